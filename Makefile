@@ -1,0 +1,35 @@
+# `make cluster` clusters the digits; `make test` runs the tests. Both make their own
+# virtual environment first, from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: cluster test install clean
+
+cluster: $(VENV)/.ready
+	$(RUN) -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
+	@echo "Open $(CURDIR)/runs/digits/report.html"
+
+test: $(VENV)/.ready-test
+	$(RUN) -m pytest
+	@echo "Tests passed; their environment is $(CURDIR)/$(VENV)"
+
+install: $(VENV)/.ready
+
+.venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+# Removes the environment and caches; your results in runs/ stay.
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+"""The embedded handwritten digits: 1,797 images of 8x8 pixels.
+
+Command:    python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from jdiffclust.config import default_config
+
+
+def get_config():
+  config = default_config()
+  config.data.source = 'digits'
+  config.num_clusters = 10
+  config.network.channels = 16
+  config.network.blocks_per_level = 1
+  config.em.max_iterations = 3
+  config.e_step.num_draws = 12
+  config.m_step.first_num_steps = 600
+  config.m_step.num_steps = 150
+  return config

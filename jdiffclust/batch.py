@@ -1,0 +1,20 @@
+"""A minibatch, as the pipelines make it and the steps take it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+
+class Batch(NamedTuple):
+  """Images on their way through a step.
+
+  Attributes:
+    images: x_0 in [-1, 1], float32 [B, H, W, C].
+    indices: their places in the data set, int32 [B]; every random draw for an image
+      follows from it, so that results do not depend on how a batch is split.
+  """
+
+  images: jax.Array
+  indices: jax.Array

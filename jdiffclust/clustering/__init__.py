@@ -1,0 +1,1 @@
+"""The mixture of conditional DDPMs, its E-step and its M-step."""

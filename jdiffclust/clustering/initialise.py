@@ -1,0 +1,132 @@
+"""Starting partitions from scikit-learn; also the baselines a result is set beside.
+
+None of them looks at labels: restarts are chosen by the mixture's likelihood or by
+the inertia of K-means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+
+# A function from images [n, D] and their indices [n] to responsibilities [n, Q].
+Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> Assign:
+  """K-means in pixel space.
+
+  Args:
+    sample: images to fit to, [n, D], n >= Q.
+    num_clusters: Q.
+    restarts: the best of so many by inertia.
+    seed: of the restarts.
+
+  Returns:
+    `Assign` of hard responsibilities.
+  """
+  model = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(sample)
+  return lambda images, _: np.eye(num_clusters, dtype=np.float32)[model.predict(images)]
+
+
+def gaussian_mixture(sample: np.ndarray, num_clusters: int, restarts: int, seed: int,
+                     components: int, noise: float) -> Assign:
+  """A mixture of full-covariance Gaussians on principal components.
+
+  It is the mixture of *linear* denoisers at one noise level (see docs/tau.md when it
+  exists; the noise variance is added to every covariance), fitted in seconds.
+
+  Args:
+    sample: images to fit to, [n, D] in [-1, 1], n >= Q.
+    num_clusters: Q.
+    restarts: the most likely of so many, each started from its own K-means.
+    seed: of the restarts.
+    components: principal components kept, at most n - 1 and D.
+    noise: variance added in every direction.
+
+  Returns:
+    `Assign` of posterior probabilities.
+  """
+  components = min(components, len(sample) - 1, sample.shape[1])
+  pca = PCA(components, svd_solver='full', random_state=seed).fit(sample)
+  model = GaussianMixture(num_clusters, reg_covar=noise, n_init=restarts,
+                          max_iter=200, random_state=seed)
+  model.fit(pca.transform(sample).astype(np.float64))
+  return lambda images, _: model.predict_proba(
+      pca.transform(images).astype(np.float64)).astype(np.float32)
+
+
+def random(num_clusters: int, seed: int) -> Assign:
+  """Responsibilities drawn uniformly from the simplex, by image index."""
+  def assign(images, indices):
+    del images
+    rows = [np.random.default_rng([seed, int(i)]).dirichlet(np.ones(num_clusters))
+            for i in indices]
+    return np.asarray(rows, np.float32)
+  return assign
+
+
+def fit_start(name: str, sample: np.ndarray, num_clusters: int, seed: int,
+              options) -> Assign:
+  """Fits the start a config names.
+
+  Args:
+    name: 'random', 'kmeans' or 'gaussian_mixture'.
+    sample: images to fit to, [n, D] in [-1, 1].
+    num_clusters: Q.
+    seed: of the restarts.
+    options: the `em` section: init_restarts, init_components, init_noise.
+
+  Returns:
+    `Assign`.
+  """
+  # On one thread, since sums over several differ in the last bits from run to run.
+  with threadpool_limits(1):
+    if name == 'random':
+      return random(num_clusters, seed)
+    if name == 'kmeans':
+      return kmeans(sample, num_clusters, options.init_restarts, seed)
+    return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,
+                            options.init_components, options.init_noise)
+
+
+def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
+                 min_size: float) -> tuple[np.ndarray, list[int]]:
+  """Gives emptied clusters the images that the mixture explains worst.
+
+  Args:
+    responsibilities: [N, Q].
+    bound: the bound of each image in nats, [N].
+    min_size: clusters of a smaller sum of responsibilities are empty.
+
+  Returns:
+    New responsibilities and the re-seeded clusters. Each gets a tenth of an average
+    cluster, at least 2 images, no image twice, and no image of a cluster that would
+    be emptied by it.
+  """
+  sizes = responsibilities.sum(axis=0, dtype=np.float64)
+  empty = [int(q) for q in np.flatnonzero(sizes < min_size)]
+  if not empty:
+    return responsibilities, []
+  num_images, num_clusters = responsibilities.shape
+  share = max(2, num_images // (10 * num_clusters))
+  result = responsibilities.copy()
+  taken = np.zeros(num_images, bool)
+  for q in empty:
+    given = 0
+    for i in np.argsort(bound, kind='stable'):
+      owner = int(responsibilities[i].argmax())
+      if given == share:
+        break
+      if taken[i] or owner in empty or sizes[owner] - 1 < max(min_size, 1):
+        continue
+      result[i] = np.eye(num_clusters, dtype=result.dtype)[q]
+      sizes[owner] -= 1
+      taken[i] = True
+      given += 1
+  return result, empty

@@ -1,0 +1,223 @@
+"""The M-step: gradient steps on the expected bound, and closed forms for pi and mu.
+
+One gradient step (Algorithm 1 of the paper, for a minibatch instead of one image)
+descends, over the network and, by option, the cluster means,
+
+  mean_i sum_q v_iq [norm2(n_t - eta_theta(x_t, t, mu_q)) + abar_T / 2 norm2(mu_q)] / D
+
+with t uniform ('uniform' weighting), or an unbiased estimate of the negative bound
+per dimension ('elbo' weighting). The weights v come from tau by `choose_clusters`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from jdiffclust.batch import Batch
+from jdiffclust.clustering.e_step import Estimator, draw_steps, image_keys
+from jdiffclust.clustering.mixture import Mixture, Parameters, step_costs
+from jdiffclust.diffusion import forward
+from jdiffclust.sharding import DATA_AXIS
+
+
+class TrainState(NamedTuple):
+  """What the M-step carries along, across EM iterations too.
+
+  Attributes:
+    step: gradient steps taken, int32 [].
+    params: the parameters.
+    ema: their running average, which the E-step and the sampler use.
+    optimizer: optax's state.
+    nonfinite_step: the first step whose loss was not finite; -1: none. int32 [].
+  """
+
+  step: jax.Array
+  params: Parameters
+  ema: Parameters
+  optimizer: Any
+  nonfinite_step: jax.Array
+
+
+class MStepInfo(NamedTuple):
+  """Diagnostics of one gradient step, float32 [].
+
+  Attributes:
+    loss: the minibatch's loss, per dimension.
+    gradient_norm: before clipping.
+  """
+
+  loss: jax.Array
+  gradient_norm: jax.Array
+
+
+def make_optimizer(options) -> optax.GradientTransformation:
+  """Adam with a linear warm-up and clipped gradients, by the `m_step` options."""
+  rate = optax.linear_schedule(
+      options.learning_rate / (options.learning_rate_warmup + 1),
+      options.learning_rate, options.learning_rate_warmup)
+  clip = (optax.clip_by_global_norm(options.gradient_clip)
+          if options.gradient_clip else optax.identity())
+  return optax.chain(clip, optax.adam(rate))
+
+
+def init_state(params: Parameters, optimizer) -> TrainState:
+  """The state before the first gradient step."""
+  return TrainState(
+      step=jnp.zeros((), jnp.int32), params=params,
+      ema=jax.tree.map(jnp.copy, params), optimizer=optimizer.init(params),
+      nonfinite_step=jnp.full((), -1, jnp.int32))
+
+
+def choose_clusters(assignment: str, tau, keys, step):
+  """Which clusters an image is trained with, and with what weights v.
+
+  Args:
+    assignment: 'sampled': one cluster q ~ tau_i of weight 1; 'summed': all clusters,
+      weighted by tau_i; 'per_cluster': the one cluster `step` mod Q for all images,
+      weighted by tau_i (Algorithm 1's loop over q).
+    tau: responsibilities, [B, Q].
+    keys: typed keys, [B].
+    step: the gradient step, [].
+
+  Returns:
+    clusters int32 [B, K] and weights float32 [B, K], with K = Q if summed, else 1.
+  """
+  size, num_clusters = tau.shape
+  if assignment == 'summed':
+    return jnp.broadcast_to(jnp.arange(num_clusters), tau.shape), tau
+  if assignment == 'sampled':
+    clusters = jax.vmap(jax.random.categorical)(keys, jnp.log(tau))[:, None]
+    return clusters, jnp.ones((size, 1), tau.dtype)
+  clusters = jnp.full((size, 1), step % num_clusters)
+  return clusters, jnp.take_along_axis(tau, clusters, axis=1)
+
+
+def example_losses(mixture: Mixture, estimator: Estimator, params: Parameters,
+                   batch: Batch, tau, key, step, *, assignment: str,
+                   weighting: str) -> jax.Array:
+  """The loss of each image of a minibatch, from one draw (t, eps) of each.
+
+  Args:
+    mixture: the model.
+    estimator: its weights are of `weighting`, its proposal is how t is drawn.
+    params: the parameters to differentiate by.
+    batch: B images.
+    tau: their responsibilities, [B, Q].
+    key: a typed key, one per gradient step.
+    step: the gradient step, [].
+    assignment: see `choose_clusters`.
+    weighting: 'uniform' or 'elbo'.
+
+  Returns:
+    [B], per dimension.
+  """
+  process = estimator.process
+  keys = jax.vmap(lambda k: jax.random.split(k, 4))(image_keys(key, batch.indices))
+  clusters, weights = choose_clusters(assignment, tau, keys[:, 0], step)
+  t = jax.vmap(lambda k: draw_steps(k, estimator.proposal, 1, False)[0])(keys[:, 1])
+  eps = jax.vmap(lambda k: jax.random.normal(k, batch.images.shape[1:]))(keys[:, 2])
+  x0 = batch.images
+  dimension = x0[0].size
+
+  def of_cluster(q):  # [B] -> [B]
+    mu = params.means[q]
+    terms = mixture.draw_terms(process, params.network, x0, t, mu, eps, keys[:, 3])
+    if weighting == 'uniform':
+      pull = process.alphas_cumprod[-1] / 2 * jnp.sum(mu**2, axis=(1, 2, 3))
+      return terms.error + pull
+    cost = step_costs(terms, t, estimator.weights, 'elbo') / estimator.proposal[t]
+    return cost + forward.prior_kl(process, x0, mu)
+
+  losses = jax.vmap(of_cluster, in_axes=1, out_axes=1)(clusters)
+  return jnp.sum(weights * losses, axis=1) / dimension
+
+
+def make_m_step(mixture: Mixture, options, mesh: Mesh):
+  """Compiles one gradient step for a mesh of devices.
+
+  Args:
+    mixture: the model.
+    options: the `m_step` section of the config.
+    mesh: one-dimensional; the minibatch is spread over it.
+
+  Returns:
+    A jitted function (state, estimator, batch of B images, responsibilities of the
+    whole data set [N, Q], key) -> (state, `MStepInfo`), pure but for the donation of
+    `state`'s buffers; B a multiple of the device count. The key is the stream's; the
+    step's own is folded in.
+  """
+  optimizer = make_optimizer(options)
+  learn_means = options.means == 'gradient'
+
+  def mean_loss(params, estimator, batch, tau, key, step):
+    if not learn_means:
+      params = params._replace(means=jax.lax.stop_gradient(params.means))
+    losses = example_losses(mixture, estimator, params, batch, tau, key, step,
+                            assignment=options.assignment,
+                            weighting=options.weighting)
+    # The mean over all devices *before* differentiating: shard_map then sums the
+    # gradients by itself, and a second mean would shrink them.
+    return jax.lax.pmean(jnp.mean(losses), DATA_AXIS)
+
+  whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+  loss_and_gradient = jax.shard_map(
+      jax.value_and_grad(mean_loss), mesh=mesh,
+      in_specs=(whole, whole, split, split, whole, whole), out_specs=(whole, whole))
+
+  def m_step(state, estimator, batch, responsibilities, key):
+    tau = responsibilities[batch.indices]
+    loss, gradient = loss_and_gradient(
+        state.params, estimator, batch, tau, jax.random.fold_in(key, state.step),
+        state.step)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    first_bad = (state.nonfinite_step < 0) & ~jnp.isfinite(loss)
+    state = TrainState(
+        step=state.step + 1, params=params,
+        ema=average(state.ema, params, state.step, options.ema_decay),
+        optimizer=optimizer_state,
+        nonfinite_step=jnp.where(first_bad, state.step, state.nonfinite_step))
+    return state, MStepInfo(loss, optax.global_norm(gradient))
+
+  return jax.jit(m_step, donate_argnums=0)
+
+
+def average(ema: Parameters, params: Parameters, step, decay: float) -> Parameters:
+  """The running average of the weights, of a decay that starts low.
+
+  Args:
+    ema: the average so far.
+    params: the new parameters.
+    step: gradient steps taken before, [].
+    decay: the largest decay; at first it is (1 + step) / (10 + step).
+
+  Returns:
+    decay * ema + (1 - decay) * params.
+  """
+  rate = jnp.minimum(decay, (1. + step) / (10. + step))
+  return jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, ema, params)
+
+
+def set_mixture(state: TrainState, log_proportions=None, means=None) -> TrainState:
+  """Puts closed-form updates into the parameters and their average.
+
+  Args:
+    state: the state.
+    log_proportions: log(N_q / N), [Q]; None: as they are.
+    means: responsibility-weighted means, [Q, H, W, C]; None: as they are.
+
+  Returns:
+    The new state; the average gets buffers of its own, since states are donated.
+  """
+  new = {}
+  if log_proportions is not None:
+    new['log_proportions'] = log_proportions
+  if means is not None:
+    new['means'] = means
+  return state._replace(params=state.params._replace(**new),
+                        ema=state.ema._replace(**jax.tree.map(jnp.copy, new)))

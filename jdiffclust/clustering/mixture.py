@@ -1,0 +1,144 @@
+"""The mixture of conditional DDPMs (CDDPM) and its variational bound.
+
+  p(x_0) = sum_q pi_q p_theta(x_0 | mu_q)                            (equation 7)
+
+With q(z_i = q) = tau_iq, the bound on log p(x_0) of image i is
+
+  sum_q tau_iq [log pi_q - log tau_iq - KL_T(i, q)
+                - sum_{t > 1} w_t f_t(i, q) + E log p(x_0 | x_1, mu_q)]
+
+  f_t(i, q) = E_eps norm2(n_t - eta_theta(x_t, t, mu_q))
+  w_t       = c_eta_t^2 / (2 delta~_t)
+
+(equation 18, whose KL_T is a limit, and 22, which applies 1 / (2 delta) twice and
+drops the last term). Its maximum over tau is the softmax over q of
+log pi_q minus the terms after it. A Gaussian decoder makes the last term one more
+of the sum, w_1 = c_eta_1^2 / (2 decoder variance), up to a constant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiffclust.diffusion import forward, reverse
+from jdiffclust.diffusion.process import Process
+
+
+class Parameters(NamedTuple):
+  """What EM estimates.
+
+  Attributes:
+    network: the denoiser's variables, shared by all clusters.
+    means: mu, [Q, H, W, C].
+    log_proportions: log pi, [Q].
+  """
+
+  network: Any
+  means: jax.Array
+  log_proportions: jax.Array
+
+
+class DrawTerms(NamedTuple):
+  """What one draw (t, eps) says of images under a cluster.
+
+  Attributes:
+    error: norm2(n_t - eta_theta), [B].
+    log_decoder: log p(x_0 | x_1, mu) if t is 1, of no meaning elsewhere, [B].
+  """
+
+  error: jax.Array
+  log_decoder: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """The static part of the model: what the compiler may build on.
+
+  Attributes:
+    denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B],
+      mu [B, H, W, C], dropout keys [B] or None) -> [B, H, W, C].
+    levels: grey levels of the discretized decoder; None: the Gaussian decoder.
+  """
+
+  denoise: Callable[..., jax.Array]
+  levels: int | None = None
+
+  def log_decoder(self, process: Process, x0, mean) -> jax.Array:
+    """log p(x_0 | x_1, mu) in nats, [B], from the reverse mean at t = 1."""
+    if self.levels is None:
+      return reverse.gaussian_log_decoder(process, x0, mean)
+    return reverse.discretized_log_decoder(process, x0, mean, self.levels)
+
+  def draw_terms(self, process: Process, network, x0, t, mu, eps,
+                 dropout_keys=None) -> DrawTerms:
+    """Evaluates the network once per image.
+
+    Args:
+      process: the diffusion, float32.
+      network: the denoiser's variables.
+      x0: images [B, H, W, C].
+      t: steps [B] in 1..T.
+      mu: cluster means [B, H, W, C].
+      eps: standard normal [B, H, W, C].
+      dropout_keys: typed keys [B], or None.
+
+    Returns:
+      `DrawTerms`.
+    """
+    x_t = forward.noised(process, x0, t, mu, eps)
+    eta = self.denoise(network, x_t, t, mu, dropout_keys)
+    target = forward.noise_target(process, x0, t, mu, eps)
+    error = jnp.sum((target - eta)**2, axis=tuple(range(1, x0.ndim)))
+    mean = reverse.reverse_mean(process, x_t, t, mu, eta)
+    return DrawTerms(error, self.log_decoder(process, x0, mean))
+
+
+def step_weights(process: Process, weighting: str) -> np.ndarray:
+  """Weights of the squared errors of the noise levels.
+
+  Args:
+    process: the diffusion, float64 on the host.
+    weighting: 'elbo', w_t above, which makes their sum the exact bound; 'uniform',
+      1 / T, the mean squared error of the noise (Ho et al.'s L_simple): no bound.
+
+  Returns:
+    float64 [T + 1], 0 at t = 0.
+  """
+  steps = process.num_steps
+  if weighting == 'uniform':
+    return np.concatenate([[0.], np.full(steps, 1 / steps)])
+  variance = np.asarray(process.delta_posterior, np.float64).copy()
+  variance[1] = process.decoder_variance
+  weights = np.zeros(steps + 1)
+  weights[1:] = np.asarray(process.c_eta[1:], np.float64)**2 / (2 * variance[1:])
+  return weights
+
+
+def step_costs(terms: DrawTerms, t, weights, weighting: str) -> jax.Array:
+  """The summand at step t of the negative bound (or of another weighting).
+
+  Args:
+    terms: of one draw at step t.
+    t: steps, of the shape of the terms or broadcast to it.
+    weights: `step_weights` of the same weighting, [T + 1].
+    weighting: 'elbo': at t = 1 the decoder's negative log-likelihood; 'uniform': the
+      weighted error throughout.
+
+  Returns:
+    nats, of the shape of the terms.
+  """
+  weighted = weights[t] * terms.error
+  if weighting == 'uniform':
+    return weighted
+  return jnp.where(t == 1, -terms.log_decoder, weighted)
+
+
+def bits_per_dimension(bound_nats: float, image_shape) -> float:
+  """A bound in nats per image as bits per dimension: smaller is better."""
+  return -bound_nats / (np.log(2.) * np.prod(image_shape))

@@ -1,0 +1,397 @@
+"""Every option: its default, its check and its one-line meaning, in one place.
+
+A config file (`configs/NAME.py`) starts from `default_config()` and changes
+what differs. `check_config` is called once, before anything is read or
+written; whatever needs the data as well (Q against N, the U-Net's depth
+against the image) is checked by `check_against_data`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from jdiffclust.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+  """One option of the configuration.
+
+  Attributes:
+    default: its default value; its type is the option's type.
+    allowed: what is allowed, in words, for the error message.
+    check: true for an allowed value.
+    meaning: one line for `--help`.
+    defines_run: whether a fitted workdir belongs to this value. Resuming with
+      another one is refused.
+  """
+
+  default: Any
+  allowed: str
+  check: Callable[[Any], bool]
+  meaning: str
+  defines_run: bool = True
+
+
+def _integer(default, low, meaning, high=None, **kwargs):
+  allowed = f'an integer >= {low}' if high is None else f'an integer {low}..{high}'
+  return Option(default, allowed,
+                lambda v: v >= low and (high is None or v <= high), meaning, **kwargs)
+
+
+def _real(default, low, high, meaning, open_low=False, **kwargs):
+  bracket = '(' if open_low else '['
+  return Option(default, f'a number in {bracket}{low:g}, {high:g}]',
+                lambda v: (low < v if open_low else low <= v) and v <= high,
+                meaning, **kwargs)
+
+
+def _choice(default, choices, meaning, **kwargs):
+  return Option(default, 'one of ' + ', '.join(map(repr, choices)),
+                lambda v: v in choices, meaning, **kwargs)
+
+
+def _text(default, meaning, **kwargs):
+  return Option(default, 'text', lambda v: True, meaning, **kwargs)
+
+
+def _flag(default, meaning, **kwargs):
+  return Option(default, 'True or False', lambda v: True, meaning, **kwargs)
+
+
+def _integers(default, low, meaning, allow_empty=False, **kwargs):
+  return Option(
+      default, f'integers >= {low}, as in (1, 2)',
+      lambda v: (allow_empty or len(v) > 0)
+      and all(isinstance(n, int) and n >= low for n in v), meaning, **kwargs)
+
+
+OPTIONS: Mapping[str, Any] = {
+    'method': _choice('cddpm', ('cddpm',), 'the model: a mixture of conditional DDPMs'),
+    'num_clusters': _integer(10, 1, 'Q, the number of clusters'),
+    'seed': _integer(0, 0, 'every random number follows from it', high=2**31 - 1),
+    'num_devices': _integer(
+        0, 0, 'devices to spread minibatches over; 0 takes all', defines_run=False),
+    'data': {
+        'source': _choice('digits', ('digits', 'idx', 'npz', 'folder', 'tfds'),
+                          'where images come from'),
+        'path': _text('', 'file (idx, npz) or folder (folder, tfds data_dir)'),
+        'labels_path': _text('', 'idx: the labels file; empty: guessed from its name'),
+        'name': _text('', 'tfds: the name of the data set'),
+        'split': _text('train', 'tfds: the split'),
+        'image_key': _text('', 'npz, tfds: name of the images; empty: the usual ones'),
+        'label_key': _text('', 'npz, tfds: name of the labels; empty: the usual ones'),
+        'image_size': _integer(0, 0, 'pixels a side after resizing; 0: as found'),
+        'channels': _choice(0, (0, 1, 3), '1 grey, 3 colour, 0 as found'),
+        'padding': _integer(0, 0, 'pixels added on every side'),
+        'use_labels': _flag(True, 'read labels where there are any; only ever used '
+                            'to score the result (folder: names of sub-folders)'),
+        'unreadable': _choice('refuse', ('refuse', 'skip'),
+                              'what to do about files that are not readable images'),
+        'max_images': _integer(0, 0, 'use at most so many images; 0: all'),
+        'pipeline': _choice('auto', ('auto', 'memory', 'grain'),
+                            'images in device memory, or read by Grain; auto: by size'),
+        'memory_limit_mb': _integer(
+            2048, 1, 'auto: larger data sets are read by Grain'),
+        'workers': _integer(8, 0, 'grain: reading threads', defines_run=False),
+    },
+    'diffusion': {
+        'num_steps': _integer(200, 2, 'T, the number of noise levels'),
+        'betas': _choice('linear', ('linear', 'cosine', 'sigmoid'),
+                         'the noise schedule beta_t'),
+        'beta_start': _real(1e-4, 0, 1, 'first beta (linear, sigmoid)', open_low=True),
+        'beta_end': _real(.02, 0, 1, 'last beta (linear, sigmoid)', open_low=True),
+        'rescale_betas': _flag(True, 'betas are those of T = 1000, times 1000 / T'),
+        'pull': _choice('one_minus_sqrt_abar',
+                        ('one_minus_sqrt_abar', 'cdiffuse', 'linear', 'zero'),
+                        'm_t, the pull of the forward process to the cluster mean'),
+        'decoder': _choice('auto', ('auto', 'gaussian', 'discretized'),
+                           'p(x_0 | x_1); auto: discretized where pixels have levels'),
+    },
+    'network': {
+        'channels': _integer(32, 1, "the U-Net's channels at the first level"),
+        'channel_multipliers': _integers((1, 2), 1, 'channels per level, in multiples'),
+        'blocks_per_level': _integer(2, 1, 'residual blocks per level'),
+        'attention_levels': _integers(
+            (), 0, 'levels (0: full resolution) with self-attention', allow_empty=True),
+        'middle_attention': _flag(True, 'self-attention at the bottleneck'),
+        'num_heads': _integer(4, 1, 'attention heads'),
+        'num_groups': _integer(8, 1, 'groups of the group normalisation'),
+        'dropout': _real(0., 0, .9, 'dropout rate in the residual blocks'),
+        'dtype': _choice('float32', ('float32', 'bfloat16'),
+                         'compute type; parameters stay float32'),
+    },
+    'em': {
+        'init': _choice('gaussian_mixture', ('random', 'kmeans', 'gaussian_mixture'),
+                        'the starting partition'),
+        'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
+                                  'own likelihood or inertia is kept'),
+        'init_components': _integer(20, 1, 'principal components for the mixture'),
+        'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
+                            open_low=True),
+        'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),
+        'max_iterations': _integer(4, 1, 'EM iterations at most'),
+        'bound_tolerance': _real(1e-4, 0, 1, 'stop when the bound changes relatively '
+                                 'by less'),
+        'partition_tolerance': _real(1e-3, 0, 1, 'stop when a smaller share of the '
+                                     'images changes cluster'),
+        'min_cluster_size': _real(1., 0, 1e9, 'a cluster with fewer images is empty'),
+        'reseed_empty': _flag(False, 're-seed an emptied cluster from the '
+                              'worst-explained images'),
+    },
+    'e_step': {
+        'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),
+        'weighting': _choice('elbo', ('elbo', 'uniform'),
+                             'weights of the noise levels: the exact bound, or equal'),
+        'proposal': _choice('weight', ('weight', 'uniform'),
+                            'how t is drawn: in proportion to its weight, or uniformly'),
+        'share_draws': _flag(True, 'all clusters of an image see the same (t, eps)'),
+        'stratify': _flag(True, 'draw t from strata rather than independently'),
+        'temperature': _real(1., 0, 1e9, 'tau is proportional to the posterior to the '
+                             'power 1 / temperature', open_low=True),
+        'batch_size': _integer(256, 1, 'images per E-step call'),
+        'clusters_per_chunk': _integer(10, 1, 'clusters evaluated at once'),
+        'draws_per_chunk': _integer(1, 1, 'draws evaluated at once'),
+    },
+    'm_step': {
+        'num_steps': _integer(300, 1, 'gradient steps per EM iteration'),
+        'first_num_steps': _integer(0, 0, 'gradient steps of the first iteration; '
+                                    '0: the same'),
+        'batch_size': _integer(128, 1, 'images per gradient step'),
+        'assignment': _choice('sampled', ('sampled', 'summed', 'per_cluster'),
+                              'q ~ tau_i; sum over q; or one q a step weighted by tau '
+                              '(Algorithm 1)'),
+        'weighting': _choice('uniform', ('uniform', 'elbo'), 'weights of the noise levels'),
+        'means': _choice('weighted', ('weighted', 'gradient'),
+                         'mu_q: responsibility-weighted mean, or by gradient'),
+        'learning_rate': _real(1e-3, 0, 10, "Adam's step size", open_low=True),
+        'learning_rate_warmup': _integer(50, 0, 'steps over which the step size rises'),
+        'gradient_clip': _real(1., 0, 1e9, 'largest gradient norm; 0: no limit'),
+        'ema_decay': _real(.995, 0, .999999, 'decay of the averaged weights'),
+    },
+    'checkpoint': {
+        'every_steps': _integer(200, 1, 'gradient steps between checkpoints',
+                                defines_run=False),
+        'keep': _integer(3, 1, 'checkpoints kept', defines_run=False),
+    },
+    'log': {
+        'every_steps': _integer(50, 1, 'gradient steps between lines of metrics.jsonl',
+                                defines_run=False),
+    },
+    'sample': {
+        'clusters': _integers((), 0, 'clusters to draw from; empty: all',
+                              allow_empty=True, defines_run=False),
+        'num_images': _integer(8, 1, 'images drawn per cluster', defines_run=False),
+        'batch_size': _integer(80, 1, 'images drawn at once', defines_run=False),
+        'seed': _integer(0, 0, 'another seed draws other images', high=2**31 - 1,
+                         defines_run=False),
+    },
+    'predict': {
+        'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
+                              defines_run=False),
+    },
+    'distributed': {
+        'coordinator': _text('', 'host:port of process 0; empty: one process',
+                             defines_run=False),
+        'num_processes': _integer(1, 1, 'processes in all', defines_run=False),
+        'process_id': _integer(0, 0, 'the number of this one', defines_run=False),
+    },
+}
+
+
+def options(tree: Mapping = OPTIONS, prefix: str = '') -> Iterator[tuple[str, Option]]:
+  """Yields (dotted name, `Option`) of every option, in the order of definition."""
+  for name, node in tree.items():
+    if isinstance(node, Option):
+      yield prefix + name, node
+    else:
+      yield from options(node, f'{prefix}{name}.')
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns a new, locked ConfigDict with the default of every option."""
+  config = ml_collections.ConfigDict()
+  for name, option in options():
+    *sections, leaf = name.split('.')
+    node = config
+    for section in sections:
+      if section not in node:
+        node[section] = ml_collections.ConfigDict()
+      node = node[section]
+    node[leaf] = option.default
+  return config.lock()
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns {dotted name: value} of a config, tuples as tuples."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat |= {f'{name}.{key}': leaf for key, leaf in flatten(value).items()}
+    else:
+      flat[name] = tuple(value) if isinstance(value, (tuple, list)) else value
+  return flat
+
+
+def nearest(name: str, names) -> str:
+  """Returns ' Did you mean ...?' for the name most like `name`, or ''."""
+  close = difflib.get_close_matches(name, list(names), n=1, cutoff=.5)
+  return f' Did you mean {close[0]!r}?' if close else ''
+
+
+def unknown_option(name: str) -> UserError:
+  """Returns the error for an option nobody defined, with the nearest valid name."""
+  known = [known for known, _ in options()]
+  hint = nearest(name, known) or nearest(name.split('.')[-1],
+                                         [k.split('.')[-1] for k in known])
+  return UserError(f'Unknown option config.{name}.{hint} '
+                   '`python -m jdiffclust.main --help` lists them all.')
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Checks every option of a config by itself and against the others.
+
+  Args:
+    config: a ConfigDict made by `default_config` and changed.
+
+  Raises:
+    UserError: an option is unknown, missing, of another type or out of range.
+  """
+  known = dict(options())
+  flat = flatten(config)
+  for name, value in flat.items():
+    if name not in known:
+      raise unknown_option(name)
+    option = known[name]
+    wanted = type(option.default)
+    right_type = isinstance(value, wanted) and (
+        wanted is bool or not isinstance(value, bool))
+    if wanted is float:
+      right_type = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not right_type or not option.check(value):
+      raise UserError(
+          f'config.{name} = {value!r} is not allowed: it must be {option.allowed} '
+          f'({option.meaning}).')
+  missing = sorted(set(known) - set(flat))
+  if missing:
+    raise UserError(f'The config lacks {missing[0]!r}: start config files from '
+                    'jdiffclust.config.default_config().')
+  _check_together(config)
+
+
+def _check_together(config) -> None:
+  for name in ('e_step', 'predict'):
+    if config[name].num_draws % 2:
+      raise UserError(
+          f'config.{name}.num_draws = {config[name].num_draws} is odd: the E-step '
+          'compares two halves, so it must be even.')
+  if config.diffusion.beta_start > config.diffusion.beta_end:
+    raise UserError(
+        f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '
+        f'beta_end = {config.diffusion.beta_end}: betas must not fall.')
+  multipliers = config.network.channel_multipliers
+  for level, multiple in enumerate(multipliers):
+    channels = config.network.channels * multiple
+    for what, parts in (('num_groups', config.network.num_groups),
+                        ('num_heads', config.network.num_heads)):
+      if channels % parts:
+        raise UserError(
+            f'config.network.{what} = {parts} does not divide the {channels} channels '
+            f'of level {level}: choose a divisor of {config.network.channels}.')
+  too_deep = [k for k in config.network.attention_levels if k >= len(multipliers)]
+  if too_deep:
+    raise UserError(
+        f'config.network.attention_levels names level {too_deep[0]}, but the U-Net '
+        f'has levels 0..{len(multipliers) - 1} (channel_multipliers = '
+        f'{tuple(multipliers)}).')
+  bad = [q for q in config.sample.clusters if q >= config.num_clusters]
+  if bad:
+    raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
+                    f'clusters 0..{config.num_clusters - 1}.')
+  d = config.distributed
+  if d.process_id >= d.num_processes:
+    raise UserError(f'config.distributed.process_id = {d.process_id} must be below '
+                    f'num_processes = {d.num_processes}.')
+  if d.num_processes > 1 and not d.coordinator:
+    raise UserError('config.distributed.coordinator is empty: several processes need '
+                    'the host:port of process 0.')
+
+
+def check_against_data(config, image_shape, num_images: int) -> None:
+  """Checks the options that depend on the images.
+
+  Args:
+    config: a checked config.
+    image_shape: (H, W, C) after resizing and padding.
+    num_images: N.
+
+  Raises:
+    UserError: more clusters than images, or a U-Net too deep for the images.
+  """
+  if config.num_clusters > num_images:
+    raise UserError(
+        f'config.num_clusters = {config.num_clusters} exceeds the {num_images} images: '
+        f'it must be in 1..{num_images}.')
+  levels = len(config.network.channel_multipliers)
+  factor = 2 ** (levels - 1)
+  height, width, _ = image_shape
+  if min(height, width) < factor:
+    raise UserError(
+        f'The U-Net is too deep for images of {height}x{width}: its {levels} levels '
+        f'(config.network.channel_multipliers) halve them {levels - 1} times. '
+        f'Take fewer levels, or larger images by config.data.image_size.')
+  if height % factor or width % factor:
+    hint = f'set --config.data.image_size to a multiple of {factor}, or take fewer levels'
+    if height == width:
+      more = (-height % factor)
+      if more % 2 == 0:
+        hint = (f'set --config.data.padding={config.data.padding + more // 2}, or '
+                + hint)
+    raise UserError(
+        f"Images of {height}x{width} are not divisible by {factor}, as the U-Net's "
+        f'{levels} levels need: {hint}.')
+
+
+def to_json(config) -> str:
+  """Returns the config as JSON text, one nested object."""
+  return json.dumps(config.to_dict(), indent=2) + '\n'
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+  """Returns the config that `to_json` wrote.
+
+  Raises:
+    UserError: not JSON, or with unknown options.
+  """
+  try:
+    stored = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(f'config.json of the workdir is damaged ({error}): restore it, or '
+                    'fit into a new workdir.') from error
+  config = default_config()
+  for name, value in flatten(ml_collections.ConfigDict(stored)).items():
+    *sections, leaf = name.split('.')
+    node = config
+    for section in sections:
+      if section not in node:
+        raise unknown_option(name)
+      node = node[section]
+    if leaf not in node:
+      raise unknown_option(name)
+    node[leaf] = value
+  check_config(config)
+  return config
+
+
+def differences(fitted, wanted) -> list[str]:
+  """Returns a line per option that defines a run and differs between two configs."""
+  known = dict(options())
+  old, new = flatten(fitted), flatten(wanted)
+  return [f'config.{name}: {old[name]!r} there, {new[name]!r} now'
+          for name in known if known[name].defines_run and old[name] != new[name]]

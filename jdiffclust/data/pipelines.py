@@ -1,0 +1,172 @@
+"""From a source of images to batches on the devices.
+
+`MemoryPipeline` keeps all images on the devices: minibatches are picked there, and the
+training loop moves nothing. `GrainPipeline` reads them as they are needed, ahead of
+the loop, by Grain; its iterator is saved with the checkpoint. Both provide
+
+  training(step)       minibatches from gradient step `step` on, endlessly
+  ordered(batch_size)  all images once, in order, as (Batch, number of valid rows): the
+                       last batch is filled up, so that its shape never changes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jdiffclust.batch import Batch
+from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
+from jdiffclust.sharding import DATA_AXIS, local_rows, replicate, split_rows
+from jdiffclust.streams import integer_seed, stream
+
+
+def ordered_indices(num_images: int, batch_size: int) -> Iterator[tuple]:
+  """Yields (indices [batch_size], valid rows); the last batch repeats the last image."""
+  for start in range(0, num_images, batch_size):
+    valid = min(batch_size, num_images - start)
+    yield np.minimum(np.arange(start, start + batch_size), num_images - 1), valid
+
+
+def _take(images, indices, levels):
+  return Batch(scale_to_model(images[indices], levels), indices)
+
+
+class MemoryPipeline:
+  """All images in the memory of every device."""
+
+  def __init__(self, source: ImageSource, batch_size: int, seed: int, mesh: Mesh):
+    """Copies the images to the devices.
+
+    Args:
+      source: the images.
+      batch_size: of the minibatches; may exceed the number of images.
+      seed: the config's; decides the order.
+      mesh: the devices.
+    """
+    self.num_images = source.num_images
+    self.iterator = None
+    images = read_images(source, np.arange(source.num_images))
+    self._images = replicate(images, mesh)
+    self._mesh = mesh
+    self._key = replicate_key(stream(seed, 'minibatches'), mesh)
+    self._steps_per_epoch = max(1, self.num_images // batch_size)
+    split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    @functools.partial(jax.jit, out_shardings=whole)
+    def epoch_order(key, epoch):
+      order = jax.random.permutation(jax.random.fold_in(key, epoch), self.num_images)
+      return jnp.resize(order, (self._steps_per_epoch * batch_size,))
+
+    @functools.partial(jax.jit, out_shardings=split)
+    def minibatch(images, order, step):
+      position = step % self._steps_per_epoch * batch_size
+      indices = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
+      return _take(images, indices, source.levels)
+
+    self._epoch_order, self._minibatch = epoch_order, minibatch
+    self._take = jax.jit(functools.partial(_take, levels=source.levels),
+                         out_shardings=split)
+
+  def training(self, step: int) -> Iterator[Batch]:
+    """Minibatches without replacement within an epoch, from step `step` on."""
+    on_device = replicate(np.int32(step), self._mesh)
+    order = None
+    while True:
+      epoch, position = divmod(step, self._steps_per_epoch)
+      if order is None or position == 0:
+        order = self._epoch_order(self._key, replicate(np.int32(epoch), self._mesh))
+      yield self._minibatch(self._images, order, on_device)
+      step, on_device = step + 1, _increment(on_device)
+
+  def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """All images once, in order."""
+    for indices, valid in ordered_indices(self.num_images, batch_size):
+      yield self._take(self._images, replicate(indices.astype(np.int32), self._mesh)), valid
+
+
+@jax.jit
+def _increment(step):
+  return step + 1
+
+
+def replicate_key(key, mesh: Mesh):
+  """Copies a typed key to all devices."""
+  return jax.random.wrap_key_data(replicate(jax.random.key_data(key), mesh))
+
+
+class GrainPipeline:
+  """Images read by Grain's threads, ahead of the loop."""
+
+  def __init__(self, source: ImageSource, batch_size: int, seed: int, mesh: Mesh,
+               workers: int = 8):
+    """Prepares the reading; nothing is read yet.
+
+    Args:
+      source: the images.
+      batch_size: of the minibatches.
+      seed: the config's; decides the order.
+      mesh: the devices.
+      workers: reading threads.
+    """
+    self.num_images = source.num_images
+    self._source, self._mesh = source, mesh
+    self._read_options = grain.ReadOptions(
+        num_threads=workers, prefetch_buffer_size=max(1, 2 * workers))
+    dataset = (grain.MapDataset.range(source.num_images)
+               .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
+               .batch(batch_size))
+    self.iterator = iter(self._reading(dataset))
+    split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    self._scale = jax.jit(
+        lambda images, indices: Batch(scale_to_model(images, source.levels), indices),
+        out_shardings=split)
+
+  def _reading(self, index_batches):
+    def read(indices):
+      mine = np.asarray(indices)[local_rows(len(indices))]
+      return read_images(self._source, mine), mine.astype(np.int32)
+    return index_batches.map(read).to_iter_dataset(self._read_options)
+
+  def _to_devices(self, images, indices):
+    return self._scale(*split_rows((images, indices), self._mesh))
+
+  def training(self, step: int) -> Iterator[Batch]:
+    """Minibatches from wherever `iterator` stands: it is restored, not the step."""
+    del step
+    for images, indices in self.iterator:
+      yield self._to_devices(images, indices)
+
+  def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """All images once, in order."""
+    batches = list(ordered_indices(self.num_images, batch_size))
+    dataset = grain.MapDataset.source([indices for indices, _ in batches])
+    for (images, indices), (_, valid) in zip(self._reading(dataset), batches):
+      yield self._to_devices(images, indices), valid
+
+
+def make_pipeline(source: ImageSource, options, batch_size: int, seed: int, mesh: Mesh):
+  """The pipeline that the `data` section of a config asks for.
+
+  Args:
+    source: the images.
+    options: pipeline, memory_limit_mb, workers.
+    batch_size: of the minibatches.
+    seed: the config's.
+    mesh: the devices.
+
+  Returns:
+    A `MemoryPipeline` or a `GrainPipeline`.
+  """
+  megabytes = source.num_images * np.prod(source.image_shape) * (
+      1 if source.levels else 4) / 1e6
+  fits = megabytes <= options.memory_limit_mb
+  if options.pipeline == 'memory' or options.pipeline == 'auto' and fits:
+    return MemoryPipeline(source, batch_size, seed, mesh)
+  return GrainPipeline(source, batch_size, seed, mesh, options.workers)

@@ -1,0 +1,166 @@
+"""Makes a local TensorFlow Datasets folder from IDX files, without TensorFlow.
+
+    python -m jdiffclust.data.prepare_tfds --name=fashion_mnist --data_dir=my_tfds \\
+      --split=train,test \\
+      --images=train-images-idx3-ubyte.gz,t10k-images-idx3-ubyte.gz \\
+      --labels=train-labels-idx1-ubyte.gz,t10k-labels-idx1-ubyte.gz
+
+Afterwards `--config.data.source=tfds --config.data.name=fashion_mnist
+--config.data.path=my_tfds` reads it, in the order of the IDX files. The files must
+be local: nothing is downloaded.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+
+import numpy as np
+from PIL import Image
+
+from jdiffclust import errors
+from jdiffclust.data import sources
+
+
+def prepare_tfds(images_path, labels_path, name, data_dir, split='train'):
+  """Writes `data_dir`/`name`/<version>, one ArrayRecord split for each IDX file.
+
+  TFDS encodes arrays by TensorFlow but stores bytes as they are, so the images are
+  handed to it as PNG. Under a name TFDS knows, the version is the one it expects.
+
+  Args:
+    images_path: an IDX images file, or a sequence of one for each split.
+    labels_path: likewise, IDX labels files; '' for none.
+    name: of the data set: lower case letters, digits and underscores.
+    data_dir: folder to write in; made if need be.
+    split: name of the split, or a sequence of them.
+
+  Returns:
+    the folder written, as text.
+
+  Raises:
+    UserError: a file cannot be read or does not fit the others, a package is
+      missing, the name is not allowed, or the set exists already.
+  """
+  images_paths, labels_paths, splits = (
+      [value] if isinstance(value, str) else list(value)
+      for value in (images_path, labels_path, split))
+  if labels_paths == ['']:
+    labels_paths *= len(images_paths)
+  if not len(images_paths) == len(labels_paths) == len(splits) == len(set(splits)):
+    raise errors.UserError(
+        f'{len(images_paths)} images files, {len(labels_paths)} labels files and '
+        f'splits {",".join(splits)!r}; as many of each are needed, the splits all '
+        'different; list them with commas between')
+  if not re.fullmatch('[a-z][a-z0-9_]*', name):
+    raise errors.UserError(
+        f'name {name!r} is not allowed; lower case letters, digits and _ are, a '
+        'letter first; choose such a name, like fashion_mnist')
+  arrays = {}
+  for split_name, images_file, labels_file in zip(splits, images_paths, labels_paths):
+    images = sources.read_idx_images(images_file)
+    labels = (sources.read_idx_labels(labels_file, len(images))
+              if labels_file else None)
+    arrays[split_name] = images, labels
+  shapes = {images.shape[1:] for images, _ in arrays.values()}
+  if len(shapes) > 1:
+    raise errors.UserError(
+        f'the splits have images of shapes {sorted(shapes)}; one shape is needed; '
+        'prepare them under different names')
+  tfds = sources.import_tfds()
+  builder = _builder(tfds, name, data_dir, arrays)
+  if builder.is_prepared():
+    raise errors.UserError(
+        f'{builder.data_path} exists already; a new folder is needed; remove it, or '
+        'choose another --name or --data_dir')
+  try:
+    builder.download_and_prepare(
+        file_format='array_record',
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  except OSError as error:
+    raise errors.UserError(
+        f'cannot write {builder.data_path} ({error}); a folder on a disk with space '
+        'is needed; choose another --data_dir') from error
+  return str(builder.data_path)
+
+
+def _version_and_features(tfds, name, shape, num_classes):
+  """Returns what the set is to have: what TFDS expects, if it knows the name."""
+  try:
+    known = tfds.builder_cls(name)
+  except tfds.core.DatasetNotFoundError:
+    features = {'image': tfds.features.Image(shape=shape, encoding_format='png')}
+    if num_classes:
+      features['label'] = tfds.features.ClassLabel(num_classes=num_classes)
+    return '1.0.0', tfds.features.FeaturesDict(features)
+  features = None if known.BUILDER_CONFIGS else known(data_dir=os.devnull).info.features
+  if not features or set(features) != {'image', 'label'} or (
+      features['image'].shape != shape or features['label'].num_classes < num_classes):
+    raise errors.UserError(
+        f'name {name!r} belongs to a TFDS set unlike this one (images {shape}, '
+        f'{num_classes} labels), so it could not be read back; another name is '
+        f'needed; choose one, like my_{name}')
+  return str(known.VERSION), features
+
+
+def _builder(tfds, name, data_dir, arrays):
+  """Returns the TFDS builder that writes arrays[split] = (images, labels or None)."""
+  num_classes = max(0 if labels is None else int(labels.max(initial=0)) + 1
+                    for _, labels in arrays.values())
+  shape = next(iter(arrays.values()))[0].shape[1:]
+  version, features = _version_and_features(tfds, name, shape, num_classes)
+
+  class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The files handed in, under the name asked for."""
+    VERSION = tfds.core.Version(version)
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+          builder=self, features=features, disable_shuffling=True)  # keep the order of the files
+
+    def _split_generators(self, dl_manager):
+      return {split: self._generate_examples(*pair) for split, pair in arrays.items()}
+
+    def _generate_examples(self, images, labels):
+      for i, image in enumerate(images):
+        example = {'image': _png(image)}
+        if 'label' in features:  # TFDS writes -1 for a label that is not known
+          example['label'] = -1 if labels is None else int(labels[i])
+        yield i, example
+
+  IdxBuilder.name = name
+  return IdxBuilder(data_dir=data_dir)
+
+
+def _png(image):
+  """Returns the bytes of a PNG file of an image uint8 [H, W, C]."""
+  file = io.BytesIO()
+  Image.fromarray(np.squeeze(image, -1) if image.shape[-1] == 1 else image).save(
+      file, 'png')
+  return file.getvalue()
+
+
+def main(argv=None):
+  """Runs the command line; returns 0, or 2 after a line on a user's mistake."""
+  parser = argparse.ArgumentParser(
+      description='Make a TensorFlow Datasets folder from IDX files.')
+  parser.add_argument('--images', required=True, help='IDX files, commas between')
+  parser.add_argument('--labels', default='', help='IDX files in the same order')
+  parser.add_argument('--name', required=True, help='name of the data set')
+  parser.add_argument('--data_dir', required=True, help='folder to write in')
+  parser.add_argument('--split', default='train', help='splits, commas between')
+  args = parser.parse_args(argv)
+  try:
+    folder = prepare_tfds(args.images.split(','), args.labels.split(','), args.name,
+                          args.data_dir, args.split.split(','))
+  except errors.UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  print(f'{folder} is ready: --config.data.source=tfds --config.data.name={args.name} '
+        f'--config.data.path={args.data_dir}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""Scores that compare the groups found with labels the fit never saw."""

@@ -1,0 +1,459 @@
+"""Clusters images with a mixture of conditional diffusion models.
+
+  python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
+  python -m jdiffclust.main --mode=predict --workdir=runs/digits \\
+      --config=configs/folder.py --config.data.path=new_images
+  python -m jdiffclust.main --mode=sample --workdir=runs/digits \\
+      --config.sample.clusters=0,3
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import time
+
+STARTED = time.perf_counter()  # before the slow imports: wall_seconds counts them
+
+# The libraries below log what is of no use to a person who clusters images.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+
+import absl.logging  # noqa: E402
+import jax  # noqa: E402
+import ml_collections  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from jdiffclust import config as config_lib  # noqa: E402
+from jdiffclust import files  # noqa: E402
+from jdiffclust.data.dataset import load_source, read_images, scale_to_model  # noqa: E402
+from jdiffclust.data.pipelines import make_pipeline  # noqa: E402
+from jdiffclust.errors import UserError  # noqa: E402
+from jdiffclust.report import figures  # noqa: E402
+from jdiffclust.report import results as results_lib  # noqa: E402
+from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
+from jdiffclust.streams import integer_seed, stream  # noqa: E402
+from jdiffclust.clustering.initialise import fit_start  # noqa: E402
+from jdiffclust.training import loop  # noqa: E402
+from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
+from jdiffclust.training.machinery import build, draw_samples  # noqa: E402
+from jdiffclust.training.progress import Reporter  # noqa: E402
+
+MODES = ('fit', 'predict', 'sample', 'evaluate')
+
+
+# ------------------------------------------------------------------ command line
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines our flags: config, workdir, mode, quiet."""
+  config_flags.DEFINE_config_file(
+      'config', None, 'A file of configs/, and its options by --config.NAME=VALUE.',
+      flag_values=values, lock_config=True)
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
+  flags.DEFINE_string('mode', 'fit', ' | '.join(MODES), flag_values=values)
+  flags.DEFINE_boolean('quiet', False, 'Show warnings and errors only.',
+                       flag_values=values)
+
+
+def help_text() -> str:
+  """The text of --help: the flags, then every option with default and meaning."""
+  lines = [__doc__.strip(), '', 'Flags:',
+           '  --config=FILE       one of configs/*.py (predict: of the new images)',
+           '  --workdir=DIR       where results go, and where a fitted run is found',
+           f"  --mode=MODE         {', '.join(MODES)} (default: fit)",
+           '  --quiet             show warnings and errors only', '',
+           'Options, as --config.NAME=VALUE (default in brackets):']
+  for name, option in config_lib.options():
+    lines.append(f'  {name} [{option.default!r}]')
+    lines.append(f'      {option.meaning}; {option.allowed}')
+  return '\n'.join(lines)
+
+
+def parse(argv: list[str]):
+  """Parses the command line.
+
+  Args:
+    argv: with the program's name first.
+
+  Returns:
+    (config or None, workdir, mode, quiet).
+
+  Raises:
+    UserError: an unknown flag, option or mode, a wrong value, a missing file.
+  """
+  values = flags.FlagValues()
+  overrides = [arg for arg in argv[1:] if arg.startswith(('--config.', '-config.'))]
+  for arg in overrides:
+    name, equals, _ = arg.lstrip('-').removeprefix('config.').partition('=')
+    if name not in dict(config_lib.options()):
+      raise config_lib.unknown_option(name)
+    if not equals:
+      raise UserError(f'{arg} has no value: write {arg}=VALUE.')
+  has_config = any(arg.split('=')[0].lstrip('-') == 'config' for arg in argv[1:])
+  try:
+    define_flags(values)
+    if not has_config:
+      # Options without a config file: they apply to the workdir's own config.
+      argv = [arg for arg in argv if arg not in overrides]
+    rest = values(argv)
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f'Unknown flag --{error.flagname}.'
+                    + config_lib.nearest(error.flagname,
+                                         ('config', 'workdir', 'mode', 'quiet'))
+                    + ' `python -m jdiffclust.main --help` lists them.') from None
+  except (FileNotFoundError, IsADirectoryError, ImportError) as error:
+    path = next(arg for arg in argv if arg.lstrip('-').startswith('config=')
+                ).partition('=')[2]
+    known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+    raise UserError(
+        f'The config file {path!r} cannot be read ({error}).'
+        + config_lib.nearest(path, known)
+        + (f" There are: {', '.join(known)}." if known else '')) from None
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
+          SyntaxError) as error:
+    text = ' '.join(str(error).split())
+    raise UserError(f'The command line or config file is wrong: {text}') from None
+  if len(rest) > 1:
+    raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.')
+  if values.mode not in MODES:
+    raise UserError(f'--mode={values.mode} is not allowed: it must be one of '
+                    f"{', '.join(MODES)}." + config_lib.nearest(values.mode, MODES))
+  if not values.workdir:
+    raise UserError('--workdir is missing: name the folder of the run, such as '
+                    '--workdir=runs/mine.')
+  config = values.config
+  if config is not None:
+    config = ml_collections.ConfigDict(config)
+    config_lib.check_config(config)
+  elif values.mode == 'fit':
+    raise UserError('--config is missing: name a file of configs/, such as '
+                    '--config=configs/digits.py.')
+  if not has_config:
+    config = apply_overrides(values.workdir, overrides)
+  return config, pathlib.Path(values.workdir), values.mode, values.quiet
+
+
+def apply_overrides(workdir, overrides: list[str]):
+  """The config of a fitted workdir, with options of the command line changed."""
+  config = fitted_config(workdir)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict('config', config, flag_values=values)
+  try:
+    values(['', *overrides])
+  except (flags.Error, TypeError, ValueError) as error:
+    raise UserError('The command line is wrong: '
+                    + ' '.join(str(error).split())) from None
+  config = ml_collections.ConfigDict(values.config)
+  config_lib.check_config(config)
+  return config
+
+
+def fitted_config(workdir):
+  """The config of a fitted workdir.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.is_file():
+    raise UserError(f'The workdir {str(workdir)!r} has no fitted model (no config.json): '
+                    'run --mode=fit there first, or correct --workdir.')
+  return config_lib.from_json(path.read_text(encoding='utf-8'))
+
+
+# ------------------------------------------------------------------------- fit
+
+
+def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
+  """Fits the model and writes its results; continues a run that was cut off."""
+  if (workdir / 'config.json').is_file():
+    different = config_lib.differences(fitted_config(workdir), config)
+    if different:
+      raise UserError(f'The workdir {str(workdir)!r} belongs to another config: '
+                      f"{'; '.join(different)}. Choose another --workdir, or give the "
+                      'same options.')
+  elif workdir.exists() and not workdir.is_dir():
+    raise UserError(f'--workdir={workdir} is a file: name a folder.')
+  mesh = make_mesh(config.num_devices)
+  for name in ('e_step', 'm_step'):
+    check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
+  source = load_source(config.data)
+  config_lib.check_against_data(config, source.image_shape, source.num_images)
+  machinery = build(config, source.image_shape, source.levels, mesh)
+  if source.skipped:
+    reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
+                     f"{', '.join(source.skipped[:5])}"
+                     + (' ...' if len(source.skipped) > 5 else ''))
+  shape = 'x'.join(map(str, source.image_shape))
+  reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
+                f'{config.num_clusters} clusters, {mesh.size} '
+                f'{mesh.devices.flat[0].platform} device(s); results go to {workdir}')
+  workdir.mkdir(parents=True, exist_ok=True)
+  with main_process_lock(workdir):
+    if is_main_process():
+      files.write_text(workdir / 'config.json', config_lib.to_json(config))
+    pipeline = make_pipeline(source, config.data, config.m_step.batch_size,
+                             config.seed, mesh)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    fitter = loop.Fitter(machinery, source, pipeline, checkpoints, reporter, workdir,
+                         STARTED)
+    finished = fitter.run()
+    checkpoints.close()
+    write_outputs(machinery, workdir, source, finished, reporter)
+
+
+def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) -> None:
+  """Baselines, samples, summary, figures and page of a finished fit."""
+  config, progress = machinery.config, fit_result.progress
+  began = time.perf_counter()
+  labels = source.labels
+  with reporter.task('baselines', 2, 'baselines') as task:
+    baselines = {}
+    sample = loop.fit_sample(source, config.em.init_max_images, config.seed)
+    for name in ('kmeans', 'gaussian_mixture'):
+      if name == config.em.init:  # the same fit, from the same seed
+        baselines[name] = fit_result.start.argmax(axis=1)
+      else:
+        assign = fit_start(name, sample, config.num_clusters,
+                           integer_seed(config.seed, 'init'), config.em)
+        baselines[name] = loop.partition(assign, source).argmax(axis=1)
+      task.advance(1)
+  params = to_host(fit_result.state.ema)
+  count = config.sample.num_images
+  with reporter.task('samples', config.num_clusters * count, 'images') as task:
+    samples = draw_samples(machinery, params, range(config.num_clusters), count,
+                           config.sample.batch_size, config.sample.seed, task)
+  if not is_main_process():
+    return
+  rate = lambda amount, seconds: amount / seconds if seconds else None
+  facts = {
+      'dataset': source.name, 'num_images': source.num_images,
+      'image_shape': list(source.image_shape), 'method': config.method,
+      'num_clusters': config.num_clusters, 'seed': config.seed,
+      'init_method': config.em.init, 'stop_reason': progress['stop_reason'],
+      'warnings': progress['warnings'] + [
+          f'{len(source.skipped)} unreadable files were skipped'] * bool(source.skipped),
+      'train_images_per_second': rate(progress['train_images'],
+                                      progress['train_seconds']),
+      'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
+      'wall_seconds': progress['wall_seconds'] + time.perf_counter() - began,
+      'devices': [f'{d.platform}:{d.device_kind}' for d in machinery.mesh.devices.flat],
+  }
+  outputs = results_lib.Results(
+      responsibilities=fit_result.responsibilities, start=fit_result.start,
+      baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
+      samples=samples, history=progress['history'], facts=facts)
+
+  def images_at(indices):
+    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
+
+  summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
+                                      images_at, labels)
+  print_summary(summary, workdir)
+
+
+def print_summary(summary: dict, workdir) -> None:
+  """Prints the outcome in a few lines on standard output."""
+  print(f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
+        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; bound "
+        f"{summary['bound_bits_per_dim']:.4f} bits/dim; mean entropy "
+        f"{summary['mean_entropy']:.3f} nats; {summary['wall_seconds']:.0f} s")
+  if summary['acc'] is not None:
+    rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
+            **summary['baselines']}
+    for name, row in rows.items():
+      print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
+            f"ARI {row['ari']:.3f}")
+  print(f"Results: {workdir / 'report.html'} (and assignments.csv, summary.json, "
+        'figures/)')
+
+
+# ------------------------------------------------- a fitted workdir, used again
+
+
+def restore(workdir, mesh, reporter, config=None):
+  """Restores the newest checkpoint of a workdir, read-only.
+
+  Args:
+    workdir: of a fit.
+    mesh: the devices.
+    reporter: for warnings.
+    config: of the fit, perhaps with other E-step or sample options.
+
+  Returns:
+    (machinery, snapshot).
+
+  Raises:
+    UserError: there is no checkpoint of a completed EM iteration.
+  """
+  config = fitted_config(workdir) if config is None else config
+  missing = UserError(f'The workdir {str(workdir)!r} has no checkpoint of a completed EM '
+                      'iteration: let --mode=fit run to its end first.')
+  if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+    raise missing
+  checkpoints = Checkpoints(workdir, read_only=True)
+  made = {}
+
+  def template(progress):
+    if 'machinery' not in made:
+      made['machinery'] = build(config, progress['image_shape'], progress['levels'], mesh)
+    return loop.template(made['machinery'])(progress)
+
+  restored = checkpoints.restore_newest(template, reporter.warning)
+  checkpoints.close()
+  if restored is None or not restored[1].progress['history']:
+    raise missing
+  if not restored[1].progress['stop_reason']:
+    reporter.warning(f'the fit in {workdir} has not ended: using its checkpoint '
+                     f'{restored[0]}.')
+  return made['machinery'], restored[1]
+
+
+def predict(config, workdir, reporter) -> None:
+  """Assigns the images of `config.data` to the clusters of a fitted workdir."""
+  fitted = fitted_config(workdir)
+  with fitted.unlocked():
+    fitted.num_devices = config.num_devices
+    if config.predict.num_draws:
+      fitted.e_step.num_draws = config.predict.num_draws
+  mesh = make_mesh(config.num_devices)
+  check_batch_size('e_step.batch_size', fitted.e_step.batch_size, mesh)
+  machinery, snapshot = restore(workdir, mesh, reporter, fitted)
+  height, width, channels = machinery.image_shape
+  data = ml_collections.ConfigDict(config.data)
+  data.channels, data.padding = channels, fitted.data.padding
+  if height == width:  # else the new images must have the shape by themselves
+    data.image_size = height - 2 * fitted.data.padding
+  source = load_source(data, for_fit=False)
+  if source.image_shape != machinery.image_shape:
+    raise UserError(f'{source.name} has images of {source.image_shape}, but the model in '
+                    f'{workdir} was fitted to {machinery.image_shape}: convert them.')
+  if source.levels != snapshot.progress['levels']:
+    raise UserError(
+        f"{source.name} has {source.levels or 'no'} grey levels, but the model in "
+        f"{workdir} was fitted to images of {snapshot.progress['levels'] or 'none'}: "
+        'convert them to the same type.')
+  pipeline = make_pipeline(source, data, fitted.e_step.batch_size, fitted.seed, mesh)
+  found = loop.assign_all(machinery, snapshot.state.ema, pipeline,
+                          stream(fitted.seed, 'predict'), reporter, 'predict')
+  if is_main_process():
+    path = workdir / 'predictions.csv'
+    results_lib.write_assignments(path, source.ids, found.responsibilities,
+                                  source.labels, source.label_names)
+    print(f'{source.num_images:,} images of {source.name} assigned: {path}')
+
+
+def sample(config, workdir, reporter) -> None:
+  """Draws images from clusters of a fitted workdir: samples.npy and samples.png."""
+  machinery, snapshot = restore(workdir, make_mesh(1), reporter)
+  fitted = machinery.config
+  clusters = config.sample.clusters or tuple(range(fitted.num_clusters))
+  bad = [q for q in clusters if q >= fitted.num_clusters]
+  if bad:
+    raise UserError(f'config.sample.clusters names cluster {bad[0]}, but the model in '
+                    f'{workdir} has clusters 0..{fitted.num_clusters - 1}.')
+  options = config.sample
+  with reporter.task('samples', len(clusters) * options.num_images, 'images') as task:
+    drawn = draw_samples(machinery, snapshot.state.ema, clusters, options.num_images,
+                         options.batch_size, options.seed, task)
+  results_lib.write_array(workdir / 'samples.npy', drawn)
+  figures.save_figure(figures.sample_grid(drawn, list(clusters)),
+                      workdir / 'samples.png')
+  print(f'{drawn.shape[0] * drawn.shape[1]:,} images of shape {drawn.shape[2:]}, in '
+        f"[-1, 1]: {workdir / 'samples.npy'} and {workdir / 'samples.png'}")
+
+
+def evaluate(config, workdir, reporter) -> None:
+  """Recomputes tau from the newest checkpoint's weights, and all results from it."""
+  fitted = fitted_config(workdir)
+  mesh = make_mesh(config.num_devices)
+  check_batch_size('e_step.batch_size', fitted.e_step.batch_size, mesh)
+  with main_process_lock(workdir):
+    machinery, snapshot = restore(workdir, mesh, reporter, fitted)
+    source = load_source(fitted.data)
+    progress = snapshot.progress
+    if source.num_images != progress['num_images']:
+      raise UserError(f"The data have {source.num_images} images now, but the fit had "
+                      f"{progress['num_images']}: restore the data.")
+    pipeline = make_pipeline(source, fitted.data, fitted.m_step.batch_size, fitted.seed,
+                             mesh)
+    key = jax.random.fold_in(stream(fitted.seed, 'e_step'), progress['iteration'])
+    found = loop.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
+    old = to_host(snapshot.responsibilities)
+    record = loop.iteration_record(old['current'], found.responsibilities, found.info,
+                                   machinery.image_shape)
+    # The checkpoint's own record of the iteration stays, but for what was recomputed.
+    record.pop('changed_fraction')
+    progress['history'][-1] |= record
+    write_outputs(machinery, workdir, source, loop.Fit(
+        snapshot.state, found.responsibilities, found.info.bound, old['start'], progress),
+        reporter)
+
+
+# ------------------------------------------------------------------- processes
+
+
+def is_main_process() -> bool:
+  """Whether this process writes files."""
+  return jax.process_index() == 0
+
+
+def main_process_lock(workdir):
+  """The workdir's lock in the main process; the others rely on it."""
+  import contextlib
+
+  return files.workdir_lock(workdir) if is_main_process() else contextlib.nullcontext()
+
+
+def join_processes(options) -> None:
+  """Connects several processes, if the config says there are several."""
+  if options.num_processes > 1:
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    jax.distributed.initialize(options.coordinator, options.num_processes,
+                               options.process_id)
+
+
+def run(argv: list[str]) -> int:
+  """Runs a command line.
+
+  Args:
+    argv: with the program's name first.
+
+  Returns:
+    The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake, 130 stopped.
+  """
+  absl.logging.set_verbosity(absl.logging.ERROR)
+  absl.logging.use_absl_handler()
+  if any(arg.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for arg in argv[1:]):
+    print(help_text())
+    return 0
+  try:
+    config, workdir, mode, quiet = parse(argv)
+    if config is not None:
+      join_processes(config.distributed)
+    reporter = Reporter(quiet or not is_main_process())
+    {'fit': fit, 'predict': predict, 'sample': sample, 'evaluate': evaluate}[mode](
+        config, workdir, reporter)
+  except loop.NonFiniteError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('stopped: the same command goes on from the last checkpoint', file=sys.stderr)
+    return 130
+  return 0
+
+
+def main() -> None:
+  """The `jdiffclust` command."""
+  sys.exit(run(sys.argv))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,137 @@
+"""Layers of the denoising U-Net. Images are [B, H, W, C], keys one per example."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+zeros = nn.initializers.zeros
+
+
+def time_features(t: jax.Array, size: int, longest_period: float = 10000.) -> jax.Array:
+  """Sinusoidal features of the step (Vaswani et al., 2017; Ho et al., 2020).
+
+  Args:
+    t: steps, [B].
+    size: number of features, even.
+    longest_period: the slowest wave's period over 2 pi, in steps.
+
+  Returns:
+    float32 [B, size]: sines, then cosines, of frequencies from 1 to 1/longest_period.
+  """
+  half = size // 2
+  exponent = jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
+  angles = t.astype(jnp.float32)[:, None] * longest_period ** -exponent[None, :]
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class ExampleDropout(nn.Module):
+  """Dropout whose masks depend on each example's key only.
+
+  So a minibatch gives the same result however it is split over devices.
+
+  Attributes:
+    rate: share of the features set to zero.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, keys):
+    """Drops features of x [B, H, W, C] by typed keys [B]; `keys` None: identity."""
+    if keys is None or self.rate == 0:
+      return x
+    layer = zlib.crc32('/'.join(self.path).encode())
+
+    def mask(key):
+      return jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - self.rate,
+                                  x.shape[1:])
+
+    return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+  """Two 3x3 convolutions with adaptive group normalisation from the embedding.
+
+  Attributes:
+    channels: output channels.
+    num_groups: groups of the normalisation.
+    dropout: dropout rate before the second convolution.
+    dtype: compute type.
+  """
+
+  channels: int
+  num_groups: int
+  dropout: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, embedding, dropout_keys):
+    """Maps x [B, H, W, C] given embedding [B, E] to [B, H, W, channels]."""
+    conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, **kw)
+    norm = lambda **kw: nn.GroupNorm(self.num_groups, dtype=self.dtype, **kw)
+    h = conv()(nn.silu(norm()(x)))
+    shift_scale = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros)(
+        nn.silu(embedding))[:, None, None, :]
+    shift, scale = jnp.split(shift_scale, 2, axis=-1)
+    h = norm(use_scale=False, use_bias=False)(h) * (1 + scale) + shift
+    h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+    h = conv(kernel_init=zeros)(h)
+    if x.shape[-1] != self.channels:
+      x = nn.Dense(self.channels, dtype=self.dtype)(x)
+    return x + h
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention over the pixels of a feature map, with a skip.
+
+  Attributes:
+    num_heads: heads; divides the channels.
+    num_groups: groups of the normalisation.
+    dtype: compute type; the softmax is float32.
+  """
+
+  num_heads: int
+  num_groups: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, H, W, C] to [B, H, W, C]."""
+    batch, height, width, channels = x.shape
+    h = nn.GroupNorm(self.num_groups, dtype=self.dtype)(x)
+    h = h.reshape(batch, height * width, channels)
+    qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
+    qkv = qkv.reshape(batch, height * width, self.num_heads, -1)
+    query, key, value = jnp.split(qkv, 3, axis=-1)
+    scores = jnp.einsum('bqhd,bkhd->bhqk', query, key) / query.shape[-1] ** .5
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(h.dtype)
+    h = jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(x.shape)
+    return x + nn.Dense(channels, dtype=self.dtype, kernel_init=zeros)(h)
+
+
+class Downsample(nn.Module):
+  """Halves height and width by a strided 3x3 convolution."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, H, W, C] to [B, H / 2, W / 2, C]."""
+    return nn.Conv(x.shape[-1], (3, 3), strides=2, dtype=self.dtype)(x)
+
+
+class Upsample(nn.Module):
+  """Doubles height and width by repetition, then a 3x3 convolution."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps x [B, H, W, C] to [B, 2 H, 2 W, C]."""
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(x)

@@ -1,0 +1,199 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+import base64
+import io
+import json
+import math
+import pathlib
+
+import jinja2
+from PIL import Image
+
+from jdiffclust import files
+
+_DASH = '–'
+
+# Plain sentences; figures come in this order, any others after them.
+_FIGURES = {
+    'hero': (
+        'At a glance',
+        'For each cluster its average image, real images that belong to it, and '
+        'new images that the model invented for it.'),
+    'cluster_gallery': (
+        'The clusters',
+        'Each row is a cluster: its average image, the images that fit it best, '
+        'and those the model was least sure about, where clusters blur into each '
+        'other.'),
+    'sample_grid': (
+        'Generated images',
+        'New images that the model invented for each cluster, none of them part '
+        'of your data: what a row has in common is what the cluster stands for.'),
+    'history_curves': (
+        'How the fit went',
+        'Round by round: how well the images are described (lower is better), how '
+        'undecided the model is (lower is surer), and how many images changed '
+        'cluster; flat curves mean that the fit had settled.'),
+    'cluster_sizes': (
+        'Cluster sizes',
+        'How many images each cluster holds; the effective size lets an undecided '
+        'image count in part for several clusters.'),
+    'confusion_matrix': (
+        'Clusters against labels',
+        'Each column is a cluster and shows how its images spread over labels: one '
+        'dark cell means that the cluster holds one label, several pale ones that '
+        'it mixes labels.'),
+}
+
+_METHODS = {
+    'init': 'Start of the fit',
+    'kmeans': 'k-means',
+    'gaussian_mixture': 'Gaussian mixture',
+}
+
+
+def write_report(path, summary, figures, config, per_cluster):
+  """Writes the report of a run, all at once or not at all.
+
+  Args:
+    path: the HTML file; its folder must exist.
+    summary: facts of the run, any of them None or missing: dataset, num_images,
+      image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
+      ari, method), baselines ({name: scores}), bound_bits_per_dim, cluster_sizes,
+      mean_entropy (nats), num_em_iterations, train_images_per_second,
+      e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
+      stop_reason.
+    figures: {name: path of a PNG, or None to leave it out}; the names of the
+      functions in `figures` get a title and a caption.
+    config: the configuration, of plain JSON types (others show as text).
+    per_cluster: dicts as `evaluation.clustering.cluster_table` makes them.
+
+  Raises:
+    OSError: a figure cannot be read or the page not written.
+  """
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+      autoescape=True, trim_blocks=True, lstrip_blocks=True,
+      undefined=jinja2.StrictUndefined)
+  environment.filters.update(number=_number, percent=_percent)
+  page = environment.get_template('report.html.jinja').render(
+      dataset=_text(summary.get('dataset')),
+      facts=_facts(summary, per_cluster),
+      scores=_scores(summary),
+      figures=_figures(figures),
+      clusters=per_cluster,
+      empty=sum(not row['size'] for row in per_cluster),
+      run=_run(summary),
+      warnings=summary.get('warnings') or (),
+      config=json.dumps(config, indent=2, default=str, ensure_ascii=False))
+  with files.replacing(path) as temporary:
+    temporary.write_text(page, encoding='utf-8')
+
+
+def _facts(summary, per_cluster):
+  """The headline: (value, what it is) pairs."""
+  sized = [row for row in per_cluster if row['size']]
+  total = sum(row['size'] for row in sized)
+  certainty = (
+      sum(row['size'] * row['mean_certainty'] for row in sized) / total
+      if total else None)
+  num_clusters = summary.get('num_clusters')
+  worst = _number(math.log(num_clusters), 2) if num_clusters else 'log Q'
+  return (
+      (_number(summary.get('num_images')), 'images'),
+      (_shape(summary.get('image_shape')), 'pixels each'),
+      (_number(num_clusters), 'clusters: groups of images that look alike'),
+      (_percent(certainty), 'mean certainty: the probability that the model gives '
+       'to the cluster it chose'),
+      (_number(summary.get('mean_entropy'), 2), 'nats of mean entropy: 0 is '
+       f'certain, {worst} is no idea'),
+  )
+
+
+def _scores(summary):
+  """Rows of the score table: (name, acc, nmi, ari), none without labels."""
+  init = summary.get('init') or {}
+  rows = {'This run': summary}
+  start = f' ({init["method"]})' if init.get('method') else ''
+  rows[_METHODS['init'] + start] = init
+  for name, scores in (summary.get('baselines') or {}).items():
+    rows[_METHODS.get(name, name)] = scores or {}
+  rows = [
+      (name, *(scores.get(key) for key in ('acc', 'nmi', 'ari')))
+      for name, scores in rows.items()]
+  labelled = any(value is not None for _, *values in rows for value in values)
+  return rows if labelled else []
+
+
+def _run(summary):
+  """The facts of the run: (what, value) pairs of text."""
+  devices, versions = summary.get('devices'), summary.get('versions') or {}
+  if isinstance(devices, (list, tuple)):
+    devices = ', '.join(
+        f'{devices.count(name)} × {name}' if devices.count(name) > 1 else str(name)
+        for name in dict.fromkeys(devices))
+  return (
+      ('Method', _text(summary.get('method'))),
+      ('Bound', _unit(summary.get('bound_bits_per_dim'), 'bits per dimension', 4)),
+      ('EM iterations', _number(summary.get('num_em_iterations'))),
+      ('Stopped because', _text(summary.get('stop_reason'))),
+      ('Training speed', _unit(summary.get('train_images_per_second'), 'images/s')),
+      ('E-step speed', _unit(
+          summary.get('e_step_evaluations_per_second'), 'network evaluations/s')),
+      ('Wall time', _duration(summary.get('wall_seconds'))),
+      ('Devices', _text(devices)),
+      ('Seed', _text(summary.get('seed'))),
+      ('Versions', ', '.join(f'{k} {v}' for k, v in versions.items()) or _DASH),
+  )
+
+
+def _figures(figures):
+  """Dicts of title, caption, width and data URI, in the order of the page."""
+  names = [name for name in (*_FIGURES, *figures) if figures.get(name) is not None]
+  shown = []
+  for name in dict.fromkeys(names):
+    title, caption = _FIGURES.get(name, (name.replace('_', ' ').capitalize(), ''))
+    data = pathlib.Path(figures[name]).read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+      width = image.width // 2  # Two pixels for one: sharp on good screens.
+    source = f'data:image/png;base64,{base64.b64encode(data).decode()}'
+    shown.append(
+        {'title': title, 'caption': caption, 'width': width, 'source': source})
+  return shown
+
+
+def _text(value):
+  return _DASH if value is None or value == '' else str(value)
+
+
+def _number(value, digits=0):
+  """A number with thousands separators, or a dash for None and NaN."""
+  if value is None or not math.isfinite(value):
+    return _DASH
+  return f'{value:,.{digits}f}'
+
+
+def _percent(value):
+  if value is None or not math.isfinite(value):
+    return _DASH
+  return f'{100 * value:.1f} %'
+
+
+def _unit(value, unit, digits=0):
+  number = _number(value, digits)
+  return number if number == _DASH else f'{number} {unit}'
+
+
+def _shape(shape):
+  if not shape:
+    return _DASH
+  colour = {1: ' grey', 3: ' colour'}.get(shape[2], '') if len(shape) == 3 else ''
+  return ' × '.join(str(size) for size in shape[:2]) + colour
+
+
+def _duration(seconds):
+  if seconds is None or not math.isfinite(seconds):
+    return _DASH
+  if seconds < 100:
+    return f'{seconds:.1f} s'
+  minutes = round(seconds / 60)
+  return f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{minutes} min'

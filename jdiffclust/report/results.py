@@ -1,0 +1,196 @@
+"""The files a fit leaves in its workdir, beside metrics and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdiffclust import files
+from jdiffclust.evaluation import clustering as scores
+from jdiffclust.report import figures, page
+
+VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
+             'scikit-learn')
+
+
+class Results(NamedTuple):
+  """What is known when a fit has ended.
+
+  Attributes:
+    responsibilities: tau, [N, Q].
+    start: of the starting partition, [N, Q].
+    baselines: {name: clusters [N]} on the same images.
+    bound: per image, nats, [N].
+    means: mu, [Q, H, W, C].
+    samples: generated images, [Q, n, H, W, C].
+    history: a dict per EM iteration.
+    facts: the other entries of the summary.
+  """
+
+  responsibilities: np.ndarray
+  start: np.ndarray
+  baselines: dict[str, np.ndarray]
+  bound: np.ndarray
+  means: np.ndarray
+  samples: np.ndarray
+  history: list[dict]
+  facts: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that decide a result."""
+  found = {'python': platform.python_version()}
+  for name in VERSIONED:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = 'not installed as a package'
+  return found
+
+
+def score(labels, clusters) -> dict:
+  """ACC, NMI and ARI over the labelled images; None where there are no labels."""
+  if labels is None or (labels < 0).all():
+    return scores.clustering_scores(None, clusters)
+  known = labels >= 0  # TFDS marks images without a label by -1
+  return scores.clustering_scores(labels[known], clusters[known])
+
+
+def summarise(results: Results, labels) -> dict:
+  """The content of summary.json.
+
+  Args:
+    results: of the fit.
+    labels: int [N], or None.
+
+  Returns:
+    A JSON-able dict.
+  """
+  clusters = results.responsibilities.argmax(axis=1)
+  last = results.history[-1]
+  return {
+      **results.facts,
+      **score(labels, clusters),
+      'init': {**score(labels, results.start.argmax(axis=1)),
+               'method': results.facts['init_method']},
+      'baselines': {name: score(labels, found)
+                    for name, found in results.baselines.items()},
+      'bound_bits_per_dim': last['bound_bits_per_dim'],
+      'bound_terms_nats': {name: last[f'bound_{name}']
+                           for name in ('prior', 'diffusion', 'decoder')},
+      'cluster_sizes': np.bincount(
+          clusters, minlength=results.responsibilities.shape[1]).tolist(),
+      'mean_entropy': float(np.mean(scores.entropy(results.responsibilities))),
+      'uncertain_fraction': last['uncertain_fraction'],
+      'num_em_iterations': len(results.history),
+      'versions': versions(),
+  }
+
+
+def write_assignments(path, ids, responsibilities, labels=None, label_names=None) -> None:
+  """Writes index,id,cluster,probability and, where known, label: a line per image.
+
+  Args:
+    path: the CSV file.
+    ids: N texts.
+    responsibilities: [N, Q]; the cluster is the most probable one.
+    labels: int [N] or None; -1 where unknown.
+    label_names: names of the labels; None: numbers.
+  """
+  clusters = responsibilities.argmax(axis=1)
+  with files.replacing(path) as temporary:
+    with open(temporary, 'w', newline='', encoding='utf-8') as file:
+      writer = csv.writer(file)
+      writer.writerow(['index', 'id', 'cluster', 'probability']
+                      + ['label'] * (labels is not None))
+      for i, q in enumerate(clusters):
+        row = [i, ids[i], q, f'{responsibilities[i, q]:.6f}']
+        if labels is not None:
+          known = labels[i] >= 0
+          row.append('' if not known else
+                     label_names[labels[i]] if label_names else labels[i])
+        writer.writerow(row)
+
+
+def write_array(path, array: np.ndarray) -> None:
+  """Writes a .npy file atomically."""
+  with files.replacing(path) as temporary:
+    with open(temporary, 'wb') as file:
+      np.save(file, array)
+
+
+def write_results(workdir, config: dict, results: Results, source, images_at,
+                  labels, count: int = 6) -> dict:
+  """Writes everything: CSV, NPY, JSON, figures and the page.
+
+  Args:
+    workdir: the folder.
+    config: as plain types, for the page.
+    results: of the fit.
+    source: with ids and label_names.
+    images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
+    labels: int [N], or None.
+    count: members shown per cluster and kind.
+
+  Returns:
+    The summary, as written.
+  """
+  workdir = pathlib.Path(workdir)
+  summary = summarise(results, labels)
+  write_assignments(workdir / 'assignments.csv', source.ids, results.responsibilities,
+                    labels, source.label_names)
+  write_array(workdir / 'responsibilities.npy',
+              results.responsibilities.astype(np.float32))
+  drawn = draw_figures(workdir / 'figures', results, images_at, labels,
+                       source.label_names, count)
+  table = scores.cluster_table(results.responsibilities)
+  page.write_report(workdir / 'report.html', summary, drawn, config, table)
+  # Last: who finds the summary finds the rest.
+  files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
+  return summary
+
+
+def draw_figures(folder, results: Results, images_at, labels, label_names,
+                 count: int) -> dict[str, pathlib.Path]:
+  """Draws the figures of the report.
+
+  Args:
+    folder: where to, made if missing.
+    results, images_at, labels, label_names, count: as in `write_results`.
+
+  Returns:
+    {name: path of a PNG}.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  responsibilities = results.responsibilities
+  table = scores.cluster_table(responsibilities)
+  sizes = [row['size'] for row in table]
+  chosen = figures.typical_and_uncertain(responsibilities, results.bound, count)
+  members = {q: (images_at(typical), images_at(uncertain))
+             for q, (typical, uncertain) in chosen.items()}
+  drawings = {
+      'hero': figures.hero(results.means, members, results.samples, sizes,
+                           columns=count),
+      'cluster_gallery': figures.cluster_gallery(
+          results.means, members, sizes, [row['mean_certainty'] for row in table]),
+      'sample_grid': figures.sample_grid(results.samples),
+      'history_curves': figures.history_curves(results.history),
+      'cluster_sizes': figures.cluster_sizes(
+          sizes, [row['effective_size'] for row in table]),
+  }
+  if labels is not None and (labels >= 0).any():
+    known = labels >= 0
+    drawings['confusion_matrix'] = figures.confusion_matrix(
+        labels[known], responsibilities.argmax(axis=1)[known], label_names,
+        len(sizes))
+  paths = {name: folder / f'{name}.png' for name in drawings}
+  for name, drawing in drawings.items():
+    figures.save_figure(drawing, paths[name])
+  return paths

@@ -1,0 +1,83 @@
+"""The one-dimensional mesh of devices, and how arrays lie on it."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jdiffclust.errors import UserError
+
+DATA_AXIS = 'data'
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+  """A mesh of the first devices, with the one axis `DATA_AXIS`.
+
+  Args:
+    num_devices: how many; 0 takes all. With several processes it must be 0 or all.
+
+  Returns:
+    The mesh.
+
+  Raises:
+    UserError: more devices than there are.
+  """
+  devices = jax.devices()
+  if num_devices > len(devices):
+    raise UserError(
+        f'config.num_devices = {num_devices}, but there are {len(devices)} '
+        f'{devices[0].platform} device(s): set it to 1..{len(devices)}, or 0 for all '
+        '(virtual CPU devices: XLA_FLAGS=--xla_force_host_platform_device_count=8).')
+  if jax.process_count() > 1 and num_devices not in (0, len(devices)):
+    raise UserError(f'config.num_devices = {num_devices} with '
+                    f'{jax.process_count()} processes: set it to 0, all devices.')
+  chosen = devices[:num_devices or len(devices)]
+  return Mesh(np.array(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+  """Raises UserError unless the devices share out the batch evenly."""
+  if batch_size % mesh.size:
+    raise UserError(f'config.{name} = {batch_size} is not a multiple of the '
+                    f'{mesh.size} devices: set it to a multiple of {mesh.size}, or '
+                    'config.num_devices to a divisor of it.')
+
+
+def replicate(tree, mesh: Mesh):
+  """Copies a tree of host arrays (equal in every process) to all devices."""
+  return _place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_rows(tree, mesh: Mesh):
+  """Spreads the rows of host arrays over the devices.
+
+  Args:
+    tree: arrays whose rows are this process's share of the global rows.
+    mesh: the mesh.
+
+  Returns:
+    The same tree as global arrays.
+  """
+  return _place(tree, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+
+
+def _place(tree, sharding):
+  return jax.tree.map(
+      lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree)
+
+
+def local_rows(batch_size: int) -> slice:
+  """The rows of a global batch that this process provides."""
+  share = batch_size // jax.process_count()
+  return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def to_host(tree):
+  """Gathers global arrays to NumPy arrays, complete in every process."""
+  if jax.process_count() == 1:
+    return jax.tree.map(np.asarray, tree)
+  from jax.experimental import multihost_utils  # imports a coordination service
+
+  return jax.tree.map(
+      lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True)), tree)

@@ -1,0 +1,30 @@
+"""Random streams: every key follows from (seed, purpose, step).
+
+So a resumed run needs no saved key, and one purpose never disturbs another.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import numpy as np
+
+
+def stream(seed: int, name: str) -> jax.Array:
+  """The typed key of a purpose; fold the step into it.
+
+  Args:
+    seed: the config's seed, in 0..2^31 - 1.
+    name: the purpose, as 'm_step'.
+
+  Returns:
+    A typed key [].
+  """
+  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def integer_seed(seed: int, name: str) -> int:
+  """A seed in 0..2^31 - 1 for libraries that draw on the host, per purpose."""
+  words = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)
+  return int(words[0] >> 1)

@@ -1,0 +1,154 @@
+"""Checkpoints: everything a run needs to go on, by Orbax.
+
+A checkpoint holds the training state, the responsibilities, a JSON object of progress
+and, with the Grain pipeline, its iterator. Its number is gradient steps + completed
+E-steps, which grows with each of either.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grain.checkpoint
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jdiffclust.errors import UserError
+
+# What Orbax, TensorStore and JSON raise on a damaged checkpoint.
+DAMAGE = (ValueError, OSError, KeyError, TypeError, RuntimeError)
+
+
+class Snapshot(NamedTuple):
+  """What is saved.
+
+  Attributes:
+    state: the `TrainState`.
+    responsibilities: tau, float32 [N, Q].
+    progress: JSON-able: counters, history, shapes.
+  """
+
+  state: Any
+  responsibilities: Any
+  progress: dict
+
+
+def digest(tree) -> int:
+  """A checksum over the bytes of a tree's arrays: damage that still parses shows."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+    total = zlib.crc32(np.ascontiguousarray(local).tobytes(), total)
+  return total
+
+
+class Checkpoints:
+  """The checkpoints of a workdir."""
+
+  def __init__(self, workdir, keep: int = 3, read_only: bool = False):
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest are kept.
+      read_only: never write or delete.
+    """
+    self._directory = pathlib.Path(workdir).resolve() / 'checkpoints'
+    self._read_only = read_only
+    self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+            create=not read_only, read_only=read_only,
+            max_to_keep=None if read_only else keep,
+            enable_async_checkpointing=not read_only))
+
+  def numbers(self) -> list[int]:
+    """The numbers of the checkpoints there are, newest first."""
+    return sorted(self._manager.all_steps(read=True), reverse=True)
+
+  def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
+    """Starts saving a checkpoint in the background; returns when memory is copied."""
+    arrays = {'state': snapshot.state, 'responsibilities': snapshot.responsibilities}
+    progress = snapshot.progress | {'digest': digest(arrays)}
+    items = {'arrays': ocp.args.StandardSave(arrays),
+             'progress': ocp.args.JsonSave(progress)}
+    if iterator is not None:
+      items['iterator'] = grain.checkpoint.CheckpointSave(iterator)
+    self._manager.save(number, args=ocp.args.Composite(**items))
+
+  def read_progress(self, number: int) -> dict:
+    """The progress of a checkpoint; raises one of `DAMAGE`."""
+    restored = self._manager.restore(
+        number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+    return restored.progress
+
+  def read(self, number: int, template: Callable[[dict], tuple], iterator=None) -> Snapshot:
+    """Restores a checkpoint; raises one of `DAMAGE`.
+
+    Args:
+      number: which one.
+      template: from its progress to (state, responsibilities) of the same shapes and
+        shardings.
+      iterator: Grain's, to be set to where it was.
+
+    Returns:
+      The `Snapshot`.
+    """
+    progress = self.read_progress(number)
+    state, responsibilities = template(progress)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct,
+                          {'state': state, 'responsibilities': responsibilities})
+    items = {'arrays': ocp.args.StandardRestore(target)}
+    if iterator is not None:
+      items['iterator'] = grain.checkpoint.CheckpointRestore(iterator)
+    arrays = self._manager.restore(number, args=ocp.args.Composite(**items)).arrays
+    if digest(arrays) != progress['digest']:
+      raise ValueError('its checksum is wrong')
+    return Snapshot(arrays['state'], arrays['responsibilities'], progress)
+
+  def restore_newest(self, template, warn: Callable[[str], None],
+                     iterator=None) -> tuple[int, Snapshot] | None:
+    """Restores the newest checkpoint that is whole.
+
+    Args:
+      template: as in `read`.
+      warn: called with a line about each damaged one, which is deleted unless
+        read-only, so that the run can write it again.
+      iterator: as in `read`.
+
+    Returns:
+      (number, `Snapshot`), or None if there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints and all of them are damaged.
+    """
+    numbers = self.numbers()
+    for number in numbers:
+      try:
+        snapshot = self.read(number, template, iterator)
+      except DAMAGE as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warn(f'checkpoint {number} is damaged and is passed over '
+             f'({reason[0][:200]}); trying the one before it.')
+        continue
+      if not self._read_only:
+        for damaged in [n for n in numbers if n > number]:
+          self._manager.delete(damaged)
+      return number, snapshot
+    if numbers:
+      raise UserError(
+          f'None of the checkpoints {numbers} in {self._directory} can be read: restore '
+          'them from a backup, or fit into a new --workdir.')
+    return None
+
+  def wait(self) -> None:
+    """Waits until what was started is saved."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and closes."""
+    self._manager.close()

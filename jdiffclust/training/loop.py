@@ -1,0 +1,446 @@
+"""Variational EM: the one loop.
+
+Iteration k = 1, 2, ... is
+
+  1. pi <- the mean of tau; mu <- the tau-weighted mean images (unless by gradient)
+  2. gradient steps on the denoiser                                   (M-step)
+  3. tau <- the Monte Carlo posterior                                 (E-step)
+  4. report emptied clusters, re-seed them by option; stop if settled
+
+and it can be cut anywhere: checkpoints are taken every so many gradient steps, before
+the E-step and after it; everything random follows from the seed and the counters.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiffclust.clustering.e_step import EStepInfo
+from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
+from jdiffclust.clustering.m_step import TrainState, set_mixture
+from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
+from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
+from jdiffclust.data.pipelines import replicate_key
+from jdiffclust.errors import UserError
+from jdiffclust.sharding import replicate, to_host
+from jdiffclust.streams import integer_seed, stream
+from jdiffclust.training.checkpoints import Checkpoints, Snapshot
+from jdiffclust.training.machinery import Machinery
+from jdiffclust.training.progress import Reporter
+from jdiffclust.training.writers import MetricsWriter
+
+
+class NonFiniteError(UserError):
+  """A loss, bound or responsibility that is not a number stopped the run."""
+
+
+class Assignment(NamedTuple):
+  """An E-step over a data set, on the host.
+
+  Attributes:
+    responsibilities: tau, float32 [N, Q].
+    info: `EStepInfo` of arrays [N].
+    evaluations_per_second: network evaluations, without compilation; None: unknown.
+  """
+
+  responsibilities: np.ndarray
+  info: EStepInfo
+  evaluations_per_second: float | None
+
+
+class Fit(NamedTuple):
+  """A finished fit.
+
+  Attributes:
+    state: the training state; `state.ema` are the parameters to use.
+    assignment: of the last E-step; its info is None if it was restored.
+    start: responsibilities of the starting partition, [N, Q].
+    progress: counters, history and rates, see `new_progress`.
+  """
+
+  state: TrainState
+  responsibilities: np.ndarray
+  bound: np.ndarray
+  start: np.ndarray
+  progress: dict
+
+
+def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
+  """Images to fit starts and baselines on: all, or a random subset.
+
+  Returns:
+    [n, D] float32 in [-1, 1].
+  """
+  chosen = np.arange(source.num_images)
+  if source.num_images > max_images:
+    rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
+    chosen = np.sort(rng.choice(source.num_images, max_images, replace=False))
+  images = scale_to_model(read_images(source, chosen), source.levels)
+  return np.asarray(images).reshape(len(chosen), -1)
+
+
+def partition(assign: Assign, source: ImageSource, chunk: int = 4096) -> np.ndarray:
+  """Responsibilities of all images of a source by a fitted start, float32 [N, Q]."""
+  parts = []
+  for begin in range(0, source.num_images, chunk):
+    indices = np.arange(begin, min(begin + chunk, source.num_images))
+    images = scale_to_model(read_images(source, indices), source.levels)
+    parts.append(assign(np.asarray(images).reshape(len(indices), -1), indices))
+  return np.concatenate(parts).astype(np.float32)
+
+
+def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
+               reporter: Reporter, name: str = 'E-step') -> Assignment:
+  """Runs the E-step over all images.
+
+  Args:
+    machinery: the model.
+    params: the parameters.
+    pipeline: of the images.
+    key: a typed key.
+    reporter: shows progress.
+    name: what the progress calls it.
+
+  Returns:
+    The `Assignment`.
+
+  Raises:
+    NonFiniteError: a bound or responsibility is not finite; the image is named.
+  """
+  options = machinery.config.e_step
+  per_image = machinery.config.num_clusters * options.num_draws
+  key = replicate_key(key, machinery.mesh)
+  parts = []
+  with reporter.task(name, pipeline.num_images, 'images') as task:
+    for batch, valid in pipeline.ordered(options.batch_size):
+      tau, info = to_host(machinery.e_step(machinery.e_estimator, params, batch, key))
+      parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
+      so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
+      task.advance(valid, f'bound {bits_per_dimension(so_far, machinery.image_shape):.3f}'
+                   ' bits/dim')
+    rate = task.rate
+  tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+  for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
+    allowed = np.isfinite(values) | (np.isinf(values) if term == 'margin' else False)
+    if not allowed.all():
+      raise NonFiniteError(f'E-step: the {term} of image {int(np.argmin(allowed))} is '
+                           'not finite')
+  return Assignment(tau, info, rate and rate * per_image)
+
+
+def weighted_means(pipeline, responsibilities, batch_size: int) -> jax.Array:
+  """mu_q, the responsibility-weighted mean image of each cluster.
+
+  Args:
+    pipeline: of the images.
+    responsibilities: tau on the devices, [N, Q].
+    batch_size: images summed at once.
+
+  Returns:
+    [Q, H, W, C]; an empty cluster gets the mean of all images.
+  """
+  @jax.jit
+  def add(sums, batch, responsibilities, valid):
+    rows = (jnp.arange(batch_size) < valid)[:, None]
+    tau = jnp.where(rows, responsibilities[batch.indices], 0)
+    return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
+
+  sums = 0.
+  for batch, valid in pipeline.ordered(batch_size):
+    sums = add(sums, batch, responsibilities, valid)
+  sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
+  overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
+  return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
+
+
+def update_mixture(machinery: Machinery, state: TrainState, pipeline,
+                   responsibilities) -> TrainState:
+  """The closed-form part of the M-step: pi = N_q / N, and mu unless by gradient.
+
+  Means learned by gradient start from the weighted means too.
+  """
+  config = machinery.config
+  tiny = np.finfo(np.float32).tiny
+  shares = jnp.mean(responsibilities, axis=0)
+  means = None
+  if config.m_step.means == 'weighted' or int(state.step) == 0:
+    means = weighted_means(pipeline, responsibilities, config.e_step.batch_size)
+  return replicate(to_host(
+      set_mixture(state, jnp.log(jnp.maximum(shares, tiny)), means)), machinery.mesh)
+
+
+def steps_until(options, iteration: int) -> int:
+  """Gradient steps taken by the end of EM iteration 1, 2, ...; 0 for iteration 0."""
+  first = options.first_num_steps or options.num_steps
+  return 0 if iteration == 0 else first + (iteration - 1) * options.num_steps
+
+
+def settled(history: list[dict], options) -> str:
+  """Why EM may stop: what it says of the last two iterations, or ''."""
+  if len(history) >= options.max_iterations:
+    return 'maximum of iterations'
+  if len(history) < 2:
+    return ''
+  old, new = (line['bound_nats'] for line in history[-2:])
+  if abs(new - old) < options.bound_tolerance * abs(old):
+    return 'the bound has settled'
+  if history[-1]['changed_fraction'] < options.partition_tolerance:
+    return 'the partition has settled'
+  return ''
+
+
+def new_progress(source: ImageSource) -> dict:
+  """The JSON part of a checkpoint, before the first step."""
+  return {
+      'iteration': 0,             # completed E-steps
+      'stop_reason': '',          # not empty: EM has ended
+      'history': [],              # an object per completed iteration
+      'warnings': [],
+      'num_images': source.num_images,
+      'image_shape': list(source.image_shape),
+      'levels': source.levels,
+      'dataset': source.name,
+      'train_seconds': 0., 'train_images': 0,      # without compilation
+      'e_step_evaluations_per_second': None,
+      'wall_seconds': 0.,
+  }
+
+
+def template(machinery: Machinery):
+  """A function from a checkpoint's progress to (state, tau) as they shall be restored."""
+  def shaped(progress):
+    tau = np.zeros((progress['num_images'], machinery.config.num_clusters), np.float32)
+    start_and_bound = {'current': tau, 'start': tau, 'bound': tau[:, 0]}
+    return machinery.init_state(), replicate(start_and_bound, machinery.mesh)
+  return shaped
+
+
+class Fitter:
+  """One run of EM: its state, and where it stands."""
+
+  def __init__(self, machinery: Machinery, source: ImageSource, pipeline,
+               checkpoints: Checkpoints, reporter: Reporter, workdir,
+               started: float):
+    """Restores the newest checkpoint of the workdir, or computes the start.
+
+    Args:
+      machinery: the model.
+      source: the images.
+      pipeline: the same on their way to the devices.
+      checkpoints: of the workdir.
+      reporter: shows progress.
+      workdir: where metrics go.
+      started: `time.perf_counter()` when the run began.
+    """
+    self.machinery, self.config = machinery, machinery.config
+    self.source, self.pipeline = source, pipeline
+    self.checkpoints, self.reporter = checkpoints, reporter
+    self._clock = started
+    restored = checkpoints.restore_newest(template(machinery), reporter.warning,
+                                          pipeline.iterator)
+    if restored is None:
+      number = 0
+      self.state = machinery.init_state()
+      self.progress = new_progress(source)
+      self.tau = self._start()
+    else:
+      number, (self.state, self.tau, self.progress) = restored
+      reporter.line(f'Resuming from checkpoint {number}: gradient step '
+                    f"{int(self.state.step)}, {self.progress['iteration']} EM iterations "
+                    'done.')
+    if self.progress['num_images'] != source.num_images:
+      raise UserError(
+          f"The data have {source.num_images} images now, but the workdir's run has "
+          f"{self.progress['num_images']}: restore the data or choose another --workdir.")
+    self.writer = (MetricsWriter(workdir, number) if jax.process_index() == 0 else None)
+    if restored is None:
+      self._save()
+
+  def _start(self):
+    options = self.config.em
+    with self.reporter.task(f'start ({options.init})', 1, 'starts') as task:
+      sample = fit_sample(self.source, options.init_max_images, self.config.seed)
+      assign = fit_start(options.init, sample, self.config.num_clusters,
+                         integer_seed(self.config.seed, 'init'), options)
+      tau = partition(assign, self.source)
+      task.advance(1)
+    bound = np.zeros(len(tau), np.float32)
+    return replicate({'current': tau, 'start': tau, 'bound': bound}, self.machinery.mesh)
+
+  @property
+  def step(self) -> int:
+    """Gradient steps taken; waits for the devices."""
+    return int(self.state.step)
+
+  def _save(self):
+    self._tick()
+    number = self.step + self.progress['iteration']
+    self.checkpoints.save(number, Snapshot(self.state, self.tau, self.progress),
+                          self.pipeline.iterator)
+
+  def _tick(self):
+    now = time.perf_counter()
+    self.progress['wall_seconds'] += now - self._clock
+    self._clock = now
+
+  def _write(self, **values):
+    if self.writer is not None:
+      self.writer.write(self.step, self.progress['iteration'], **values)
+
+  def _last_good(self) -> str:
+    self.checkpoints.wait()
+    numbers = self.checkpoints.numbers()
+    return (f'The last good checkpoint is {numbers[0]}.' if numbers
+            else 'There is no checkpoint yet.')
+
+  def run(self) -> Fit:
+    """Runs EM to its end.
+
+    Returns:
+      The `Fit`.
+
+    Raises:
+      NonFiniteError: the step, the term and the last good checkpoint are named.
+    """
+    while not self.progress['stop_reason']:
+      self.m_phase()
+      try:
+        self.e_phase()
+      except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error} (EM iteration {self.progress['iteration'] + 1}, after gradient "
+            f'step {self.step}). {self._last_good()} Try a smaller '
+            'config.m_step.learning_rate in a new workdir.') from None
+    self._tick()
+    if self.writer is not None:
+      self.writer.close()
+    self.checkpoints.wait()
+    host = to_host(self.tau)
+    return Fit(self.state, host['current'], host['bound'], host['start'], self.progress)
+
+  def m_phase(self):
+    """Closed forms, then the gradient steps that this iteration still lacks."""
+    config, machinery = self.config, self.machinery
+    iteration = self.progress['iteration']
+    begin = steps_until(config.m_step, iteration)
+    end = steps_until(config.m_step, iteration + 1)
+    step = self.step
+    tau = self.tau['current']
+    if step == begin:
+      self.state = update_mixture(machinery, self.state, self.pipeline, tau)
+    key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
+    batches = self.pipeline.training(step)
+    with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
+                            (end - begin) * config.m_step.batch_size, 'images') as task:
+      task.done = (step - begin) * config.m_step.batch_size
+      unreported = 0
+      while step < end:
+        self.state, info = machinery.m_step(self.state, machinery.m_estimator,
+                                            next(batches), tau, key)
+        step, unreported = step + 1, unreported + 1
+        checkpoint_due = step % config.checkpoint.every_steps == 0 or step == end
+        if unreported == 1 and task.counted == 0 or checkpoint_due or (
+            step % config.log.every_steps == 0):
+          self._check_training(info)
+          task.advance(unreported * config.m_step.batch_size,
+                       f'loss {float(info.loss):.4f}{self._bound_note()}')
+          unreported = 0
+        if step % config.log.every_steps == 0 or step == end:
+          self._write(loss=float(info.loss), gradient_norm=float(info.gradient_norm))
+        if step == end:
+          self.progress['train_seconds'] += task.seconds
+          self.progress['train_images'] += task.counted
+        if checkpoint_due:
+          self._save()
+
+  def _bound_note(self):
+    history = self.progress['history']
+    return f", bound {history[-1]['bound_bits_per_dim']:.3f} bits/dim" if history else ''
+
+  def _check_training(self, info):
+    bad = int(self.state.nonfinite_step)
+    if bad >= 0:
+      raise NonFiniteError(
+          f'M-step: the loss is not finite at gradient step {bad} (EM iteration '
+          f"{self.progress['iteration'] + 1}; {float(info.loss)}). {self._last_good()} "
+          'Try a smaller config.m_step.learning_rate in a new workdir.')
+
+  def e_phase(self):
+    """The E-step, its guards and its record."""
+    config, machinery, progress = self.config, self.machinery, self.progress
+    iteration = progress['iteration'] + 1
+    key = jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
+    result = assign_all(machinery, self.state.ema, self.pipeline, key, self.reporter,
+                        f'EM {iteration}/{config.em.max_iterations} E-step')
+    old = to_host(self.tau)
+    tau, info = result.responsibilities, result.info
+    line = iteration_record(old['current'], tau, info, machinery.image_shape)
+    tau, empty = self._guard_empty(tau, info, iteration)
+    progress['iteration'] = iteration
+    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty})
+    progress['e_step_evaluations_per_second'] = (
+        result.evaluations_per_second or progress['e_step_evaluations_per_second'])
+    reseeded = bool(empty) and config.em.reseed_empty
+    reason = settled(progress['history'], config.em)
+    # A re-seeded cluster has not been trained yet: only the maximum ends the run then.
+    if not reseeded or len(progress['history']) >= config.em.max_iterations:
+      progress['stop_reason'] = reason
+    self.tau = replicate({'current': tau, 'start': old['start'], 'bound': info.bound},
+                         machinery.mesh)
+    self._write(**line, empty_clusters=len(empty))
+    self._save()
+    self.reporter.line(
+        f"EM {iteration}: bound {line['bound_bits_per_dim']:.4f} bits/dim, entropy "
+        f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} of the images "
+        'changed cluster')
+
+  def _guard_empty(self, tau, info, iteration):
+    config = self.config.em
+    reseeded, empty = reseed_empty(tau, info.bound, config.min_cluster_size)
+    if not empty:
+      return tau, []
+    last = iteration >= config.max_iterations
+    what = 'left as they are' if not config.reseed_empty else (
+        'not re-seeded after the last iteration' if last
+        else 're-seeded from the worst-explained images')
+    warning = f'EM {iteration}: clusters {empty} are empty; {what}.'
+    if not config.reseed_empty:
+      warning += ' Try --config.em.reseed_empty=True or fewer clusters.'
+    self.progress['warnings'].append(warning)
+    self.reporter.warning(warning)
+    return (reseeded if config.reseed_empty and not last else tau), empty
+
+
+def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
+  """What the history keeps of an EM iteration; plain floats.
+
+  Args:
+    old: responsibilities before, [N, Q].
+    tau: responsibilities after, [N, Q].
+    info: of the E-step, arrays [N].
+    image_shape: (H, W, C).
+
+  Returns:
+    bound_nats (mean per image) and its standard error over images, its three terms,
+    bits per dimension, mean entropy (nats), changed_fraction, and uncertain_fraction:
+    images whose lead of the best cluster is under two standard errors.
+  """
+  bound = float(np.mean(info.bound, dtype=np.float64))
+  sizes = tau.sum(axis=0, dtype=np.float64)
+  return {
+      'bound_nats': bound,
+      'bound_standard_error': float(np.std(info.bound) / np.sqrt(len(tau))),
+      'bound_bits_per_dim': float(bits_per_dimension(bound, image_shape)),
+      'bound_prior': float(np.mean(info.prior)),
+      'bound_diffusion': float(np.mean(info.diffusion)),
+      'bound_decoder': float(np.mean(info.decoder)),
+      'mean_entropy': float(np.mean(info.entropy)),
+      'changed_fraction': float(np.mean(old.argmax(1) != tau.argmax(1))),
+      'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
+      'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
+  }

@@ -1,0 +1,150 @@
+"""From a config to the compiled steps: what fit, predict, sample and evaluate share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jdiffclust.clustering import m_step as m_step_lib
+from jdiffclust.clustering.e_step import Estimator, make_e_step, make_estimator
+from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
+from jdiffclust.clustering.mixture import Mixture, Parameters
+from jdiffclust.diffusion.process import Process, as_float32, process_from_config
+from jdiffclust.diffusion.samplers import ancestral
+from jdiffclust.errors import UserError
+from jdiffclust.networks.unet import unet_from_config
+from jdiffclust.sharding import replicate, to_host
+from jdiffclust.streams import stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Machinery:
+  """The model of a config for images of one shape, on a mesh of devices.
+
+  Attributes:
+    config: the config.
+    image_shape: (H, W, C).
+    mesh: the devices.
+    mixture: the static model.
+    process: the diffusion, float64 on the host.
+    e_estimator: what the E-step draws from, on the devices.
+    m_estimator: what the M-step draws from, on the devices.
+    e_step: the compiled E-step, see `e_step.make_e_step`.
+    m_step: the compiled gradient step, see `m_step.make_m_step`.
+    init_network: from a key to the network's variables.
+  """
+
+  config: Any
+  image_shape: tuple[int, int, int]
+  mesh: Mesh
+  mixture: Mixture
+  process: Process
+  e_estimator: Estimator
+  m_estimator: Estimator
+  e_step: Callable
+  m_step: Callable
+  init_network: Callable
+
+  def init_state(self) -> TrainState:
+    """The state before the first step: random weights, zero means, equal proportions."""
+    q = self.config.num_clusters
+    params = Parameters(
+        network=self.init_network(stream(self.config.seed, 'network')),
+        means=jnp.zeros((q, *self.image_shape)),
+        log_proportions=jnp.full((q,), -np.log(q), jnp.float32))
+    state = m_step_lib.init_state(params, make_optimizer(self.config.m_step))
+    return replicate(to_host(state), self.mesh)
+
+
+def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
+  """Prepares (without compiling yet) everything that a config asks for.
+
+  Args:
+    config: a checked config.
+    image_shape: (H, W, C), divisible as the U-Net's levels need.
+    levels: grey levels of the images, or None.
+    mesh: the devices.
+
+  Returns:
+    The `Machinery`.
+
+  Raises:
+    UserError: an invalid schedule or pull, or a discretized decoder without levels.
+  """
+  process = process_from_config(config.diffusion)
+  decoder = config.diffusion.decoder
+  if decoder == 'discretized' and levels is None:
+    raise UserError(
+        "config.diffusion.decoder = 'discretized', but the images are real-valued: "
+        'set it to gaussian (or auto), or give 8-bit images.')
+  network = unet_from_config(config.network)
+
+  def denoise(variables, x_t, t, mu, dropout_keys=None):
+    return network.apply(variables, x_t, t, mu, dropout_keys)
+
+  def init_network(key):
+    x = jnp.zeros((1, *image_shape))
+    return jax.jit(network.init)(key, x, jnp.ones((1,), jnp.int32), x)
+
+  mixture = Mixture(denoise, None if decoder == 'gaussian' else levels)
+  m_weighting = config.m_step.weighting
+  estimators = (
+      make_estimator(process, config.e_step.weighting, config.e_step.proposal),
+      make_estimator(process, m_weighting,
+                     'weight' if m_weighting == 'elbo' else 'uniform'))
+  e_estimator, m_estimator = replicate(to_host(estimators), mesh)
+  return Machinery(
+      config=config, image_shape=tuple(image_shape), mesh=mesh, mixture=mixture,
+      process=process, e_estimator=e_estimator, m_estimator=m_estimator,
+      e_step=make_e_step(mixture, config.e_step, mesh),
+      m_step=make_m_step(mixture, config.m_step, mesh), init_network=init_network)
+
+
+def draw_samples(machinery: Machinery, params: Parameters, clusters, num_images: int,
+                 batch_size: int, seed: int, task=None) -> np.ndarray:
+  """Generates images of clusters by ancestral sampling.
+
+  Args:
+    machinery: the model.
+    params: fitted parameters (the averaged ones).
+    clusters: k cluster numbers.
+    num_images: n, images per cluster.
+    batch_size: drawn at once; the result does not depend on it.
+    seed: another one draws other images.
+    task: advanced by the images drawn, or None.
+
+  Returns:
+    float32 [k, n, H, W, C], in [-1, 1] up to what the network overshoots.
+  """
+  total = len(clusters) * num_images
+  batch_size = min(batch_size, total)
+  owners = np.repeat(np.asarray(clusters), num_images)
+  # An image's key follows from its cluster and place, not from the other clusters.
+  numbers = np.concatenate([np.arange(num_images) for _ in clusters])
+  process = as_float32(machinery.process)
+  mixture = machinery.mixture
+
+  @jax.jit
+  def draw(process, params, key, owners, numbers):
+    keys = jax.vmap(lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n))(
+        owners, numbers)
+    eta = lambda x, t, mu: mixture.denoise(params.network, x, t, mu)
+    return ancestral(process, eta, keys, params.means[owners])
+
+  key = stream(seed, 'sample')
+  images = []
+  for start in range(0, total, batch_size):
+    rows = np.minimum(np.arange(start, start + batch_size), total - 1)
+    drawn = draw(process, params, key, jnp.asarray(owners[rows], jnp.int32),
+                 jnp.asarray(numbers[rows], jnp.int32))
+    images.append(np.asarray(drawn)[:total - start])
+    if task is not None:
+      task.advance(len(images[-1]))
+  return np.concatenate(images).reshape(len(clusters), num_images,
+                                        *machinery.image_shape)

@@ -1,0 +1,97 @@
+"""What a person sees while a run works: rich bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn)
+
+
+class Task:
+  """One piece of work with a known number of parts."""
+
+  def __init__(self, reporter: 'Reporter', name: str, total: int, unit: str):
+    """Starts the clock at the first `advance`, so that compilation is left out."""
+    self._reporter, self.name, self.total, self.unit = reporter, name, total, unit
+    self.done, self.counted = 0, 0
+    self._started = self._printed = None
+    self._bar = None
+    if reporter.bars:
+      self._bar = reporter.bars.add_task(name, total=total, note='')
+
+  @property
+  def seconds(self) -> float:
+    """Seconds over which `counted` parts were done."""
+    return 0. if self._started is None else time.perf_counter() - self._started
+
+  @property
+  def rate(self) -> float | None:
+    """Parts a second, without the first `advance`, which compiles; None: unknown."""
+    return self.counted / self.seconds if self.counted and self.seconds > 0 else None
+
+  def advance(self, parts: int, note: str = '') -> None:
+    """Counts parts as done and shows a note, such as the current bound."""
+    self.done += parts
+    if self._started is None:
+      self._started = time.perf_counter()
+    else:
+      self.counted += parts
+    if self._bar is not None:
+      rate = f'{self.rate:,.0f} {self.unit}/s' if self.rate else ''
+      self._reporter.bars.update(self._bar, completed=self.done,
+                                 note='  '.join(filter(None, (rate, note))))
+    elif not self._reporter.quiet:
+      self._print(note)
+
+  def _print(self, note):
+    now = time.perf_counter()
+    finished = self.done >= self.total
+    if not finished and self._printed and now - self._printed < self._reporter.every:
+      return
+    self._printed = now
+    parts = [f'{self.name}: {self.done:,}/{self.total:,}']
+    if self.rate:
+      left = (self.total - self.done) / self.rate
+      parts += [f'{self.rate:,.0f} {self.unit}/s', f'{left:.0f} s left']
+    self._reporter.line(', '.join(parts + [note] * bool(note)))
+
+
+class Reporter:
+  """Shows progress on standard error.
+
+  Attributes:
+    quiet: show nothing but warnings.
+    bars: rich's display while `tasks` is open on a terminal, else None.
+    every: seconds between plain lines.
+  """
+
+  def __init__(self, quiet: bool = False, every: float = 10.):
+    """Writes to the standard error of the moment."""
+    self.quiet, self.every, self.bars = quiet, every, None
+    self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+  def line(self, text: str) -> None:
+    """Prints a line, unless quiet."""
+    if not self.quiet:
+      self._console.print(text, markup=False)
+
+  def warning(self, text: str) -> None:
+    """Prints a warning, quiet or not."""
+    self._console.print(f'warning: {text}', markup=False)
+
+  @contextlib.contextmanager
+  def task(self, name: str, total: int, unit: str) -> Iterator[Task]:
+    """Opens a `Task`; its bar disappears when it ends."""
+    if self.quiet or not self._console.is_terminal:
+      yield Task(self, name, total, unit)
+      return
+    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                  TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
+                  console=self._console, transient=True) as self.bars:
+      yield Task(self, name, total, unit)
+    self.bars = None

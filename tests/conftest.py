@@ -1,0 +1,20 @@
+"""Strict JAX and eight virtual CPU devices, for every test."""
+
+import os
+
+os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
+                           + ' --xla_force_host_platform_device_count=8')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+
+@pytest.fixture
+def x64():
+  """Double precision for the length of a test."""
+  with jax.enable_x64(True):
+    yield

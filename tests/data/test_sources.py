@@ -1,0 +1,500 @@
+"""Each source against data written here byte by byte, and each of its messages."""
+
+import functools
+import gzip
+import math
+import os
+import pathlib
+import sys
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+from PIL import Image
+import pytest
+
+from jdiffclust import errors
+from jdiffclust.data import dataset
+from jdiffclust.data import sources
+
+FEW = hypothesis.settings(
+    max_examples=25, deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+
+
+def refused(data):
+  """Returns the one line a mistake is answered with."""
+  with pytest.raises(errors.UserError) as caught:
+    dataset.load_source(data)
+  message = str(caught.value)
+  assert '\n' not in message and message
+  return message
+
+
+# --- idx ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def idx(options):
+  return functools.partial(options, source='idx')
+
+
+@FEW
+@hypothesis.given(
+    shape=st.tuples(*[st.integers(1, 4)] * 3), gzipped=st.booleans(), data=st.data())
+def test_idx_round_trip(tmp_path, write_idx, shape, gzipped, data):
+  size = math.prod(shape)
+  values = data.draw(st.binary(min_size=size, max_size=size))
+  name = 'x.gz' if gzipped else 'x'
+  read = sources.read_idx_images(write_idx(tmp_path / name, values, shape))
+  assert read.shape == (*shape, 1) and read.dtype == np.uint8
+  assert read.tobytes() == values
+
+
+@pytest.mark.parametrize('kind, form, values', [
+    (0x09, 'b', [-1, 2]), (0x0B, 'h', [-300, 2]), (0x0C, 'i', [70000, -1]),
+    (0x0D, 'f', [0.5, -2]), (0x0E, 'd', [0.1, 3])])
+def test_idx_types(tmp_path, write_idx, kind, form, values):
+  path = write_idx(tmp_path / 'x', values, (2,), kind, form)
+  assert sources.read_idx(path).tolist() == values
+
+
+@pytest.mark.parametrize('images, labels', [
+    ('train-images-idx3-ubyte.gz', 'train-labels-idx1-ubyte.gz'),
+    ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
+    ('t10k-images.idx3-ubyte', 't10k-labels.idx1-ubyte'),
+    ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte.gz'),
+    ('train-images-idx3-ubyte.gz', 'train-labels-idx1-ubyte')])
+def test_idx_finds_its_labels(tmp_path, write_idx, idx, images, labels):
+  path = write_idx(tmp_path / images, range(12), (3, 2, 2))
+  write_idx(tmp_path / labels, [7, 0, 9], (3,))
+  source = dataset.load_source(idx(path=path))
+  assert source.labels.tolist() == [7, 0, 9] and source.labels.dtype == np.int64
+  assert source.levels == 256 and source.name == f'idx:{images}'
+  np.testing.assert_array_equal(source.images[2, :, :, 0], [[8, 9], [10, 11]])
+  assert isinstance(source.images, np.memmap) != images.endswith('.gz')
+  assert dataset.load_source(idx(path=path, use_labels=False)).labels is None
+
+
+def test_idx_without_labels_and_with_labels_elsewhere(tmp_path, write_idx, idx):
+  path = write_idx(tmp_path / 'pictures', range(12), (3, 2, 2))
+  assert dataset.load_source(idx(path=path)).labels is None
+  labels = write_idx(tmp_path / 'classes', [1, 2, 300], (3,), 0x0C, 'i')
+  source = dataset.load_source(idx(path=path, labels_path=labels))
+  assert source.labels.tolist() == [1, 2, 300]
+
+
+def test_idx_in_colour_and_padded_from_a_map(tmp_path, write_idx, idx):
+  path = write_idx(tmp_path / 'x', range(36), (3, 2, 2, 3))
+  source = dataset.load_source(idx(path=path, padding=1))
+  assert source.image_shape == (4, 4, 3)
+  images = dataset.read_images(source, [2])
+  assert images[0, 1:3, 1:3].ravel().tolist() == list(range(24, 36))
+  assert images.sum() == sum(range(24, 36))
+
+
+@pytest.mark.parametrize('cut', [4, 15, 17, 27])
+def test_idx_cut_short(tmp_path, write_idx, idx, cut):
+  whole = write_idx(tmp_path / 'whole', range(12), (3, 2, 2))
+  content = pathlib.Path(whole).read_bytes()[:cut]
+  (tmp_path / 'x').write_bytes(content)
+  (tmp_path / 'x.gz').write_bytes(gzip.compress(content))
+  for name in ('x', 'x.gz'):
+    message = refused(idx(path=str(tmp_path / name)))
+    assert 'truncated' in message and name in message
+    if cut > 16:
+      assert f'announces 12 bytes for the shape (3, 2, 2), {cut - 16} follow' in message
+
+
+def test_idx_longer_than_announced(tmp_path, write_idx, idx):
+  for name in ('x', 'x.gz'):
+    path = write_idx(tmp_path / name, range(12), (3, 2, 2), extra=b'more')
+    assert 'longer than its header says' in refused(idx(path=path))
+
+
+def test_gzip_cut_short_or_damaged(tmp_path, write_idx, idx):
+  path = pathlib.Path(write_idx(
+      tmp_path / 'x.gz', np.random.default_rng(0).bytes(4000), (10, 20, 20)))
+  content = path.read_bytes()
+  path.write_bytes(content[:-100])
+  assert 'damaged or truncated gzip' in refused(idx(path=str(path)))
+  path.write_bytes(content[:300] + b'xx' + content[302:])
+  assert 'damaged or truncated gzip' in refused(idx(path=str(path)))
+
+
+def test_not_idx(tmp_path, write_idx, idx):
+  for content in (b'', b'\x89PNG\r\n\x1a\n', b'\0\0\x07\x03' + b'\0' * 99):
+    (tmp_path / 'x').write_bytes(content)
+    message = refused(idx(path=str(tmp_path / 'x')))
+    assert 'is not an IDX file' in message
+    assert repr(content[:4].hex(' ')) in message
+  labels = write_idx(tmp_path / 'y', [1, 2], (2,))
+  assert 'not images' in refused(idx(path=labels))
+  floats = write_idx(tmp_path / 'z', [1] * 8, (2, 2, 2), 0x0D, 'f')
+  assert 'not images' in refused(idx(path=floats))
+
+
+def test_idx_paths_that_are_no_files(tmp_path, write_idx, idx):
+  assert 'does not exist' in refused(idx(path=str(tmp_path / 'nope')))
+  assert 'is a folder' in refused(idx(path=str(tmp_path)))
+  assert "'' names no file" in refused(idx(path=''))
+  path = write_idx(tmp_path / 'x', range(12), (3, 2, 2))
+  assert 'nowhere' in refused(idx(path=path, labels_path='nowhere'))
+
+
+def test_labels_that_do_not_fit(tmp_path, write_idx, idx):
+  path = write_idx(tmp_path / 'a-images-idx3', range(12), (3, 2, 2))
+  write_idx(tmp_path / 'a-labels-idx1', [1, 2], (2,))
+  assert '2 labels for 3 images' in refused(idx(path=path))
+  assert dataset.load_source(idx(path=path, use_labels=False)).num_images == 3
+  floats = write_idx(tmp_path / 'y', [0.5, 1, 2], (3,), 0x0D, 'f')
+  assert 'not whole numbers' in refused(idx(path=path, labels_path=floats))
+
+
+# --- npz and npy --------------------------------------------------------------
+
+
+@pytest.fixture
+def npz(options, tmp_path):
+  """Returns a function from arrays and options to the data options of their file."""
+  def save(arrays, **changes):
+    np.savez(tmp_path / 'x.npz', **arrays)
+    return options(source='npz', path=str(tmp_path / 'x.npz'), **changes)
+  return save
+
+
+IMAGES = np.arange(48, dtype=np.uint8).reshape(4, 3, 4)
+
+
+@pytest.mark.parametrize('image_key, label_key', [
+    ('images', 'labels'), ('x', 'y'), ('x_train', 'y_train'), ('arr_0', 'arr_1')])
+def test_npz_names_found_by_themselves(npz, image_key, label_key):
+  source = dataset.load_source(npz({image_key: IMAGES, label_key: [3, 1, 2, 0]}))
+  np.testing.assert_array_equal(source.images[..., 0], IMAGES)
+  assert source.labels.tolist() == [3, 1, 2, 0]
+  assert source.levels == 256 and source.name == 'npz:x.npz'
+
+
+def test_npz_names_given_or_single(npz):
+  assert dataset.load_source(npz({'pictures': IMAGES})).labels is None
+  both = {'pictures': IMAGES, 'classes': [1, 2, 3, 4], 'images': IMAGES[:2]}
+  source = dataset.load_source(npz(both, image_key='pictures', label_key='classes'))
+  assert source.num_images == 4 and source.labels.tolist() == [1, 2, 3, 4]
+
+
+def test_npz_names_missing(npz):
+  two = {'a': IMAGES, 'b': IMAGES}
+  message = refused(npz(two))
+  assert 'images, x, x_train, arr_0' in message and 'it has: a, b' in message
+  assert "no array 'c'; it has: a, b" in refused(npz(two, image_key='c'))
+  message = refused(npz(two, image_key='a', label_key='z'))
+  assert "no array 'z'" in message and 'label_key' in message
+  assert 'it has: none' in refused(npz({}))
+
+
+def test_npz_channels(npz):
+  colour = np.arange(96, dtype=np.uint8).reshape(4, 2, 4, 3)
+  assert dataset.load_source(npz({'x': colour})).image_shape == (2, 4, 3)
+  assert dataset.load_source(npz({'x': colour}, channels=1)).image_shape == (2, 4, 1)
+  alpha = np.zeros((2, 1, 1, 4), np.uint8)
+  alpha[:, 0, 0] = [[200, 100, 50, 51], [200, 100, 50, 255]]
+  source = dataset.load_source(npz({'x': alpha}))
+  assert source.images[:, 0, 0].tolist() == [[40, 20, 10], [200, 100, 50]]
+
+
+@pytest.mark.parametrize('shape', [(4, 48), (4, 3, 4, 4, 1), (4, 3, 32, 32), (4, 2, 2, 2)])
+def test_npz_shapes_that_are_no_images(npz, shape):
+  message = refused(npz({'x': np.zeros(shape)}))
+  assert str(shape) in message and 'channels last' in message
+
+
+def test_npz_integers_and_truth_values(npz):
+  source = dataset.load_source(npz({'x': IMAGES.astype(np.int64)}))
+  assert source.levels == 256 and source.images.dtype == np.uint8
+  np.testing.assert_array_equal(source.images[..., 0], IMAGES)
+  source = dataset.load_source(npz({'x': IMAGES > 20}))
+  assert source.levels == 2 and set(source.images.ravel()) == {0, 1}
+  for values in (IMAGES.astype(int) - 1, IMAGES.astype(int) * 300):
+    message = refused(npz({'x': values}))
+    assert f'from {values.min()} to {values.max()}' in message and '255' in message
+
+
+def test_npz_floats_fill_the_range(npz):
+  source = dataset.load_source(npz({'x': IMAGES.astype(np.float64) * 3 - 100}))
+  assert source.levels is None and source.images.dtype == np.float32
+  np.testing.assert_allclose(
+      source.images[..., 0], IMAGES / 47 * 2 - 1, atol=1e-6)
+  padded = dataset.load_source(npz({'x': IMAGES.astype(np.float16)}, padding=1))
+  assert padded.images[:, 0].max() == -1 and padded.images.dtype == np.float32
+
+
+def test_npz_float_alpha(npz):
+  images = np.array([[[[0.5, 1, 0.25, 0.5]]], [[[0, 0, 0, 1]]]])
+  source = dataset.load_source(npz({'x': images}))
+  np.testing.assert_allclose(source.images[0, 0, 0], [0, 1, -0.5])
+  images[0, 0, 0, 3] = 255
+  assert 'alpha' in refused(npz({'x': images}))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_npz_pixels_not_finite(npz, bad):
+  images = IMAGES.astype(np.float32)
+  images[[1, 3], 0, 0] = bad
+  message = refused(npz({'x': images}))
+  assert '2 of 4 images' in message and 'first is index 1' in message
+
+
+def test_npz_complex_pixels(npz):
+  assert 'complex64' in refused(npz({'x': IMAGES.astype(np.complex64)}))
+
+
+def test_npz_labels(npz):
+  texts = np.array(['dog', 'cat', 'dog', 'ape'])
+  source = dataset.load_source(npz({'x': IMAGES, 'y': texts}))
+  assert source.labels.tolist() == [2, 1, 2, 0]
+  assert source.label_names == ('ape', 'cat', 'dog')
+  column = np.array([[3.], [1.], [2.], [0.]])
+  assert dataset.load_source(
+      npz({'x': IMAGES, 'y': column})).labels.tolist() == [3, 1, 2, 0]
+  assert 'argmax' in refused(npz({'x': IMAGES, 'y': np.eye(4)}))
+  assert '3 labels for 4' in refused(npz({'x': IMAGES, 'y': [1, 2, 3]}))
+  assert 'not whole' in refused(npz({'x': IMAGES, 'y': [1, np.nan, 2, 3]}))
+
+
+def test_npy_is_a_map_of_8_bits(options, tmp_path):
+  np.save(tmp_path / 'x.npy', IMAGES)
+  source = dataset.load_source(options(source='npz', path=str(tmp_path / 'x.npy')))
+  assert isinstance(source.images, np.memmap) and source.labels is None
+  read = dataset.read_images(source, [3, 0])
+  assert not isinstance(read, np.memmap)
+  np.testing.assert_array_equal(read[..., 0], IMAGES[[3, 0]])
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'hello, this is text', b'PK\3\4 cut short', b'\x93NUMPY\1\0'])
+def test_npz_that_is_none(options, tmp_path, content):
+  (tmp_path / 'x.npz').write_bytes(content)
+  message = refused(options(source='npz', path=str(tmp_path / 'x.npz')))
+  assert 'np.savez' in message and 'x.npz' in message
+
+
+def test_npz_of_objects_and_missing_file(npz, options):
+  assert 'np.savez' in refused(npz({'x': np.array([{}, {}], object)}))
+  assert 'does not exist' in refused(options(source='npz', path='nope.npz'))
+
+
+# --- folder -------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(options, tmp_path):
+  """Returns a function from {path: image array or bytes} to the data options."""
+  def write(files, **changes):
+    for name, content in files.items():
+      path = tmp_path / 'images' / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      if isinstance(content, bytes):
+        path.write_bytes(content)
+      else:
+        Image.fromarray(np.asarray(content, np.uint8)).save(path)
+    return options(source='folder', path=str(tmp_path / 'images'), **changes)
+  return write
+
+
+def grey(value, height=2, width=2):
+  return np.full((height, width), value, np.uint8)
+
+
+def colour(value):
+  return np.full((2, 2, 3), value, np.uint8)
+
+
+def test_folder_order_labels_and_pixels(folder):
+  source = dataset.load_source(folder({
+      'dog/b.png': grey(1), 'cat/z.BMP': grey(2), 'dog/a.png': grey(3),
+      'cat/more/c.tif': grey(4), 'cat/.hidden.png': grey(9), '.git/x.png': grey(9),
+      'notes.txt': b'not an image, not listed'}))
+  assert source.ids == ('cat/more/c.tif', 'cat/z.BMP', 'dog/a.png', 'dog/b.png')
+  assert source.labels.tolist() == [0, 0, 1, 1] and source.labels.dtype == np.int64
+  assert source.label_names == ('cat', 'dog')
+  assert source.levels == 256 and source.image_shape == (2, 2, 1)
+  assert source.name == 'folder:images' and source.skipped == ()
+  assert not isinstance(source.images, np.ndarray)
+  assert dataset.read_images(source, [0, 1, 2, 3])[:, 0, 0, 0].tolist() == [4, 2, 3, 1]
+  assert source.images[3].dtype == np.uint8
+
+
+def test_folder_labels_only_where_they_mean_something(folder):
+  files = {'a.png': grey(1), 'b.png': grey(2)}
+  assert dataset.load_source(folder(files)).labels is None
+  more = {'sub/c.png': grey(3)}
+  message = refused(folder(more))
+  assert '2 of 3 images' in message and 'a.png' in message and 'use_labels' in message
+  assert dataset.load_source(folder({}, use_labels=False)).num_images == 3
+
+
+def test_one_sub_folder_is_no_label(folder):
+  source = dataset.load_source(folder({'all/a.png': grey(1), 'all/b.png': grey(2)}))
+  assert source.labels is None and source.label_names is None
+
+
+def test_folder_channels(folder):
+  mixed = {'a.png': grey(7), 'b.png': colour((255, 0, 0))}
+  source = dataset.load_source(folder(mixed))
+  assert source.image_shape == (2, 2, 3)
+  images = dataset.read_images(source, [0, 1])
+  assert images[0, 0, 0].tolist() == [7, 7, 7]
+  assert images[1, 0, 0].tolist() == [255, 0, 0]
+  images = dataset.read_images(dataset.load_source(folder({}, channels=1)), [0, 1])
+  assert images[:, 0, 0].tolist() == [[7], [76]]
+
+
+def test_folder_sizes(folder):
+  files = {'a.png': grey(1, 4, 6), 'b.png': grey(2, 4, 6), 'c.png': grey(3, 8, 6)}
+  message = refused(folder(files))
+  assert 'a.png is 4x6' in message and 'c.png is 8x6' in message
+  assert '--config.data.image_size=N' in message
+  source = dataset.load_source(folder({}, image_size=3, padding=1))
+  assert source.image_shape == (5, 5, 1)
+  images = dataset.read_images(source, range(3))
+  assert images[:, 1:4, 1:4].reshape(3, -1).tolist() == [[1] * 9, [2] * 9, [3] * 9]
+
+
+def test_large_jpeg_is_reduced_while_decoding(folder, tmp_path):
+  ramp = np.tile(np.linspace(0, 255, 512), (256, 1))
+  source = dataset.load_source(
+      folder({'a.jpg': ramp, 'b.jpg': 255 - ramp}, image_size=8))
+  images = dataset.read_images(source, [0, 1])[..., 0].astype(int)
+  middle = ramp[:, 128:384].reshape(8, 32, 8, 32).mean((1, 3))
+  assert np.abs(images[0] - middle).max() <= 3
+  assert np.abs(images[1] - (255 - middle)).max() <= 3
+
+
+def test_folder_unreadable_files(folder):
+  files = {f'{i}.png': grey(i) for i in range(3)}
+  whole = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+  files['whole.jpg'] = whole
+  data = folder(files, image_size=2)
+  path = pathlib.Path(data.path)
+  (path / 'cut.jpg').write_bytes((path / 'whole.jpg').read_bytes()[:-400])
+  (path / 'text.png').write_bytes(b'x')
+  (path / 'empty.gif').write_bytes(b'')
+  (path / 'a.txt').write_bytes(b'x')  # not an extension Pillow reads
+  os.symlink('nowhere', path / 'link.png')
+  message = refused(data)
+  assert '4 of 8 image files' in message and 'unreadable=skip' in message
+  assert 'cut.jpg (' in message and 'empty.gif (not an image)' in message
+  assert 'text.png' not in message and '...' in message  # the first three
+  data.unreadable = 'skip'
+  source = dataset.load_source(data)
+  assert source.skipped == ('cut.jpg', 'empty.gif', 'link.png', 'text.png')
+  assert source.ids == ('0.png', '1.png', '2.png', 'whole.jpg')
+
+
+def test_folder_with_nothing_readable(folder):
+  message = refused(folder({'a.png': b'x'}, unreadable='skip'))
+  assert '1 of 1' in message and 'a.png (not an image)' in message
+
+
+def test_folder_without_images(folder, options, tmp_path):
+  (tmp_path / 'images').mkdir()
+  assert 'none at all' in refused(folder({}))
+  message = refused(folder({'a.txt': b'', 'b.TXT': b'', 'c.csv': b'', 'd': b''}))
+  assert '1 without extension, 1 .csv, 2 .txt' in message
+  assert 'is not a folder' in refused(options(source='folder', path='nowhere'))
+  assert 'is not a folder' in refused(options(source='folder', path=''))
+
+
+def test_folder_follows_links_but_not_in_circles(folder, tmp_path):
+  data = folder({'a/1.png': grey(1), 'b/2.png': grey(2)})
+  (tmp_path / 'elsewhere').mkdir()
+  Image.fromarray(grey(3)).save(tmp_path / 'elsewhere' / '3.png')
+  os.symlink(tmp_path / 'elsewhere', tmp_path / 'images' / 'c')
+  os.symlink(tmp_path / 'images', tmp_path / 'images' / 'a' / 'up')
+  source = dataset.load_source(data)
+  assert source.ids == ('a/1.png', 'b/2.png', 'c/3.png')
+  assert source.label_names == ('a', 'b', 'c')
+
+
+def test_max_images_of_a_folder_are_spread(folder):
+  files = {f'{c}/{i}.png': grey(10 * j + i) for j, c in enumerate('abc')
+           for i in range(4)}
+  source = dataset.load_source(folder(files, max_images=6))
+  assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
+  assert source.ids == ('a/0.png', 'a/2.png', 'b/0.png', 'b/2.png', 'c/0.png',
+                        'c/2.png')
+  assert dataset.read_images(source, range(6))[:, 0, 0, 0].tolist() == [
+      0, 2, 10, 12, 20, 22]
+
+
+def test_constant_folder_is_refused(folder):
+  message = refused(folder({'a.png': grey(7), 'b.png': grey(7)}))
+  assert 'every pixel of every image is 7' in message
+
+
+def test_file_removed_after_loading(folder, tmp_path):
+  source = dataset.load_source(folder({'a.png': grey(1), 'b.png': grey(2)}))
+  (tmp_path / 'images' / 'b.png').unlink()
+  with pytest.raises(errors.UserError, match='b.png.*not any more'):
+    dataset.read_images(source, [0, 1])
+
+
+def test_file_names_that_are_not_utf8(folder, tmp_path):
+  data = folder({'a.png': grey(1), 'b.png': grey(2)})
+  old = os.fsencode(tmp_path / 'images' / 'b.png')
+  try:
+    os.rename(old, old.replace(b'b.png', b'\xff.png'))
+  except OSError:
+    pytest.skip('this file system has UTF-8 names only')
+  source = dataset.load_source(data)
+  assert source.ids[1].encode('utf-8')  # can be written to a results file
+  assert dataset.read_images(source, [1]).max() == 2
+
+
+# --- tfds: what is prepared is in test_prepare_tfds.py --------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch):
+  """Makes every connection fail at once."""
+  import requests
+  def refuse(url, **_):
+    raise requests.ConnectionError(f'no route to {url}')
+  monkeypatch.setattr(requests, 'head', refuse)
+
+
+def test_tfds_not_prepared_and_no_network(options, tmp_path, offline):
+  message = refused(options(source='tfds', name='cifar10', path=str(tmp_path)))
+  assert 'no connection to www.cs.toronto.edu' in message
+  assert all(part in message for part in (
+      str(tmp_path), 'prepare_tfds', 'folder', 'npz', 'idx'))
+
+
+@pytest.mark.parametrize('name', ['no_such_set', 'cifar10:0.0.9', 'no such set'])
+def test_tfds_name_unknown(options, tmp_path, offline, name):
+  message = refused(options(source='tfds', name=name, path=str(tmp_path)))
+  assert repr(name) in message and str(tmp_path) in message
+
+
+def test_tfds_name_missing(options):
+  assert "name=''" in refused(options(source='tfds'))
+
+
+@pytest.mark.parametrize('package', [
+    'array_record.python.array_record_data_source', 'importlib_resources',
+    'tensorflow_datasets'])
+def test_tfds_package_missing(options, monkeypatch, package):
+  monkeypatch.setitem(sys.modules, package, None)
+  message = refused(options(source='tfds', name='cifar10'))
+  assert package.split('.')[0] in message and 'pip install' in message
+
+
+def test_tfds_preparing_needs_a_missing_package(options, tmp_path, monkeypatch):
+  import tensorflow_datasets as tfds
+  def prepare(self, **_):
+    raise ModuleNotFoundError("No module named 'tensorflow'", name='tensorflow')
+  monkeypatch.setattr(sources, '_check_reachable', lambda builder: None)
+  monkeypatch.setattr(
+      tfds.core.DatasetBuilder, 'download_and_prepare', prepare)
+  message = refused(options(source='tfds', name='cifar10', path=str(tmp_path)))
+  assert 'needs the package tensorflow' in message and 'prepare_tfds' in message

@@ -1,0 +1,185 @@
+"""What the figures hold, and that their pixels are the images' own."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from jdiffclust.report import figures
+
+
+def pixels(figure, path):
+  figures.save_figure(figure, path)
+  with Image.open(path) as image:
+    return np.asarray(image.convert('RGB'))
+
+
+def flat_images(levels, size=8, channels=1):
+  """One constant image per level in [-1, 1]."""
+  levels = np.asarray(levels, np.float32)
+  return np.broadcast_to(
+      levels[..., None, None, None], (*levels.shape, size, size, channels))
+
+
+def area(picture, level):
+  """How many pixels have the colour of a constant image of this level."""
+  return np.sum(np.all(picture == round(127.5 * level + 127.5), axis=-1))
+
+
+def texts(figure):
+  return [text.get_text() for text in figure.texts]
+
+
+def gallery(num_clusters, k=2, **kwargs):
+  members = {
+      q: (flat_images([.3] * k), flat_images([-.3] * k)) for q in range(num_clusters)}
+  return figures.cluster_gallery(
+      flat_images([-.7] * num_clusters), members, np.arange(num_clusters) + 1,
+      [.98] * num_clusters, **kwargs)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_typical_and_uncertain_against_brute_force(seed):
+  rng = np.random.default_rng(seed)
+  # Few levels, so that there are ties for the bound to break.
+  responsibilities = rng.integers(1, 4, (30, 4)) / 10
+  responsibilities[:, 3] = 0
+  bound = rng.normal(size=30)
+  chosen = figures.typical_and_uncertain(responsibilities, bound, 5)
+  assert sorted(chosen) == [0, 1, 2, 3]
+  for cluster, (typical, uncertain) in chosen.items():
+    ranked = sorted(
+        (n for n in range(30) if responsibilities[n].argmax() == cluster),
+        key=lambda n: (responsibilities[n].max(), bound[n]))
+    assert typical.tolist() == ranked[::-1][:5]
+    assert uncertain.tolist() == ranked[:5]
+  assert not chosen[3][0].size
+
+
+def test_typical_and_uncertain_checks_shapes():
+  with pytest.raises(ValueError, match=r'\[N, Q\]'):
+    figures.typical_and_uncertain(np.ones((3, 2)), np.ones(2), 1)
+
+
+def test_gallery_shows_every_picture_without_resampling(tmp_path):
+  figure = gallery(3)
+  picture = pixels(figure, tmp_path / 'gallery.png')
+  side = 128
+  assert area(picture, -.7) == 3 * side ** 2
+  assert area(picture, .3) == area(picture, -.3) == 3 * 2 * side ** 2
+  assert 'cluster 1 · 2 images · mean certainty .98' in texts(figure)
+  assert 'cluster 0 · 1 image · mean certainty .98' in texts(figure)
+  assert {'mean', 'most typical', 'least certain'} <= set(texts(figure))
+
+
+def test_gallery_caps_rows_at_the_largest(tmp_path):
+  figure = gallery(8, max_rows=3)
+  assert area(pixels(figure, tmp_path / 'x.png'), -.7) == 3 * 128 ** 2
+  assert 'The largest 3 of 8 clusters' in texts(figure)
+  assert any('cluster 7' in text for text in texts(figure))
+  assert not any('cluster 4' in text for text in texts(figure))
+
+
+def test_gallery_with_an_empty_cluster(tmp_path):
+  none = np.zeros((0, 8, 8, 3))
+  figure = figures.cluster_gallery(
+      np.full((1, 8, 8, 3), np.nan), {0: (none, none)}, [0], [None])
+  assert 'cluster 0 · empty' in texts(figure)
+  assert area(pixels(figure, tmp_path / 'x.png'), 0) == 128 ** 2
+
+
+@pytest.mark.parametrize('size, channels, side', [
+    (8, 1, 128), (28, 1, 112), (32, 3, 128), (128, 3, 128), (300, 3, 128)])
+def test_sample_grid(size, channels, side, tmp_path):
+  samples = flat_images([[.5] * 4] * 3, size, channels)
+  figure = figures.sample_grid(samples, clusters=[4, 7, 9])
+  assert area(pixels(figure, tmp_path / 'x.png'), .5) == 12 * side ** 2
+  assert {'4', '7', '9', 'generated images'} <= set(texts(figure))
+
+
+def test_pixels_are_the_images_own(tmp_path):
+  image = np.linspace(-1, 1, 8 * 8 * 3, dtype=np.float32).reshape(1, 1, 8, 8, 3)
+  picture = pixels(figures.sample_grid(image), tmp_path / 'x.png')
+  expected = np.round(image[0, 0] * 127.5 + 127.5).repeat(16, 0).repeat(16, 1)
+  windows = np.lib.stride_tricks.sliding_window_view(picture, (128, 128), (0, 1))
+  corner = np.all(windows[..., 0, 0] == expected[0, 0], axis=-1)
+  assert any(
+      np.array_equal(picture[y:y + 128, x:x + 128], expected)
+      for y, x in zip(*np.nonzero(corner)))
+
+
+def test_hero(tmp_path):
+  members = {q: (flat_images([.3] * 9), flat_images([.9] * 9)) for q in range(4)}
+  figure = figures.hero(
+      flat_images([-.7] * 4), members, flat_images([[-.3] * 8] * 4), [1, 5, 2, 7],
+      max_rows=2)
+  picture = pixels(figure, tmp_path / 'hero.png')
+  assert picture.shape[1] > 2 * picture.shape[0]
+  assert area(picture, .3) == area(picture, -.3) == 2 * 6 * 128 ** 2
+  assert area(picture, .9) == 0
+  assert {'mean', 'members', 'generated', '1', '3'} <= set(texts(figure))
+
+
+def test_images_of_other_channels_are_refused():
+  with pytest.raises(ValueError, match='1 or 3'):
+    figures.sample_grid(np.zeros((2, 2, 8, 8, 2)))
+
+
+def record(iteration, **more):
+  return {'iteration': iteration, 'bound_bits_per_dim': 3., 'mean_entropy': .1,
+          'changed_fraction': None if iteration == 0 else .2, **more}
+
+
+def test_history_curves(tmp_path):
+  figure = figures.history_curves([record(i) for i in range(4)])
+  assert [len(axes.get_lines()) for axes in figure.axes] == [1, 1, 1]
+  assert pixels(figure, tmp_path / 'x.png').shape == (580, 1800, 3)
+  figure = figures.history_curves([record(i, acc=.5) for i in range(4)])
+  lines = figure.axes[2].get_lines()
+  assert lines[1].get_label() == 'accuracy (not used by the fit)'
+  assert lines[1].get_linewidth() < lines[0].get_linewidth()
+
+
+@pytest.mark.parametrize('history', [[], [{'iteration': 0}], [record(0)]])
+def test_history_curves_of_little(history, tmp_path):
+  pixels(figures.history_curves(history), tmp_path / 'x.png')
+
+
+def test_confusion_matrix_is_diagonal_after_matching(tmp_path):
+  labels = np.array([0, 0, 1, 1, 1, 2])
+  figure = figures.confusion_matrix(
+      labels, np.array([3, 1, 0])[labels], ['a', 'b', 'c'], num_clusters=4)
+  axes = figure.axes[0]
+  shade = np.asarray(axes.images[0].get_array())
+  np.testing.assert_array_equal(shade, np.eye(3, 4))
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == list('3102')
+  assert sorted(text.get_text() for text in axes.texts) == ['1', '2', '3']
+  assert [tick.get_text() for tick in axes.get_yticklabels()] == ['a', 'b', 'c']
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_large_confusion_matrix_prints_no_counts():
+  figure = figures.confusion_matrix(np.arange(60) % 30, np.arange(60))
+  axes = figure.axes[0]
+  assert not axes.texts and len(axes.get_xticks()) <= 40
+
+
+def test_cluster_sizes(tmp_path):
+  figure = figures.cluster_sizes([3, 0, 5], [2.5, .5, 5.])
+  assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 0, 5]
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / 'x.png'
+  path.write_bytes(b'old')
+  figure = figures.cluster_sizes([1, 2])
+
+  def fail(temporary, **kwargs):
+    temporary.write_bytes(b'half')
+    raise OSError('disk full')
+
+  monkeypatch.setattr(figure, 'savefig', fail)
+  with pytest.raises(OSError, match='disk full'):
+    figures.save_figure(figure, path)
+  assert path.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,135 @@
+"""The report page: well formed, self-contained, escaped, whole."""
+
+from html import parser
+import re
+
+import numpy as np
+import pytest
+
+from jdiffclust.evaluation import clustering
+from jdiffclust.report import figures
+from jdiffclust.report import page
+
+VOID = {'meta', 'img', 'br', 'link'}
+
+
+class Outline(parser.HTMLParser):
+  """Collects tags and text, and checks that tags close in order."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.tags, self.text = [], [], ''
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data if 'style' not in self.open else ''
+
+
+def outline(path):
+  result = Outline()
+  result.feed(path.read_text(encoding='utf-8'))
+  result.close()
+  assert not result.open
+  result.text = re.sub(r'\s+', ' ', result.text)
+  return result
+
+
+SCORES = {'acc': .9321, 'nmi': .8, 'ari': .7}
+SUMMARY = {
+    'dataset': 'digits', 'num_images': 1797, 'image_shape': (8, 8, 1),
+    'method': 'soft', 'num_clusters': 3, 'seed': 0, **SCORES,
+    'init': {**SCORES, 'acc': .5, 'method': 'kmeans'},
+    'baselines': {'kmeans': SCORES, 'gaussian_mixture': {**SCORES, 'ari': None}},
+    'bound_bits_per_dim': 3.25, 'cluster_sizes': [2, 1, 0], 'mean_entropy': .1,
+    'num_em_iterations': 5, 'train_images_per_second': 1234.5,
+    'e_step_evaluations_per_second': 99., 'wall_seconds': 4000.,
+    'devices': ['cpu', 'cpu'], 'versions': {'jax': '0.7'}, 'stop_reason': 'settled'}
+TABLE = clustering.cluster_table(np.array([[.9, .1, 0], [.7, .3, 0], [.4, .6, 0]]))
+
+
+def write(folder, summary=SUMMARY, pictures=(), config=(), table=TABLE):
+  path = folder / 'report.html'
+  page.write_report(path, summary, dict(pictures), dict(config), table)
+  return outline(path)
+
+
+def test_full_page(tmp_path):
+  figures.save_figure(figures.cluster_sizes([2, 1, 0]), tmp_path / 'sizes.png')
+  result = write(
+      tmp_path, {**SUMMARY, 'warnings': ['two files skipped']},
+      {'mine': tmp_path / 'sizes.png', 'cluster_sizes': tmp_path / 'sizes.png',
+       'confusion_matrix': None},
+      {'em': {'num_clusters': 3}})
+  images = [attrs for tag, attrs in result.tags if tag == 'img']
+  assert [image['alt'] for image in images] == ['Cluster sizes', 'Mine']
+  for expected in (
+      'digits', '1,797', '8 × 8 grey', '0.932', 'Start of the fit (kmeans)',
+      'Gaussian mixture', '3.2500 bits per dimension', '1 h 7 min', '2 × cpu',
+      'jax 0.7', 'settled', 'two files skipped', '"num_clusters": 3',
+      '1 cluster is empty', '73.3 %'):
+    assert expected in result.text, expected
+
+
+def test_page_needs_nothing_from_elsewhere(tmp_path):
+  figures.save_figure(figures.cluster_sizes([2, 1]), tmp_path / 'sizes.png')
+  result = write(tmp_path, pictures={'cluster_sizes': tmp_path / 'sizes.png'})
+  assert not {'script', 'link', 'iframe'} & {tag for tag, _ in result.tags}
+  for _, attrs in result.tags:
+    for name in ('src', 'href'):
+      assert attrs.get(name, 'data:').startswith('data:')
+  source = (tmp_path / 'report.html').read_text()
+  assert not re.search(r'https?://|@import|url\(', source)
+
+
+def test_markup_is_escaped(tmp_path):
+  nasty = '</title></pre><b onclick="x">&'
+  result = write(
+      tmp_path,
+      {**SUMMARY, 'dataset': nasty, 'warnings': [nasty], 'method': nasty,
+       'baselines': {nasty: SCORES}, 'versions': {nasty: nasty}},
+      config={'path': nasty})
+  assert not [tag for tag, _ in result.tags if tag == 'b']
+  assert result.text.count('<b onclick=') >= 6
+
+
+@pytest.mark.parametrize('none', [None, {}])
+def test_without_labels_there_is_no_score_table(none, tmp_path):
+  missing = dict.fromkeys(SCORES)
+  result = write(
+      tmp_path, {**SUMMARY, **missing, 'init': none, 'baselines': none})
+  assert 'NMI' not in result.text
+  assert 'NMI' in write(tmp_path).text
+
+
+@pytest.mark.parametrize('summary', [{}, dict.fromkeys(SUMMARY)])
+def test_missing_facts_are_dashes(summary, tmp_path):
+  result = write(tmp_path, summary, table=[])
+  assert 'None' not in result.text
+  assert result.text.count('–') >= 15
+
+
+def test_nan_is_a_dash(tmp_path):
+  result = write(tmp_path, {**SUMMARY, 'bound_bits_per_dim': float('nan')})
+  assert 'Bound–' in result.text
+
+
+def test_many_clusters_fold(tmp_path):
+  responsibilities = np.eye(30)
+  result = write(tmp_path, table=clustering.cluster_table(responsibilities))
+  assert 'All 30 clusters' in result.text
+
+
+def test_a_missing_figure_leaves_the_old_page(tmp_path):
+  write(tmp_path)
+  before = (tmp_path / 'report.html').read_bytes()
+  with pytest.raises(FileNotFoundError):
+    write(tmp_path, pictures={'hero': tmp_path / 'none.png'})
+  assert (tmp_path / 'report.html').read_bytes() == before
+  assert len(list(tmp_path.iterdir())) == 1
