@@ -51,7 +51,7 @@ class ImageSource:
     return tuple(self.images.shape[1:])
 
 
-def load_source(data, root_seed=0):
+def load_source(data, for_fit=True):
   """Opens the images that the data options describe.
 
   Args:
@@ -67,7 +67,8 @@ def load_source(data, root_seed=0):
       unreadable: 'refuse' or 'skip' the damaged files of a folder.
       max_images: 0 for all, or how many to keep, without regard to labels: evenly
         spaced ones of a folder (its order goes class by class), else the first.
-    root_seed: unused; every choice here is a fixed rule, the same for any seed.
+    for_fit: refuse a single image, or images that are all the same: nothing to
+      cluster. False: they may still be assigned to fitted clusters.
 
   Returns:
     an ImageSource. Digits, npz and gzipped idx are held in memory; a plain idx or
@@ -77,10 +78,9 @@ def load_source(data, root_seed=0):
     UserError: an option is out of range, the data cannot be read, there is just one
       image, or all images are the same.
   """
-  del root_seed
   _check_options(data)
   raw = sources.READERS[data.source](data)
-  if len(raw.images) < 2:
+  if for_fit and len(raw.images) < 2:
     raise errors.UserError(
         f'{raw.name} has {len(raw.images)} image(s); at least 2 are needed to cluster; '
         'check --config.data.path and --config.data.split')
@@ -95,7 +95,8 @@ def load_source(data, root_seed=0):
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=raw.levels, skipped=raw.skipped)
-  _check_images_differ(source)
+  if for_fit:
+    _check_images_differ(source)
   return source
 
 

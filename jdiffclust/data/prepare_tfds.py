@@ -117,10 +117,10 @@ def _builder(tfds, name, data_dir, arrays):
 
     def _info(self):
       return tfds.core.DatasetInfo(
-          builder=self, features=features, disable_shuffling=True)  # keep the order of the files
+          builder=self, features=features, disable_shuffling=True)  # in file order
 
     def _split_generators(self, dl_manager):
-      return {split: self._generate_examples(*pair) for split, pair in arrays.items()}
+      return {key: self._generate_examples(*pair) for key, pair in arrays.items()}
 
     def _generate_examples(self, images, labels):
       for i, image in enumerate(images):

@@ -29,6 +29,47 @@ def time_features(t: jax.Array, size: int, longest_period: float = 10000.) -> ja
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+class GroupNorm(nn.Module):
+  """Group normalisation (Wu and He, 2018) that can take its scale and shift per example.
+
+  Moments are taken per channel before they are pooled over a group's channels: the same
+  numbers as Flax's module, some three times faster on CPUs (docs/benchmarks.md).
+
+  Attributes:
+    num_groups: groups of channels; divides the channels.
+    dtype: type of the result; moments are float32.
+    learned: learn a scale and a shift per channel.
+    epsilon: added to the variance.
+  """
+
+  num_groups: int
+  dtype: Any
+  learned: bool = True
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x, scale=1., shift=0.):
+    """Normalises x [B, H, W, C], times scale plus shift, [B, C] or numbers."""
+    batch, _, _, channels = x.shape
+    x = x.astype(jnp.float32)
+
+    def over_groups(moments):  # [B, C] -> [B, C], the mean over each channel's group
+      grouped = moments.reshape(batch, self.num_groups, -1)
+      pooled = jnp.mean(grouped, axis=2, keepdims=True)
+      return jnp.broadcast_to(pooled, grouped.shape).reshape(batch, channels)
+
+    mean = over_groups(jnp.mean(x, axis=(1, 2)))
+    variance = over_groups(jnp.mean(x * x, axis=(1, 2))) - mean**2
+    factor = jax.lax.rsqrt(jnp.maximum(variance, 0.) + self.epsilon)
+    if self.learned:
+      own_scale = self.param('scale', nn.initializers.ones, (channels,))
+      own_shift = self.param('bias', zeros, (channels,))
+      scale, shift = scale * own_scale[None], shift + own_shift[None]
+    factor = factor * scale
+    offset = shift - mean * factor
+    return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
+
+
 class ExampleDropout(nn.Module):
   """Dropout whose masks depend on each example's key only.
 
@@ -73,12 +114,11 @@ class ResidualBlock(nn.Module):
   def __call__(self, x, embedding, dropout_keys):
     """Maps x [B, H, W, C] given embedding [B, E] to [B, H, W, channels]."""
     conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, **kw)
-    norm = lambda **kw: nn.GroupNorm(self.num_groups, dtype=self.dtype, **kw)
-    h = conv()(nn.silu(norm()(x)))
-    shift_scale = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros)(
-        nn.silu(embedding))[:, None, None, :]
-    shift, scale = jnp.split(shift_scale, 2, axis=-1)
-    h = norm(use_scale=False, use_bias=False)(h) * (1 + scale) + shift
+    h = conv()(nn.silu(GroupNorm(self.num_groups, self.dtype)(x)))
+    scale, shift = jnp.split(
+        nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros)(
+            nn.silu(embedding)).astype(jnp.float32), 2, axis=-1)
+    h = GroupNorm(self.num_groups, self.dtype, learned=False)(h, 1 + scale, shift)
     h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
     h = conv(kernel_init=zeros)(h)
     if x.shape[-1] != self.channels:
@@ -103,7 +143,7 @@ class SelfAttention(nn.Module):
   def __call__(self, x):
     """Maps x [B, H, W, C] to [B, H, W, C]."""
     batch, height, width, channels = x.shape
-    h = nn.GroupNorm(self.num_groups, dtype=self.dtype)(x)
+    h = GroupNorm(self.num_groups, self.dtype)(x)
     h = h.reshape(batch, height * width, channels)
     qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
     qkv = qkv.reshape(batch, height * width, self.num_heads, -1)

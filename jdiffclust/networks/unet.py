@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jdiffclust.networks.layers import (
-    Downsample, ResidualBlock, SelfAttention, Upsample, time_features)
+    Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, time_features)
 
 
 class UNet(nn.Module):
@@ -95,7 +95,7 @@ class UNet(nn.Module):
       if level > 0:
         h = Upsample(dtype)(h)
 
-    h = nn.silu(nn.GroupNorm(self.num_groups, dtype=dtype)(h))
+    h = nn.silu(GroupNorm(self.num_groups, dtype)(h))
     h = nn.Conv(x_t.shape[-1], (3, 3), dtype=dtype, kernel_init=nn.initializers.zeros)(h)
     return h.astype(jnp.float32)
 

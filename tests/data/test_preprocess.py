@@ -45,10 +45,10 @@ def test_palette_becomes_its_colours():
 
 
 def test_16_bit_grey_keeps_its_range():
-  wide = np.array([[0, 257, 32896, 65535]], np.uint16)
+  wide = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
   pixels = preprocess.pixels_of(stored(Image.fromarray(wide)))
   assert pixels.dtype == np.uint8
-  assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+  assert pixels[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
 @pytest.mark.parametrize('values', [np.float32([[0.5]]), np.int32([[70000]])])

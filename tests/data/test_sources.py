@@ -202,7 +202,8 @@ def test_npz_channels(npz):
   assert source.images[:, 0, 0].tolist() == [[40, 20, 10], [200, 100, 50]]
 
 
-@pytest.mark.parametrize('shape', [(4, 48), (4, 3, 4, 4, 1), (4, 3, 32, 32), (4, 2, 2, 2)])
+@pytest.mark.parametrize('shape', [
+    (4, 48), (4, 3, 4, 4, 1), (4, 3, 32, 32), (4, 2, 2, 2)])
 def test_npz_shapes_that_are_no_images(npz, shape):
   message = refused(npz({'x': np.zeros(shape)}))
   assert str(shape) in message and 'channels last' in message
@@ -368,6 +369,15 @@ def test_large_jpeg_is_reduced_while_decoding(folder, tmp_path):
   middle = ramp[:, 128:384].reshape(8, 32, 8, 32).mean((1, 3))
   assert np.abs(images[0] - middle).max() <= 3
   assert np.abs(images[1] - (255 - middle)).max() <= 3
+
+
+def test_large_jpeg_keeps_the_detail_that_fits(folder):
+  stripes = np.tile(np.repeat([0, 255], 4), (256, 64))  # one pixel wide, once resized
+  source = dataset.load_source(
+      folder({'a.jpg': stripes, 'b.jpg': 255 - stripes}, image_size=64))
+  images = dataset.read_images(source, [0, 1])[:, 8:56, 8:56, 0].astype(int)
+  assert (images[0, :, 1::2] - images[0, :, ::2]).min() > 100
+  assert (images[1, :, ::2] - images[1, :, 1::2]).min() > 100
 
 
 def test_folder_unreadable_files(folder):

@@ -1,0 +1,122 @@
+"""The ancestral sampler against the exact affine recursion of a Gaussian."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdiffclust.config import default_config
+from jdiffclust.diffusion.process import as_float32, process_from_config
+from jdiffclust.diffusion.samplers import ancestral
+
+CENTRE, SPREAD = .3, .4
+
+
+def make(steps, betas='linear', pull='one_minus_sqrt_abar'):
+  options = default_config().diffusion
+  options.update(num_steps=steps, betas=betas, pull=pull)
+  return process_from_config(options)
+
+
+def parts(p):
+  abar = np.cumprod(1 - np.asarray(p.beta))
+  m = np.asarray(p.m)
+  a, b, delta = (1 - m) * abar**.5, m * abar**.5, 1 - abar - m**2 * abar
+  gain = SPREAD**2 * a / (SPREAD**2 * a**2 + delta)
+  return a, b, delta, abar, gain
+
+
+def denoiser(p):
+  a, b, _, abar, gain = (jnp.asarray(v, jnp.float32) for v in parts(p))
+
+  def eta(x_t, t, mu):
+    pick = lambda v: v[t][:, None, None, None]
+    x0 = CENTRE + pick(gain) * (x_t - pick(a) * CENTRE - pick(b) * mu)
+    return (x_t - jnp.sqrt(pick(abar)) * x0) / jnp.sqrt(1 - pick(abar))
+  return eta
+
+
+def exact(p, mu):
+  """Mean and variance of a sampled pixel; the last step adds no noise."""
+  a, b, delta, _, gain = parts(p)
+  mean, variance = 0., 1.
+  for t in range(p.num_steps, 0, -1):
+    start = CENTRE - gain[t] * (a[t] * CENTRE + b[t] * mu)
+    if t == 1:
+      return gain[1] * mean + start, gain[1]**2 * variance
+    k = a[t] / a[t - 1]
+    h, step = b[t] - k * b[t - 1], delta[t] - k**2 * delta[t - 1]
+    noise = 1 / (1 / delta[t - 1] + k**2 / step)
+    w0, wt = noise * a[t - 1] / delta[t - 1], noise * k / step
+    wmu = noise * (b[t - 1] / delta[t - 1] - k * h / step)
+    mean = (wt + w0 * gain[t]) * mean + w0 * start + wmu * mu
+    variance = (wt + w0 * gain[t])**2 * variance + noise
+
+
+def keys(numbers):
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), numbers)
+
+
+@pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'zero'))
+@pytest.mark.parametrize('steps,betas', [(10, 'cosine'), (50, 'linear')])
+def test_moments(steps, betas, pull):
+  """Mean and variance of many samples equal the recursion's, within 4 s.e."""
+  p = make(steps, betas, pull)
+  for mu in (-.5, .8):
+    images = ancestral(as_float32(p), denoiser(p), keys(jnp.arange(5000)),
+                       jnp.full((5000, 2, 2, 1), mu))
+    x = np.asarray(images, np.float64).ravel()
+    mean, variance = exact(p, mu)
+    assert abs(x.mean() - mean) < 4 * (variance / x.size)**.5 + 1e-5
+    assert abs(x.var() / variance - 1) < 4 * (2 / x.size)**.5 + 1e-4
+
+
+def test_thousand_steps_reach_the_data():
+  """At T = 1000 samples have the data's mean and spread, in theory and in fact."""
+  p = make(1000)
+  mean, variance = exact(p, -.5)
+  assert abs(mean - CENTRE) < .005 and abs(variance**.5 - SPREAD) < .005
+  images = jax.jit(lambda k: ancestral(
+      as_float32(p), denoiser(p), k, jnp.full((500, 4, 4, 1), -.5)))(
+          keys(jnp.arange(500)))
+  x = np.asarray(images, np.float64).ravel()
+  assert abs(x.mean() - CENTRE) < .005 + 4 * SPREAD / x.size**.5
+  assert abs(x.std() - SPREAD) < .005 + 4 * SPREAD / (2 * x.size)**.5
+
+
+def test_pixels_are_independent():
+  """No noise is used twice: neighbouring pixels and images are uncorrelated."""
+  p = make(50)
+  images = ancestral(as_float32(p), denoiser(p), keys(jnp.arange(4000)),
+                     jnp.zeros((4000, 2, 2, 1)))
+  x = np.asarray(images, np.float64).reshape(4000, 4)
+  correlation = np.corrcoef(np.c_[x[:-1], x[1:]].T) - np.eye(8)
+  assert np.abs(correlation).max() < 4.5 / 4000**.5
+
+
+def test_neighbours_do_not_matter():
+  """An image follows from its key and mean alone, whoever shares its batch."""
+  p = make(50)
+  process, eta = as_float32(p), denoiser(p)
+  mu = jnp.linspace(-1, 1, 6)[:, None, None, None] * jnp.ones((1, 2, 2, 3))
+  whole = ancestral(process, eta, keys(jnp.arange(6)), mu)
+  order = jnp.array([4, 0, 5])
+  some = ancestral(process, eta, keys(order), mu[order])
+  np.testing.assert_allclose(some, whole[order], rtol=0, atol=1e-6)
+  assert len(np.unique(np.asarray(whole).round(5))) == whole.size
+
+
+def test_traced_once():
+  """The denoiser is traced in a scan, not once per step, and never again."""
+  p, calls = make(50), []
+
+  def eta(x_t, t, mu):
+    calls.append(x_t.shape)
+    return denoiser(p)(x_t, t, mu)
+
+  sample = jax.jit(lambda process, k, mu: ancestral(process, eta, k, mu))
+  mu = jnp.zeros((3, 2, 2, 1))
+  sample(as_float32(p), keys(jnp.arange(3)), mu)
+  first = len(calls)
+  sample(as_float32(p), keys(jnp.arange(3, 6)), mu + 1)
+  assert 1 <= first <= 2 and len(calls) == first
