@@ -17,20 +17,19 @@ Provenance: Niang, Bouveyron, Corneli and Latouche (2024), Algorithm 1 and equat
   which the paper builds on, is invalid on this schedule: m_t = 1 - sqrt(abar_t).
 """
 
-import importlib.util
-import pathlib
-
-
-def _digits():
-  path = pathlib.Path(__file__).with_name('digits.py')
-  spec = importlib.util.spec_from_file_location('digits_config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config()
+from jdiffclust.config import default_config
 
 
 def get_config():
-  config = _digits()
+  config = default_config()
+  config.data.source = 'digits'
+  config.num_clusters = 10
+  config.network.channels = 16
+  config.network.blocks_per_level = 1
+  config.em.max_iterations = 3
+  config.e_step.num_draws = 12
+  config.m_step.first_num_steps = 600
+  config.m_step.num_steps = 150
   config.em.init = 'random'
   config.e_step.share_draws = False
   config.e_step.stratify = False

@@ -94,7 +94,8 @@ OPTIONS: Mapping[str, Any] = {
                             'to score the result (folder: names of sub-folders)'),
         'unreadable': _choice('refuse', ('refuse', 'skip'),
                               'what to do about files that are not readable images'),
-        'max_images': _integer(0, 0, 'use at most so many images; 0: all'),
+        'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
+                             'use at most so many images; 0: all'),
         'pipeline': _choice('auto', ('auto', 'memory', 'grain'),
                             'images in device memory, or read by Grain; auto: by size'),
         'memory_limit_mb': _integer(

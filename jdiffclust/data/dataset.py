@@ -75,10 +75,9 @@ def load_source(data, for_fit=True):
     uint8 npy file is a memory map; a folder and tfds are decoded at each access.
 
   Raises:
-    UserError: an option is out of range, the data cannot be read, there is just one
-      image, or all images are the same.
+    UserError: the data cannot be read, there is just one image, or all images are
+      the same.
   """
-  _check_options(data)
   raw = sources.READERS[data.source](data)
   if for_fit and len(raw.images) < 2:
     raise errors.UserError(
@@ -149,25 +148,6 @@ def read_images(source, indices):
 
   sources.threaded_map(read, range(len(indices)))
   return images
-
-
-def _check_options(data):
-  """Raises UserError if an option has a value that no source allows."""
-  allowed = {
-      'source': (tuple(sources.READERS), data.source in sources.READERS),
-      'channels': ((0, 1, 3), data.channels in (0, 1, 3)),
-      'unreadable': (('refuse', 'skip'), data.unreadable in ('refuse', 'skip')),
-      'image_size': ('0 (as found) or pixels', data.image_size >= 0),
-      'padding': ('0 or pixels', data.padding >= 0),
-      'max_images': ('0 (all) or at least 2',
-                     data.max_images >= 0 and data.max_images != 1),
-  }
-  for option, (values, valid) in allowed.items():
-    if not valid:
-      values = values if isinstance(values, str) else ', '.join(map(str, values))
-      raise errors.UserError(
-          f'--config.data.{option}={getattr(data, option)!r} is not allowed; '
-          f'it can be: {values}; set one of these')
 
 
 def _kept(num_images, max_images, spread):

@@ -60,20 +60,6 @@ def test_max_images_keeps_the_first(options):
   assert dataset.load_source(options(max_images=9999)).num_images == 1797
 
 
-@pytest.mark.parametrize('changes, parts', [
-    (dict(source='nowhere'), ['nowhere', 'digits', 'folder', 'tfds']),
-    (dict(channels=2), ['channels=2', '0, 1, 3']),
-    (dict(unreadable='ignore'), ["'ignore'", 'refuse', 'skip']),
-    (dict(image_size=-8), ['image_size=-8']),
-    (dict(padding=-1), ['padding=-1']),
-    (dict(max_images=-1), ['max_images=-1']),
-    (dict(max_images=1), ['max_images=1', 'at least 2']),
-])
-def test_options_out_of_range(options, changes, parts):
-  message = refused(options(**changes))
-  assert all(part in message for part in parts), message
-
-
 def test_levels_meet_minus_one_and_one_exactly():
   scaled = dataset.scale_to_model(np.array([0, 8, 16], np.uint8), 17)
   assert scaled.dtype == np.float32 and scaled.tolist() == [-1, 0, 1]

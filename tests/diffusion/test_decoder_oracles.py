@@ -1,5 +1,7 @@
 """The decoders p(x_0 | x_1) against scipy's normal distribution."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ from jdiffclust.config import default_config
 from jdiffclust.diffusion import reverse
 from jdiffclust.diffusion.process import as_float32, process_from_config
 
-LEVELS = (2, 17, 256)
+LEVELS = (2, 4, 17, 256)
+discretized = jax.jit(reverse.discretized_log_decoder, static_argnums=3)
 
 
 def make(steps):
@@ -44,6 +47,13 @@ def reference(x0, mean, scale, levels):
 def pixels(values):
   """One image a value, of one pixel."""
   return jnp.asarray(values, jnp.float32)[:, None, None, None]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def gradient_of(process, x0, mean, levels):
+  """Gradient of the discretized decoder by its mean."""
+  return jax.grad(lambda m: reverse.discretized_log_decoder(
+      process, x0, m, levels).sum())(mean)
 
 
 def test_log_interval_is_cdf_difference():
@@ -80,8 +90,7 @@ def test_discretized_decoder(levels, steps):
   x0 = np.repeat(grid(levels), len(offsets)).astype(np.float32)
   mean = (x0 + np.tile(offsets, levels)).astype(np.float32)
   expected = reference(x0, mean, scale, levels)
-  actual = reverse.discretized_log_decoder(as_float32(p), pixels(x0), pixels(mean),
-                                           levels)
+  actual = discretized(as_float32(p), pixels(x0), pixels(mean), levels)
   assert np.isfinite(actual).all()
   # Inputs near 1 in float32 fix the distance over the scale to about 1e-5 at best.
   slack = 1e-6 / scale * (1 + np.abs(mean - x0) / scale)
@@ -94,7 +103,7 @@ def test_probabilities_sum_to_one(levels):
   p = as_float32(make(200))
   for mean in (-4., -1., -.313, 0., .02, .5, 1., 1.3):
     x0 = pixels(grid(levels))
-    logs = reverse.discretized_log_decoder(p, x0, jnp.full_like(x0, mean), levels)
+    logs = discretized(p, x0, jnp.full_like(x0, mean), levels)
     np.testing.assert_allclose(np.exp(np.asarray(logs, np.float64)).sum(), 1, atol=2e-5)
 
 
@@ -104,7 +113,7 @@ def test_pixels_add_up():
   rng = np.random.default_rng(1)
   x0 = rng.choice(grid(17), (3, 2, 2, 3)).astype(np.float32)
   mean = (x0 + rng.normal(size=x0.shape) * .1).astype(np.float32)
-  whole = reverse.discretized_log_decoder(p, jnp.asarray(x0), jnp.asarray(mean), 17)
+  whole = discretized(p, jnp.asarray(x0), jnp.asarray(mean), 17)
   expected = reference(x0, mean, float(p.decoder_variance)**.5, 17).sum(axis=(1, 2, 3))
   np.testing.assert_allclose(whole, expected, rtol=1e-4)
 
@@ -121,8 +130,7 @@ def test_gradient(levels, steps):
   x0 = np.repeat(grid(levels), len(offsets)).astype(np.float32)
   mean = (x0 + np.tile(offsets, levels)).astype(np.float32)
   process = as_float32(p)
-  gradient = np.ravel(jax.grad(lambda m: reverse.discretized_log_decoder(
-      process, pixels(x0), m, levels).sum())(pixels(mean)))
+  gradient = np.ravel(gradient_of(process, pixels(x0), pixels(mean), levels))
   assert np.isfinite(gradient).all()
   half = 1 / (levels - 1)
   a, b = np.float64(x0), np.float64(mean)
@@ -132,7 +140,11 @@ def test_gradient(levels, steps):
   log_mass = log_interval(low, high)
   log_phi = scipy.stats.norm.logpdf
   expected = (np.exp(log_phi(low) - log_mass) - np.exp(log_phi(high) - log_mass)) / scale
-  np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=2e-3 / scale)
+  # 900 deviations off, the log density is -4e5: float32 keeps its gradient to 2%.
+  far = np.abs(b - a) / scale > 100
+  np.testing.assert_allclose(gradient[~far], expected[~far], rtol=2e-3,
+                             atol=2e-3 / scale)
+  np.testing.assert_allclose(gradient[far], expected[far], rtol=.05)
 
 
 @pytest.mark.parametrize('levels', LEVELS)
@@ -140,7 +152,6 @@ def test_gradient_on_the_level(levels):
   """A mean exactly on the level: finite, zero inside by symmetry."""
   process = as_float32(make(1000))
   x0 = pixels(grid(levels))
-  gradient = np.ravel(jax.grad(lambda m: reverse.discretized_log_decoder(
-      process, x0, m, levels).sum())(x0))
+  gradient = np.ravel(gradient_of(process, x0, x0, levels))
   assert np.isfinite(gradient).all()
   np.testing.assert_allclose(gradient[1:-1], 0, atol=1e-2)

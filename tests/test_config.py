@@ -1,0 +1,194 @@
+"""The options: their checks, their JSON and the files of configs/."""
+
+import importlib.util
+import json
+import pathlib
+
+import hypothesis
+from hypothesis import strategies as st
+import ml_collections
+import pytest
+
+from jdiffclust import config as config_lib
+from jdiffclust.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+OPTIONS = dict(config_lib.options())
+MANY = hypothesis.settings(max_examples=200, deadline=None)
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-10, -1), st.text(max_size=4),
+                 st.floats(), st.lists(st.text(max_size=2), max_size=2).map(tuple),
+                 st.dictionaries(st.text(max_size=2), st.integers(), max_size=2))
+
+
+def changed(name, value):
+  """The default config with one option set, whatever its type."""
+  config = config_lib.default_config()
+  *sections, leaf = name.split('.')
+  node = config
+  for section in sections:
+    node = node[section]
+  with config.unlocked(), config.ignore_type():
+    node[leaf] = value
+  return config
+
+
+def refused(config):
+  """The one line with which `check_config` refuses a config."""
+  with pytest.raises(UserError) as caught:
+    config_lib.check_config(config)
+  assert '\n' not in str(caught.value)
+  return str(caught.value)
+
+
+def test_defaults_pass():
+  """Every option's default is allowed by its own check, and all are together."""
+  config_lib.check_config(config_lib.default_config())
+  for name, option in OPTIONS.items():
+    assert option.check(option.default), name
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_every_option_is_documented(name):
+  """A meaning and the allowed values, each one line."""
+  option = OPTIONS[name]
+  for text in (option.meaning, option.allowed):
+    assert text.strip() and '\n' not in text
+  assert len(option.meaning) > 5
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_another_type_is_refused(name):
+  """A value of a wrong type is refused by name: None and an object fit nowhere."""
+  for value in (None, object(), {}, b''):
+    assert f'config.{name}' in refused(changed(name, value))
+
+
+@MANY
+@hypothesis.given(st.sampled_from(sorted(OPTIONS)), JUNK)
+def test_junk_is_refused_or_of_the_right_kind(name, value):
+  """No value makes `check_config` fail otherwise; what it takes has the type."""
+  try:
+    config_lib.check_config(changed(name, value))
+  except UserError as error:
+    assert '\n' not in str(error)
+    return
+  kind = type(OPTIONS[name].default)
+  if kind is float:
+    assert isinstance(value, (int, float)) and value == value
+  else:
+    assert isinstance(value, kind)
+  if kind in (int, float):
+    assert not isinstance(value, bool) and value >= 0
+
+
+LOWEST = {'num_clusters': 1, 'seed': 0, 'diffusion.num_steps': 2, 'e_step.num_draws': 2,
+          'e_step.batch_size': 1, 'm_step.num_steps': 1, 'checkpoint.keep': 1,
+          'checkpoint.every_steps': 1, 'log.every_steps': 1, 'em.max_iterations': 1,
+          'sample.num_images': 1, 'm_step.gradient_clip': 0}
+
+
+@pytest.mark.parametrize('name', LOWEST)
+def test_least_value(name):
+  """The least sensible value is taken, the one below is not."""
+  config_lib.check_config(changed(name, LOWEST[name]))
+  assert f'config.{name}' in refused(changed(name, LOWEST[name] - 1))
+
+
+@pytest.mark.parametrize('name', ['m_step.learning_rate', 'e_step.temperature',
+                                  'diffusion.beta_start', 'em.init_noise'])
+def test_zero_is_out_of_open_ranges(name):
+  """Rates, temperatures and variances are positive and finite."""
+  for value in (0., -1., float('nan'), float('inf'), '1'):
+    assert f'config.{name}' in refused(changed(name, value))
+
+
+def test_integer_for_a_real_number():
+  """1 is as good as 1.0."""
+  config_lib.check_config(changed('e_step.temperature', 2))
+
+
+@pytest.mark.parametrize('value', [(True,), (1.5,), (), (0,), 1, ('1',), [[1]]])
+def test_bad_multipliers(value):
+  """Tuples hold integers of at least 1."""
+  assert 'channel_multipliers' in refused(changed('network.channel_multipliers', value))
+
+
+def test_list_is_a_tuple():
+  """JSON knows lists only."""
+  config_lib.check_config(changed('network.channel_multipliers', [1, 2]))
+
+
+def test_num_heads_matter_only_with_attention():
+  """Without attention anywhere, the number of heads is free."""
+  config = changed('network.num_heads', 3)
+  with config.unlocked():
+    config.network.middle_attention = False
+    config.network.attention_levels = ()
+  config_lib.check_config(config)
+
+
+@MANY
+@hypothesis.given(st.sampled_from(sorted(OPTIONS)), st.data())
+def test_misspelt_option_is_corrected(name, data):
+  """One letter left out: the error names the option meant."""
+  leaf = name.split('.')[-1]
+  hypothesis.assume(len(leaf) > 4)
+  at = len(name) - data.draw(st.integers(1, len(leaf)))
+  wrong = name[:at] + name[at + 1:]
+  hypothesis.assume(wrong not in OPTIONS)
+  text = str(config_lib.unknown_option(wrong))
+  assert wrong in text and f'{leaf!r}' in text.replace("'" + name + "'", repr(leaf))
+
+
+def test_missing_and_unknown_options_are_refused():
+  """A config made by hand is checked for completeness."""
+  assert 'default_config' in refused(ml_collections.ConfigDict())
+  config = config_lib.default_config()
+  with config.unlocked():
+    config.m_step.learning_rates = 1.
+  assert "'m_step.learning_rate'" in refused(config)
+
+
+@MANY
+@hypothesis.given(st.integers(1, 50), st.floats(1e-6, 1.), st.booleans(),
+                  st.lists(st.integers(1, 4), min_size=1, max_size=4),
+                  st.text(max_size=5))
+def test_json_round_trip(clusters, rate, labels, multipliers, path):
+  """What was written is read back, tuples included."""
+  config = config_lib.default_config()
+  config.num_clusters, config.m_step.learning_rate = clusters, rate
+  config.data.use_labels, config.data.path = labels, path
+  config.network.channel_multipliers = tuple(multipliers)
+  text = config_lib.to_json(config)
+  json.loads(text)
+  found = config_lib.from_json(text)
+  assert config_lib.flatten(found) == config_lib.flatten(config)
+  assert config_lib.differences(found, config) == []
+
+
+def test_differences_are_of_options_that_define_the_run():
+  """Only these are listed, each with both values."""
+  free = {'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
+          'log.every_steps', 'sample.clusters', 'sample.num_images', 'sample.batch_size',
+          'sample.seed', 'predict.num_draws', 'distributed.coordinator',
+          'distributed.num_processes', 'distributed.process_id'}
+  assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
+  old = config_lib.default_config()
+  for name, option in OPTIONS.items():
+    if type(option.default) is not int:
+      continue
+    found = config_lib.differences(old, changed(name, option.default + 2))
+    assert len(found) == (name not in free)
+    assert all(f'config.{name}: {option.default}' in line
+               and str(option.default + 2) in line for line in found)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')),
+                         ids=lambda path: path.name)
+def test_config_files_load(path):
+  """Every file of configs/ is a valid config and says how to run it."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config_lib.check_config(module.get_config())
+  assert f'--config=configs/{path.name}' in module.__doc__

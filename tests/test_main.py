@@ -1,0 +1,285 @@
+"""The command line: every mistake gets one line that says what to do."""
+
+import contextlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from jdiffclust import config as config_lib
+from jdiffclust import files, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = f'--config={ROOT}/configs/digits.py'
+FEW = '--config.data.max_images=60'
+LEVELS_3 = '--config.network.channel_multipliers=(1,1,1)'
+LEVELS_4 = '--config.network.channel_multipliers=(1,1,1,1)'
+LEVELS_5 = '--config.network.channel_multipliers=(1,1,1,1,1)'
+
+
+def command(*argv):
+  """Runs a command line in this process; returns its code, stdout and stderr."""
+  argv = ['jdiffclust', *map(str, argv)]
+  out, err = io.StringIO(), io.StringIO()
+  with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        mock.patch.object(sys, 'argv', argv),
+        jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow')):
+    code = main.run(argv)
+  return code, out.getvalue(), err.getvalue()
+
+
+def check_refused(outcome, *fragments):
+  """Asserts exit code 2 and one line on stderr that has all the fragments."""
+  code, out, err = outcome
+  assert code == 2 and out == ''
+  assert err.startswith('error: ') and err.endswith('\n') and err.count('\n') == 1, err
+  for fragment in fragments:
+    assert fragment in err, err
+
+
+MISTAKES = {
+    'missing config': (['--config=configs/digit.py'], ["'configs/digits.py'"]),
+    'config is a folder': ([f'--config={ROOT}/configs'], ['cannot be read']),
+    'no config': ([], ['--config is missing', 'configs/digits.py']),
+    'empty config': (['--config='], ['config']),
+    'unknown option': ([DIGITS, '--config.num_cluster=3'], ["'num_clusters'"]),
+    'unknown nested': ([DIGITS, '--config.m_step.learning_rat=1'],
+                       ["'m_step.learning_rate'"]),
+    'wrong section': ([DIGITS, '--config.learning_rate=1'], ['learning_rate']),
+    'section as option': ([DIGITS, '--config.m_step=3'], ['m_step']),
+    'integer as text': ([DIGITS, '--config.num_clusters=ten'], ['num_clusters', 'ten']),
+    'integer as real': ([DIGITS, '--config.num_clusters=2.5'], ['num_clusters', '2.5']),
+    'flag as number': ([DIGITS, '--config.data.use_labels=7'], ['use_labels']),
+    'tuple of text': ([DIGITS, "--config.network.channel_multipliers=('a',)"],
+                      ['channel_multipliers']),
+    'no value': ([DIGITS, '--config.num_clusters'], ['num_clusters', 'VALUE']),
+    'out of range': ([DIGITS, '--config.m_step.learning_rate=-1'],
+                     ['m_step.learning_rate', '(0, 10]']),
+    'not a number': ([DIGITS, '--config.m_step.learning_rate=nan'],
+                     ['m_step.learning_rate', '(0, 10]']),
+    'huge seed': ([DIGITS, '--config.seed=2147483648'], ['seed', '2147483647']),
+    'choice': ([DIGITS, '--config.diffusion.betas=cosin'],
+               ['diffusion.betas', "'cosine'"]),
+    'no clusters': ([DIGITS, '--config.num_clusters=0'], ['num_clusters', '>= 1']),
+    'too many clusters': ([DIGITS, FEW, '--config.num_clusters=61'],
+                          ['num_clusters = 61', '60 images', '1..60']),
+    'unknown mode': ([DIGITS, '--mode=evalute'], ["'evaluate'", 'fit, predict']),
+    'unknown flag': ([DIGITS, '--quite'], ["'quiet'"]),
+    'stray argument': ([DIGITS, 'digits'], ["'digits'", '--NAME=VALUE']),
+    'single dash': ([DIGITS, '-x'], ['x']),
+    'too many devices': ([DIGITS, '--config.num_devices=9'],
+                         ['num_devices = 9', '1..8']),
+    'E-step batch': ([DIGITS, '--config.e_step.batch_size=12'],
+                     ['e_step.batch_size = 12', '8 devices']),
+    'M-step batch': ([DIGITS, '--config.num_devices=3'],
+                     ['batch_size', 'multiple of the 3 devices']),
+    'odd draws': ([DIGITS, '--config.e_step.num_draws=5'], ['num_draws = 5', 'even']),
+    'odd predict draws': ([DIGITS, '--config.predict.num_draws=5'], ['even']),
+    'too deep': ([DIGITS, LEVELS_5], ['too deep', '8x8', '5 levels']),
+    'indivisible': ([DIGITS, LEVELS_3, '--config.data.padding=1'],
+                    ['10x10', '--config.data.padding=2']),
+    'indivisible, odd': ([DIGITS, LEVELS_4, '--config.data.image_size=9'],
+                         ['9x9', '--config.data.image_size', 'multiple of 8']),
+    'attention level': ([DIGITS, '--config.network.attention_levels=(2,)'],
+                        ['attention_levels', 'level 2', '0..1']),
+    'groups': ([DIGITS, '--config.network.num_groups=5'], ['num_groups = 5', '16']),
+    'heads': ([DIGITS, '--config.network.num_heads=3'], ['num_heads = 3', '16']),
+    'falling betas': ([DIGITS, '--config.diffusion.beta_start=.5'], ['beta_start']),
+    'steep betas': ([DIGITS, '--config.diffusion.num_steps=20'], ['beta_20', '(0, 1)']),
+    'pull': ([DIGITS, '--config.diffusion.pull=linear'],
+             ["'linear'", 'first at t = ', '--config.diffusion.pull=']),
+    'sample cluster': ([DIGITS, '--config.sample.clusters=(0,10)'],
+                       ['cluster 10', '0..9']),
+    'process number': ([DIGITS, '--config.distributed.process_id=1'], ['process_id']),
+    'no coordinator': ([DIGITS, '--config.distributed.num_processes=2'],
+                       ['coordinator', 'host:port']),
+    'no such data': ([DIGITS, '--config.data.source=npz',
+                      '--config.data.path=nowhere.npz'], ['nowhere.npz']),
+    'one image': ([DIGITS, '--config.data.max_images=1'], ['max_images']),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistake_is_refused_in_one_line(name, tmp_path):
+  """Exit code 2, one line naming the option and the remedy, and no workdir."""
+  argv, fragments = MISTAKES[name]
+  workdir = tmp_path / 'run'
+  check_refused(command(*argv, f'--workdir={workdir}'), *fragments)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('argv', [[DIGITS], [DIGITS, '--workdir='], []])
+def test_missing_workdir(argv):
+  """--workdir is asked for."""
+  check_refused(command(*argv), '--workdir is missing')
+
+
+def test_first_bad_step_of_a_pull_is_named(tmp_path):
+  """The error of an invalid pull names the first t, found here from its variances."""
+  outcome = command(DIGITS, '--config.diffusion.pull=linear', f'--workdir={tmp_path}/w')
+  steps = 200
+  betas = np.linspace(1e-4, .02, steps) * 1000 / steps
+  abar = np.concatenate([[1], np.cumprod(1 - betas)])
+  m = np.arange(steps + 1) / steps
+  delta = 1 - abar - m**2 * abar
+  kept = (1 - m[1:]) / np.where(m[:-1] < 1, 1 - m[:-1], 1)
+  bad = (m[1:] >= 1) | (delta[1:] <= 0) | (
+      delta[1:] - kept**2 * (1 - betas) * delta[:-1] <= 0)
+  check_refused(outcome, f'first at t = {np.flatnonzero(bad)[0] + 1} ')
+
+
+def test_padding_that_the_message_proposes_is_accepted(tmp_path):
+  """The message names padding=2; with it only the next mistake is left to report."""
+  outcome = command(DIGITS, LEVELS_3, '--config.data.padding=2',
+                    '--config.num_clusters=2000', f'--workdir={tmp_path}/w')
+  check_refused(outcome, '2000', '1797')
+
+
+def test_discretized_decoder_needs_levels(tmp_path):
+  """Real-valued images have no levels."""
+  images = np.random.default_rng(0).uniform(-1, 1, (20, 8, 8)).astype(np.float32)
+  np.savez(tmp_path / 'x.npz', images=images)
+  outcome = command(DIGITS, '--config.data.source=npz', f'--workdir={tmp_path}/w',
+                    f'--config.data.path={tmp_path}/x.npz',
+                    '--config.diffusion.decoder=discretized')
+  check_refused(outcome, 'discretized', 'gaussian')
+  assert not (tmp_path / 'w').exists()
+
+
+def test_workdir_is_a_file(tmp_path):
+  """A file is not overwritten."""
+  (tmp_path / 'file').write_text('mine')
+  check_refused(command(DIGITS, FEW, f'--workdir={tmp_path}/file'), 'is a file')
+  check_refused(command(DIGITS, FEW, f'--workdir={tmp_path}/file/below'), 'file')
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_workdir_that_cannot_be_made(tmp_path):
+  """The system's reason is given."""
+  denied = mock.patch.object(pathlib.Path, 'mkdir', side_effect=PermissionError(
+      13, 'Permission denied'))
+  with denied:
+    check_refused(command(DIGITS, FEW, f'--workdir={tmp_path}/w'), 'ermission')
+
+
+@pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
+@pytest.mark.parametrize('config', [(), (DIGITS,)])
+def test_modes_need_a_fit(mode, config, tmp_path):
+  """Without config.json, --mode=fit is proposed and no folder made."""
+  outcome = command(*config, f'--mode={mode}', f'--workdir={tmp_path}/w')
+  check_refused(outcome, '--mode=fit')
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
+def test_modes_need_a_checkpoint(mode, tmp_path):
+  """A config.json alone is no fit."""
+  text = config_lib.to_json(config_lib.default_config())
+  (tmp_path / 'config.json').write_text(text)
+  check_refused(command(f'--mode={mode}', f'--workdir={tmp_path}'), 'no checkpoint')
+
+
+@pytest.mark.parametrize('text', ['{"num_clusters": 1', '', '[1, 2]', 'null', '{}',
+                                  '{"num_clusters": "ten"}', '{"nonsense": 1}',
+                                  '{"m_step": 3}', '\x00\x01'])
+@pytest.mark.parametrize('mode', ['fit', 'evaluate'])
+def test_damaged_config_json(mode, text, tmp_path):
+  """What config.json should not be is refused, and left as it is."""
+  if text == '{}' and mode == 'evaluate':
+    pytest.skip('all defaults: then the checkpoint is what is missing')
+  (tmp_path / 'config.json').write_text(text)
+  check_refused(command(DIGITS, FEW, f'--mode={mode}', f'--workdir={tmp_path}'))
+  assert [p.name for p in tmp_path.iterdir()] == ['config.json']
+  assert (tmp_path / 'config.json').read_text() == text
+
+
+def test_changed_config_names_what_differs(tmp_path):
+  """Options that define the run are compared with config.json, others are not."""
+  stored = config_lib.default_config()
+  (tmp_path / 'config.json').write_text(config_lib.to_json(stored))
+  outcome = command(DIGITS, '--config.seed=5', '--config.log.every_steps=1',
+                    f'--workdir={tmp_path}')
+  check_refused(outcome, 'config.seed: 0 there, 5 now', 'config.network.channels: 32')
+  assert 'log.every_steps' not in outcome[2]
+
+
+def test_second_run_on_a_workdir_is_refused(tmp_path):
+  """The process that holds the lock is named; nothing is written."""
+  with files.workdir_lock(tmp_path):
+    outcome = command(DIGITS, FEW, f'--workdir={tmp_path}')
+  check_refused(outcome, f'process {os.getpid()}', '--workdir')
+  assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+
+
+def test_config_file_that_is_wrong(tmp_path):
+  """A mistake in the user's own config file is one line, too."""
+  wrong = {
+      'syntax': 'def get_config(:\n',
+      'option': ('from jdiffclust.config import default_config\n'
+                 'def get_config():\n  c = default_config()\n  c.sead = 1\n  return c\n'),
+      'type': ('from jdiffclust.config import default_config\n'
+               'def get_config():\n  c = default_config()\n  c.seed = "x"\n  return c\n'),
+      'empty': '',
+      'name': 'def get_config():\n  return nonsense\n',
+      'none': 'def get_config():\n  return None\n',
+      'dict': 'def get_config():\n  return {}\n',
+      'import': 'import nonsense\n',
+      'own': ('import ml_collections\ndef get_config():\n'
+              '  return ml_collections.ConfigDict()\n'),
+  }
+  for name, text in wrong.items():
+    path = tmp_path / f'{name}.py'
+    path.write_text(text)
+    check_refused(command(f'--config={path}', f'--workdir={tmp_path}/w'))
+    assert not (tmp_path / 'w').exists(), name
+
+
+def test_arguments_are_those_given():
+  """`run` parses its own argument, not sys.argv."""
+  argv = ['jdiffclust', DIGITS, '--config.seed=7', '--workdir=w', '--quiet']
+  with mock.patch.object(sys, 'argv', ['pytest']):
+    config, workdir, mode, quiet = main.parse(argv)
+  assert (config.seed, str(workdir), mode, quiet) == (7, 'w', 'fit', True)
+
+
+def test_options_in_two_words():
+  """--config.NAME VALUE means what --config.NAME=VALUE means, or is refused."""
+  try:
+    argv = ['jdiffclust', DIGITS, '--config.seed', '7', '--workdir=w']
+    with mock.patch.object(sys, 'argv', argv):
+      config, *_ = main.parse(argv)
+  except main.UserError as error:
+    assert '--config.seed=VALUE' in str(error)
+  else:
+    assert config.seed == 7
+
+
+def test_last_of_two_values_counts():
+  """An option given twice has its last value."""
+  argv = ['jdiffclust', DIGITS, '--config.seed=7', '--config.seed=8', '--workdir=w']
+  with mock.patch.object(sys, 'argv', argv):
+    assert main.parse(argv)[0].seed == 8
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull'])
+def test_help_names_every_option(flag):
+  """--help lists each option with its default and meaning, on stdout."""
+  code, out, err = command(flag)
+  assert code == 0 and err == ''
+  for name, option in config_lib.options():
+    assert f'  {name} [{option.default!r}]\n      {option.meaning}' in out
+
+
+def test_module_runs_as_a_script(tmp_path):
+  """`python -m jdiffclust.main` passes on the exit code, without a traceback."""
+  done = subprocess.run(
+      [sys.executable, '-m', 'jdiffclust.main', DIGITS, '--config.num_clusters=0',
+       f'--workdir={tmp_path}/w'], cwd=ROOT, capture_output=True, text=True,
+      timeout=60)
+  check_refused((done.returncode, done.stdout, done.stderr), 'num_clusters')
