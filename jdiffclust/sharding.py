@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.errors import UserError
@@ -74,10 +75,9 @@ def local_rows(batch_size: int) -> slice:
 
 
 def to_host(tree):
-  """Gathers global arrays to NumPy arrays, complete in every process."""
-  if jax.process_count() == 1:
-    return jax.tree.map(np.asarray, tree)
-  from jax.experimental import multihost_utils  # imports a coordination service
-
-  return jax.tree.map(
-      lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True)), tree)
+  """Copies arrays to NumPy, complete in every process: rows elsewhere are gathered."""
+  def copy(array):
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+      array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+  return jax.tree.map(copy, tree)

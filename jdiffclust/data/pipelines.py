@@ -33,6 +33,22 @@ def ordered_indices(num_images: int, batch_size: int) -> Iterator[tuple]:
     yield np.minimum(np.arange(start, start + batch_size), num_images - 1), valid
 
 
+def even_batch_size(num_images: int, at_most: int, multiple: int) -> int:
+  """The batch size that covers the images in as few batches with the least filling.
+
+  Args:
+    num_images: N.
+    at_most: the largest batch size allowed, itself a multiple.
+    multiple: the devices that share a batch.
+
+  Returns:
+    The smallest multiple of `multiple` that needs no more batches than `at_most` does.
+  """
+  num_batches = -(-num_images // at_most)
+  share = -(-num_images // num_batches)
+  return -(-share // multiple) * multiple
+
+
 def _take(images, indices, levels):
   return Batch(scale_to_model(images[indices], levels), indices)
 
