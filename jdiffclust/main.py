@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -404,8 +405,6 @@ def is_main_process() -> bool:
 
 def main_process_lock(workdir):
   """The workdir's lock in the main process; the others rely on it."""
-  import contextlib
-
   return files.workdir_lock(workdir) if is_main_process() else contextlib.nullcontext()
 
 
@@ -424,14 +423,15 @@ def run(argv: list[str]) -> int:
     argv: with the program's name first.
 
   Returns:
-    The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake, 130 stopped.
+    The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake, 130 stopped,
+    141 nobody reads the output.
   """
   absl.logging.set_verbosity(absl.logging.ERROR)
   absl.logging.use_absl_handler()
-  if any(arg.lstrip('-') in ('help', 'h', 'helpfull', 'helpshort') for arg in argv[1:]):
-    print(help_text())
-    return 0
   try:
+    if any(arg in ('--help', '-h', '-?', '--helpfull') for arg in argv[1:]):
+      print(help_text(), flush=True)
+      return 0
     config, workdir, mode, quiet = parse(argv)
     if config is not None:
       join_processes(config.distributed)
@@ -444,6 +444,9 @@ def run(argv: list[str]) -> int:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except KeyboardInterrupt:
     print('stopped: the same command goes on from the last checkpoint', file=sys.stderr)
     return 130

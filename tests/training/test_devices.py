@@ -1,0 +1,58 @@
+"""The number of devices and processes does not change the result."""
+
+import socket
+
+import numpy as np
+import pytest
+
+
+def responsibilities(workdir):
+  """tau of a fit."""
+  return np.load(workdir / 'responsibilities.npy')
+
+
+@pytest.mark.parametrize('devices', [2, 8])
+def test_several_devices(devices, commands, plain, tmp_path):
+  """2 and 8 virtual devices agree with 1."""
+  outcome = commands.fit(tmp_path, f'num_devices={devices}')
+  assert outcome.code == 0, outcome.err
+  assert f'{devices} cpu device(s)' in outcome.err
+  np.testing.assert_allclose(responsibilities(tmp_path), responsibilities(plain),
+                             atol=1e-3)
+
+
+def test_resume_on_other_devices(commands, plain, tmp_path, monkeypatch):
+  """Begun on 2 devices, ended on 1."""
+  def interrupt(*args):
+    raise KeyboardInterrupt
+  with monkeypatch.context() as patch:
+    patch.setattr('jdiffclust.training.loop.Fitter.e_phase', interrupt)
+    assert commands.fit(tmp_path, 'num_devices=2').code == 130
+  outcome = commands.fit(tmp_path)
+  assert outcome.code == 0 and 'Resuming from checkpoint 6' in outcome.err
+  np.testing.assert_allclose(responsibilities(tmp_path), responsibilities(plain),
+                             atol=1e-3)
+
+
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+def test_two_processes(pipeline, commands, tmp_path):
+  """Two processes of one CPU device each end with the result of one process of two."""
+  one = commands.fit(tmp_path / 'one', 'num_devices=2', f'data.pipeline={pipeline}')
+  assert one.code == 0, one.err
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  processes = [commands.spawn(
+      tmp_path / 'two', 'num_devices=0', f'data.pipeline={pipeline}',
+      f'distributed.coordinator=localhost:{port}', 'distributed.num_processes=2',
+      f'distributed.process_id={i}', log=tmp_path / f'log{i}') for i in range(2)]
+  try:
+    codes = [process.wait(timeout=120) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  logs = [(tmp_path / f'log{i}').read_text() for i in range(2)]
+  assert codes == [0, 0], logs
+  assert 'Traceback' not in ''.join(logs)
+  np.testing.assert_allclose(responsibilities(tmp_path / 'two'),
+                             responsibilities(tmp_path / 'one'), atol=1e-3)

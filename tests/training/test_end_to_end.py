@@ -1,0 +1,44 @@
+"""The whole method clusters: the digits, and a set where only EM can have done it."""
+
+import json
+
+import numpy as np
+
+
+def summary_of(workdir):
+  """summary.json."""
+  return json.loads((workdir / 'summary.json').read_text())
+
+
+def test_digits(commands, tmp_path):
+  """600 digits in 10 clusters from K-means: far above the .1 of chance."""
+  outcome = commands.fit(
+      tmp_path, 'num_clusters=10', 'data.max_images=600', 'em.init=kmeans',
+      'em.max_iterations=1', 'diffusion.num_steps=200', 'diffusion.beta_end=.02',
+      'e_step.num_draws=8', 'e_step.batch_size=200', 'm_step.batch_size=64',
+      'm_step.num_steps=300', 'm_step.learning_rate=.003', 'log.every_steps=100',
+      'checkpoint.every_steps=1000')
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path)
+  assert found['acc'] > .5 and found['nmi'] > .4
+
+
+def test_em_finds_two_kinds_of_images(commands, tmp_path):
+  """Dark and bright blobs from random responsibilities: EM, not the start, sorts."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(120) % 2
+  y, x = np.mgrid[:8, :8] - 3.5
+  blob = np.exp(-(x**2 + y**2) / 8)
+  images = 128 + (2 * labels[:, None, None] - 1) * 90 * blob
+  images = np.clip(images + rng.normal(0, 12, images.shape), 0, 255).astype(np.uint8)
+  np.savez(tmp_path / 'blobs.npz', images=images, labels=labels)
+  outcome = commands.fit(
+      tmp_path / 'run', 'data.source=npz', f'data.path={tmp_path}/blobs.npz',
+      'data.max_images=0', 'num_clusters=2', 'em.init=random', 'em.max_iterations=6',
+      'e_step.num_draws=8', 'e_step.batch_size=120', 'm_step.batch_size=40',
+      'm_step.num_steps=100', 'm_step.learning_rate=.005', 'm_step.ema_decay=.95',
+      'log.every_steps=100', 'checkpoint.every_steps=1000')
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path / 'run')
+  assert found['init']['acc'] < .7
+  assert found['acc'] > .9

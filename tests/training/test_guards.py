@@ -1,0 +1,143 @@
+"""A run that goes wrong stops, and says where and what."""
+
+import json
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jdiffclust.clustering import m_step
+from jdiffclust.training import loop, machinery
+
+
+def checkpoint_numbers(workdir):
+  """The numbers of the checkpoints, ascending."""
+  return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())
+
+
+def replaced(module, name, change):
+  """Patches the function that makes a compiled step so that `change` wraps the step."""
+  make = getattr(module, name)
+  return mock.patch.object(module, name, lambda *args: change(make(*args)))
+
+
+def test_diverging_training_stops(commands, tmp_path):
+  """NaN from a huge learning rate: exit 1, step, term and last good checkpoint."""
+  def poison(m_step):
+    def step(state, *args):
+      state, info = m_step(state, *args)
+      bad = state.step == 8  # the 8th step, number 7 from 0
+      loss = jnp.where(bad, jnp.nan, info.loss)
+      return state._replace(nonfinite_step=jnp.where(
+          bad, state.step - 1, state.nonfinite_step)), info._replace(loss=loss)
+    return step
+  with replaced(machinery, 'make_m_step', poison):
+    outcome = commands.fit(tmp_path, 'seed=1')
+  assert outcome.code == 1
+  line = outcome.err.splitlines()[-1]
+  assert line.startswith('error: M-step: the loss is not finite at gradient step 7')
+  assert 'EM iteration 2' in line and 'The last good checkpoint is 7.' in line
+  assert 'learning_rate' in line and 'Traceback' not in outcome.err
+  assert checkpoint_numbers(tmp_path) == [4, 6, 7]
+  assert not (tmp_path / 'summary.json').exists()
+
+
+def test_real_divergence_is_noticed(commands, tmp_path):
+  """Steps of size 1e30 overflow the loss by themselves; nothing is saved after."""
+  images = np.random.default_rng(0).normal(size=(20, 8, 8)).astype(np.float32)
+  np.savez(tmp_path / 'x.npz', images=np.clip(images, -1, 1))
+  huge = lambda options: optax.sgd(1e30)
+  with mock.patch.object(m_step, 'make_optimizer', huge), mock.patch(
+      'jdiffclust.training.machinery.make_optimizer', huge):
+    outcome = commands.fit(tmp_path / 'run', 'data.source=npz', 'seed=2',
+                           f'data.path={tmp_path}/x.npz')
+  assert outcome.code == 1
+  line = outcome.err.splitlines()[-1]
+  assert 'M-step: the loss is not finite at gradient step ' in line
+  assert 'The last good checkpoint is 0.' in line
+  assert checkpoint_numbers(tmp_path / 'run') == [0]
+
+
+@pytest.mark.parametrize('term', ['responsibilities', 'bound', 'entropy'])
+def test_e_step_that_is_not_finite_stops(term, commands, tmp_path, monkeypatch):
+  """The term and the image are named; no checkpoint follows."""
+  def poison(e_step):
+    def step(estimator, params, batch, key):
+      tau, info = e_step(estimator, params, batch, key)
+      bad = np.asarray(batch.indices) == 41
+      if term == 'responsibilities':
+        return np.where(bad[:, None], np.nan, tau), info
+      return tau, info._replace(**{term: np.where(bad, -np.inf, getattr(info, term))})
+    return step
+
+  with replaced(machinery, 'make_e_step', poison):
+    outcome = commands.fit(tmp_path, f'seed={100 + len(term)}')
+  assert outcome.code == 1
+  line = outcome.err.splitlines()[-1]
+  assert line.startswith(f'error: E-step: the {term} of image 41 is not finite')
+  assert 'EM iteration 1, after gradient step 6' in line
+  assert 'The last good checkpoint is 6.' in line
+  assert checkpoint_numbers(tmp_path) == [0, 4, 6]
+
+
+def emptying(cluster):
+  """An E-step that gives no image to a cluster."""
+  def change(e_step):
+    def step(*args):
+      tau, info = e_step(*args)
+      tau = np.array(tau)
+      tau[:, cluster] = 0
+      return (tau + 1e-9) / (tau + 1e-9).sum(1, keepdims=True), info
+    return step
+  return change
+
+
+@pytest.mark.parametrize('reseed', [False, True])
+def test_emptied_cluster(reseed, commands, tmp_path):
+  """It is reported in warnings, metrics and summary, and re-seeded by option."""
+  seen = []
+
+  def watch(m_phase):
+    def phase(fitter):
+      seen.append(np.asarray(fitter.tau['current']).sum(axis=0))
+      m_phase(fitter)
+    return phase
+
+  with (replaced(machinery, 'make_e_step', emptying(1)),
+        mock.patch.object(loop.Fitter, 'm_phase', watch(loop.Fitter.m_phase))):
+    outcome = commands.fit(tmp_path, f'em.reseed_empty={reseed}', 'seed=3')
+  assert outcome.code == 0, outcome.err
+  assert 'warning: EM 1: clusters [1] are empty' in outcome.err
+  lines = [json.loads(line) for line in open(tmp_path / 'metrics.jsonl')]
+  assert [line['empty_clusters'] for line in lines if 'bound_nats' in line] == [1, 1]
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert len(summary['warnings']) == 2 and '[1]' in summary['warnings'][0]
+  # 60 images, 3 clusters: a tenth of an average cluster is 2 images.
+  assert seen[1][1] == pytest.approx(2 if reseed else 0, abs=.01)
+  assert summary['cluster_sizes'][1] == 0  # after the last iteration it is told as it is
+
+
+def test_settled():
+  """EM ends at the maximum, when the bound settles, or when the partition does."""
+  class Options:
+    max_iterations, bound_tolerance, partition_tolerance = 3, .01, .1
+
+  def history(*pairs):
+    return [{'bound_nats': b, 'changed_fraction': c} for b, c in pairs]
+
+  assert loop.settled(history((-100., 0.)), Options) == ''
+  assert loop.settled(history((-100., 1.), (-90., .5)), Options) == ''
+  assert 'bound' in loop.settled(history((-100., 1.), (-99.5, .5)), Options)
+  assert 'partition' in loop.settled(history((-100., 1.), (-90., .05)), Options)
+  assert 'maximum' in loop.settled(history((-9., 1.), (-5., 1.), (-1., 1.)), Options)
+
+
+def test_steps_until():
+  """First iteration of its own length, by option."""
+  class Options:
+    num_steps, first_num_steps = 10, 0
+  assert [loop.steps_until(Options, k) for k in range(4)] == [0, 10, 20, 30]
+  Options.first_num_steps = 25
+  assert [loop.steps_until(Options, k) for k in range(4)] == [0, 25, 35, 45]

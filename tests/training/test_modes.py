@@ -1,0 +1,147 @@
+"""predict, sample and evaluate on a fitted workdir; what they refuse."""
+
+import csv
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+from sklearn import datasets
+
+
+@pytest.fixture
+def run(plain, tmp_path):
+  """A copy of a fitted workdir."""
+  return shutil.copytree(plain, tmp_path / 'run')
+
+
+def check_error(outcome, *fragments):
+  """Asserts exit code 2 and an error line with the fragments."""
+  assert outcome.code == 2 and 'Traceback' not in outcome.err
+  line = outcome.err.splitlines()[-1]
+  assert line.startswith('error: ')
+  for fragment in fragments:
+    assert fragment in line
+
+
+def read_predictions(workdir):
+  """The rows of predictions.csv."""
+  with open(workdir / 'predictions.csv', newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def test_predict_agrees_with_the_fit(commands, run):
+  """The fit's own images, by other draws: mostly the clusters of the fit."""
+  tau = np.load(run / 'responsibilities.npy')
+  outcome = commands.fit(run, 'predict.num_draws=64', flags=['--mode=predict'])
+  assert outcome.code == 0, outcome.err
+  rows = read_predictions(run)
+  assert [row['index'] for row in rows] == [str(i) for i in range(60)]
+  assert [row['label'] for row in rows] == [
+      str(k) for k in datasets.load_digits().target[:60]]
+  sure = tau.max(1) > .98
+  found = np.array([int(row['cluster']) for row in rows])
+  assert sure.sum() > 10
+  assert (found == tau.argmax(1))[sure].mean() > .8
+
+
+def test_predict_new_images(commands, run, tmp_path):
+  """Images from a file, of a number that no batch divides; deterministic."""
+  images = datasets.load_digits().images[60:97].astype(np.uint8)
+  found = []
+  for _ in range(2):
+    np.savez(tmp_path / 'new.npz', images=images * 16)
+    outcome = commands.fit(run, 'data.source=npz', f'data.path={tmp_path}/new.npz',
+                           flags=['--mode=predict'])
+    if outcome.code == 2:
+      check_error(outcome, 'grey levels')  # 256 levels are not the 17 of the digits
+      return
+    found.append(read_predictions(run))
+  assert len(found[0]) == 37 and found[0] == found[1]
+
+
+def test_predict_refuses_other_types_of_images(commands, run, tmp_path):
+  """Real-valued images for a model of 17 levels."""
+  images = np.random.default_rng(0).uniform(-1, 1, (9, 8, 8)).astype(np.float32)
+  np.savez(tmp_path / 'new.npz', images=images)
+  outcome = commands.fit(run, 'data.source=npz', f'data.path={tmp_path}/new.npz',
+                         flags=['--mode=predict'])
+  check_error(outcome, 'grey levels', '17')
+  assert not (run / 'predictions.csv').exists()
+
+
+def test_predict_without_config(commands, run):
+  """Without --config the data of the fit are meant."""
+  outcome = commands.small('--mode=predict', f'--workdir={run}',
+                           '--config.data.max_images=13')
+  assert outcome.code == 0, outcome.err
+  assert len(read_predictions(run)) == 13
+
+
+def test_sample_is_deterministic(commands, run):
+  """[k, n, H, W, C] float32, the same from any batch size; another seed differs."""
+  found = {}
+  for name, options in {'a': [], 'b': [], 'small batch': ['sample.batch_size=4'],
+                        'seed': ['sample.seed=1'],
+                        'two': ['sample.clusters=(0,2)']}.items():
+    flags = [f'--config.{option}' for option in ['sample.num_images=3', *options]]
+    outcome = commands.small('--mode=sample', f'--workdir={run}', *flags)
+    assert outcome.code == 0 and outcome.err.count('error') == 0, outcome.err
+    found[name] = np.load(run / 'samples.npy')
+  assert found['a'].shape == (3, 3, 8, 8, 1) and found['a'].dtype == np.float32
+  assert np.isfinite(found['a']).all() and np.ptp(found['a']) > 0
+  np.testing.assert_array_equal(found['a'], found['b'])
+  np.testing.assert_allclose(found['a'], found['small batch'], atol=1e-5)
+  assert np.abs(found['a'] - found['seed']).max() > .1
+  np.testing.assert_allclose(found['two'], found['a'][[0, 2]], atol=1e-5)
+  assert matplotlib.image.imread(run / 'samples.png').ndim == 3
+
+
+@pytest.mark.parametrize('clusters', ['(3,)', '(0,3)'])
+def test_sample_of_a_cluster_that_is_not_there(clusters, commands, run):
+  """It is named, with what there is; with the config of the fit or of digits.py."""
+  for config in ([], [commands.config]):
+    outcome = commands.small('--mode=sample', f'--workdir={run}', *config,
+                             f'--config.sample.clusters={clusters}')
+    check_error(outcome, 'cluster 3', '0..2')
+  assert not (run / 'samples.npy').exists()
+
+
+def test_evaluate_reproduces_the_fit(commands, run):
+  """The same responsibilities, bit for bit, and the same scores."""
+  tau = (run / 'responsibilities.npy').read_bytes()
+  rows = (run / 'assignments.csv').read_bytes()
+  for name in ('responsibilities.npy', 'assignments.csv', 'summary.json'):
+    (run / name).unlink()
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}')
+  assert outcome.code == 0, outcome.err
+  assert (run / 'responsibilities.npy').read_bytes() == tau
+  assert (run / 'assignments.csv').read_bytes() == rows
+  assert (run / 'summary.json').exists()
+
+
+def test_evaluate_in_another_folder(commands, run, tmp_path, monkeypatch):
+  """A run can be moved, and started from anywhere."""
+  tau = (run / 'responsibilities.npy').read_bytes()
+  moved = run.rename(tmp_path / 'moved')
+  monkeypatch.chdir(tmp_path)
+  assert commands.small('--mode=evaluate', '--workdir=moved').code == 0
+  assert (moved / 'responsibilities.npy').read_bytes() == tau
+
+
+def test_changed_config_is_refused(commands, run):
+  """Another seed for the same workdir."""
+  before = (run / 'config.json').read_bytes()
+  check_error(commands.fit(run, 'seed=9'), 'config.seed: 0 there, 9 now')
+  assert (run / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
+def test_modes_do_not_touch_the_fit(mode, commands, run):
+  """Config and checkpoints stay as they are."""
+  def content():
+    return {path: path.read_bytes() for path in
+            (run / 'config.json', *(run / 'checkpoints').rglob('*')) if path.is_file()}
+  before = content()
+  assert commands.small(f'--mode={mode}', f'--workdir={run}').code == 0
+  assert content() == before

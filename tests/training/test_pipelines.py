@@ -1,0 +1,139 @@
+"""Both pipelines: every image, in an order that a restart does not change."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from jdiffclust import config as config_lib
+from jdiffclust.data import dataset, pipelines
+from jdiffclust.sharding import make_mesh
+
+
+def digits(count):
+  """The first digits."""
+  config = config_lib.default_config()
+  config.data.max_images = count
+  return dataset.load_source(config.data)
+
+
+def make(name, count, batch_size, seed=0, devices=1, workers=2):
+  """A pipeline over the first digits."""
+  config = config_lib.default_config()
+  config.data.pipeline, config.data.workers = name, workers
+  with jax.numpy_dtype_promotion('standard'):
+    return pipelines.make_pipeline(digits(count), config.data, batch_size, seed,
+                                   make_mesh(devices))
+
+
+def indices(pipeline, count, step=0):
+  """The image numbers of `count` minibatches, [count, B]."""
+  batches = itertools.islice(pipeline.training(step), count)
+  return np.stack([np.asarray(batch.indices) for batch in batches])
+
+
+NAMES = pytest.mark.parametrize('name', ['memory', 'grain'])
+
+
+@NAMES
+def test_every_image_once_an_epoch(name):
+  """64 images in batches of 16: each epoch of 4 has all, in another order."""
+  found = indices(make(name, 64, 16), 12).reshape(3, 64)
+  np.testing.assert_array_equal(np.sort(found), np.tile(np.arange(64), (3, 1)))
+  assert (found[0] != found[1]).any() and (found[1] != found[2]).any()
+  assert (found[0] != np.arange(64)).any()
+
+
+@NAMES
+def test_no_image_is_left_out_for_long(name):
+  """60 images in batches of 16: no image twice in an epoch, and all in a few."""
+  found = indices(make(name, 60, 16), 30)
+  assert all(len(set(found[:3].ravel())) == 48 for _ in [0])
+  assert set(found.ravel()) == set(range(60))
+
+
+@NAMES
+def test_seed_decides_the_order(name):
+  """The same seed, the same order; another seed, another."""
+  first, again, other = (indices(make(name, 64, 16, seed), 8) for seed in (1, 1, 2))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+
+
+@pytest.mark.parametrize('step', [0, 1, 3, 4, 5, 11])
+def test_memory_goes_on_at_any_step(step):
+  """Minibatches from step s on are those of a run from 0, epoch ends included."""
+  whole = indices(make('memory', 64, 16), 14)
+  np.testing.assert_array_equal(indices(make('memory', 64, 16), 14 - step, step),
+                                whole[step:])
+
+
+@pytest.mark.parametrize('step', [0, 1, 4, 7])
+def test_grain_goes_on_from_its_state(step):
+  """Read-ahead is no part of the state; and so is the number of workers not."""
+  whole = indices(make('grain', 64, 16), 12)
+  first = make('grain', 64, 16)
+  if step:
+    indices(first, step)
+  second = make('grain', 64, 16, workers=0)
+  second.iterator.set_state(first.iterator.get_state())
+  np.testing.assert_array_equal(indices(second, 12 - step), whole[step:])
+
+
+@NAMES
+@pytest.mark.parametrize('count, batch_size', [(5, 8), (8, 8), (3, 8)])
+def test_fewer_images_than_a_batch(name, count, batch_size):
+  """The batch has its full size; each image comes up as often as any other, +-1."""
+  found = indices(make(name, count, batch_size), 10)
+  assert found.shape == (10, batch_size)
+  assert set(found.ravel()) == set(range(count))
+
+
+@NAMES
+@pytest.mark.parametrize('count, batch_size', [(60, 16), (64, 16), (5, 8), (17, 16)])
+def test_ordered_has_every_image_once(name, count, batch_size):
+  """In order; the last batch is filled up to the same shape."""
+  found = []
+  for batch, valid in make(name, count, 16).ordered(batch_size):
+    assert batch.images.shape == (batch_size, 8, 8, 1)
+    assert batch.indices.shape == (batch_size,)
+    found.append(np.asarray(batch.indices)[:valid])
+    assert (np.asarray(batch.indices) < count).all()
+  np.testing.assert_array_equal(np.concatenate(found), np.arange(count))
+
+
+@NAMES
+@pytest.mark.parametrize('devices', [1, 2])
+def test_images_are_the_scaled_digits(name, devices):
+  """Every batch holds the images of its indices, in [-1, 1], on all devices."""
+  wanted = digits(60).images / 8. - 1
+  pipeline = make(name, 60, 16, devices=devices)
+  batches = list(itertools.islice(pipeline.training(0), 5))
+  batches += [batch for batch, _ in pipeline.ordered(16)]
+  for batch in batches:
+    assert batch.images.dtype == np.float32
+    assert len(batch.images.sharding.device_set) == devices
+    np.testing.assert_allclose(batch.images, wanted[np.asarray(batch.indices)],
+                               atol=1e-6)
+
+
+def test_order_does_not_depend_on_devices():
+  """1, 2 and 8 devices see the same minibatches."""
+  one, two, eight = (indices(make('memory', 64, 16, devices=n), 6) for n in (1, 2, 8))
+  np.testing.assert_array_equal(one, two)
+  np.testing.assert_array_equal(one, eight)
+
+
+def test_auto_goes_by_size():
+  """60 digits are 3,840 bytes; 1,797 are 115 kB; limits are in MB."""
+  config = config_lib.default_config()
+  config.data.workers = 1
+  for limit, kind in ((2048, pipelines.MemoryPipeline), (1, pipelines.MemoryPipeline)):
+    config.data.memory_limit_mb = limit
+    made = pipelines.make_pipeline(digits(60), config.data, 8, 0, make_mesh(1))
+    assert isinstance(made, kind)
+  config.data.memory_limit_mb, config.data.image_size = 1, 32
+  large = dataset.load_source(config.data)  # 1797 * 32 * 32 bytes = 1.8 MB
+  made = pipelines.make_pipeline(large, config.data, 8, 0, make_mesh(1))
+  assert isinstance(made, pipelines.GrainPipeline)

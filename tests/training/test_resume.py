@@ -1,0 +1,294 @@
+"""A run that is cut off anywhere, or whose checkpoint is damaged, loses nothing."""
+
+import json
+import pathlib
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jdiffclust.training import checkpoints as checkpoints_lib
+from jdiffclust.training import progress
+from jdiffclust.training.writers import MetricsWriter, read_metrics
+
+
+class Cut(BaseException):
+  """The end of a run in this process, in the place of a kill."""
+
+
+def metrics(workdir):
+  """The lines of metrics.jsonl."""
+  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
+
+
+def weights(workdir):
+  """Every array of the newest checkpoint, as bytes by name."""
+  newest = max((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with ocp.StandardCheckpointer() as reader:
+    shapes = reader.metadata(newest / 'arrays').item_metadata.tree
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding), shapes)
+    arrays = reader.restore(newest / 'arrays', target)
+  return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+          for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+
+
+def check_same(workdir, reference):
+  """Asserts the same results and weights, bit for bit, and the same metrics."""
+  for name in ('responsibilities.npy', 'assignments.csv'):
+    assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
+  assert metrics(workdir) == metrics(reference)
+  assert weights(workdir) == weights(reference)
+
+
+def wait_for(log, text, process, seconds=120):
+  """Waits until a line of a process' log holds `text`; False if it ended before."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    if text in pathlib.Path(log).read_text(encoding='utf-8'):
+      return True
+    if process.poll() is not None:
+      return False
+    time.sleep(.01)
+  process.kill()
+  raise AssertionError(f'no {text!r} in {seconds} s')
+
+
+def test_kill_9(commands, plain, tmp_path):
+  """Killed at the start, in M- and E-steps, at random moments; then ends the same."""
+  rng = np.random.default_rng(0)
+  for number, text in enumerate(['start (', 'EM 1/2 M-step', 'EM 1/2 E-step', '']):
+    log = tmp_path / f'log{number}'
+    process = commands.spawn(tmp_path / 'run', log=log, devices=8)
+    try:
+      if text and wait_for(log, text, process):
+        time.sleep(rng.uniform(0, .3))
+        process.send_signal(signal.SIGKILL)
+      process.wait(timeout=120)
+    finally:
+      process.kill()
+  assert process.returncode == 0, log.read_text()
+  assert 'Traceback' not in log.read_text()
+  check_same(tmp_path / 'run', plain)
+
+
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+def test_cut_at_every_moment(pipeline, commands, plain, tmp_path, monkeypatch):
+  """Cut at the 1st, 2nd, 3rd, ... report of progress, each run going on from there."""
+  options = [f'data.pipeline={pipeline}']
+  reference = tmp_path / 'reference'
+  assert commands.fit(reference, *options).code == 0
+  countdown = []
+  advance = progress.Task.advance
+
+  def counting(task, *args):
+    countdown[0] -= 1
+    if countdown[0] == 0:
+      raise Cut
+    advance(task, *args)
+
+  monkeypatch.setattr(progress.Task, 'advance', counting)
+  cuts = 0
+  for number in range(1, 30, 2):
+    countdown[:] = [number]
+    try:
+      outcome = commands.fit(tmp_path / 'run', *options)
+    except Cut:
+      cuts += 1
+      continue
+    assert outcome.code == 0, outcome.err
+    break
+  assert cuts >= 3
+  check_same(tmp_path / 'run', reference)
+
+
+def test_grain_gives_other_minibatches_but_the_same_images(commands, plain, tmp_path):
+  """The two pipelines agree before training: on the start and the weighted means."""
+  assert commands.fit(tmp_path, 'data.pipeline=grain').code == 0
+  ours, theirs = weights(tmp_path), weights(plain)
+  start = next(name for name in ours if name.endswith("['start']"))
+  assert ours[start] == theirs[start]
+
+
+def newest(workdir):
+  """The folder of the newest checkpoint."""
+  return max((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+
+
+def largest_file(folder):
+  """The largest file below a folder."""
+  return max((p for p in folder.rglob('*') if p.is_file()),
+             key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+  """Cuts the largest file to half."""
+  path = largest_file(folder)
+  path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def flip(folder):
+  """Flips bits in the middle of the largest file."""
+  path = largest_file(folder)
+  data = bytearray(path.read_bytes())
+  for i in range(len(data) // 2, len(data) // 2 + 16):
+    data[i] ^= 0xff
+  path.write_bytes(data)
+
+
+def empty_all(folder):
+  """Empties every file."""
+  for path in folder.rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+
+
+DAMAGES = {
+    'truncated': truncate, 'flipped': flip, 'emptied': empty_all,
+    'progress deleted': lambda folder: shutil.rmtree(folder / 'progress'),
+    'arrays deleted': lambda folder: shutil.rmtree(folder / 'arrays'),
+    'progress cut': lambda folder: (folder / 'progress' / 'metadata').write_text('{"it'),
+    'progress empty': lambda folder: (folder / 'progress' / 'metadata').write_text('{}'),
+    'progress null': lambda folder: (folder / 'progress' / 'metadata').write_text('null'),
+    'manifest deleted': lambda folder: (
+        folder / 'arrays' / 'manifest.ocdbt').unlink(),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_damaged_checkpoint_is_passed_over(name, commands, plain, tmp_path):
+  """It is reported, the one before is used, and the result is the same."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  DAMAGES[name](newest(workdir))
+  outcome = commands.fit(workdir)
+  assert outcome.code == 0, outcome.err
+  assert 'warning: checkpoint 14 is damaged' in outcome.err
+  assert 'Resuming from checkpoint 13' in outcome.err
+  check_same(workdir, plain)
+
+
+def test_reading_modes_pass_over_damage_and_leave_it(commands, plain, tmp_path):
+  """sample warns, uses the one before and deletes nothing."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  truncate(newest(workdir))
+  before = {p: p.stat().st_mtime_ns for p in (workdir / 'checkpoints').rglob('*')}
+  outcome = commands.fit(workdir, flags=['--mode=sample'])
+  assert outcome.code == 0 and 'checkpoint 14 is damaged' in outcome.err
+  assert before == {p: p.stat().st_mtime_ns for p in (workdir / 'checkpoints').rglob('*')}
+
+
+@pytest.mark.parametrize('mode', ['fit', 'sample'])
+def test_all_checkpoints_damaged(mode, commands, plain, tmp_path):
+  """Nothing can be used: an error that says so; nothing is deleted."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  for folder in (workdir / 'checkpoints').iterdir():
+    truncate(folder)
+  outcome = commands.fit(workdir, flags=[f'--mode={mode}'])
+  assert outcome.code == 2 and 'Traceback' not in outcome.err
+  last = outcome.err.splitlines()[-1]
+  assert last.startswith('error: None of the checkpoints [14, 13, 9]')
+  assert len(list((workdir / 'checkpoints').iterdir())) == 3
+
+
+def test_finished_run_again(commands, plain, tmp_path, monkeypatch):
+  """No step is taken, and the files are the same."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  for step in ('m_phase', 'e_phase'):
+    monkeypatch.setattr(f'jdiffclust.training.loop.Fitter.{step}', None)
+  outcome = commands.fit(workdir)
+  assert outcome.code == 0 and 'Resuming from checkpoint 14' in outcome.err
+  check_same(workdir, plain)
+  summaries = [json.loads((w / 'summary.json').read_text()) for w in (workdir, plain)]
+  for summary in summaries:
+    del summary['wall_seconds']
+  assert summaries[0] == summaries[1]
+
+
+@pytest.mark.parametrize('keep', [1, 2])
+def test_keep(keep, commands, tmp_path):
+  """So many of the newest checkpoints stay."""
+  assert commands.fit(tmp_path, f'checkpoint.keep={keep}').code == 0
+  kept = sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir())
+  assert kept == [9, 13, 14][-keep:]
+
+
+def test_logging_and_checkpoints_do_not_change_the_result(commands, plain, tmp_path):
+  """Other intervals, the same clusters."""
+  outcome = commands.fit(tmp_path, 'log.every_steps=5', 'checkpoint.every_steps=100')
+  assert outcome.code == 0
+  assert ((tmp_path / 'responsibilities.npy').read_bytes()
+          == (plain / 'responsibilities.npy').read_bytes())
+
+
+def test_other_number_of_images_is_refused(commands, tmp_path):
+  """A data set that has grown since is not resumed on."""
+  images = np.random.default_rng(0).integers(0, 256, (61, 8, 8), np.uint8)
+  data = ['data.source=npz', f'data.path={tmp_path}/x.npz', 'data.max_images=0',
+          'em.max_iterations=1']
+  for number in (60, 61):
+    np.savez(tmp_path / 'x.npz', images=images[:number])
+    outcome = commands.fit(tmp_path / 'run', *data)
+  assert outcome.code == 2
+  assert '61 images now' in outcome.err.splitlines()[-1]
+
+
+def test_interrupt_says_how_to_go_on(commands, plain, tmp_path, monkeypatch):
+  """Ctrl-C ends with 130 and one line; the same command goes on."""
+  def interrupt(*args):
+    raise KeyboardInterrupt
+  with monkeypatch.context() as patch:
+    patch.setattr('jdiffclust.training.loop.Fitter.e_phase', interrupt)
+    outcome = commands.fit(tmp_path / 'run')
+  assert outcome.code == 130
+  assert 'goes on from the last checkpoint' in outcome.err.splitlines()[-1]
+  assert commands.fit(tmp_path / 'run').code == 0
+  check_same(tmp_path / 'run', plain)
+
+
+def test_interrupted_process_ends_cleanly(commands, tmp_path):
+  """Ctrl-C while a checkpoint is written: no traceback."""
+  log = tmp_path / 'log'
+  process = commands.spawn(tmp_path / 'run', 'checkpoint.every_steps=1',
+                           'm_step.num_steps=500', log=log)
+  try:
+    assert wait_for(log, 'EM 1/2 M-step', process)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+  finally:
+    process.kill()
+  assert 'Traceback' not in log.read_text() and 'stopped' in log.read_text()
+
+
+def test_checksum_covers_every_array():
+  """A change of any element, sign bit included, changes the digest."""
+  tree = {'a': np.zeros((2, 3), np.float32), 'b': np.arange(4)}
+  before = checkpoints_lib.digest(tree)
+  assert checkpoints_lib.digest({'a': tree['a'].copy(), 'b': tree['b'].copy()}) == before
+  tree['a'][1, 2] = -0.
+  assert checkpoints_lib.digest(tree) != before
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
+  """And a last line cut off by a kill, too."""
+  writer = MetricsWriter(tmp_path)
+  for step, iteration in ((2, 0), (4, 0), (4, 1), (6, 1)):
+    writer.write(step, iteration, loss=1.)
+  writer.close()
+  with open(tmp_path / 'metrics.jsonl', 'a', encoding='utf-8') as file:
+    file.write('{"step": 8, "it')
+  assert len(read_metrics(tmp_path)) == 4
+  writer = MetricsWriter(tmp_path, resumed_from=5)
+  writer.write(5, 1, loss=2.)
+  writer.close()
+  assert [(line['step'], line['iteration']) for line in read_metrics(tmp_path)] == [
+      (2, 0), (4, 0), (4, 1), (5, 1)]
