@@ -57,7 +57,7 @@ def main() -> None:
   for name, group in summaries.items():
     for key in ('bound_bits_per_dim', 'mean_entropy', 'uncertain_fraction',
                 'wall_seconds', 'train_images_per_second',
-                'e_step_evaluations_per_second'):
+                'e_step_evaluations_per_second', 'peak_memory_mib'):
       values = [s[key] for s in group]
       lines.append(f'{name}: {key} {statistics.mean(values):.4g} ± '
                    f'{statistics.stdev(values):.2g}')

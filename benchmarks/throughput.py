@@ -79,7 +79,7 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
 
 
 def measure_diffusers(batch: int, threads: int, repeats: int) -> dict:
-  """The matched UNet2DModel: levels 32, 64, 64, two blocks each, attention at the last."""
+  """The matched UNet2DModel: 32, 64, 64 channels, attention at the last level."""
   import torch
   from diffusers import UNet2DModel
 

@@ -168,7 +168,8 @@ OPTIONS: Mapping[str, Any] = {
         'assignment': _choice('sampled', ('sampled', 'summed', 'per_cluster'),
                               'q ~ tau_i; sum over q; or one q a step weighted by tau '
                               '(Algorithm 1)'),
-        'weighting': _choice('uniform', ('uniform', 'elbo'), 'weights of the noise levels'),
+        'weighting': _choice('uniform', ('uniform', 'elbo'),
+                             'weights of the noise levels'),
         'means': _choice('weighted', ('weighted', 'gradient'),
                          'mu_q: responsibility-weighted mean, or by gradient'),
         'learning_rate': _real(1e-3, 0, 10, "Adam's step size", open_low=True),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import resource
 import sys
 import time
 
@@ -242,6 +243,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
                                       progress['train_seconds']),
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
       'wall_seconds': progress['wall_seconds'] + time.perf_counter() - began,
+      'peak_memory_mib': peak_memory_mib(),
       'devices': [f'{d.platform}:{d.device_kind}' for d in machinery.mesh.devices.flat],
   }
   outputs = results_lib.Results(
@@ -255,6 +257,12 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
+
+
+def peak_memory_mib() -> float:
+  """The largest resident memory this process has had, in MiB."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak / (2**20 if sys.platform == 'darwin' else 2**10)  # macOS counts bytes
 
 
 def print_summary(summary: dict, workdir) -> None:

@@ -113,17 +113,6 @@ def scale_to_model(images, levels):
   return images if levels is None else images / (levels - 1) * 2 - 1
 
 
-def to_uint8(images):
-  """Maps [-1, 1] to 8-bit grey levels for display; what lies outside is clipped.
-
-  Args:
-    images: NumPy or JAX array of any shape.
-
-  Returns:
-    NumPy uint8 of the same shape.
-  """
-  return np.rint(np.clip((np.asarray(images) + 1) * 127.5, 0, 255)).astype(np.uint8)
-
 
 def read_images(source, indices):
   """Reads images into memory, decoding in threads where they are files.

@@ -104,7 +104,8 @@ class MemoryPipeline:
   def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """All images once, in order."""
     for indices, valid in ordered_indices(self.num_images, batch_size):
-      yield self._take(self._images, replicate(indices.astype(np.int32), self._mesh)), valid
+      rows = replicate(indices.astype(np.int32), self._mesh)
+      yield self._take(self._images, rows), valid
 
 
 @jax.jit

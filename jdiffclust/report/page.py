@@ -59,7 +59,7 @@ def write_report(path, summary, figures, config, per_cluster):
     summary: facts of the run, any of them None or missing: dataset, num_images,
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
       ari, method), baselines ({name: scores}), bound_bits_per_dim, cluster_sizes,
-      mean_entropy (nats), num_em_iterations, train_images_per_second,
+      mean_entropy (nats), uncertain_fraction, num_em_iterations, train_images_per_second,
       e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
       stop_reason.
     figures: {name: path of a PNG, or None to leave it out}; the names of the
@@ -79,6 +79,7 @@ def write_report(path, summary, figures, config, per_cluster):
       dataset=_text(summary.get('dataset')),
       facts=_facts(summary, per_cluster),
       scores=_scores(summary),
+      close_calls=_percent(summary.get('uncertain_fraction')),
       figures=_figures(figures),
       clusters=per_cluster,
       empty=sum(not row['size'] for row in per_cluster),

@@ -86,7 +86,8 @@ class Checkpoints:
         number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
     return restored.progress
 
-  def read(self, number: int, template: Callable[[dict], tuple], iterator=None) -> Snapshot:
+  def read(self, number: int, template: Callable[[dict], tuple],
+           iterator=None) -> Snapshot:
     """Restores a checkpoint; raises one of `DAMAGE`.
 
     Args:

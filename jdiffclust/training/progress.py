@@ -1,4 +1,4 @@
-"""What a person sees while a run works: rich bars on a terminal, plain lines elsewhere."""
+"""What a person sees of a run: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

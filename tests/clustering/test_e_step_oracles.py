@@ -41,8 +41,8 @@ def close_in_error(values, exact, count=4.):
                                count * error + 1e-4 * np.abs(exact) + 1e-6)
 
 
-@pytest.mark.parametrize('proposal', ('weight', 'uniform'))
-@pytest.mark.parametrize('stratify', (True, False))
+@pytest.mark.parametrize('proposal,stratify', [
+    ('weight', True), ('uniform', True), ('weight', False)])
 def test_bound_is_unbiased(oracle, images, key, proposal, stratify):
   """One cluster: bound, prior, diffusion and decoder parts equal the sums over t."""
   p, network = oracle.make(), oracle.network(10)
@@ -59,10 +59,10 @@ def test_bound_is_unbiased(oracle, images, key, proposal, stratify):
   assert np.isinf(info.margin).all() and (info.margin_error == 0).all()
 
 
-@pytest.mark.parametrize('share', (True, False))
-@pytest.mark.parametrize('stratify', (True, False))
-@pytest.mark.parametrize('weighting,proposal', [
-    ('elbo', 'weight'), ('elbo', 'uniform'), ('uniform', 'weight')])
+@pytest.mark.parametrize('weighting,proposal,stratify,share', [
+    ('elbo', 'weight', True, True), ('elbo', 'weight', False, False),
+    ('elbo', 'uniform', True, False), ('uniform', 'weight', False, True),
+    ('uniform', 'uniform', True, True)])
 def test_log_joints_are_unbiased(oracle, images, key, weighting, proposal, stratify,
                                  share):
   """temperature x log(tau_q / tau_0) is an unbiased difference of log-joints."""
@@ -120,8 +120,7 @@ def test_shared_draws_have_the_same_steps(oracle, images, key):
   assert len({tuple(shared[:, 0, i]) for i in range(5)}) > 1  # images differ
 
 
-@pytest.mark.parametrize('temperature', (1., 3.))
-@pytest.mark.parametrize('weighting', ('elbo', 'uniform'))
+@pytest.mark.parametrize('weighting,temperature', [('elbo', 3.), ('uniform', 1.)])
 def test_tau_by_enumeration(oracle, images, key, weighting, temperature):
   """Noise-free errors: tau is the softmax of the enumerated log-joints."""
   p = oracle.make()
@@ -205,8 +204,7 @@ def test_long_schedule_never_leaves_range():
   assert np.abs(np.bincount(t)[1:] - 100).max() <= 2
 
 
-def run(oracle, images, key, rows=16, order=None, devices=1, indices=None, mesh_rows=None,
-        **changes):
+def run(oracle, images, key, rows=16, order=None, devices=1, indices=None, **changes):
   p = oracle.make()
   means, proportions = images(1, Q), np.array([.6, .3, .1])
   if order is not None:
@@ -238,21 +236,12 @@ def test_permuting_clusters(oracle, images, key):
 def test_chunks_devices_and_batches_change_nothing(oracle, images, key, share):
   """tau depends on neither chunk sizes, devices, batch-mates nor padding."""
   whole = run(oracle, images, key, share_draws=share)
-  for chunks in ((1, 1), (2, 3), (100, 100)):
-    assert_same(whole, run(oracle, images, key, share_draws=share,
-                           clusters_per_chunk=chunks[0], draws_per_chunk=chunks[1]))
-  for devices in (2, 8):
-    assert_same(whole, run(oracle, images, key, share_draws=share, devices=devices))
+  assert_same(whole, run(oracle, images, key, share_draws=share, devices=8,
+                         clusters_per_chunk=2, draws_per_chunk=3))
   some = jnp.array([5, 11, 15, 15], jnp.int32)  # the last is padding
-  assert_same(whole, run(oracle, images, key, share_draws=share, indices=some),
+  assert_same(whole, run(oracle, images, key, share_draws=share, indices=some,
+                         clusters_per_chunk=1, draws_per_chunk=100),
               rows=np.asarray(some))
-
-
-def test_another_key_other_draws(oracle, images, key):
-  """The draws follow the key."""
-  tau, _ = run(oracle, images, key)
-  other, _ = run(oracle, images, jax.random.key(12))
-  assert np.abs(np.asarray(tau) - other).max() > 1e-3
 
 
 def test_cross_bound_is_unbiased():

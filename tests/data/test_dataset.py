@@ -4,7 +4,6 @@ import pickle
 
 import hypothesis
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,21 +72,6 @@ def test_scale_keeps_jax_arrays_and_real_values():
   assert scaled.tolist() == [-1, 1]
   real = np.float32([-1, 0.25, 1])
   np.testing.assert_array_equal(dataset.scale_to_model(real, None), real)
-
-
-@FEW
-@hypothesis.given(hnp.arrays(np.uint8, (3, 2, 2, 1)))
-def test_to_uint8_inverts_the_scale_of_8_bits(images):
-  scaled = dataset.scale_to_model(images, 256)
-  assert np.abs(scaled).max() <= 1
-  np.testing.assert_array_equal(dataset.to_uint8(scaled), images)
-
-
-def test_to_uint8_clips_and_shows_few_levels_in_full_range():
-  assert dataset.to_uint8(jnp.array([-3., -1., 0.999, 1., 9.])).tolist() == [
-      0, 0, 255, 255, 255]
-  shown = dataset.to_uint8(dataset.scale_to_model(np.array([0, 4, 16], 'u1'), 17))
-  assert shown.tolist() == [0, 64, 255]
 
 
 @FEW

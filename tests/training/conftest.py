@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -115,7 +116,8 @@ class Commands:
         'JAX_COMPILATION_CACHE_DIR': str(self.cache), 'PYTHONPATH': str(ROOT),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
+                            os.environ['XLA_FLAGS'])}
     with open(log, 'a', encoding='utf-8') as file:
       return subprocess.Popen([sys.executable, __file__, *tiny(workdir, *options)],
                               stdout=file, stderr=file, env=environment, cwd=ROOT)

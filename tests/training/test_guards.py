@@ -87,9 +87,9 @@ def emptying(cluster):
   def change(e_step):
     def step(*args):
       tau, info = e_step(*args)
-      tau = np.array(tau)
+      tau = np.array(tau) + np.float32(1e-3)
       tau[:, cluster] = 0
-      return (tau + 1e-9) / (tau + 1e-9).sum(1, keepdims=True), info
+      return tau / tau.sum(1, keepdims=True), info
     return step
   return change
 

@@ -4,12 +4,14 @@ import json
 import pathlib
 import shutil
 import signal
+import struct
 import time
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from tensorboardX.proto import event_pb2
 
 from jdiffclust.training import checkpoints as checkpoints_lib
 from jdiffclust.training import progress
@@ -292,3 +294,30 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
   writer.close()
   assert [(line['step'], line['iteration']) for line in read_metrics(tmp_path)] == [
       (2, 0), (4, 0), (4, 1), (5, 1)]
+
+
+def shown_steps(workdir):
+  """Steps of the losses TensorBoard shows: a restart at step s hides s and later."""
+  steps = []
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    data = path.read_bytes()
+    while data:  # records: length (8), its CRC (4), event, its CRC (4)
+      length, = struct.unpack('<Q', data[:8])
+      event = event_pb2.Event.FromString(data[12:12 + length])
+      data = data[16 + length:]
+      if event.session_log.status == event_pb2.SessionLog.START:
+        steps = [step for step in steps if step < event.step]
+      steps += [event.step for value in event.summary.value if value.tag == 'loss']
+  return steps
+
+
+@pytest.mark.parametrize('iteration, resumed_step', [(0, 4), (3, 4)])
+def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, tmp_path):
+  """Cut after step 6, resumed from the checkpoint at step 4: no gap, no doubles."""
+  for first, resumed_from in ((1, 0), (resumed_step + 1, resumed_step + iteration)):
+    writer = MetricsWriter(tmp_path, resumed_from=resumed_from)
+    for step in range(first, 7):
+      writer.write(step, iteration, loss=1.)
+    writer.close()
+    time.sleep(1.1)  # the files are named by the second
+  assert shown_steps(tmp_path) == [1, 2, 3, 4, 5, 6]

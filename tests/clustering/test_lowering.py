@@ -1,0 +1,86 @@
+"""Steps and sampler lower for CPU, CUDA and TPU; the training loop moves nothing."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdiffclust.batch import Batch
+from jdiffclust.clustering import m_step as m
+from jdiffclust.clustering.e_step import make_e_step, make_estimator
+from jdiffclust.clustering.mixture import Mixture, Parameters
+from jdiffclust.config import default_config
+from jdiffclust.data.dataset import ImageSource
+from jdiffclust.data.pipelines import MemoryPipeline, replicate_key
+from jdiffclust.diffusion.process import as_float32
+from jdiffclust.diffusion.samplers import ancestral
+from jdiffclust.networks.unet import UNet
+from jdiffclust.sharding import make_mesh, replicate, to_host
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def unet(dtype):
+  network = UNet(channels=4, channel_multipliers=(1, 2), blocks_per_level=1,
+                 attention_levels=(1,), num_heads=2, num_groups=2, dropout=.1,
+                 dtype=dtype)
+  x = jnp.zeros((1, 4, 4, 1))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1, jnp.int32), x)
+  return network, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_exports(oracle, images, key, dtype):
+  """jax.export lowers the M-step, the E-step and the sampler for three platforms."""
+  network, variables = unet(dtype)
+  config = default_config()
+  config.e_step.update(num_draws=4)
+  mesh, mixture = make_mesh(1), Mixture(network.apply, 17)
+  p = oracle.make()
+  estimator = make_estimator(p, 'elbo', 'weight')
+  params = Parameters(variables, jnp.zeros((3, 4, 4, 1)), jnp.zeros(3))
+  batch = Batch(jnp.zeros((4, 4, 4, 1)), jnp.arange(4, dtype=jnp.int32))
+  state = m.init_state(params, m.make_optimizer(config.m_step))
+
+  @jax.jit
+  def sample(process, params, keys, mu):
+    eta = lambda x, t, mu: mixture.denoise(params.network, x, t, mu, None)
+    return ancestral(process, eta, keys, mu)
+
+  calls = (
+      (m.make_m_step(mixture, config.m_step, mesh),
+       (state, estimator, batch, jnp.ones((9, 3)), key)),
+      (make_e_step(mixture, config.e_step, mesh), (estimator, params, batch, key)),
+      (sample, (as_float32(p), params, jax.random.split(key, 4), batch.images)))
+  for function, arguments in calls:
+    exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS
+    shapes = jax.eval_shape(function, *arguments)
+    assert [a.shape for a in exported.out_avals] == [
+        s.shape for s in jax.tree.leaves(shapes)]
+
+
+@pytest.mark.parametrize('devices', (1, 8))
+def test_training_loop_transfers_nothing(oracle, key, devices):
+  """MemoryPipeline and the M-step run over epochs under transfer_guard('disallow')."""
+  mesh = make_mesh(devices)
+  rng = np.random.default_rng(0)
+  source = ImageSource('noise', rng.integers(0, 17, (20, 2, 2, 1)).astype(np.uint8),
+                       [str(i) for i in range(20)], None, None, 17)
+  section = default_config().m_step
+  step = m.make_m_step(oracle.mixture, section, mesh)
+  params = oracle.parameters(oracle.network(10), np.zeros((3, 2, 2, 1)))
+  state = replicate(to_host(m.init_state(params, m.make_optimizer(section))), mesh)
+  estimator, tau = replicate(to_host((
+      make_estimator(oracle.make(), 'uniform', 'uniform'), jnp.full((20, 3), 1 / 3))),
+      mesh)
+  key = replicate_key(key, mesh)
+  batches = MemoryPipeline(source, 8, 0, mesh).training(0)
+  state, _ = step(state, estimator, next(batches), tau, key)
+  with jax.transfer_guard('disallow'):
+    for _ in range(7):  # more than three epochs of two minibatches
+      state, info = step(state, estimator, next(batches), tau, key)
+  assert int(state.step) == 8 and np.isfinite(float(info.loss))
+  with jax.transfer_guard('disallow'), pytest.raises(Exception, match='[Dd]isallowed'):
+    step(state, estimator, next(batches), np.full((20, 3), 1 / 3, np.float32), key)
