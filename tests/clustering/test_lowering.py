@@ -21,6 +21,13 @@ from jdiffclust.sharding import make_mesh, replicate, to_host
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
+@pytest.fixture(autouse=True)
+def standard_promotion():
+  """optax.adam's bias correction does not trace under strict dtype promotion."""
+  with jax.numpy_dtype_promotion('standard'):
+    yield
+
+
 def unet(dtype):
   network = UNet(channels=4, channel_multipliers=(1, 2), blocks_per_level=1,
                  attention_levels=(1,), num_heads=2, num_groups=2, dropout=.1,

@@ -23,17 +23,12 @@ def inputs(rows=3, size=4, channels=1, seed=0):
   return x, jnp.asarray(rng.integers(1, 50, rows), jnp.int32), mu
 
 
-def randomised(variables, seed=0):
-  """Moves every parameter off its start, the zero output layer above all."""
-  leaves, tree = jax.tree.flatten(variables)
-  rng = np.random.default_rng(seed)
-  return jax.tree.unflatten(tree, [
-      leaf + jnp.asarray(.2 * rng.normal(size=leaf.shape), jnp.float32)
-      for leaf in leaves])
-
-
-def start(network, *arguments):
-  return jax.jit(network.init)(jax.random.key(0), *arguments)
+def randomised(module, *arguments):
+  """Variables with random parameters: the zero output layer would hide everything."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+      lambda s: jnp.asarray(.3 * rng.normal(size=s.shape), s.dtype), shapes)
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +36,7 @@ def dropping():
   """A small U-Net with dropout, its random parameters, and its compiled form."""
   network = UNet(**TINY | dict(channel_multipliers=(1,), middle_attention=False,
                                dropout=.3))
-  variables = randomised(start(network, *inputs()))
+  variables = randomised(network, *inputs())
   return network, variables, jax.jit(network.apply)
 
 
@@ -69,7 +64,10 @@ def test_shapes_and_types(size, channels, changes):
 def test_zero_at_the_start(dtype):
   """A new network predicts zero, exactly; colour images, two levels."""
   network = UNet(**TINY | dict(dtype=dtype))
-  out, _ = jax.jit(network.init_with_output)(jax.random.key(0), *inputs(2, 4, 3))
+  # Unoptimised, since XLA takes most of a minute to optimise the random initialisers.
+  start = jax.jit(lambda *arguments: network.init_with_output(*arguments),
+                  compiler_options={'xla_backend_optimization_level': 0})
+  out, _ = start(jax.random.key(0), *inputs(2, 4, 3))
   assert (out == 0).all() and out.dtype == jnp.float32
 
 
@@ -91,7 +89,7 @@ def test_inputs_matter():
   """Off its zero start the output depends on x_t, on t and on mu."""
   network = UNet(**TINY | dict(channel_multipliers=(1,)))
   x, t, mu = inputs()
-  variables = randomised(start(network, x, t, mu))
+  variables = randomised(network, x, t, mu)
   apply = jax.jit(network.apply)
   base = np.asarray(apply(variables, x, t, mu))
   for other in ((x + 1, t, mu), (x, t + 1, mu), (x, t, mu + 1)):
@@ -106,7 +104,7 @@ def test_bfloat16_is_near_float32():
   """The same parameters in bfloat16: the same function up to its 8 bits."""
   x, t, mu = inputs()
   kwargs = TINY | dict(channel_multipliers=(1,))
-  variables = randomised(start(UNet(**kwargs), x, t, mu))
+  variables = randomised(UNet(**kwargs), x, t, mu)
   exact = np.asarray(jax.jit(UNet(**kwargs).apply)(variables, x, t, mu))
   rough = np.asarray(jax.jit(UNet(**kwargs, dtype='bfloat16').apply)(variables, x, t, mu))
   error = np.abs(rough - exact).max() / np.abs(exact).max()
@@ -199,7 +197,7 @@ def test_attention_by_loops():
   heads, channels = 2, 4
   layer = layers.SelfAttention(num_heads=heads, num_groups=2, dtype=jnp.float32)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 3, channels)), jnp.float32)
-  variables = randomised(layer.init(jax.random.key(0), x))
+  variables = randomised(layer, x)
   out = np.asarray(layer.apply(variables, x))
   flat = {'/'.join(str(p.key) for p in path): np.asarray(leaf, np.float64)
           for path, leaf in jax.tree_util.tree_leaves_with_path(variables['params'])}

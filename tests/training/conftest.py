@@ -16,6 +16,7 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -50,10 +51,14 @@ class TinyDenoiser(nn.Module):
 
 
 @contextlib.contextmanager
-def small():
-  """With the tiny denoiser, and without figures, which take seconds."""
+def small(samples=False):
+  """With the tiny denoiser, and without figures (and samples), which take seconds."""
+  none = lambda model, params, clusters, count, *rest: np.zeros(
+      (len(clusters), count, *model.image_shape), np.float32)
   with (mock.patch.object(machinery, 'unet_from_config', lambda _: TinyDenoiser()),
-        mock.patch.object(results, 'draw_figures', lambda *args: {})):
+        mock.patch.object(results, 'draw_figures', lambda *args: {}),
+        contextlib.nullcontext() if samples else
+        mock.patch.object(main, 'draw_samples', none)):
     yield
 
 
@@ -80,13 +85,19 @@ class Commands:
   def __init__(self, cache):
     """Starts with no compiled model; `cache` is JAX's folder of compiled programs."""
     self.cache, self._built = cache, {}
+    self.change = lambda model: model  # tests of faults put theirs in here
 
   def _build(self, config, image_shape, levels, mesh):
-    key = (config_lib.to_json(config), tuple(image_shape), levels, mesh,
+    """`machinery.build`, but what is compiled is shared between equal models."""
+    compiled_for = {name: value for name, value in config_lib.flatten(config).items()
+                    if name.startswith(('num_clusters', 'network', 'diffusion', 'e_step',
+                                        'm_step')) and 'num_steps' not in name[6:]}
+    compiled_for['T'] = config.diffusion.num_steps
+    key = (repr(compiled_for), tuple(image_shape), levels, mesh,
            machinery.unet_from_config.__name__)
     if key not in self._built:
       self._built[key] = machinery.build(config, image_shape, levels, mesh)
-    return self._built[key]
+    return self.change(dataclasses.replace(self._built[key], config=config))
 
   def run(self, *argv) -> Outcome:
     """Runs `jdiffclust ARGV...`; models of the same config are compiled once."""
@@ -102,12 +113,12 @@ class Commands:
 
   def fit(self, workdir, *options, flags=(), whole=False) -> Outcome:
     """A tiny fit with options such as 'seed=1'; whole: with U-Net and figures."""
-    with contextlib.nullcontext() if whole else small():
+    with contextlib.nullcontext() if whole else small(bool(flags)):
       return self.run(*tiny(workdir, *options), *flags)
 
   def small(self, *argv) -> Outcome:
     """`run` with the tiny denoiser and without figures."""
-    with small():
+    with small(samples=True):
       return self.run(*argv)
 
   def spawn(self, workdir, *options, log, devices=1) -> subprocess.Popen:

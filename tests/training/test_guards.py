@@ -1,5 +1,6 @@
 """A run that goes wrong stops, and says where and what."""
 
+import dataclasses
 import json
 from unittest import mock
 
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 from jdiffclust.clustering import m_step
-from jdiffclust.training import loop, machinery
+from jdiffclust.training import loop
 
 
 def checkpoint_numbers(workdir):
@@ -17,10 +18,10 @@ def checkpoint_numbers(workdir):
   return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())
 
 
-def replaced(module, name, change):
-  """Patches the function that makes a compiled step so that `change` wraps the step."""
-  make = getattr(module, name)
-  return mock.patch.object(module, name, lambda *args: change(make(*args)))
+def changed(commands, name, change):
+  """Wraps a compiled step, 'm_step' or 'e_step', of the models that are built."""
+  return mock.patch.object(commands, 'change', lambda model: dataclasses.replace(
+      model, **{name: change(getattr(model, name))}))
 
 
 def test_diverging_training_stops(commands, tmp_path):
@@ -33,7 +34,7 @@ def test_diverging_training_stops(commands, tmp_path):
       return state._replace(nonfinite_step=jnp.where(
           bad, state.step - 1, state.nonfinite_step)), info._replace(loss=loss)
     return step
-  with replaced(machinery, 'make_m_step', poison):
+  with changed(commands, 'm_step', poison):
     outcome = commands.fit(tmp_path, 'seed=1')
   assert outcome.code == 1
   line = outcome.err.splitlines()[-1]
@@ -51,7 +52,7 @@ def test_real_divergence_is_noticed(commands, tmp_path):
   huge = lambda options: optax.sgd(1e30)
   with mock.patch.object(m_step, 'make_optimizer', huge), mock.patch(
       'jdiffclust.training.machinery.make_optimizer', huge):
-    outcome = commands.fit(tmp_path / 'run', 'data.source=npz', 'seed=2',
+    outcome = commands.fit(tmp_path / 'run', 'data.source=npz', 'm_step.gradient_clip=7',
                            f'data.path={tmp_path}/x.npz')
   assert outcome.code == 1
   line = outcome.err.splitlines()[-1]
@@ -72,7 +73,7 @@ def test_e_step_that_is_not_finite_stops(term, commands, tmp_path, monkeypatch):
       return tau, info._replace(**{term: np.where(bad, -np.inf, getattr(info, term))})
     return step
 
-  with replaced(machinery, 'make_e_step', poison):
+  with changed(commands, 'e_step', poison):
     outcome = commands.fit(tmp_path, f'seed={100 + len(term)}')
   assert outcome.code == 1
   line = outcome.err.splitlines()[-1]
@@ -105,7 +106,7 @@ def test_emptied_cluster(reseed, commands, tmp_path):
       m_phase(fitter)
     return phase
 
-  with (replaced(machinery, 'make_e_step', emptying(1)),
+  with (changed(commands, 'e_step', emptying(1)),
         mock.patch.object(loop.Fitter, 'm_phase', watch(loop.Fitter.m_phase))):
     outcome = commands.fit(tmp_path, f'em.reseed_empty={reseed}', 'seed=3')
   assert outcome.code == 0, outcome.err
@@ -116,7 +117,7 @@ def test_emptied_cluster(reseed, commands, tmp_path):
   assert len(summary['warnings']) == 2 and '[1]' in summary['warnings'][0]
   # 60 images, 3 clusters: a tenth of an average cluster is 2 images.
   assert seen[1][1] == pytest.approx(2 if reseed else 0, abs=.01)
-  assert summary['cluster_sizes'][1] == 0  # after the last iteration it is told as it is
+  assert summary['cluster_sizes'][1] == 0  # the last iteration re-seeds nothing
 
 
 def test_settled():
