@@ -170,10 +170,11 @@ def test_json_round_trip(clusters, rate, labels, multipliers, path):
 
 def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
-  free = {'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
-          'log.every_steps', 'sample.clusters', 'sample.num_images', 'sample.batch_size',
-          'sample.seed', 'predict.num_draws', 'distributed.coordinator',
-          'distributed.num_processes', 'distributed.process_id'}
+  free = {
+      'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
+      'log.every_steps', 'sample.clusters', 'sample.num_images', 'sample.batch_size',
+      'sample.seed', 'predict.num_draws', 'distributed.coordinator',
+      'distributed.num_processes', 'distributed.process_id'}
   assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
   old = config_lib.default_config()
   for name, option in OPTIONS.items():

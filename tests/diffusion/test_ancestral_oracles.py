@@ -62,9 +62,10 @@ def keys(numbers):
 def test_moments(steps, betas, pull):
   """Mean and variance of many samples equal the recursion's, within 4 s.e."""
   p = make(steps, betas, pull)
+  sample = jax.jit(lambda mu: ancestral(as_float32(p), denoiser(p),
+                                        keys(jnp.arange(5000)), mu))
   for mu in (-.5, .8):
-    images = ancestral(as_float32(p), denoiser(p), keys(jnp.arange(5000)),
-                       jnp.full((5000, 2, 2, 1), mu))
+    images = sample(jnp.full((5000, 2, 2, 1), mu))
     x = np.asarray(images, np.float64).ravel()
     mean, variance = exact(p, mu)
     assert abs(x.mean() - mean) < 4 * (variance / x.size)**.5 + 1e-5
@@ -87,8 +88,8 @@ def test_thousand_steps_reach_the_data():
 def test_pixels_are_independent():
   """No noise is used twice: neighbouring pixels and images are uncorrelated."""
   p = make(50)
-  images = ancestral(as_float32(p), denoiser(p), keys(jnp.arange(4000)),
-                     jnp.zeros((4000, 2, 2, 1)))
+  images = jax.jit(lambda k, mu: ancestral(as_float32(p), denoiser(p), k, mu))(
+      keys(jnp.arange(4000)), jnp.zeros((4000, 2, 2, 1)))
   x = np.asarray(images, np.float64).reshape(4000, 4)
   correlation = np.corrcoef(np.c_[x[:-1], x[1:]].T) - np.eye(8)
   assert np.abs(correlation).max() < 4.5 / 4000**.5
@@ -97,11 +98,11 @@ def test_pixels_are_independent():
 def test_neighbours_do_not_matter():
   """An image follows from its key and mean alone, whoever shares its batch."""
   p = make(50)
-  process, eta = as_float32(p), denoiser(p)
+  sample = jax.jit(lambda k, mu: ancestral(as_float32(p), denoiser(p), k, mu))
   mu = jnp.linspace(-1, 1, 6)[:, None, None, None] * jnp.ones((1, 2, 2, 3))
-  whole = ancestral(process, eta, keys(jnp.arange(6)), mu)
+  whole = sample(keys(jnp.arange(6)), mu)
   order = jnp.array([4, 0, 5])
-  some = ancestral(process, eta, keys(order), mu[order])
+  some = sample(keys(order), mu[order])
   np.testing.assert_allclose(some, whole[order], rtol=0, atol=1e-6)
   assert len(np.unique(np.asarray(whole).round(5))) == whole.size
 

@@ -89,9 +89,9 @@ class Commands:
 
   def _build(self, config, image_shape, levels, mesh):
     """`machinery.build`, but what is compiled is shared between equal models."""
+    sections = ('num_clusters', 'network', 'diffusion', 'e_step', 'm_step')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
-                    if name.startswith(('num_clusters', 'network', 'diffusion', 'e_step',
-                                        'm_step')) and 'num_steps' not in name[6:]}
+                    if name.startswith(sections) and 'num_steps' not in name}
     compiled_for['T'] = config.diffusion.num_steps
     key = (repr(compiled_for), tuple(image_shape), levels, mesh,
            machinery.unet_from_config.__name__)

@@ -57,9 +57,9 @@ def scalars(workdir):
 def test_every_file_is_there(fitted):
   """The files the README promises, and none that is temporary."""
   names = {path.name for path in fitted.iterdir()}
-  assert names == {'.lock', 'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints',
-                   'assignments.csv', 'responsibilities.npy', 'summary.json', 'figures',
-                   'report.html'}
+  assert names == {
+      '.lock', 'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'figures',
+      'assignments.csv', 'responsibilities.npy', 'summary.json', 'report.html'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
 

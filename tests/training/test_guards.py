@@ -52,8 +52,9 @@ def test_real_divergence_is_noticed(commands, tmp_path):
   huge = lambda options: optax.sgd(1e30)
   with mock.patch.object(m_step, 'make_optimizer', huge), mock.patch(
       'jdiffclust.training.machinery.make_optimizer', huge):
-    outcome = commands.fit(tmp_path / 'run', 'data.source=npz', 'm_step.gradient_clip=7',
-                           f'data.path={tmp_path}/x.npz')
+    outcome = commands.fit(  # a clip of its own: no model compiled before is used
+        tmp_path / 'run', 'data.source=npz', f'data.path={tmp_path}/x.npz',
+        'm_step.gradient_clip=7')
   assert outcome.code == 1
   line = outcome.err.splitlines()[-1]
   assert 'M-step: the loss is not finite at gradient step ' in line
