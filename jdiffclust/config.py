@@ -69,7 +69,7 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
   return Option(
       default, f'integers >= {low}, as in (1, 2)',
       lambda v: (allow_empty or len(v) > 0)
-      and all(isinstance(n, int) and n >= low for n in v), meaning, **kwargs)
+      and all(type(n) is int and n >= low for n in v), meaning, **kwargs)
 
 
 OPTIONS: Mapping[str, Any] = {
@@ -300,8 +300,10 @@ def _check_together(config) -> None:
   multipliers = config.network.channel_multipliers
   for level, multiple in enumerate(multipliers):
     channels = config.network.channels * multiple
+    attends = level in config.network.attention_levels or (
+        config.network.middle_attention and level == len(multipliers) - 1)
     for what, parts in (('num_groups', config.network.num_groups),
-                        ('num_heads', config.network.num_heads)):
+                        ('num_heads', config.network.num_heads if attends else 1)):
       if channels % parts:
         raise UserError(
             f'config.network.{what} = {parts} does not divide the {channels} channels '
@@ -365,30 +367,44 @@ def to_json(config) -> str:
   return json.dumps(config.to_dict(), indent=2) + '\n'
 
 
-def from_json(text: str) -> ml_collections.ConfigDict:
+def from_json(text: str | bytes) -> ml_collections.ConfigDict:
   """Returns the config that `to_json` wrote.
 
   Raises:
-    UserError: not JSON, or with unknown options.
+    UserError: not JSON, not a config, with unknown options or wrong values.
   """
+  mend = 'restore it, or fit into a new workdir.'
   try:
     stored = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise UserError(f'config.json of the workdir is damaged ({error}): restore it, or '
-                    'fit into a new workdir.') from error
+  except ValueError as error:  # also bytes that are no text
+    raise UserError(f'config.json of the workdir is damaged ({error}): {mend}') from None
+  flat = _flat_json(stored)
   config = default_config()
-  for name, value in flatten(ml_collections.ConfigDict(stored)).items():
+  for name in dict(options()):
+    if name not in flat:
+      raise UserError(f'config.json of the workdir is damaged (it lacks {name}): {mend}')
+  for name, value in flat.items():
     *sections, leaf = name.split('.')
     node = config
     for section in sections:
-      if section not in node:
-        raise unknown_option(name)
-      node = node[section]
-    if leaf not in node:
+      node = node[section] if section in node else {}
+    if leaf not in node or isinstance(node[leaf], ml_collections.ConfigDict):
       raise unknown_option(name)
-    node[leaf] = value
+    try:
+      node[leaf] = value
+    except TypeError as error:
+      raise UserError(f'config.json of the workdir is damaged ({name}: {error}): '
+                      f'{mend}') from None
   check_config(config)
   return config
+
+
+def _flat_json(node, prefix='') -> dict[str, Any]:
+  """Returns {dotted name: value} of nested JSON objects; lists as tuples."""
+  if not isinstance(node, dict):
+    return {prefix.rstrip('.'): tuple(node) if isinstance(node, list) else node}
+  return {name: value for key, child in node.items()
+          for name, value in _flat_json(child, f'{prefix}{key}.').items()}
 
 
 def differences(fitted, wanted) -> list[str]:

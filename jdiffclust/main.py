@@ -50,11 +50,11 @@ MODES = ('fit', 'predict', 'sample', 'evaluate')
 # ------------------------------------------------------------------ command line
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
   """Defines our flags: config, workdir, mode, quiet."""
   config_flags.DEFINE_config_file(
       'config', None, 'A file of configs/, and its options by --config.NAME=VALUE.',
-      flag_values=values, lock_config=True)
+      flag_values=values, lock_config=True, sys_argv=argv)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_string('mode', 'fit', ' | '.join(MODES), flag_values=values)
   flags.DEFINE_boolean('quiet', False, 'Show warnings and errors only.',
@@ -95,30 +95,35 @@ def parse(argv: list[str]):
       raise config_lib.unknown_option(name)
     if not equals:
       raise UserError(f'{arg} has no value: write {arg}=VALUE.')
-  has_config = any(arg.split('=')[0].lstrip('-') == 'config' for arg in argv[1:])
+  given = [arg.partition('=')[2] for arg in argv[1:]
+           if arg.lstrip('-').partition('=')[0] == 'config']
+  if not given:
+    # Options without a config file: they apply to the workdir's own config.
+    argv = [arg for arg in argv if arg not in overrides]
+  for path in given:
+    if not os.path.isfile(path):
+      known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+      why = 'it is a folder' if os.path.isdir(path) else 'no such file'
+      raise UserError(f'The config file {path!r} cannot be read ({why}).'
+                      + config_lib.nearest(path, known)
+                      + (f" There are: {', '.join(known)}." if known else ''))
   try:
-    define_flags(values)
-    if not has_config:
-      # Options without a config file: they apply to the workdir's own config.
-      argv = [arg for arg in argv if arg not in overrides]
+    define_flags(values, argv)
     rest = values(argv)
+    # The file is read here, when the value is first looked at.
+    config = ml_collections.ConfigDict(values.config) if given else None
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'Unknown flag --{error.flagname}.'
                     + config_lib.nearest(error.flagname,
                                          ('config', 'workdir', 'mode', 'quiet'))
                     + ' `python -m jdiffclust.main --help` lists them.') from None
-  except (FileNotFoundError, IsADirectoryError, ImportError) as error:
-    path = next(arg for arg in argv if arg.lstrip('-').startswith('config=')
-                ).partition('=')[2]
-    known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+  except flags.Error as error:
+    raise UserError('The command line is wrong: '
+                    + ' '.join(str(error).split())) from None
+  except Exception as error:  # a config file is a program of the user's: anything goes
     raise UserError(
-        f'The config file {path!r} cannot be read ({error}).'
-        + config_lib.nearest(path, known)
-        + (f" There are: {', '.join(known)}." if known else '')) from None
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
-          SyntaxError) as error:
-    text = ' '.join(str(error).split())
-    raise UserError(f'The command line or config file is wrong: {text}') from None
+        f"The config file {given[-1] if given else ''!r} or an option is wrong: "
+        f"{type(error).__name__}: {' '.join(str(error).split())}") from None
   if len(rest) > 1:
     raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.')
   if values.mode not in MODES:
@@ -127,15 +132,12 @@ def parse(argv: list[str]):
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
                     '--workdir=runs/mine.')
-  config = values.config
-  if config is not None:
-    config = ml_collections.ConfigDict(config)
-    config_lib.check_config(config)
-  elif values.mode == 'fit':
+  if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
                     '--config=configs/digits.py.')
-  if not has_config:
+  if config is None:
     config = apply_overrides(values.workdir, overrides)
+  config_lib.check_config(config)
   return config, pathlib.Path(values.workdir), values.mode, values.quiet
 
 
@@ -143,15 +145,14 @@ def apply_overrides(workdir, overrides: list[str]):
   """The config of a fitted workdir, with options of the command line changed."""
   config = fitted_config(workdir)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_dict('config', config, flag_values=values)
+  argv = ['', *overrides]
   try:
-    values(['', *overrides])
+    config_flags.DEFINE_config_dict('config', config, flag_values=values, sys_argv=argv)
+    values(argv)
   except (flags.Error, TypeError, ValueError) as error:
     raise UserError('The command line is wrong: '
                     + ' '.join(str(error).split())) from None
-  config = ml_collections.ConfigDict(values.config)
-  config_lib.check_config(config)
-  return config
+  return ml_collections.ConfigDict(values.config)
 
 
 def fitted_config(workdir):
@@ -161,10 +162,15 @@ def fitted_config(workdir):
     UserError: there is none.
   """
   path = pathlib.Path(workdir) / 'config.json'
-  if not path.is_file():
+  if not has_config(workdir):
     raise UserError(f'The workdir {str(workdir)!r} has no fitted model (no config.json): '
                     'run --mode=fit there first, or correct --workdir.')
-  return config_lib.from_json(path.read_text(encoding='utf-8'))
+  return config_lib.from_json(path.read_bytes())
+
+
+def has_config(workdir) -> bool:
+  """Whether a run has begun in the workdir; False also where it cannot be looked at."""
+  return os.path.isfile(pathlib.Path(workdir) / 'config.json')
 
 
 # ------------------------------------------------------------------------- fit
@@ -172,40 +178,53 @@ def fitted_config(workdir):
 
 def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
   """Fits the model and writes its results; continues a run that was cut off."""
-  if (workdir / 'config.json').is_file():
+  if has_config(workdir):
     different = config_lib.differences(fitted_config(workdir), config)
     if different:
       raise UserError(f'The workdir {str(workdir)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "
                       'same options.')
-  elif workdir.exists() and not workdir.is_dir():
-    raise UserError(f'--workdir={workdir} is a file: name a folder.')
   mesh = make_mesh(config.num_devices)
   for name in ('e_step', 'm_step'):
     check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
   source = load_source(config.data)
   config_lib.check_against_data(config, source.image_shape, source.num_images)
   machinery = build(config, source.image_shape, source.levels, mesh)
-  if source.skipped:
-    reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
-                     f"{', '.join(source.skipped[:5])}"
-                     + (' ...' if len(source.skipped) > 5 else ''))
-  shape = 'x'.join(map(str, source.image_shape))
-  reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
-                f'{config.num_clusters} clusters, {mesh.size} '
-                f'{mesh.devices.flat[0].platform} device(s); results go to {workdir}')
-  workdir.mkdir(parents=True, exist_ok=True)
+  make_workdir(workdir)
   with main_process_lock(workdir):
+    if source.skipped:
+      reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
+                       f"{', '.join(source.skipped[:5])}"
+                       + (' ...' if len(source.skipped) > 5 else ''))
+    shape = 'x'.join(map(str, source.image_shape))
+    reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
+                  f'{config.num_clusters} clusters, {mesh.size} '
+                  f'{mesh.devices.flat[0].platform} device(s); results go to {workdir}')
     if is_main_process():
       files.write_text(workdir / 'config.json', config_lib.to_json(config))
     pipeline = make_pipeline(source, config.data, config.m_step.batch_size,
                              config.seed, mesh)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    fitter = loop.Fitter(machinery, source, pipeline, checkpoints, reporter, workdir,
-                         STARTED)
-    finished = fitter.run()
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
+      finished = loop.Fitter(machinery, source, pipeline, checkpoints, reporter, workdir,
+                             STARTED).run()
     write_outputs(machinery, workdir, source, finished, reporter)
+
+
+def make_workdir(workdir: pathlib.Path) -> None:
+  """Makes the folder of a run.
+
+  Raises:
+    UserError: it is a file, or may not be made or written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    writable = os.access(workdir, os.W_OK | os.X_OK)
+  except OSError as error:
+    why = 'it is a file' if workdir.is_file() else error.strerror
+    raise UserError(f'--workdir={workdir} cannot be made ({why}): name a folder that may '
+                    'be written.') from None
+  if not writable:
+    raise UserError(f'--workdir={workdir} may not be written: choose another folder.')
 
 
 def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) -> None:
@@ -304,7 +323,6 @@ def restore(workdir, mesh, reporter, config=None):
                       'iteration: let --mode=fit run to its end first.')
   if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
     raise missing
-  checkpoints = Checkpoints(workdir, read_only=True)
   made = {}
 
   def template(progress):
@@ -312,8 +330,8 @@ def restore(workdir, mesh, reporter, config=None):
       made['machinery'] = build(config, progress['image_shape'], progress['levels'], mesh)
     return loop.template(made['machinery'])(progress)
 
-  restored = checkpoints.restore_newest(template, reporter.warning)
-  checkpoints.close()
+  with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    restored = checkpoints.restore_newest(template, reporter.warning)
   if restored is None or not restored[1].progress['history']:
     raise missing
   if not restored[1].progress['stop_reason']:

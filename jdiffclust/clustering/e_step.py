@@ -214,7 +214,8 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
     return jnp.swapaxes(halves.sum(axis=1), 1, 2)
 
   def log_joint(costs):
-    return params.log_proportions - prior.T - half_sums(importance * costs)
+    return (params.log_proportions[None, None] - prior.T[None]
+            - half_sums(importance * costs))
 
   exact_costs = step_costs(draws.terms, draws.t, estimator.elbo_weights, 'elbo')
   exact = log_joint(exact_costs)

@@ -91,7 +91,11 @@ class MemoryPipeline:
                          out_shardings=split)
 
   def training(self, step: int) -> Iterator[Batch]:
-    """Minibatches without replacement within an epoch, from step `step` on."""
+    """Minibatches without replacement within an epoch, from step `step` on.
+
+    Images that do not fill a last minibatch are left out of that epoch; every epoch
+    leaves out others.
+    """
     on_device = replicate(np.int32(step), self._mesh)
     order = None
     while True:

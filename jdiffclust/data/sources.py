@@ -616,8 +616,8 @@ def import_tfds():
     UserError: a package is not installed.
   """
   try:
-    import array_record.python.array_record_data_source as _  # noqa: F401 (for TFDS)
-    import importlib_resources as _  # noqa: F401 (TFDS does not declare it)
+    import array_record.python.array_record_data_source  # noqa: F401 (for TFDS)
+    import importlib_resources  # noqa: F401 (TFDS does not declare it)
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise errors.UserError(

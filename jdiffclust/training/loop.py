@@ -13,6 +13,7 @@ the E-step and after it; everything random follows from the seed and the counter
 
 from __future__ import annotations
 
+import collections
 import time
 from typing import NamedTuple
 
@@ -33,6 +34,11 @@ from jdiffclust.training.checkpoints import Checkpoints, Snapshot
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
 from jdiffclust.training.writers import MetricsWriter
+
+
+# Gradient steps dispatched ahead: enough to keep a device busy. More only queue up, and
+# on many virtual CPU devices they can starve each other's collectives until XLA gives up.
+MAX_IN_FLIGHT = 4
 
 
 class NonFiniteError(UserError):
@@ -58,7 +64,8 @@ class Fit(NamedTuple):
 
   Attributes:
     state: the training state; `state.ema` are the parameters to use.
-    assignment: of the last E-step; its info is None if it was restored.
+    responsibilities: tau of the last E-step, [N, Q].
+    bound: per image, nats, [N].
     start: responsibilities of the starting partition, [N, Q].
     progress: counters, history and rates, see `new_progress`.
   """
@@ -345,10 +352,14 @@ class Fitter:
                             (end - begin) * config.m_step.batch_size, 'images') as task:
       task.done = (step - begin) * config.m_step.batch_size
       unreported = 0
+      in_flight = collections.deque()
       while step < end:
         self.state, info = machinery.m_step(self.state, machinery.m_estimator,
                                             next(batches), tau, key)
         step, unreported = step + 1, unreported + 1
+        in_flight.append(info.loss)
+        if len(in_flight) > MAX_IN_FLIGHT:
+          in_flight.popleft().block_until_ready()
         checkpoint_due = step % config.checkpoint.every_steps == 0 or step == end
         if unreported == 1 and task.counted == 0 or checkpoint_due or (
             step % config.log.every_steps == 0):

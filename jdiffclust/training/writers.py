@@ -13,8 +13,9 @@ from jdiffclust.files import write_text
 class MetricsWriter:
   """Appends an object a line: `step`, `iteration` and named values.
 
-  `step` counts gradient steps and `iteration` completed E-steps. Lines written after
-  the checkpoint that a run resumes from are dropped, since they are written anew.
+  `step` counts gradient steps and `iteration` completed E-steps; their sum numbers
+  checkpoints and TensorBoard's steps. What was written after the checkpoint that a run
+  resumes from is dropped, since it is written anew.
   """
 
   def __init__(self, workdir, resumed_from: int = 0):
@@ -30,15 +31,15 @@ class MetricsWriter:
         if line['step'] + line['iteration'] <= resumed_from))
     self._file = open(path, 'a', encoding='utf-8')
     self._board = SummaryWriter(str(pathlib.Path(workdir) / 'tensorboard'),
-                                purge_step=resumed_from or None)
+                                purge_step=resumed_from + 1 if resumed_from else None)
 
   def write(self, step: int, iteration: int, **values: float) -> None:
-    """Writes one line, and each value as a TensorBoard scalar at `step`."""
+    """Writes one line, and each value as a scalar at step + iteration."""
     self._file.write(json.dumps({'step': step, 'iteration': iteration, **values}) + '\n')
     self._file.flush()
     for name, value in values.items():
       if isinstance(value, (int, float)):
-        self._board.add_scalar(name, value, step)
+        self._board.add_scalar(name, value, step + iteration)
 
   def close(self) -> None:
     """Flushes and closes both."""
