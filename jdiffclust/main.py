@@ -462,8 +462,9 @@ def run(argv: list[str]) -> int:
     if config is not None:
       join_processes(config.distributed)
     reporter = Reporter(quiet or not is_main_process())
-    {'fit': fit, 'predict': predict, 'sample': sample, 'evaluate': evaluate}[mode](
-        config, workdir, reporter)
+    command = {'fit': fit, 'predict': predict, 'sample': sample, 'evaluate': evaluate}
+    with reporter.stopping_safely():
+      command[mode](config, workdir, reporter)
   except loop.NonFiniteError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

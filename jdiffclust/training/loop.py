@@ -354,6 +354,7 @@ class Fitter:
       unreported = 0
       in_flight = collections.deque()
       while step < end:
+        self.reporter.check_stopped()
         self.state, info = machinery.m_step(self.state, machinery.m_estimator,
                                             next(batches), tau, key)
         step, unreported = step + 1, unreported + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ class Task:
     return self.counted / self.seconds if self.counted and self.seconds > 0 else None
 
   def advance(self, parts: int, note: str = '') -> None:
-    """Counts parts as done and shows a note, such as the current bound."""
+    """Counts parts as done and shows a note; may stop, see `Reporter.check_stopped`."""
+    self._reporter.check_stopped()
     self.done += parts
     if self._started is None:
       self._started = time.perf_counter()
@@ -68,11 +70,13 @@ class Reporter:
     quiet: show nothing but warnings.
     bars: rich's display while `tasks` is open on a terminal, else None.
     every: seconds between plain lines.
+    stop_requested: the run shall stop at its next safe moment.
   """
 
   def __init__(self, quiet: bool = False, every: float = 10.):
     """Writes to the standard error of the moment."""
     self.quiet, self.every, self.bars = quiet, every, None
+    self.stop_requested = False
     self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
   def line(self, text: str) -> None:
@@ -83,6 +87,30 @@ class Reporter:
   def warning(self, text: str) -> None:
     """Prints a warning, quiet or not."""
     self._console.print(f'warning: {text}', markup=False)
+
+  def check_stopped(self) -> None:
+    """Raises KeyboardInterrupt if a stop was requested; called at safe moments only."""
+    if self.stop_requested:
+      raise KeyboardInterrupt
+
+  @contextlib.contextmanager
+  def stopping_safely(self) -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the run at its next safe moment, a second at once.
+
+    An interrupt in the midst of a library's write would leave its threads complaining.
+    """
+    def request(number, frame):
+      del number, frame
+      self.check_stopped()
+      self.stop_requested = True
+
+    old = {number: signal.signal(number, request)
+           for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+      yield
+    finally:
+      for number, handler in old.items():
+        signal.signal(number, handler)
 
   @contextlib.contextmanager
   def task(self, name: str, total: int, unit: str) -> Iterator[Task]:

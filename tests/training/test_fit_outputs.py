@@ -82,10 +82,11 @@ def test_bound_is_its_terms_in_bits(fitted):
 
 
 def test_tensorboard_has_the_metrics(fitted):
-  """Each loss of metrics.jsonl, at its step."""
+  """Each loss of metrics.jsonl, at its step + iteration."""
   lines = [json.loads(line) for line in open(fitted / 'metrics.jsonl')]
   losses = [(step, value) for tag, step, value in scalars(fitted) if tag == 'loss']
-  wanted = [(line['step'], line['loss']) for line in lines if 'loss' in line]
+  wanted = [(line['step'] + line['iteration'], line['loss'])
+            for line in lines if 'loss' in line]
   np.testing.assert_allclose(losses, wanted, rtol=1e-6)
 
 

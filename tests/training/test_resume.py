@@ -325,4 +325,4 @@ def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, tmp_path)
       writer.write(step, iteration, loss=1.)
     writer.close()
     time.sleep(1.1)  # the files are named by the second
-  assert shown_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+  assert shown_steps(tmp_path) == [step + iteration for step in range(1, 7)]
