@@ -359,11 +359,15 @@ def predict(config, workdir, reporter) -> None:
   if source.image_shape != machinery.image_shape:
     raise UserError(f'{source.name} has images of {source.image_shape}, but the model in '
                     f'{workdir} was fitted to {machinery.image_shape}: convert them.')
-  if source.levels != snapshot.progress['levels']:
+  levels = snapshot.progress['levels']
+  if (source.levels is None) != (levels is None):
     raise UserError(
         f"{source.name} has {source.levels or 'no'} grey levels, but the model in "
-        f"{workdir} was fitted to images of {snapshot.progress['levels'] or 'none'}: "
-        'convert them to the same type.')
+        f"{workdir} was fitted to images of {levels or 'none'}: convert them to the "
+        'same type.')
+  if source.levels != levels:
+    reporter.warning(f'{source.name} has {source.levels} grey levels, the model was '
+                     f'fitted to images of {levels}; both are scaled to [-1, 1].')
   pipeline = make_pipeline(source, data, fitted.e_step.batch_size, fitted.seed, mesh)
   found = loop.assign_all(machinery, snapshot.state.ema, pipeline,
                           stream(fitted.seed, 'predict'), reporter, 'predict')

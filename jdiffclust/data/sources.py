@@ -393,7 +393,8 @@ def read_folder(data):
   Files are those with an extension Pillow reads, hidden ones left out, ordered by
   their path. All are decoded once now, so that damaged ones are known. How one is
   decoded: see `preprocess.pixels_of`. The label is the sub-folder of `data.path`
-  the file lies under (deeper ones do not count); fewer than two give no labels.
+  the file lies under (deeper ones do not count), -1 for files outside them; fewer
+  than two sub-folders give no labels.
 
   Args:
     data: the data options; `path`, `image_size`, `channels`, `use_labels` and
@@ -429,7 +430,7 @@ def read_folder(data):
   images = LazyImages(
       names, functools.partial(_decode_file, root, data.image_size),
       (len(names), height, width, channels), np.dtype(np.uint8))
-  labels, label_names = _folder_labels(names, root) if data.use_labels else (None, None)
+  labels, label_names = _folder_labels(names) if data.use_labels else (None, None)
   # A name that is not UTF-8 must not break the writing of the results.
   ids = [name.encode('utf-8', 'backslashreplace').decode() for name in names]
   return Raw(images, ids, labels, label_names, 256, f'folder:{root.resolve().name}',
@@ -518,19 +519,19 @@ def _common_size(names, headers, image_size, where):
   return first
 
 
-def _folder_labels(names, root):
-  """Returns int64 labels and their names from the first part of each path."""
+def _folder_labels(names):
+  """Returns int64 labels and their names from the first part of each path.
+
+  A file outside the sub-folders gets -1, no label; fewer than two sub-folders are no
+  labels at all: (None, None).
+  """
   parts = [name.split('/')[0] if '/' in name else None for name in names]
-  loose = [name for name, part in zip(names, parts) if part is None]
-  if len(loose) == len(names) or len(set(parts)) == 1:
+  label_names = sorted({part for part in parts if part is not None})
+  if len(label_names) < 2:
     return None, None
-  if loose:
-    raise errors.UserError(
-        f'{len(loose)} of {len(names)} images lie in {root} itself, outside the '
-        f'sub-folders that name the labels (first: {loose[0]}); move them into one, '
-        'or set --config.data.use_labels=False')
-  label_names, labels = np.unique(parts, return_inverse=True)
-  return labels.astype(np.int64), tuple(label_names.tolist())
+  number = {name: label for label, name in enumerate(label_names)}
+  labels = np.array([number.get(part, -1) for part in parts], np.int64)
+  return labels, tuple(label_names)
 
 
 # --- TensorFlow Datasets, read without TensorFlow ---------------------------------

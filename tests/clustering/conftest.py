@@ -63,9 +63,9 @@ def exact_parts(p, network, x0, mu):
   return prior(p, x0, mu), diffusion, decoder
 
 
-def make(steps=10, betas='cosine'):
+def make(steps=10, betas='cosine', rescale=True):
   options = default_config().diffusion
-  options.update(num_steps=steps, betas=betas)
+  options.update(num_steps=steps, betas=betas, rescale_betas=rescale)
   return process_from_config(options)
 
 

@@ -56,7 +56,9 @@ def known_costs(p, x0, means, scale):
 
 
 def known_setup(oracle, images, rows=6):
-  p, x0, means = oracle.make(), images(0, rows), images(1, Q)
+  # Little noise in all: abar_T = .9, so that the pull on mu counts.
+  p = oracle.make(10, 'linear', rescale=False)
+  x0, means = images(0, rows), images(1, Q)
   params = oracle.parameters(oracle.known_network(p, x0, .7), means)
   estimator = make_estimator(p, 'uniform', 'uniform')
   return estimator, params, batch_of(x0), responsibilities(2, rows), known_costs(

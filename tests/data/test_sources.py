@@ -328,10 +328,12 @@ def test_folder_order_labels_and_pixels(folder):
 def test_folder_labels_only_where_they_mean_something(folder):
   files = {'a.png': grey(1), 'b.png': grey(2)}
   assert dataset.load_source(folder(files)).labels is None
-  more = {'sub/c.png': grey(3)}
-  message = refused(folder(more))
-  assert '2 of 3 images' in message and 'a.png' in message and 'use_labels' in message
-  assert dataset.load_source(folder({}, use_labels=False)).num_images == 3
+  assert dataset.load_source(folder({'sub/c.png': grey(3)})).labels is None
+  source = dataset.load_source(folder({'tub/d.png': grey(4)}))
+  assert source.ids == ('a.png', 'b.png', 'sub/c.png', 'tub/d.png')
+  assert source.labels.tolist() == [-1, -1, 0, 1]
+  assert source.label_names == ('sub', 'tub')
+  assert dataset.load_source(folder({}, use_labels=False)).labels is None
 
 
 def test_one_sub_folder_is_no_label(folder):

@@ -58,7 +58,7 @@ def keys(numbers):
 
 
 @pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'zero'))
-@pytest.mark.parametrize('steps,betas', [(10, 'cosine'), (50, 'linear')])
+@pytest.mark.parametrize('steps,betas', [(2, 'cosine'), (10, 'cosine'), (50, 'linear')])
 def test_moments(steps, betas, pull):
   """Mean and variance of many samples equal the recursion's, within 4 s.e."""
   p = make(steps, betas, pull)

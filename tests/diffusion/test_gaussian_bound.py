@@ -93,15 +93,13 @@ def bound(p, x0, mu, centre=None):
 POINTS = np.linspace(-1.5, 2., 15)
 
 
-@pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'linear', 'zero'))
-@pytest.mark.parametrize('betas,steps', [
-    ('cosine', 2), ('cosine', 10), ('linear', 50), ('sigmoid', 200), ('cosine', 200)])
-def test_bound_below_log_density(x64, pull, betas, steps):
+@pytest.mark.parametrize('betas,steps,pull', [
+    ('cosine', 2, 'one_minus_sqrt_abar'), ('cosine', 10, 'zero'),
+    ('cosine', 200, 'one_minus_sqrt_abar'), ('linear', 50, 'linear'),
+    ('linear', 50, 'zero'), ('sigmoid', 200, 'one_minus_sqrt_abar')])
+def test_bound_below_log_density(x64, betas, steps, pull):
   """The bound never exceeds log p_theta(x_0), typical x_0 or not."""
-  try:
-    p = make(steps, pull, betas)
-  except Exception:  # that a refusal is right is tested in test_process_oracles
-    pytest.skip('no such process')
+  p = make(steps, pull, betas)
   for mu in (CENTRE, -.6):
     gap = log_density(p, POINTS, mu, CENTRE) - bound(p, POINTS, mu, CENTRE)
     assert (gap > -1e-9).all() and np.isfinite(gap).all()
@@ -137,10 +135,10 @@ def last_kl(p, mu):
 NODES = np.array([CENTRE - SPREAD, CENTRE + SPREAD])
 
 
-@pytest.mark.parametrize('betas,steps', [
-    ('cosine', 2), ('cosine', 10), ('linear', 50), ('linear', 200), ('linear', 1000)])
-@pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'zero'))
-def test_mean_bound(x64, pull, betas, steps):
+@pytest.mark.parametrize('betas,steps,pull', [
+    ('cosine', 2, 'zero'), ('cosine', 10, 'one_minus_sqrt_abar'), ('linear', 50, 'zero'),
+    ('linear', 200, 'one_minus_sqrt_abar'), ('linear', 1000, 'one_minus_sqrt_abar')])
+def test_mean_bound(x64, betas, steps, pull):
   """E bound = -H(data) - KL_T - sum of the steps' KLs, all in closed form."""
   p = make(steps, pull, betas)
   entropy = scipy.stats.norm(CENTRE, SPREAD).entropy()
