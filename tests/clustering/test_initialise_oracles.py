@@ -1,4 +1,4 @@
-"""Starting partitions against scikit-learn called directly, and re-seeding's promises."""
+"""Starting partitions against scikit-learn itself, and what re-seeding promises."""
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -77,7 +77,7 @@ def test_mixture_is_sklearns(blobs):
 
 
 def test_mixture_beyond_its_sample(blobs):
-  """Images outside the fitted sample get posteriors that agree with their neighbours."""
+  """Images outside the fitted sample get posteriors like those of their neighbours."""
   assign = initialise.gaussian_mixture(blobs[:60], 3, 5, 0, 4, .05)
   near = assign(blobs[:60] + np.float32(1e-5), np.arange(60))
   assert adjusted_rand_score(assign(blobs[:60], None).argmax(1), near.argmax(1)) == 1
@@ -138,7 +138,7 @@ SETTINGS = hypothesis.settings(max_examples=150, deadline=None, derandomize=True
 
 def check_reseeding(tau, bound, min_size):
   new, empty = initialise.reseed_empty(tau.copy(), bound, min_size)
-  old_sizes, sizes = tau.sum(axis=0, dtype=np.float64), new.sum(axis=0, dtype=np.float64)
+  old_sizes, sizes = (a.sum(axis=0, dtype=np.float64) for a in (tau, new))
   assert empty == [q for q in range(tau.shape[1]) if old_sizes[q] < min_size]
   np.testing.assert_allclose(new.sum(axis=1), 1, atol=1e-5)
   moved = np.flatnonzero((new != tau).any(axis=1))

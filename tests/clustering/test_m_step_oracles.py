@@ -173,7 +173,8 @@ def take_steps(mixture, params, estimator, x0, tau, key, devices, steps=4, **cha
   estimator, tau = replicate(to_host((estimator, tau)), mesh)
   infos = []
   for _ in range(steps):
-    state, info = step(state, estimator, split_rows(to_host(batch_of(x0)), mesh), tau, key)
+    batch = split_rows(to_host(batch_of(x0)), mesh)
+    state, info = step(state, estimator, batch, tau, key)
     infos.append(to_host(info))
   return to_host(state), infos
 
@@ -194,7 +195,8 @@ def test_devices_agree_linear(oracle, images, key, means, meshes):
   params = oracle.parameters(oracle.network(10), images(1, Q))
   estimator = make_estimator(oracle.make(), 'uniform', 'uniform')
   x0, tau = images(0, 16), responsibilities(2, 16)
-  one, infos = take_steps(oracle.mixture, params, estimator, x0, tau, key, 1, means=means)
+  one, infos = take_steps(oracle.mixture, params, estimator, x0, tau, key, 1,
+                          means=means)
   for devices in meshes:
     many, others = take_steps(oracle.mixture, params, estimator, x0, tau, key, devices,
                               means=means)
@@ -212,8 +214,8 @@ def test_unet_with_dropout_agrees_with_plain_gradient(oracle, key):
   rng = np.random.default_rng(1)
   x0 = jnp.asarray(rng.uniform(-1, 1, (8, 4, 4, 1)), jnp.float32)
   tau = responsibilities(2, 8)
-  params = m.Parameters(variables, jnp.asarray(rng.normal(size=(Q, 4, 4, 1)), jnp.float32),
-                        jnp.zeros(Q))
+  means = jnp.asarray(rng.normal(size=(Q, 4, 4, 1)), jnp.float32)
+  params = m.Parameters(variables, means, jnp.zeros(Q))
   estimator = make_estimator(oracle.make(), 'uniform', 'uniform')
 
   def plain(params):
@@ -288,7 +290,8 @@ def test_set_mixture_replaces_both(oracle, images):
   np.testing.assert_array_equal(new.ema.means, means)
   assert (new.params.means.unsafe_buffer_pointer()
           != new.ema.means.unsafe_buffer_pointer())
-  np.testing.assert_array_equal(new.params.log_proportions, state.params.log_proportions)
+  np.testing.assert_array_equal(new.params.log_proportions,
+                                state.params.log_proportions)
 
 
 def test_compiled_once(oracle, images, key):

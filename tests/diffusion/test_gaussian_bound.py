@@ -136,7 +136,8 @@ NODES = np.array([CENTRE - SPREAD, CENTRE + SPREAD])
 
 
 @pytest.mark.parametrize('betas,steps,pull', [
-    ('cosine', 2, 'zero'), ('cosine', 10, 'one_minus_sqrt_abar'), ('linear', 50, 'zero'),
+    ('cosine', 2, 'zero'), ('cosine', 10, 'one_minus_sqrt_abar'),
+    ('linear', 50, 'zero'),
     ('linear', 200, 'one_minus_sqrt_abar'), ('linear', 1000, 'one_minus_sqrt_abar')])
 def test_mean_bound(x64, betas, steps, pull):
   """E bound = -H(data) - KL_T - sum of the steps' KLs, all in closed form."""

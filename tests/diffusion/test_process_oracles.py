@@ -323,5 +323,6 @@ def test_message_names_values():
   betas = np.array([0., .1, .2])
   with pytest.raises(UserError) as caught:
     make_process(betas, np.array([0., .2, .1]), 'mine')
-  found = re.search(r't = (\d+) \(m_t = ([\d.]+), abar_t = ([\d.]+)\)', str(caught.value))
-  assert found.groups() == ('2', '0.1', '0.72') and 'falls' in str(caught.value)
+  text = str(caught.value)
+  found = re.search(r't = (\d+) \(m_t = ([\d.]+), abar_t = ([\d.]+)\)', text)
+  assert found.groups() == ('2', '0.1', '0.72') and 'falls' in text
