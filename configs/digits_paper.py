@@ -8,7 +8,7 @@ Provenance: Niang, Bouveyron, Corneli and Latouche (2024), Algorithm 1 and equat
   one cluster q for its whole minibatch and weighs each image's error by tau_iq;
   t is uniform; mu_q is learned by gradient, with the penalty abar_T / 2 norm2(mu_q);
   the E-step draws (t, eps) for every cluster by itself, t uniformly; pi = N_q / N;
-  no averaging of weights.
+  no averaging of weights; 1 / (2 delta~_t) weighs the errors.
   Filled in, where the paper is silent: the U-Net, T, the noise schedule, Adam's step size
   and the number of draws are those of configs/digits.py; a minibatch of images stands for
   its single image. Corrected, where the printed formula cannot be meant: delta_t,
@@ -30,6 +30,7 @@ def get_config():
   config.e_step.num_draws = 8
   config.m_step.first_num_steps = 600
   config.m_step.num_steps = 150
+  config.diffusion.reverse_variance = 'posterior'
   config.em.init = 'random'
   config.e_step.share_draws = False
   config.e_step.stratify = False

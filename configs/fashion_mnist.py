@@ -1,17 +1,17 @@
 """Fashion-MNIST from TFDS: 60,000 grey images of 28x28 pixels.
 
-Command:    python -m jdiffclust.main --config=configs/fashion_mnist.py \
+Command:    python -m jdiffclust.main --config=configs/fashion_mnist.py \\
                 --workdir=runs/fashion_mnist
-            (Debian's package dataset-fashion-mnist has it too.) Without TFDS: --config.data.source=idx \\
+            without TFDS: --config.data.source=idx \\
                 --config.data.path=DIR/train-images-idx3-ubyte.gz
+            (Debian: apt install dataset-fashion-mnist, then
+            DIR = /usr/share/datasets/fashion-mnist)
             a try-out on a CPU: --config.data.max_images=2000 \\
                 --config.m_step.num_steps=200 --config.e_step.num_draws=4
 Time:       meant for a GPU or TPU; not yet timed on one. On two CPU cores a gradient
             step takes about 2 seconds and the whole run days.
-Provenance: T = 1000, linear betas and the U-Net's form (two residual blocks a level,
-            attention at low resolution, EMA, dropout .1) are those of Ho, Jain and Abbeel
-            (2020); width and levels give about ClusterDDPM's 2 M parameters for Fashion-MNIST.
-            Not tuned.
+Provenance: as configs/mnist.py, whose U-Net has about the 2 M parameters of
+            ClusterDDPM's for Fashion-MNIST. Not tuned.
 """
 
 from jdiffclust.config import default_config

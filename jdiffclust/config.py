@@ -112,6 +112,9 @@ OPTIONS: Mapping[str, Any] = {
         'pull': _choice('one_minus_sqrt_abar',
                         ('one_minus_sqrt_abar', 'cdiffuse', 'linear', 'zero'),
                         'm_t, the pull of the forward process to the cluster mean'),
+        'reverse_variance': _choice('step', ('step', 'posterior'),
+                                    'variance of p(x_{t-1} | x_t): of the forward step, '
+                                    'or of its posterior given x_0'),
         'decoder': _choice('auto', ('auto', 'gaussian', 'discretized'),
                            'p(x_0 | x_1); auto: discretized where pixels have levels'),
     },
@@ -298,16 +301,18 @@ def _check_together(config) -> None:
         f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '
         f'beta_end = {config.diffusion.beta_end}: betas must not fall.')
   multipliers = config.network.channel_multipliers
+  if config.network.channels % config.network.num_groups:
+    raise UserError(f'config.network.num_groups = {config.network.num_groups} does not '
+                    f'divide config.network.channels = {config.network.channels}: choose '
+                    'a divisor.')
   for level, multiple in enumerate(multipliers):
     channels = config.network.channels * multiple
     attends = level in config.network.attention_levels or (
         config.network.middle_attention and level == len(multipliers) - 1)
-    for what, parts in (('num_groups', config.network.num_groups),
-                        ('num_heads', config.network.num_heads if attends else 1)):
-      if channels % parts:
-        raise UserError(
-            f'config.network.{what} = {parts} does not divide the {channels} channels '
-            f'of level {level}: choose a divisor of {config.network.channels}.')
+    if attends and channels % config.network.num_heads:
+      raise UserError(
+          f'config.network.num_heads = {config.network.num_heads} does not divide the '
+          f'{channels} channels of level {level}: choose a divisor.')
   too_deep = [k for k in config.network.attention_levels if k >= len(multipliers)]
   if too_deep:
     raise UserError(

@@ -4,7 +4,7 @@ For image i and cluster q the bound's sum over noise levels is estimated from S 
 (t_s, eps_s), as two independent halves h of S / 2 draws each:
 
   cost_h(i, q) = sum_{s in h} cost(i, q, t_s, eps_s) / (S / 2 * p(t_s)),
-  l(i, q) = log pi_q - KL_T(i, q) - mean_h cost_h(i, q),
+  l(i, q) = log pi_q - KL_T(i, q) - D sum_t v_t - mean_h cost_h(i, q),
   tau_i   = softmax_q(l(i, q) / temperature).
 
 t is drawn from p, by strata within a half, which leaves the estimate unbiased for any
@@ -25,7 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.mixture import (
-    DrawTerms, Mixture, Parameters, step_costs, step_weights)
+    DrawTerms, Mixture, Parameters, step_costs, step_weights, variance_kl)
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import Process, as_float32
 from jdiffclust.sharding import DATA_AXIS
@@ -61,12 +61,14 @@ class Estimator(NamedTuple):
     elbo_weights: `step_weights` of the exact bound.
     weights: those of the chosen weighting.
     proposal: p(t), 0 at t = 0.
+    variance_kl: sum_t v_t, nats per dimension, [].
   """
 
   process: Process
   elbo_weights: jax.Array
   weights: jax.Array
   proposal: jax.Array
+  variance_kl: jax.Array
 
 
 def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator:
@@ -83,7 +85,8 @@ def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator
   elbo, weights = step_weights(process, 'elbo'), step_weights(process, weighting)
   p = weights if proposal == 'weight' else step_weights(process, 'uniform')
   cast = functools.partial(jnp.asarray, dtype=jnp.float32)
-  return Estimator(as_float32(process), cast(elbo), cast(weights), cast(p / p.sum()))
+  return Estimator(as_float32(process), cast(elbo), cast(weights), cast(p / p.sum()),
+                   cast(variance_kl(process)))
 
 
 def draw_steps(key, proposal, num: int, stratify: bool) -> jax.Array:
@@ -100,7 +103,7 @@ def draw_steps(key, proposal, num: int, stratify: bool) -> jax.Array:
   """
   u = jax.random.uniform(key, (num,))
   if stratify:
-    u = (jnp.arange(num) + u) / num
+    u = (jnp.arange(num, dtype=u.dtype) + u) / num
   cdf = jnp.cumsum(proposal)
   # Rounding may leave the last cdf below u: such a draw belongs to the last step.
   t = jnp.searchsorted(cdf, u * cdf[-1], side='right')
@@ -209,12 +212,14 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
       lambda mu: forward.prior_kl(estimator.process, images,
                                   jnp.broadcast_to(mu, images.shape)))(params.means)
 
+  constant = images[0].size * estimator.variance_kl
+
   def half_sums(values):  # [S, Q, B] -> [2, B, Q]
     halves = values.reshape(2, num_draws // 2, *values.shape[1:])
     return jnp.swapaxes(halves.sum(axis=1), 1, 2)
 
   def log_joint(costs):
-    return (params.log_proportions[None, None] - prior.T[None]
+    return (params.log_proportions[None, None] - prior.T[None] - constant
             - half_sums(importance * costs))
 
   exact_costs = step_costs(draws.terms, draws.t, estimator.elbo_weights, 'elbo')
@@ -230,7 +235,7 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
       bound=cross_bound(chosen, exact, temperature),
       entropy=-jnp.sum(tau * log_tau, axis=-1),
       prior=-jnp.sum(tau * prior.T, axis=-1),
-      diffusion=-jnp.sum(tau * (total - decoder), axis=-1),
+      diffusion=-jnp.sum(tau * (total - decoder), axis=-1) - constant,
       decoder=-jnp.sum(tau * decoder, axis=-1),
       margin=margin, margin_error=margin_error)
   return tau, info

@@ -105,28 +105,26 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
     min_size: clusters of a smaller sum of responsibilities are empty.
 
   Returns:
-    New responsibilities and the re-seeded clusters. Each gets a tenth of an average
-    cluster, at least 2 images, no image twice, and no image of a cluster that would
-    be emptied by it.
+    New responsibilities and the emptied clusters. Each gets a tenth of an average
+    cluster, at least 2 images and `min_size`, no image twice, and none whose leaving
+    would empty another cluster.
   """
   sizes = responsibilities.sum(axis=0, dtype=np.float64)
   empty = [int(q) for q in np.flatnonzero(sizes < min_size)]
-  if not empty:
-    return responsibilities, []
   num_images, num_clusters = responsibilities.shape
-  share = max(2, num_images // (10 * num_clusters))
+  share = max(2, int(np.ceil(min_size)), num_images // (10 * num_clusters))
+  alive = np.setdiff1d(np.arange(num_clusters), empty)
   result = responsibilities.copy()
-  taken = np.zeros(num_images, bool)
+  worst_first = iter(np.argsort(bound, kind='stable'))
   for q in empty:
     given = 0
-    for i in np.argsort(bound, kind='stable'):
-      owner = int(responsibilities[i].argmax())
+    for i in worst_first:
+      left = sizes[alive] - responsibilities[i, alive]
+      if not alive.size or (left < max(min_size, 1)).any():
+        continue
+      sizes[alive] = left
+      result[i] = np.eye(num_clusters, dtype=result.dtype)[q]
+      given += 1
       if given == share:
         break
-      if taken[i] or owner in empty or sizes[owner] - 1 < max(min_size, 1):
-        continue
-      result[i] = np.eye(num_clusters, dtype=result.dtype)[q]
-      sizes[owner] -= 1
-      taken[i] = True
-      given += 1
   return result, empty

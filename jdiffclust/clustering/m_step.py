@@ -131,7 +131,8 @@ def example_losses(mixture: Mixture, estimator: Estimator, params: Parameters,
       pull = process.alphas_cumprod[-1] / 2 * jnp.sum(mu**2, axis=(1, 2, 3))
       return terms.error + pull
     cost = step_costs(terms, t, estimator.weights, 'elbo') / estimator.proposal[t]
-    return cost + forward.prior_kl(process, x0, mu)
+    return (cost + forward.prior_kl(process, x0, mu)
+            + dimension * estimator.variance_kl)
 
   losses = jax.vmap(of_cluster, in_axes=1, out_axes=1)(clusters)
   return jnp.sum(weights * losses, axis=1) / dimension
@@ -199,6 +200,7 @@ def average(ema: Parameters, params: Parameters, step, decay: float) -> Paramete
   Returns:
     decay * ema + (1 - decay) * params.
   """
+  step = step.astype(jnp.float32)
   rate = jnp.minimum(decay, (1. + step) / (10. + step))
   return jax.tree.map(lambda old, new: rate * old + (1 - rate) * new, ema, params)
 

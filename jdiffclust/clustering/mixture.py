@@ -5,15 +5,16 @@
 With q(z_i = q) = tau_iq, the bound on log p(x_0) of image i is
 
   sum_q tau_iq [log pi_q - log tau_iq - KL_T(i, q)
-                - sum_{t > 1} w_t f_t(i, q) + E log p(x_0 | x_1, mu_q)]
+                - sum_{t > 1} (w_t f_t(i, q) + D v_t) + E log p(x_0 | x_1, mu_q)]
 
   f_t(i, q) = E_eps norm2(n_t - eta_theta(x_t, t, mu_q))
-  w_t       = c_eta_t^2 / (2 delta~_t)
+  w_t       = c_eta_t^2 / (2 sigma_t^2)
+  v_t       = (delta~_t / sigma_t^2 - 1 - log(delta~_t / sigma_t^2)) / 2
 
-(equation 18, whose KL_T is a limit, and 22, which applies 1 / (2 delta) twice and
-drops the last term). Its maximum over tau is the softmax over q of
-log pi_q minus the terms after it. A Gaussian decoder makes the last term one more
-of the sum, w_1 = c_eta_1^2 / (2 decoder variance), up to a constant.
+(equation 18, whose KL_T is a limit and whose sigma_t^2 = delta-bar lacks v_t, and 22,
+which applies 1 / (2 delta) twice and drops the last term). Its maximum over tau is the
+softmax over q of log pi_q minus the terms after it. A Gaussian decoder makes the last
+term one more of the sum, w_1 = c_eta_1^2 / (2 sigma_1^2), up to a constant.
 """
 
 from __future__ import annotations
@@ -113,11 +114,22 @@ def step_weights(process: Process, weighting: str) -> np.ndarray:
   steps = process.num_steps
   if weighting == 'uniform':
     return np.concatenate([[0.], np.full(steps, 1 / steps)])
-  variance = np.asarray(process.delta_posterior, np.float64).copy()
-  variance[1] = process.decoder_variance
   weights = np.zeros(steps + 1)
-  weights[1:] = np.asarray(process.c_eta[1:], np.float64)**2 / (2 * variance[1:])
+  weights[1:] = process.c_eta[1:]**2 / (2 * process.reverse_variance[1:])
   return weights
+
+
+def variance_kl(process: Process) -> float:
+  """sum_{t > 1} v_t: what the reverse variances cost the bound, per dimension.
+
+  Args:
+    process: the diffusion, float64 on the host.
+
+  Returns:
+    nats per dimension, the same for all images and clusters; 0 if sigma_t^2 = delta~_t.
+  """
+  ratio = process.delta_posterior[2:] / process.reverse_variance[2:]
+  return float(np.sum(ratio - 1 - np.log(ratio)) / 2)
 
 
 def step_costs(terms: DrawTerms, t, weights, weighting: str) -> jax.Array:

@@ -18,7 +18,7 @@ and its reversal given x_0, q(x_{t-1} | x_t, x_0, mu) = N(mu~, delta~_t I), has
   a_x  = r_t (delta_{t-1} / delta_t) sqrt(alpha_t)
   a_0  = (1 - m_{t-1}) (delta_{t|t-1} / delta_t) sqrt(abar_{t-1})
   a_mu = (m_{t-1} delta_t - m_t r_t alpha_t delta_{t-1}) sqrt(abar_{t-1}) / delta_t
-  delta~_t = delta_{t|t-1} delta_{t-1} / delta_t       (the paper: a hyper-parameter)
+  delta~_t = delta_{t|t-1} delta_{t-1} / delta_t
 
 Replacing x_0 by (x_t - sqrt(1 - abar_t) eta) / sqrt(abar_t) gives the network's form
 of the reverse mean, mu_theta = c_x x_t + c_mu mu + c_eta eta_theta(x_t, t, mu), with
@@ -26,6 +26,11 @@ of the reverse mean, mu_theta = c_x x_t + c_mu mu + c_eta eta_theta(x_t, t, mu),
   c_x   = a_x + (1 - m_{t-1}) (delta_{t|t-1} / delta_t) / sqrt(alpha_t)
   c_mu  = a_mu                           (the paper prints sqrt(alpha_{t-1}) in it)
   c_eta = -(1 - m_{t-1}) (delta_{t|t-1} / delta_t) sqrt(1 - abar_t) / sqrt(alpha_t)
+
+The variance sigma_t^2 of p_theta(x_{t-1} | x_t, mu), the paper's hyper-parameter
+delta-bar, is delta_{t|t-1} or delta~_t: Ho et al.'s fixed large and small variance. The
+first makes the bound tight as T grows, the second does not for any data but a single
+point (docs/benchmarks.md). sigma_1^2 is the decoder's variance.
 
 With m = 0 all of it is the DDPM of Ho, Jain and Abbeel (2020).
 """
@@ -56,7 +61,8 @@ class Process(NamedTuple):
     delta_posterior: variance of q(x_{t-1} | x_t, x_0, mu), 0 at t = 1.
     a_x, a_0, a_mu: weights of x_t, x_0 and mu in the posterior mean.
     c_x, c_mu, c_eta: weights of x_t, mu and eta_theta in the reverse mean.
-    decoder_variance: [], variance of p(x_0 | x_1, mu), see `make_process`.
+    reverse_variance: sigma_t^2 of p_theta(x_{t-1} | x_t, mu); at t = 1 of p(x_0 | x_1,
+      mu), see `make_process`; 0 at t = 0.
   """
 
   beta: jax.Array
@@ -73,7 +79,7 @@ class Process(NamedTuple):
   c_x: jax.Array
   c_mu: jax.Array
   c_eta: jax.Array
-  decoder_variance: jax.Array
+  reverse_variance: jax.Array
 
   @property
   def num_steps(self) -> int:
@@ -81,7 +87,8 @@ class Process(NamedTuple):
     return self.beta.shape[0] - 1
 
 
-def make_process(betas: np.ndarray, m: np.ndarray, name: str = 'this') -> Process:
+def make_process(betas: np.ndarray, m: np.ndarray, name: str = 'this',
+                 reverse_variance: str = 'step') -> Process:
   """Derives every coefficient from beta_t and m_t.
 
   The decoder's variance is the one of x_0 given x_1 under a flat prior,
@@ -92,6 +99,8 @@ def make_process(betas: np.ndarray, m: np.ndarray, name: str = 'this') -> Proces
     betas: float64 [T + 1], betas[0] = 0, the others in (0, 1).
     m: float64 [T + 1], m[0] = 0.
     name: what the error calls the pull.
+    reverse_variance: sigma_t^2 for t > 1: 'step', delta_{t|t-1}, or 'posterior',
+      delta~_t.
 
   Returns:
     A `Process` of float64 NumPy arrays.
@@ -114,13 +123,16 @@ def make_process(betas: np.ndarray, m: np.ndarray, name: str = 'this') -> Proces
   gain = (1 - m_) * delta_step * over_delta
   a_x = r * delta_ * over_delta * np.sqrt(alpha)
   a_mu = (m_ * delta - m * r * alpha * delta_) * np.sqrt(abar_) * over_delta
+  delta_posterior = delta_step * delta_ * over_delta
+  variance = (delta_step if reverse_variance == 'step' else delta_posterior).copy()
+  variance[1] = delta[1] / ((1 - m[1])**2 * abar[1])
   return Process(
       beta=betas, alpha=alpha, alphas_cumprod=abar, m=m, r=r, delta=delta,
-      delta_step=delta_step, delta_posterior=delta_step * delta_ * over_delta,
+      delta_step=delta_step, delta_posterior=delta_posterior,
       a_x=a_x, a_0=gain * np.sqrt(abar_), a_mu=a_mu,
       c_x=a_x + gain / np.sqrt(alpha), c_mu=a_mu,
       c_eta=-gain * np.sqrt(1 - abar) / np.sqrt(alpha),
-      decoder_variance=delta[1] / ((1 - m[1])**2 * abar[1]))
+      reverse_variance=variance)
 
 
 def _check_pull(m, alpha, abar, name):
@@ -149,7 +161,8 @@ def process_from_config(diffusion) -> Process:
   """The process that the `diffusion` section of a config describes.
 
   Args:
-    diffusion: options num_steps, betas, beta_start, beta_end, rescale_betas, pull.
+    diffusion: options num_steps, betas, beta_start, beta_end, rescale_betas, pull,
+      reverse_variance.
 
   Returns:
     A `Process` of float64 NumPy arrays.
@@ -161,7 +174,7 @@ def process_from_config(diffusion) -> Process:
                                diffusion.beta_start, diffusion.beta_end,
                                diffusion.rescale_betas)
   pull = schedules.make_pull(diffusion.pull, np.cumprod(1 - betas))
-  return make_process(betas, pull, diffusion.pull)
+  return make_process(betas, pull, diffusion.pull, diffusion.reverse_variance)
 
 
 def as_float32(process: Process) -> Process:

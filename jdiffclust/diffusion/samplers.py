@@ -14,8 +14,8 @@ from jdiffclust.diffusion.reverse import reverse_mean
 def ancestral(process: Process, eta: Callable, keys, mu) -> jax.Array:
   """Draws images by ancestral sampling of the reverse chain.
 
-  x_T ~ N(0, I); x_{t-1} ~ N(mu_theta(x_t, t, mu), delta~_t I) for t = T..1. At t = 1
-  the variance is zero: the decoder's mean is returned.
+  x_T ~ N(0, I); x_{t-1} ~ N(mu_theta(x_t, t, mu), sigma_t^2 I) for t = T..2; at t = 1
+  the decoder's mean is returned.
 
   Args:
     process: the diffusion, float32.
@@ -34,8 +34,9 @@ def ancestral(process: Process, eta: Callable, keys, mu) -> jax.Array:
   def step(x_t, t):
     steps = jnp.full(x_t.shape[:1], t)
     mean = reverse_mean(process, x_t, steps, mu, eta(x_t, steps, mu))
+    deviation = jnp.where(t > 1, jnp.sqrt(process.reverse_variance[t]), 0.)
     # Key t drew x_t; T draws x_T, so t - 1 is the next one not yet used.
-    return mean + jnp.sqrt(process.delta_posterior[t]) * normal(t - 1), None
+    return mean + deviation * normal(t - 1), None
 
   start = normal(process.num_steps)
   x_0, _ = jax.lax.scan(step, start, jnp.arange(process.num_steps, 0, -1))

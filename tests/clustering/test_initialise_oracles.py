@@ -144,7 +144,7 @@ def check_reseeding(tau, bound, min_size):
   moved = np.flatnonzero((new != tau).any(axis=1))
   gained = new[moved].argmax(axis=1)
   assert (new[moved].max(axis=1) == 1).all() and set(gained) <= set(empty)
-  share = max(2, len(tau) // (10 * tau.shape[1]))
+  share = max(2, int(np.ceil(min_size)), len(tau) // (10 * tau.shape[1]))
   assert all((gained == q).sum() <= share for q in empty)
   return old_sizes, sizes, gained, empty, share
 

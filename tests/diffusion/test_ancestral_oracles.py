@@ -12,9 +12,9 @@ from jdiffclust.diffusion.samplers import ancestral
 CENTRE, SPREAD = .3, .4
 
 
-def make(steps, betas='linear', pull='one_minus_sqrt_abar'):
+def make(steps, betas='linear', pull='one_minus_sqrt_abar', variance='step'):
   options = default_config().diffusion
-  options.update(num_steps=steps, betas=betas, pull=pull)
+  options.update(num_steps=steps, betas=betas, pull=pull, reverse_variance=variance)
   return process_from_config(options)
 
 
@@ -36,7 +36,7 @@ def denoiser(p):
   return eta
 
 
-def exact(p, mu):
+def exact(p, mu, variance_of='step'):
   """Mean and variance of a sampled pixel; the last step adds no noise."""
   a, b, delta, _, gain = parts(p)
   mean, variance = 0., 1.
@@ -50,24 +50,27 @@ def exact(p, mu):
     w0, wt = noise * a[t - 1] / delta[t - 1], noise * k / step
     wmu = noise * (b[t - 1] / delta[t - 1] - k * h / step)
     mean = (wt + w0 * gain[t]) * mean + w0 * start + wmu * mu
-    variance = (wt + w0 * gain[t])**2 * variance + noise
+    added = step if variance_of == 'step' else noise
+    variance = (wt + w0 * gain[t])**2 * variance + added
 
 
 def keys(numbers):
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), numbers)
 
 
-@pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'zero'))
+@pytest.mark.parametrize('pull,choice', [
+    ('one_minus_sqrt_abar', 'step'), ('one_minus_sqrt_abar', 'posterior'),
+    ('zero', 'step')])
 @pytest.mark.parametrize('steps,betas', [(10, 'cosine'), (50, 'linear')])
-def test_moments(steps, betas, pull):
+def test_moments(steps, betas, pull, choice):
   """Mean and variance of many samples equal the recursion's, within 4 s.e."""
-  p = make(steps, betas, pull)
+  p = make(steps, betas, pull, choice)
   sample = jax.jit(lambda mu: ancestral(as_float32(p), denoiser(p),
                                         keys(jnp.arange(5000)), mu))
   for mu in (-.5, .8):
     images = sample(jnp.full((5000, 2, 2, 1), mu))
     x = np.asarray(images, np.float64).ravel()
-    mean, variance = exact(p, mu)
+    mean, variance = exact(p, mu, choice)
     assert abs(x.mean() - mean) < 4 * (variance / x.size)**.5 + 1e-5
     assert abs(x.var() / variance - 1) < 4 * (2 / x.size)**.5 + 1e-4
 

@@ -84,7 +84,7 @@ def test_gaussian_decoder(x64, steps):
 def test_discretized_decoder(levels, steps):
   """Float32 log masses equal float64 ones, for means on, near and far from the bin."""
   p = make(steps)
-  scale = float(p.decoder_variance)**.5
+  scale = float(p.reverse_variance[1])**.5
   offsets = np.concatenate([[0.], *([s * d for s in (-1, 1)] for d in (
       .1 * scale, .49 / (levels - 1), 1 / (levels - 1), 3 * scale, .1, .7, 2.3, 5.))])
   x0 = np.repeat(grid(levels), len(offsets)).astype(np.float32)
@@ -114,7 +114,7 @@ def test_pixels_add_up():
   x0 = rng.choice(grid(17), (3, 2, 2, 3)).astype(np.float32)
   mean = (x0 + rng.normal(size=x0.shape) * .1).astype(np.float32)
   whole = discretized(p, jnp.asarray(x0), jnp.asarray(mean), 17)
-  expected = reference(x0, mean, float(p.decoder_variance)**.5, 17).sum(axis=(1, 2, 3))
+  expected = reference(x0, mean, float(p.reverse_variance[1])**.5, 17).sum(axis=(1, 2, 3))
   np.testing.assert_allclose(whole, expected, rtol=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_pixels_add_up():
 def test_gradient(levels, steps):
   """Finite everywhere, and equal to the closed form (phi_low - phi_high) / mass."""
   p = make(steps)
-  scale = float(p.decoder_variance)**.5
+  scale = float(p.reverse_variance[1])**.5
   rng = np.random.default_rng(2)
   offsets = np.concatenate([rng.normal(size=6) * scale, rng.normal(size=6) * .3,
                             [-9., -3., 3., 9.]])

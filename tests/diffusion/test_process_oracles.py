@@ -237,7 +237,7 @@ def test_without_pull_it_is_ddpm():
     np.testing.assert_allclose(getattr(p, name)[1:], value, rtol=1e-10, atol=1e-14,
                                err_msg=name)
   # beta_1 / alpha_1 is the variance of x_0 = (x_1 - noise) / sqrt(alpha_1).
-  np.testing.assert_allclose(p.decoder_variance, beta[0] / alpha[0], rtol=1e-10)
+  np.testing.assert_allclose(p.reverse_variance[1], beta[0] / alpha[0], rtol=1e-10)
 
 
 def images(seed, *shape):
