@@ -89,7 +89,7 @@ MISTAKES = {
     'attention level': ([DIGITS, '--config.network.attention_levels=(2,)'],
                         ['attention_levels', 'level 2', '0..1']),
     'groups': ([DIGITS, '--config.network.num_groups=5'], ['num_groups = 5', '16']),
-    'heads': ([DIGITS, '--config.network.num_heads=3'], ['num_heads = 3', '16']),
+    'heads': ([DIGITS, '--config.network.num_heads=3'], ['num_heads = 3', '32']),
     'falling betas': ([DIGITS, '--config.diffusion.beta_start=.5'], ['beta_start']),
     'steep betas': ([DIGITS, '--config.diffusion.num_steps=20'], ['beta_20', '(0, 1)']),
     'pull': ([DIGITS, '--config.diffusion.pull=cdiffuse'],

@@ -106,8 +106,8 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
 
   Returns:
     New responsibilities and the emptied clusters. Each gets a tenth of an average
-    cluster, at least 2 images and `min_size`, no image twice, and none whose leaving
-    would empty another cluster.
+    cluster, at least 2 images and `min_size`, no image twice, none of an emptied
+    cluster, and none whose leaving would empty another one.
   """
   sizes = responsibilities.sum(axis=0, dtype=np.float64)
   empty = [int(q) for q in np.flatnonzero(sizes < min_size)]
@@ -120,7 +120,8 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
     given = 0
     for i in worst_first:
       left = sizes[alive] - responsibilities[i, alive]
-      if not alive.size or (left < max(min_size, 1)).any():
+      owned = responsibilities[i].argmax() in alive
+      if not owned or (left < max(min_size, 1)).any():
         continue
       sizes[alive] = left
       result[i] = np.eye(num_clusters, dtype=result.dtype)[q]

@@ -7,6 +7,7 @@ E-steps, which grows with each of either.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -46,6 +47,12 @@ def digest(tree) -> int:
   return total
 
 
+def _damage_warning(number, warn, error):
+  reason = str(error).strip().splitlines() or [type(error).__name__]
+  warn(f'checkpoint {number} is damaged and is passed over ({reason[0][:200]}); trying '
+       'the one before it.')
+
+
 class Checkpoints:
   """The checkpoints of a workdir."""
 
@@ -80,46 +87,29 @@ class Checkpoints:
       items['iterator'] = grain.checkpoint.CheckpointSave(iterator)
     self._manager.save(number, args=ocp.args.Composite(**items))
 
-  def read_progress(self, number: int) -> dict:
-    """The progress of a checkpoint; raises one of `DAMAGE`."""
-    restored = self._manager.restore(
-        number, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-    return restored.progress
+  def _read_progress(self, number: int) -> dict:
+    return self._manager.restore(number, args=ocp.args.Composite(
+        progress=ocp.args.JsonRestore())).progress
 
-  def read(self, number: int, template: Callable[[dict], tuple],
-           iterator=None) -> Snapshot:
-    """Restores a checkpoint; raises one of `DAMAGE`.
-
-    Args:
-      number: which one.
-      template: from its progress to (state, responsibilities) of the same shapes and
-        shardings.
-      iterator: Grain's, to be set to where it was.
-
-    Returns:
-      The `Snapshot`.
-    """
-    progress = self.read_progress(number)
-    state, responsibilities = template(progress)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct,
-                          {'state': state, 'responsibilities': responsibilities})
-    items = {'arrays': ocp.args.StandardRestore(target)}
+  def _read_arrays(self, number: int, like: dict, wanted: int, iterator) -> dict:
+    items = {'arrays': ocp.args.StandardRestore(like)}
     if iterator is not None:
       items['iterator'] = grain.checkpoint.CheckpointRestore(iterator)
     arrays = self._manager.restore(number, args=ocp.args.Composite(**items)).arrays
-    if digest(arrays) != progress['digest']:
+    if digest(arrays) != wanted:
       raise ValueError('its checksum is wrong')
-    return Snapshot(arrays['state'], arrays['responsibilities'], progress)
+    return arrays
 
   def restore_newest(self, template, warn: Callable[[str], None],
                      iterator=None) -> tuple[int, Snapshot] | None:
     """Restores the newest checkpoint that is whole.
 
     Args:
-      template: as in `read`.
+      template: from a checkpoint's progress to (state, responsibilities) as trees of
+        `jax.ShapeDtypeStruct` with shardings.
       warn: called with a line about each damaged one, which is deleted unless
         read-only, so that the run can write it again.
-      iterator: as in `read`.
+      iterator: Grain's, to be set to where it was.
 
     Returns:
       (number, `Snapshot`), or None if there is no checkpoint.
@@ -129,17 +119,24 @@ class Checkpoints:
     """
     numbers = self.numbers()
     for number in numbers:
+      damage = functools.partial(_damage_warning, number, warn)
       try:
-        snapshot = self.read(number, template, iterator)
+        progress = self._read_progress(number)
       except DAMAGE as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warn(f'checkpoint {number} is damaged and is passed over '
-             f'({reason[0][:200]}); trying the one before it.')
+        damage(error)
+        continue
+      # Outside of `try`: a mistake in here is ours, and no damage.
+      state, responsibilities = template(progress)
+      like = {'state': state, 'responsibilities': responsibilities}
+      try:
+        arrays = self._read_arrays(number, like, progress['digest'], iterator)
+      except DAMAGE as error:
+        damage(error)
         continue
       if not self._read_only:
         for damaged in [n for n in numbers if n > number]:
           self._manager.delete(damaged)
-      return number, snapshot
+      return number, Snapshot(arrays['state'], arrays['responsibilities'], progress)
     if numbers:
       raise UserError(
           f'None of the checkpoints {numbers} in {self._directory} can be read: restore '

@@ -14,6 +14,7 @@ the E-step and after it; everything random follows from the seed and the counter
 from __future__ import annotations
 
 import collections
+import functools
 import time
 from typing import NamedTuple
 
@@ -227,9 +228,11 @@ def new_progress(source: ImageSource) -> dict:
 def template(machinery: Machinery):
   """A function from a checkpoint's progress to (state, tau) as they shall be restored."""
   def shaped(progress):
-    tau = np.zeros((progress['num_images'], machinery.config.num_clusters), np.float32)
-    start_and_bound = {'current': tau, 'start': tau, 'bound': tau[:, 0]}
-    return machinery.init_state(), replicate(start_and_bound, machinery.mesh)
+    state = machinery.abstract_state()
+    like = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32,
+                             sharding=state.step.sharding)
+    tau = like((progress['num_images'], machinery.config.num_clusters))
+    return state, {'current': tau, 'start': tau, 'bound': like(tau.shape[:1])}
   return shaped
 
 

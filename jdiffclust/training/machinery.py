@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.e_step import Estimator, make_e_step, make_estimator
@@ -53,13 +53,26 @@ class Machinery:
 
   def init_state(self) -> TrainState:
     """The state before the first step: random weights, zero means, equal proportions."""
+    # Run once: on a CPU, compiling it with care takes four times as long as without.
+    options = ({'xla_backend_optimization_level': 0}
+               if jax.default_backend() == 'cpu' else None)
+    return replicate(to_host(jax.jit(self._new_state, compiler_options=options)()),
+                     self.mesh)
+
+  def _new_state(self):
     q = self.config.num_clusters
     params = Parameters(
         network=self.init_network(stream(self.config.seed, 'network')),
         means=jnp.zeros((q, *self.image_shape)),
         log_proportions=jnp.full((q,), -np.log(q), jnp.float32))
-    state = m_step_lib.init_state(params, make_optimizer(self.config.m_step))
-    return replicate(to_host(state), self.mesh)
+    return m_step_lib.init_state(params, make_optimizer(self.config.m_step))
+
+  def abstract_state(self) -> TrainState:
+    """The shapes, types and places of the state, without computing it."""
+    sharding = NamedSharding(self.mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        jax.eval_shape(self._new_state))
 
 
 def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
@@ -90,7 +103,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
 
   def init_network(key):
     x = jnp.zeros((1, *image_shape))
-    return jax.jit(network.init)(key, x, jnp.ones((1,), jnp.int32), x)
+    return network.init(key, x, jnp.ones((1,), jnp.int32), x)
 
   mixture = Mixture(denoise, None if decoder == 'gaussian' else levels)
   m_weighting = config.m_step.weighting

@@ -54,9 +54,12 @@ def exact_parts(p, network, x0, mu):
   diffusion = 0.
   for t in range(2, len(abar)):
     k = a[t] / a[t - 1]
-    variance = 1 / (1 / b[t - 1] + k**2 / (b[t] - k**2 * b[t - 1]))
-    shift = variance * a[t - 1] / b[t - 1] * ((1 - abar[t]) / abar[t])**.5
-    diffusion += shift**2 * errors[t] / (2 * variance)
+    step = b[t] - k**2 * b[t - 1]  # the model's variance
+    posterior = 1 / (1 / b[t - 1] + k**2 / step)
+    shift = posterior * a[t - 1] / b[t - 1] * ((1 - abar[t]) / abar[t])**.5
+    diffusion += shift**2 * errors[t] / (2 * step)
+    diffusion += np.asarray(x0).size / 2 * (posterior / step - 1
+                                            - np.log(posterior / step))
   variance = b[1] / a[1]**2
   decoder = ((1 - abar[1]) / abar[1] * errors[1] / (2 * variance)
              + np.asarray(x0).size / 2 * np.log(2 * np.pi * variance))

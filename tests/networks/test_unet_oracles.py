@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 
 from jdiffclust.config import check_config, default_config
+from jdiffclust.errors import UserError
 from jdiffclust.networks import layers
 from jdiffclust.networks.unet import UNet, unet_from_config
 
@@ -72,7 +73,7 @@ def test_zero_at_the_start(dtype):
   assert (out == 0).all() and out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('channels,multipliers', [(4, (2, 2)), (8, (1, 2)), (2, (4,))])
+@pytest.mark.parametrize('channels,multipliers', [(8, (2, 2)), (8, (1, 2)), (16, (3, 1))])
 def test_whatever_the_config_allows_can_be_built(channels, multipliers):
   """A config that check_config accepts gives a U-Net that runs."""
   config = default_config()
@@ -84,6 +85,16 @@ def test_whatever_the_config_allows_can_be_built(channels, multipliers):
   shape = jax.eval_shape(
       lambda *args: network.init_with_output(jax.random.key(0), *args)[0], x, t, mu)
   assert shape.shape == x.shape
+
+
+@pytest.mark.parametrize('channels,multipliers', [(4, (2, 2)), (2, (4,))])
+def test_groups_must_divide_the_first_channels(channels, multipliers):
+  """The first convolution's channels are normalised too: refused with the option."""
+  config = default_config()
+  config.network.update(channels=channels, channel_multipliers=multipliers,
+                        blocks_per_level=1, num_groups=8, num_heads=1)
+  with pytest.raises(UserError, match='num_groups = 8 does not divide'):
+    check_config(config)
 
 
 def test_inputs_matter():

@@ -39,7 +39,7 @@ def test_predict_agrees_with_the_fit(commands, run):
   assert [row['index'] for row in rows] == [str(i) for i in range(60)]
   assert [row['label'] for row in rows] == [
       str(k) for k in datasets.load_digits().target[:60]]
-  sure = tau.max(1) > .98
+  sure = tau.max(1) > np.quantile(tau.max(1), .6)
   found = np.array([int(row['cluster']) for row in rows])
   assert sure.sum() > 10
   assert (found == tau.argmax(1))[sure].mean() > .8
