@@ -88,8 +88,11 @@ class Checkpoints:
     self._manager.save(number, args=ocp.args.Composite(**items))
 
   def _read_progress(self, number: int) -> dict:
-    return self._manager.restore(number, args=ocp.args.Composite(
+    progress = self._manager.restore(number, args=ocp.args.Composite(
         progress=ocp.args.JsonRestore())).progress
+    if not isinstance(progress, dict) or 'digest' not in progress:
+      raise ValueError('its progress is not whole')
+    return progress
 
   def _read_arrays(self, number: int, like: dict, wanted: int, iterator) -> dict:
     items = {'arrays': ocp.args.StandardRestore(like)}
