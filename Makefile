@@ -11,8 +11,8 @@ cluster: $(VENV)/.ready
 	@echo "Open $(CURDIR)/runs/digits/report.html"
 
 test: $(VENV)/.ready-test
+	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
 	$(RUN) -m pytest
-	@echo "Tests passed; their environment is $(CURDIR)/$(VENV)"
 
 install: $(VENV)/.ready
 
