@@ -1,14 +1,11 @@
-"""Files that appear whole or not at all, and the lock on a workdir."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
-
-from jdiffclust.errors import UserError
 
 
 @contextlib.contextmanager
@@ -38,24 +35,3 @@ def write_text(path, text: str) -> None:
   """Writes a UTF-8 text file atomically."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
-
-
-@contextlib.contextmanager
-def workdir_lock(workdir) -> Iterator[None]:
-  """Holds the workdir for this process; the system drops the lock if it dies.
-
-  Raises:
-    UserError: another run holds it.
-  """
-  with open(pathlib.Path(workdir) / '.lock', 'a+', encoding='utf-8') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      owner = file.read().strip() or 'unknown'
-      raise UserError(f'Another run (process {owner}) is using the workdir {workdir}: '
-                      'wait for it, stop it, or choose another --workdir.') from None
-    file.truncate(0)
-    file.write(f'{os.getpid()}\n')
-    file.flush()
-    yield

@@ -30,7 +30,7 @@ from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from jdiffclust import config as config_lib  # noqa: E402
-from jdiffclust import files  # noqa: E402
+from jdiffclust import files, locks  # noqa: E402
 from jdiffclust.data.dataset import load_source, read_images, scale_to_model  # noqa: E402
 from jdiffclust.data.pipelines import make_pipeline  # noqa: E402
 from jdiffclust.errors import UserError  # noqa: E402
@@ -191,7 +191,9 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
   config_lib.check_against_data(config, source.image_shape, source.num_images)
   machinery = build(config, source.image_shape, source.levels, mesh)
   make_workdir(workdir)
-  with main_process_lock(workdir):
+  # The other processes of a left-over run on several hosts would be out of our reach.
+  alone = jax.process_count() == 1
+  with main_process_lock(workdir, reporter.warning if alone else None):
     if source.skipped:
       reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
                        f"{', '.join(source.skipped[:5])}"
@@ -433,9 +435,10 @@ def is_main_process() -> bool:
   return jax.process_index() == 0
 
 
-def main_process_lock(workdir):
+def main_process_lock(workdir, end_left_over=None):
   """The workdir's lock in the main process; the others rely on it."""
-  return files.workdir_lock(workdir) if is_main_process() else contextlib.nullcontext()
+  return (locks.workdir_lock(workdir, end_left_over) if is_main_process()
+          else contextlib.nullcontext())
 
 
 def join_processes(options) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jdiffclust import config as config_lib
-from jdiffclust import files, main
+from jdiffclust import locks, main
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -209,7 +209,7 @@ def test_changed_config_names_what_differs(tmp_path):
 
 def test_second_run_on_a_workdir_is_refused(tmp_path):
   """The process that holds the lock is named; nothing is written."""
-  with files.workdir_lock(tmp_path):
+  with locks.workdir_lock(tmp_path):
     outcome = command(DIGITS, FEW, '--quiet', f'--workdir={tmp_path}')
   check_refused(outcome, f'process {os.getpid()}', '--workdir')
   assert [p.name for p in tmp_path.iterdir()] == ['.lock']

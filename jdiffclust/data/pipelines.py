@@ -5,8 +5,9 @@ training loop moves nothing. `GrainPipeline` reads them as they are needed, ahea
 the loop, by Grain; its iterator is saved with the checkpoint. Both provide
 
   training(step)       minibatches from gradient step `step` on, endlessly
-  ordered(batch_size)  all images once, in order, as (Batch, number of valid rows): the
-                       last batch is filled up, so that its shape never changes.
+  ordered(batch_size)  all images once, in order, as (Batch, number of valid rows): in
+                       batches of one shape, no larger than asked for, the last of which
+                       is filled up.
 """
 
 from __future__ import annotations
@@ -26,13 +27,6 @@ from jdiffclust.sharding import DATA_AXIS, local_rows, replicate, split_rows
 from jdiffclust.streams import integer_seed, stream
 
 
-def ordered_indices(num_images: int, batch_size: int) -> Iterator[tuple]:
-  """Yields (indices [batch_size], valid rows); the last batch repeats the last image."""
-  for start in range(0, num_images, batch_size):
-    valid = min(batch_size, num_images - start)
-    yield np.minimum(np.arange(start, start + batch_size), num_images - 1), valid
-
-
 def even_batch_size(num_images: int, at_most: int, multiple: int) -> int:
   """The batch size that covers the images in as few batches with the least filling.
 
@@ -47,6 +41,14 @@ def even_batch_size(num_images: int, at_most: int, multiple: int) -> int:
   num_batches = -(-num_images // at_most)
   share = -(-num_images // num_batches)
   return -(-share // multiple) * multiple
+
+
+def ordered_indices(num_images: int, at_most: int, multiple: int) -> Iterator[tuple]:
+  """Yields (indices [B], valid rows), B even; the last batch repeats the last image."""
+  batch_size = even_batch_size(num_images, at_most, multiple)
+  for start in range(0, num_images, batch_size):
+    valid = min(batch_size, num_images - start)
+    yield np.minimum(np.arange(start, start + batch_size), num_images - 1), valid
 
 
 def _take(images, indices, levels):
@@ -107,7 +109,7 @@ class MemoryPipeline:
 
   def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """All images once, in order."""
-    for indices, valid in ordered_indices(self.num_images, batch_size):
+    for indices, valid in ordered_indices(self.num_images, batch_size, self._mesh.size):
       rows = replicate(indices.astype(np.int32), self._mesh)
       yield self._take(self._images, rows), valid
 
@@ -166,7 +168,7 @@ class GrainPipeline:
 
   def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """All images once, in order."""
-    batches = list(ordered_indices(self.num_images, batch_size))
+    batches = list(ordered_indices(self.num_images, batch_size, self._mesh.size))
     dataset = grain.MapDataset.source([indices for indices, _ in batches])
     for (images, indices), (_, valid) in zip(self._reading(dataset), batches):
       yield self._to_devices(images, indices), valid

@@ -27,7 +27,7 @@ from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
 from jdiffclust.clustering.m_step import TrainState, set_mixture
 from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
-from jdiffclust.data.pipelines import even_batch_size, replicate_key
+from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed, stream
@@ -121,19 +121,17 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
     NonFiniteError: a bound or responsibility is not finite; the image is named.
   """
   options = machinery.config.e_step
-  batch_size = even_batch_size(pipeline.num_images, options.batch_size,
-                               machinery.mesh.size)
   key = replicate_key(key, machinery.mesh)
   parts = []
   with reporter.task(name, pipeline.num_images, 'images') as task:
-    for batch, valid in pipeline.ordered(batch_size):
+    for batch, valid in pipeline.ordered(options.batch_size):
       tau, info = to_host(machinery.e_step(machinery.e_estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
       task.advance(valid, f'bound {bits_per_dimension(so_far, machinery.image_shape):.3f}'
                    ' bits/dim')
     # Rows that fill up the last batch are evaluated too; the first batch compiles.
-    evaluated = ((len(parts) - 1) * batch_size * machinery.config.num_clusters
+    evaluated = ((len(parts) - 1) * len(batch.indices) * machinery.config.num_clusters
                  * options.num_draws)
     rate = evaluated / task.seconds if evaluated else None
   tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
@@ -151,14 +149,14 @@ def weighted_means(pipeline, responsibilities, batch_size: int) -> jax.Array:
   Args:
     pipeline: of the images.
     responsibilities: tau on the devices, [N, Q].
-    batch_size: images summed at once.
+    batch_size: images summed at once, at most.
 
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
   @jax.jit
   def add(sums, batch, responsibilities, valid):
-    rows = (jnp.arange(batch_size) < valid)[:, None]
+    rows = (jnp.arange(len(batch.indices)) < valid)[:, None]
     tau = jnp.where(rows, responsibilities[batch.indices], 0)
     return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
 
@@ -181,9 +179,7 @@ def update_mixture(machinery: Machinery, state: TrainState, pipeline,
   shares = jnp.mean(responsibilities, axis=0)
   means = None
   if config.m_step.means == 'weighted' or int(state.step) == 0:
-    size = even_batch_size(pipeline.num_images, config.e_step.batch_size,
-                           machinery.mesh.size)
-    means = weighted_means(pipeline, responsibilities, size)
+    means = weighted_means(pipeline, responsibilities, config.e_step.batch_size)
   return replicate(to_host(
       set_mixture(state, jnp.log(jnp.maximum(shares, tiny)), means)), machinery.mesh)
 

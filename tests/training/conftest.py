@@ -9,6 +9,7 @@ import io
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 from unittest import mock
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from tensorboardX.proto import event_pb2
 
 from jdiffclust import config as config_lib
 from jdiffclust import main
@@ -121,8 +123,12 @@ class Commands:
     with small(samples=True):
       return self.run(*argv)
 
-  def spawn(self, workdir, *options, log, devices=1) -> subprocess.Popen:
-    """Starts `fit` in a process of its own; its stderr and stdout go to `log`."""
+  def spawn(self, workdir, *options, log, devices=1, shell=False) -> subprocess.Popen:
+    """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
+
+    With a shell, which waits for it and has more to do, the result is the shell.
+    """
+    around = ['sh', '-c', '"$@"; true', 'sh'] * shell
     environment = os.environ | {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache), 'PYTHONPATH': str(ROOT),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -130,8 +136,27 @@ class Commands:
         'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
                             os.environ['XLA_FLAGS'])}
     with open(log, 'a', encoding='utf-8') as file:
-      return subprocess.Popen([sys.executable, __file__, *tiny(workdir, *options)],
-                              stdout=file, stderr=file, env=environment, cwd=ROOT)
+      return subprocess.Popen(
+          [*around, sys.executable, __file__, *tiny(workdir, *options)],
+          stdout=file, stderr=file, env=environment, cwd=ROOT)
+
+
+def read_events(workdir) -> list:
+  """Every record of the TensorBoard files of a workdir, in time order."""
+  found = []
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    data = path.read_bytes()
+    while data:  # records: length (8), its CRC (4), event, its CRC (4)
+      length, = struct.unpack('<Q', data[:8])
+      found.append(event_pb2.Event.FromString(data[12:12 + length]))
+      data = data[16 + length:]
+  return found
+
+
+@pytest.fixture(scope='session')
+def events():
+  """`read_events`."""
+  return read_events
 
 
 @pytest.fixture(scope='session')

@@ -3,14 +3,12 @@
 import csv
 import json
 import shutil
-import struct
 
 import matplotlib.image
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 from sklearn import datasets, metrics
-from tensorboardX.proto import event_pb2
 
 N, Q = 60, 3
 LABELS = datasets.load_digits().target[:N]
@@ -41,19 +39,6 @@ def check_scores(row, labels, clusters):
   assert row['ari'] == pytest.approx(metrics.adjusted_rand_score(labels, clusters))
 
 
-def scalars(workdir):
-  """(tag, step, value) of every scalar in the TensorBoard files, in time order."""
-  found = []
-  for path in sorted((workdir / 'tensorboard').iterdir()):
-    data = path.read_bytes()
-    while data:  # records: length (8), its CRC (4), event, its CRC (4)
-      length, = struct.unpack('<Q', data[:8])
-      event = event_pb2.Event.FromString(data[12:12 + length])
-      data = data[16 + length:]
-      found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-  return found
-
-
 def test_every_file_is_there(fitted):
   """The files the README promises, and none that is temporary."""
   names = {path.name for path in fitted.iterdir()}
@@ -81,10 +66,11 @@ def test_bound_is_its_terms_in_bits(fitted):
           -line['bound_nats'] / 64 / np.log(2), rel=1e-5)
 
 
-def test_tensorboard_has_the_metrics(fitted):
+def test_tensorboard_has_the_metrics(fitted, events):
   """Each loss of metrics.jsonl, at its step + iteration."""
   lines = [json.loads(line) for line in open(fitted / 'metrics.jsonl')]
-  losses = [(step, value) for tag, step, value in scalars(fitted) if tag == 'loss']
+  losses = [(event.step, value.simple_value) for event in events(fitted)
+            for value in event.summary.value if value.tag == 'loss']
   wanted = [(line['step'] + line['iteration'], line['loss'])
             for line in lines if 'loss' in line]
   np.testing.assert_allclose(losses, wanted, rtol=1e-6)

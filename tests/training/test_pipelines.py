@@ -91,15 +91,18 @@ def test_fewer_images_than_a_batch(name, count, batch_size):
 
 
 @NAMES
-@pytest.mark.parametrize('count, batch_size', [(60, 16), (64, 16), (5, 8), (17, 16)])
-def test_ordered_has_every_image_once(name, count, batch_size):
-  """In order; the last batch is filled up to the same shape."""
+@pytest.mark.parametrize('count, at_most, devices, size', [
+    (60, 16, 1, 15), (64, 16, 1, 16), (5, 8, 1, 5), (17, 16, 1, 9),
+    (60, 16, 2, 16), (17, 16, 2, 10), (5, 8, 8, 8)])
+def test_ordered_has_every_image_once(name, count, at_most, devices, size):
+  """In order, in as few batches as asked for, of one size, with the least filling."""
   found = []
-  for batch, valid in make(name, count, 16).ordered(batch_size):
-    assert batch.images.shape == (batch_size, 8, 8, 1)
-    assert batch.indices.shape == (batch_size,)
+  for batch, valid in make(name, count, 16, devices=devices).ordered(at_most):
+    assert batch.images.shape == (size, 8, 8, 1)
+    assert batch.indices.shape == (size,)
     found.append(np.asarray(batch.indices)[:valid])
     assert (np.asarray(batch.indices) < count).all()
+  assert len(found) == -(-count // at_most)
   np.testing.assert_array_equal(np.concatenate(found), np.arange(count))
 
 

@@ -2,10 +2,10 @@
 
 import functools
 import json
+import os
 import pathlib
 import shutil
 import signal
-import struct
 import time
 
 import jax
@@ -77,6 +77,29 @@ def test_kill_9(commands, plain, tmp_path):
       process.kill()
   assert process.returncode == 0, log.read_text()
   assert 'Traceback' not in log.read_text()
+  check_same(tmp_path / 'run', plain)
+
+
+def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
+  """The run goes on without its shell; the next one takes over, and ends the same."""
+  log = tmp_path / 'log'
+  shell = commands.spawn(tmp_path / 'run', log=log, devices=8, shell=True)
+  try:
+    assert wait_for(log, 'EM 1/2 M-step', shell)
+  finally:
+    shell.kill()
+    shell.wait()
+  left = json.loads((tmp_path / 'run' / '.lock').read_text())['pid']
+  os.kill(left, signal.SIGSTOP)  # or it would have ended before the next one starts
+  log = tmp_path / 'log2'
+  process = commands.spawn(tmp_path / 'run', log=log, devices=8)
+  try:
+    assert wait_for(log, f'An earlier run (process {left})', process)
+    os.kill(left, signal.SIGCONT)
+    process.wait(timeout=120)
+  finally:
+    process.kill()
+  assert process.returncode == 0, log.read_text()
   check_same(tmp_path / 'run', plain)
 
 
@@ -301,23 +324,19 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
       (2, 0), (4, 0), (4, 1), (5, 1)]
 
 
-def shown_steps(workdir):
+def shown_steps(events):
   """Steps of the losses TensorBoard shows: a restart at step s hides s and later."""
   steps = []
-  for path in sorted((workdir / 'tensorboard').iterdir()):
-    data = path.read_bytes()
-    while data:  # records: length (8), its CRC (4), event, its CRC (4)
-      length, = struct.unpack('<Q', data[:8])
-      event = event_pb2.Event.FromString(data[12:12 + length])
-      data = data[16 + length:]
-      if event.session_log.status == event_pb2.SessionLog.START:
-        steps = [step for step in steps if step < event.step]
-      steps += [event.step for value in event.summary.value if value.tag == 'loss']
+  for event in events:
+    if event.session_log.status == event_pb2.SessionLog.START:
+      steps = [step for step in steps if step < event.step]
+    steps += [event.step for value in event.summary.value if value.tag == 'loss']
   return steps
 
 
 @pytest.mark.parametrize('iteration, resumed_step', [(0, 4), (3, 4)])
-def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, tmp_path):
+def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, events,
+                                              tmp_path):
   """Cut after step 6, resumed from the checkpoint at step 4: no gap, no doubles."""
   for first, resumed_from in ((1, 0), (resumed_step + 1, resumed_step + iteration)):
     writer = MetricsWriter(tmp_path, resumed_from=resumed_from)
@@ -325,4 +344,4 @@ def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, tmp_path)
       writer.write(step, iteration, loss=1.)
     writer.close()
     time.sleep(1.1)  # the files are named by the second
-  assert shown_steps(tmp_path) == [step + iteration for step in range(1, 7)]
+  assert shown_steps(events(tmp_path)) == [step + iteration for step in range(1, 7)]
