@@ -38,8 +38,8 @@ def gaussian_mixture(sample: np.ndarray, num_clusters: int, restarts: int, seed:
                      components: int, noise: float) -> Assign:
   """A mixture of full-covariance Gaussians on principal components.
 
-  It is the mixture of *linear* denoisers at one noise level (see docs/tau.md when it
-  exists; the noise variance is added to every covariance), fitted in seconds.
+  It is the mixture of *linear* denoisers at one noise level (whose variance is added to
+  every covariance), fitted in seconds.
 
   Args:
     sample: images to fit to, [n, D] in [-1, 1], n >= Q.
