@@ -86,11 +86,11 @@ def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
   shell = commands.spawn(tmp_path / 'run', log=log, devices=8, shell=True)
   try:
     assert wait_for(log, 'EM 1/2 M-step', shell)
+    left = json.loads((tmp_path / 'run' / '.lock').read_text())['pid']
+    os.kill(left, signal.SIGSTOP)  # or it would have ended before the next one starts
   finally:
     shell.kill()
     shell.wait()
-  left = json.loads((tmp_path / 'run' / '.lock').read_text())['pid']
-  os.kill(left, signal.SIGSTOP)  # or it would have ended before the next one starts
   log = tmp_path / 'log2'
   process = commands.spawn(tmp_path / 'run', log=log, devices=8)
   try:
