@@ -132,7 +132,8 @@ OPTIONS: Mapping[str, Any] = {
                          'compute type; parameters stay float32'),
     },
     'em': {
-        'init': _choice('gaussian_mixture', ('random', 'kmeans', 'gaussian_mixture'),
+        'init': _choice('gaussian_mixture',
+                        ('random', 'kmeans', 'gaussian_mixture', 'neighbours'),
                         'the starting partition'),
         'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
                                   'own likelihood or inertia is kept'),
@@ -148,6 +149,13 @@ OPTIONS: Mapping[str, Any] = {
         'min_cluster_size': _real(1., 0, 1e9, 'a cluster with fewer images is empty'),
         'reseed_empty': _flag(False, 're-seed an emptied cluster from the '
                               'worst-explained images'),
+    },
+    'views': {
+        'num': _integer(64, 1, 'random views of an image that neighbours compares'),
+        'rotation': _real(.1, 0, 10, 'their rotation, standard deviation in radians'),
+        'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
+        'shear': _real(.07, 0, 1, 'their shear'),
+        'shift': _real(.05, 0, 1, 'their shift, share of the side'),
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),

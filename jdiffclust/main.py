@@ -241,8 +241,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       if name == config.em.init:  # the same fit, from the same seed
         baselines[name] = fit_result.start.argmax(axis=1)
       else:
-        assign = fit_start(name, sample, config.num_clusters,
-                           integer_seed(config.seed, 'init'), config.em)
+        assign = fit_start(name, sample, source.image_shape, config.num_clusters,
+                           integer_seed(config.seed, 'init'), config.em, config.views)
         baselines[name] = loop.partition(assign, source).argmax(axis=1)
       task.advance(1)
   params = to_host(fit_result.state.ema)

@@ -1,7 +1,7 @@
-"""Starting partitions from scikit-learn; also the baselines a result is set beside.
+"""Starting partitions; also the baselines a result is set beside.
 
 None of them looks at labels: restarts are chosen by the mixture's likelihood or by
-the inertia of K-means.
+the inertia of K-means; for the start from neighbourhoods see `neighbours.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
+
+from jdiffclust.clustering.neighbours import neighbours
 
 # A function from images [n, D] and their indices [n] to responsibilities [n, Q].
 Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -71,16 +73,18 @@ def random(num_clusters: int, seed: int) -> Assign:
   return assign
 
 
-def fit_start(name: str, sample: np.ndarray, num_clusters: int, seed: int,
-              options) -> Assign:
+def fit_start(name: str, sample: np.ndarray, image_shape, num_clusters: int, seed: int,
+              options, views) -> Assign:
   """Fits the start a config names.
 
   Args:
-    name: 'random', 'kmeans' or 'gaussian_mixture'.
+    name: 'random', 'kmeans', 'gaussian_mixture' or 'neighbours'.
     sample: images to fit to, [n, D] in [-1, 1].
+    image_shape: (H, W, C), of product D.
     num_clusters: Q.
     seed: of the restarts.
     options: the `em` section: init_restarts, init_components, init_noise.
+    views: the `views` section.
 
   Returns:
     `Assign`.
@@ -91,6 +95,8 @@ def fit_start(name: str, sample: np.ndarray, num_clusters: int, seed: int,
       return random(num_clusters, seed)
     if name == 'kmeans':
       return kmeans(sample, num_clusters, options.init_restarts, seed)
+    if name == 'neighbours':
+      return neighbours(sample, image_shape, num_clusters, seed, views)
     return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,
                             options.init_components, options.init_noise)
 

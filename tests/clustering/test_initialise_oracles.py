@@ -103,13 +103,13 @@ def test_random_is_uniform_on_the_simplex():
   np.testing.assert_allclose(rows.var(axis=0), variance, rtol=.1)
 
 
-@pytest.mark.parametrize('name', ('random', 'kmeans', 'gaussian_mixture'))
+@pytest.mark.parametrize('name', ('random', 'kmeans', 'gaussian_mixture', 'neighbours'))
 def test_fit_start_is_deterministic(blobs, name):
   """Every start fitted twice is the same, and sums to one."""
-  section = default_config().em
-  section.update(init_restarts=2, init_components=3)
-  one, two = (initialise.fit_start(name, blobs, 4, 1, section)(blobs, np.arange(120))
-              for _ in range(2))
+  config = default_config()
+  config.em.update(init_restarts=2, init_components=3)
+  one, two = (initialise.fit_start(name, blobs, (2, 3, 1), 4, 1, config.em, config.views)(
+      blobs, np.arange(120)) for _ in range(2))
   np.testing.assert_array_equal(one, two)
   assert one.dtype == np.float32 and one.shape == (120, 4)
   np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)

@@ -1,0 +1,252 @@
+"""A start from neighbourhoods: which images look alike up to small transformations.
+
+Pixel distances mistake a shifted stroke for another shape. Here the distance of two
+images is the smallest one over random views of either (small rotations, shifts, ...):
+
+  d(i, j)^2 = min_k min(norm2(T_k x_i - x_j), norm2(x_i - T_k x_j)),   T_0 = identity.
+
+The nearest neighbours by d make a graph, weighted by the self-tuning kernel
+exp(-d_ij^2 / (s_i s_j)), s_i the distance of the last neighbour (Zelnik-Manor and
+Perona, 2004), and graphs are cut by K-means on the leading eigenvectors of the
+normalised adjacency, rows scaled to norm 1 (Ng, Jordan and Weiss, 2001).
+
+How many neighbours, eigenvectors and cells a cut takes would be hyper-parameters that
+only labels could choose. None is chosen: all combinations of a fixed set are cut, and
+their *consensus* is clustered. With H [N, M], the indicators of all M cells of all cuts,
+images are alike as often as they share a cell, H H^T; the same spectral cut of that
+graph (its eigenvectors are singular vectors of H) is the partition. The responsibility
+of cluster q for image i is the share of the cuts' cells that i has in common with the
+members of q, normalised over q: where the cuts disagree, it is soft.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
+from sklearn.cluster import KMeans
+
+from jdiffclust.data.views import AffineMaps, draw_maps, transform
+
+# The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
+NEIGHBOURS = (7, 10, 15, 25)
+EIGENVECTORS = (1., 1.2, 1.5, 2.)
+CELLS = (1., 1.5, 2.)
+# Images by plain distance among which the neighbours by views are looked for.
+CANDIDATES = 200
+BLOCK = 64  # images compared at once
+SMALL = 500  # up to so many images all eigenvectors are found at once
+
+
+@jax.jit
+def _plain_distances(rows, sample):
+  return (jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(sample**2, axis=1)[None]
+          - 2 * rows @ sample.T)
+
+
+@jax.jit
+def _distances_over_views(images, candidates, maps: AffineMaps):
+  """min_k norm2(T_k x_b - y_bc), T_0 the identity: [B, C] of [B, H, W, C'], [B, C, D]."""
+  views = jax.vmap(jax.vmap(transform, (None, 0)), (0, None))(images, maps)
+  views = views.reshape(*views.shape[:2], -1)
+  squares = (jnp.sum(views**2, axis=-1)[:, :, None]
+             + jnp.sum(candidates**2, axis=-1)[:, None]
+             - 2 * jnp.einsum('bkd,bcd->bkc', views, candidates))
+  own = jnp.sum((images.reshape(len(images), 1, -1) - candidates)**2, axis=-1)
+  return jnp.minimum(jnp.maximum(squares, 0).min(axis=1), own)
+
+
+def nearest_by_views(images, sample, maps: AffineMaps,
+                     num: int) -> tuple[np.ndarray, np.ndarray]:
+  """The nearest images of a sample, by the smallest distance over views.
+
+  Args:
+    images: [n, H, W, C].
+    sample: [m, H, W, C].
+    maps: K views of each of `images`; the image itself is one more.
+    num: how many neighbours, at most m.
+
+  Returns:
+    Their indices in the sample [n, num], in no order, which are the `num` nearest by
+    plain distance, and their squared distances over the views [n, num].
+  """
+  sample = jnp.asarray(sample, jnp.float32).reshape(len(sample), -1)
+  found, squares = [], []
+  for start in range(0, len(images), BLOCK):
+    # The last block is filled up, so that there is one shape to compile.
+    rows = np.minimum(np.arange(start, start + BLOCK), len(images) - 1)
+    block = jnp.asarray(images[rows], jnp.float32)
+    plain = np.asarray(_plain_distances(block.reshape(BLOCK, -1), sample))
+    near = np.argpartition(plain, num - 1, axis=1)[:, :num]
+    over_views = _distances_over_views(block, sample[near], maps)
+    valid = len(images) - start
+    found.append(near[:valid])
+    squares.append(np.asarray(over_views)[:valid])
+  return np.concatenate(found), np.concatenate(squares).astype(np.float64)
+
+
+class Neighbours:
+  """The symmetric distances of a sample's images to those near them.
+
+  Attributes:
+    count: n.
+    most: so many neighbours every image has at least.
+  """
+
+  def __init__(self, found: np.ndarray, squares: np.ndarray):
+    """Takes the smaller distance of both directions, and sorts.
+
+    Args:
+      found: indices [n, C], as of `nearest_by_views`; an image itself is left out.
+      squares: squared distances [n, C].
+    """
+    count = len(found)
+    rows = np.repeat(np.arange(count), found.shape[1])
+    other = found.ravel() != rows
+    # Sparse matrices treat what they lack as zero: so not distances but closeness.
+    closeness = scipy.sparse.csr_array(
+        (1 / (1 + squares.ravel()[other]), (rows[other], found.ravel()[other])),
+        shape=(count, count))
+    both = closeness.maximum(closeness.T).tocoo()
+    order = np.lexsort((both.col, -both.data, both.row))
+    self._columns, self._squares = both.col[order], 1 / both.data[order] - 1
+    self._starts = np.searchsorted(both.row[order], np.arange(count))
+    self.count, self.most = count, int(np.bincount(both.row, minlength=count).min())
+
+  def graph(self, num: int):
+    """The self-tuning graph of each image's `num` <= `most` nearest, sparse [n, n]."""
+    count = self.count
+    places = self._starts[:, None] + np.arange(num)
+    columns, squares = self._columns[places], self._squares[places]
+    tiny = np.finfo(np.float32).tiny
+    scales = np.sqrt(np.maximum(squares[:, -1], tiny))  # images may be equal
+    weights = np.exp(-squares / (scales[:, None] * scales[columns]))
+    # An image whose neighbours all lie in a heap of equal ones is not cut off.
+    weights = np.maximum(weights, 1e-8)
+    graph = scipy.sparse.csr_array(
+        (weights.ravel(), (np.repeat(np.arange(count), num), columns.ravel())),
+        shape=(count, count))
+    return graph.maximum(graph.T)
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+  """Rows scaled to norm 1; rows of zeros stay."""
+  return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+
+
+def spectral_embedding(graph, num: int, seed: int) -> np.ndarray:
+  """The leading eigenvectors of the normalised adjacency D^-1/2 W D^-1/2.
+
+  Args:
+    graph: W, symmetric [n, n], a sparse matrix or a `LinearOperator`, every row of a
+      positive sum.
+    num: how many, at most n - 1.
+    seed: of the solver's first vector.
+
+  Returns:
+    [n, num], by falling eigenvalue.
+  """
+  graph = aslinearoperator(graph)
+  count = graph.shape[0]
+  scale = (graph @ np.ones(count))**-.5
+  if count <= SMALL:
+    matrix = scale[:, None] * (graph @ np.eye(count)) * scale
+    return np.linalg.eigh((matrix + matrix.T) / 2)[1][:, ::-1][:, :num]
+  scaled = LinearOperator(graph.shape, lambda v: scale * (graph @ (scale * v.ravel())),
+                          dtype=np.float64)
+  first = np.random.default_rng(seed).normal(size=count)
+  values, vectors = eigsh(scaled, num, which='LA', v0=first)
+  return vectors[:, np.argsort(-values)]
+
+
+def cuts(neighbours: Neighbours, num_clusters: int, seed: int) -> list[np.ndarray]:
+  """The partitions of all combinations of NEIGHBOURS, EIGENVECTORS and CELLS.
+
+  Args:
+    neighbours: of n images.
+    num_clusters: Q <= n.
+    seed: of K-means.
+
+  Returns:
+    A list of cell numbers [n].
+  """
+  count = neighbours.count
+  times = lambda factors, most: sorted(
+      {min(round(factor * num_clusters), most) for factor in factors})
+  dimensions, cells = times(EIGENVECTORS, count - 1), times(CELLS, count)
+  found = []
+  for num in sorted({min(num, neighbours.most) for num in NEIGHBOURS}):
+    vectors = spectral_embedding(neighbours.graph(num), dimensions[-1], seed)
+    for dimension, k in itertools.product(dimensions, cells):
+      rows = unit_rows(vectors[:, :dimension])
+      found.append(KMeans(k, n_init=3, random_state=seed).fit_predict(rows))
+  return found
+
+
+def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int) -> np.ndarray:
+  """The partition that agrees with many, and how much they agree.
+
+  Args:
+    partitions: cell numbers [n] each.
+    num_clusters: Q <= n.
+    seed: of K-means.
+
+  Returns:
+    Responsibilities, float32 [n, Q].
+  """
+  count = len(partitions[0])
+  indicators = scipy.sparse.hstack(
+      [indicator_matrix(cells, cells.max() + 1) for cells in partitions]).tocsr()
+  alike = aslinearoperator(indicators) @ aslinearoperator(indicators.T.tocsr())
+  vectors = spectral_embedding(alike, min(num_clusters, count - 1), seed)
+  members = KMeans(num_clusters, n_init=20, random_state=seed).fit_predict(
+      unit_rows(vectors))
+  sizes = np.bincount(members, minlength=num_clusters)
+  sums = (indicator_matrix(members, num_clusters).T @ indicators).toarray()
+  shared = indicators @ (sums / np.maximum(sizes, 1)[:, None]).T
+  return (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def indicator_matrix(cells: np.ndarray, num: int):
+  """Cell numbers [n] in 0..num - 1 as a sparse matrix of zeros and ones, [n, num]."""
+  count = len(cells)
+  return scipy.sparse.csr_array((np.ones(count), (np.arange(count), cells)),
+                                shape=(count, num))
+
+
+def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, views):
+  """The start.
+
+  Args:
+    sample: images to fit to, [n, D] in [-1, 1], n >= Q.
+    image_shape: (H, W, C), of product D.
+    num_clusters: Q.
+    seed: of the views and of K-means.
+    views: the `views` section of a config: `draw_maps`' options and num.
+
+  Returns:
+    A function from images [n, D] (and their indices, which it has no use for) to
+    responsibilities [n, Q]: for images of the sample the consensus, for others that of
+    the nearest of the sample.
+  """
+  sample = sample.reshape(-1, *image_shape)
+  maps = draw_maps(jax.random.key(seed), views.num, views)
+  count = len(sample)
+  tau = np.ones((count, 1), np.float32)
+  if num_clusters > 1:
+    near = Neighbours(*nearest_by_views(sample, sample, maps,
+                                        min(CANDIDATES + 1, count)))
+    tau = consensus(cuts(near, num_clusters, seed), num_clusters, seed)
+
+  def assign(images, indices):
+    del indices
+    images = images.reshape(-1, *image_shape)
+    found, squares = nearest_by_views(images, sample, maps, min(CANDIDATES, count))
+    nearest = squares.argmin(axis=1)[:, None]
+    return tau[np.take_along_axis(found, nearest, axis=1)[:, 0]]
+
+  return assign

@@ -1,0 +1,71 @@
+"""Views against SciPy's affine transform."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from jdiffclust.data.views import AffineMaps, draw_maps, transform
+
+OPTIONS = dict(rotation=.3, scale=.2, shear=.2, shift=.1)
+
+
+def options(**changes):
+  """The `views` section."""
+  return SimpleNamespace(**OPTIONS | changes)
+
+
+def by_scipy(image, matrix, shift):
+  """The same view by `scipy.ndimage.affine_transform`."""
+  size = np.asarray(image.shape[:2])
+  centre = (size - 1) / 2
+  offset = centre + shift * size - matrix @ centre
+  return np.stack([scipy.ndimage.affine_transform(channel, matrix, offset, order=1,
+                                                  mode='nearest')
+                   for channel in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 1), (7, 12, 3), (1, 5, 1)])
+def test_views_are_scipys(shape):
+  """Random maps of random images, colour and not square too."""
+  image = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+  maps = draw_maps(jax.random.key(1), 5, options())
+  views = jax.vmap(transform, (None, 0))(jnp.asarray(image), maps)
+  for view, matrix, shift in zip(views, np.asarray(maps.matrix, np.float64),
+                                 np.asarray(maps.shift, np.float64)):
+    np.testing.assert_allclose(view, by_scipy(image, matrix, shift), atol=1e-4)
+
+
+def test_no_change_and_a_whole_pixel():
+  """The identity returns the image; a shift of a pixel repeats the edge."""
+  image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 4, 1)), jnp.float32)
+  same = AffineMaps(jnp.eye(2), jnp.zeros(2))
+  np.testing.assert_allclose(transform(image, same), image, atol=1e-6)
+  down = transform(image, AffineMaps(jnp.eye(2), jnp.asarray([.25, 0.])))
+  np.testing.assert_allclose(down, np.concatenate([image[1:], image[-1:]]), atol=1e-6)
+
+
+def test_all_zero_options_change_nothing():
+  """Standard deviations of 0 give identities."""
+  maps = draw_maps(jax.random.key(0), 3, options(rotation=0., scale=0., shear=0.,
+                                                 shift=0.))
+  np.testing.assert_array_equal(maps.matrix, np.broadcast_to(np.eye(2), (3, 2, 2)))
+  np.testing.assert_array_equal(maps.shift, np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize('name, recover', [
+    ('rotation', lambda m: np.arctan2(m.matrix[:, 1, 0], m.matrix[:, 0, 0])),
+    ('scale', lambda m: np.log(m.matrix[:, 0, 0])),
+    ('shear', lambda m: m.matrix[:, 1, 0]),
+    ('shift', lambda m: m.shift[:, 0])])
+def test_spread_is_the_options(name, recover):
+  """Alone, each has mean 0 and the standard deviation asked for (4 standard errors)."""
+  num = 4000
+  alone = options(**{other: 0. for other in OPTIONS if other != name})
+  values = np.asarray(recover(draw_maps(jax.random.key(2), num, alone)))
+  sigma = OPTIONS[name]
+  assert abs(values.mean()) < 4 * sigma / num**.5
+  assert abs(values.std() - sigma) < 4 * sigma / (2 * num)**.5
