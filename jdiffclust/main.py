@@ -37,7 +37,7 @@ from jdiffclust.errors import UserError  # noqa: E402
 from jdiffclust.report import figures  # noqa: E402
 from jdiffclust.report import results as results_lib  # noqa: E402
 from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
-from jdiffclust.streams import integer_seed, stream  # noqa: E402
+from jdiffclust.streams import stream  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
@@ -241,8 +241,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       if name == config.em.init:  # the same fit, from the same seed
         baselines[name] = fit_result.start.argmax(axis=1)
       else:
-        assign = fit_start(name, sample, source.image_shape, config.num_clusters,
-                           integer_seed(config.seed, 'init'), config.em, config.views)
+        assign = fit_start(name, sample, source.image_shape, config)
         baselines[name] = loop.partition(assign, source).argmax(axis=1)
       task.advance(1)
   params = to_host(fit_result.state.ema)

@@ -39,7 +39,7 @@ def hold(workdir, how='plain', shell=False):
 
 @pytest.fixture
 def holder(request, tmp_path):
-  """(Popen of the shell, pid) of a holder whose shell has been killed."""
+  """The pid of a holder whose shell has been killed."""
   process, pid = hold(tmp_path, getattr(request, 'param', 'plain'), shell=True)
   assert process.pid != pid
   process.kill()
@@ -49,6 +49,14 @@ def holder(request, tmp_path):
     os.kill(pid, signal.SIGKILL)
   except ProcessLookupError:
     return  # the test ended it
+
+
+def has_ended(pid):
+  """Whether a process is gone, or waits to be buried."""
+  try:
+    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return True
 
 
 def check_refused(workdir, pid, *more, **options):
@@ -107,8 +115,7 @@ def test_left_over_run_is_ended(holder, tmp_path):
     assert json.loads((tmp_path / '.lock').read_text())['pid'] == os.getpid()
   assert len(told) == 1 and f'process {holder}' in told[0]
   for _ in range(100):  # init may take a moment to bury it
-    if not psutil.pid_exists(holder) or (
-        psutil.Process(holder).status() == psutil.STATUS_ZOMBIE):
+    if has_ended(holder):
       break
     time.sleep(.05)
   else:
@@ -141,8 +148,7 @@ def test_process_that_ends_by_itself_meanwhile(holder, tmp_path):
   def tell(line):
     del line
     os.kill(holder, signal.SIGKILL)
-    while psutil.pid_exists(holder) and (
-        psutil.Process(holder).status() != psutil.STATUS_ZOMBIE):
+    while not has_ended(holder):
       time.sleep(.01)
 
   with locks.workdir_lock(tmp_path, tell):

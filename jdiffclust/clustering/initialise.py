@@ -15,6 +15,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from jdiffclust.clustering.neighbours import neighbours
+from jdiffclust.streams import integer_seed
 
 # A function from images [n, D] and their indices [n] to responsibilities [n, Q].
 Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -73,22 +74,21 @@ def random(num_clusters: int, seed: int) -> Assign:
   return assign
 
 
-def fit_start(name: str, sample: np.ndarray, image_shape, num_clusters: int, seed: int,
-              options, views) -> Assign:
-  """Fits the start a config names.
+def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
+  """Fits a start to images, with the settings of a config.
 
   Args:
     name: 'random', 'kmeans', 'gaussian_mixture' or 'neighbours'.
     sample: images to fit to, [n, D] in [-1, 1].
     image_shape: (H, W, C), of product D.
-    num_clusters: Q.
-    seed: of the restarts.
-    options: the `em` section: init_restarts, init_components, init_noise.
-    views: the `views` section.
+    config: its num_clusters, seed, and the sections em (init_restarts, init_components,
+      init_noise) and views.
 
   Returns:
     `Assign`.
   """
+  num_clusters, options = config.num_clusters, config.em
+  seed = integer_seed(config.seed, 'init')
   # On one thread, since sums over several differ in the last bits from run to run.
   with threadpool_limits(1):
     if name == 'random':
@@ -96,7 +96,7 @@ def fit_start(name: str, sample: np.ndarray, image_shape, num_clusters: int, see
     if name == 'kmeans':
       return kmeans(sample, num_clusters, options.init_restarts, seed)
     if name == 'neighbours':
-      return neighbours(sample, image_shape, num_clusters, seed, views)
+      return neighbours(sample, image_shape, num_clusters, seed, config.views)
     return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,
                             options.init_components, options.init_noise)
 

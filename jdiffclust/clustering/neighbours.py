@@ -233,6 +233,8 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     responsibilities [n, Q]: for images of the sample the consensus, for others that of
     the nearest of the sample.
   """
+  # Images of the sample are known again by their bytes: the search need not be repeated.
+  rows = {image.tobytes(): row for row, image in enumerate(sample)}
   sample = sample.reshape(-1, *image_shape)
   maps = draw_maps(jax.random.key(seed), views.num, views)
   count = len(sample)
@@ -244,9 +246,12 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
 
   def assign(images, indices):
     del indices
-    images = images.reshape(-1, *image_shape)
-    found, squares = nearest_by_views(images, sample, maps, min(CANDIDATES, count))
-    nearest = squares.argmin(axis=1)[:, None]
-    return tau[np.take_along_axis(found, nearest, axis=1)[:, 0]]
+    owners = np.array([rows.get(image.tobytes(), -1) for image in images])
+    unknown = owners < 0
+    if unknown.any():
+      found, squares = nearest_by_views(images[unknown].reshape(-1, *image_shape), sample,
+                                        maps, min(CANDIDATES, count))
+      owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
+    return tau[owners]
 
   return assign

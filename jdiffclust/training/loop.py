@@ -277,9 +277,7 @@ class Fitter:
     options = self.config.em
     with self.reporter.task(f'start ({options.init})', 1, 'starts') as task:
       sample = fit_sample(self.source, options.init_max_images, self.config.seed)
-      assign = fit_start(options.init, sample, self.source.image_shape,
-                         self.config.num_clusters, integer_seed(self.config.seed, 'init'),
-                         options, self.config.views)
+      assign = fit_start(options.init, sample, self.source.image_shape, self.config)
       tau = partition(assign, self.source)
       task.advance(1)
     bound = np.zeros(len(tau), np.float32)

@@ -107,9 +107,10 @@ def test_random_is_uniform_on_the_simplex():
 def test_fit_start_is_deterministic(blobs, name):
   """Every start fitted twice is the same, and sums to one."""
   config = default_config()
+  config.update(num_clusters=4, seed=1)
   config.em.update(init_restarts=2, init_components=3)
-  one, two = (initialise.fit_start(name, blobs, (2, 3, 1), 4, 1, config.em, config.views)(
-      blobs, np.arange(120)) for _ in range(2))
+  one, two = (initialise.fit_start(name, blobs, (2, 3, 1), config)(blobs, np.arange(120))
+              for _ in range(2))
   np.testing.assert_array_equal(one, two)
   assert one.dtype == np.float32 and one.shape == (120, 4)
   np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
