@@ -119,6 +119,9 @@ OPTIONS: Mapping[str, Any] = {
                            'p(x_0 | x_1); auto: discretized where pixels have levels'),
     },
     'network': {
+        'conditioning': _choice('concatenated', ('concatenated', 'shared_trunk'),
+                                'how the U-Net sees the cluster mean: beside x_t, or in '
+                                'a small head on features that all clusters share'),
         'channels': _integer(32, 1, "the U-Net's channels at the first level"),
         'channel_multipliers': _integers((1, 2), 1, 'channels per level, in multiples'),
         'blocks_per_level': _integer(2, 1, 'residual blocks per level'),

@@ -154,16 +154,23 @@ def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
     eps = jax.random.normal(jax.random.fold_in(key_eps, s), batch.images.shape[1:])
     return steps[within], eps
 
-  def one_cluster(s, q):
-    own = keys if share_draws else jax.vmap(jax.random.fold_in, (0, None))(keys, q)
-    t, eps = jax.vmap(image_draw, (0, None))(own, s)
+  def evaluate(t, eps, features, q):
     mu = jnp.broadcast_to(params.means[q], batch.images.shape)
-    terms = mixture.draw_terms(estimator.process, params.network, batch.images, t, mu,
-                               eps)
-    return Draws(t, terms)
+    return Draws(t, mixture.draw_terms(estimator.process, params.network, features,
+                                       batch.images, t, mu, eps))
+
+  def draw_with_features(keys, s):
+    t, eps = jax.vmap(image_draw, (0, None))(keys, s)
+    return t, eps, mixture.features(estimator.process, params.network, batch.images, t,
+                                    eps)
 
   def one_draw(s):
-    return jax.lax.map(functools.partial(one_cluster, s), jnp.arange(num_clusters),
+    if share_draws:
+      one_cluster = functools.partial(evaluate, *draw_with_features(keys, s))
+    else:
+      one_cluster = lambda q: evaluate(*draw_with_features(
+          jax.vmap(jax.random.fold_in, (0, None))(keys, q), s), q)
+    return jax.lax.map(one_cluster, jnp.arange(num_clusters),
                        batch_size=min(clusters_per_chunk, num_clusters))
 
   return jax.lax.map(one_draw, jnp.arange(num_draws),

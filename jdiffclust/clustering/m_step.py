@@ -124,9 +124,12 @@ def example_losses(mixture: Mixture, estimator: Estimator, params: Parameters,
   x0 = batch.images
   dimension = x0[0].size
 
+  features = mixture.features(process, params.network, x0, t, eps, keys[:, 3])
+
   def of_cluster(q):  # [B] -> [B]
     mu = params.means[q]
-    terms = mixture.draw_terms(process, params.network, x0, t, mu, eps, keys[:, 3])
+    terms = mixture.draw_terms(process, params.network, features, x0, t, mu, eps,
+                               keys[:, 3])
     if weighting == 'uniform':
       pull = process.alphas_cumprod[-1] / 2 * jnp.sum(mu**2, axis=(1, 2, 3))
       return terms.error + pull

@@ -57,6 +57,20 @@ class DrawTerms(NamedTuple):
   log_decoder: jax.Array
 
 
+class Trunk(NamedTuple):
+  """A denoiser in two stages, the first of which all clusters share.
+
+  Attributes:
+    features: (network variables, x_t - m_t sqrt(abar_t) mu, t [B], dropout keys [B] or
+      None) -> whatever the second stage needs, arrays [B, ...].
+    from_features: (network variables, features, t [B], mu [B, H, W, C], dropout keys)
+      -> eta [B, H, W, C].
+  """
+
+  features: Callable[..., Any]
+  from_features: Callable[..., jax.Array]
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """The static part of the model: what the compiler may build on.
@@ -65,10 +79,12 @@ class Mixture:
     denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B],
       mu [B, H, W, C], dropout keys [B] or None) -> [B, H, W, C].
     levels: grey levels of the discretized decoder; None: the Gaussian decoder.
+    trunk: the same eta_theta in two stages; None: it has but one.
   """
 
   denoise: Callable[..., jax.Array]
   levels: int | None = None
+  trunk: Trunk | None = None
 
   def log_decoder(self, process: Process, x0, mean) -> jax.Array:
     """log p(x_0 | x_1, mu) in nats, [B], from the reverse mean at t = 1."""
@@ -76,13 +92,34 @@ class Mixture:
       return reverse.gaussian_log_decoder(process, x0, mean)
     return reverse.discretized_log_decoder(process, x0, mean, self.levels)
 
-  def draw_terms(self, process: Process, network, x0, t, mu, eps,
+  def features(self, process: Process, network, x0, t, eps, dropout_keys=None):
+    """What the clusters share of a draw (t, eps), for `draw_terms`.
+
+    Args:
+      process: the diffusion, float32.
+      network: the denoiser's variables.
+      x0: images [B, H, W, C].
+      t: steps [B] in 1..T.
+      eps: standard normal [B, H, W, C].
+      dropout_keys: typed keys [B], or None.
+
+    Returns:
+      The trunk's features; None without a trunk.
+    """
+    if self.trunk is None:
+      return None
+    # x_t less its share of mu is x_t of a cluster whose mean is zero.
+    centred = forward.noised(process, x0, t, jnp.zeros_like(x0), eps)
+    return self.trunk.features(network, centred, t, dropout_keys)
+
+  def draw_terms(self, process: Process, network, features, x0, t, mu, eps,
                  dropout_keys=None) -> DrawTerms:
     """Evaluates the network once per image.
 
     Args:
       process: the diffusion, float32.
       network: the denoiser's variables.
+      features: of the method `features`, with the same x0, t, eps and keys.
       x0: images [B, H, W, C].
       t: steps [B] in 1..T.
       mu: cluster means [B, H, W, C].
@@ -93,7 +130,10 @@ class Mixture:
       `DrawTerms`.
     """
     x_t = forward.noised(process, x0, t, mu, eps)
-    eta = self.denoise(network, x_t, t, mu, dropout_keys)
+    if self.trunk is None:
+      eta = self.denoise(network, x_t, t, mu, dropout_keys)
+    else:
+      eta = self.trunk.from_features(network, features, t, mu, dropout_keys)
     target = forward.noise_target(process, x0, t, mu, eps)
     error = jnp.sum((target - eta)**2, axis=tuple(range(1, x0.ndim)))
     mean = reverse.reverse_mean(process, x_t, t, mu, eta)

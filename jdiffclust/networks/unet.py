@@ -1,8 +1,14 @@
-"""The denoising U-Net eta_theta(x_t, t, mu) of CDDPM.
+"""The denoising networks eta_theta(x_t, t, mu) of CDDPM.
 
 The architecture of Ho, Jain and Abbeel (2020), with the adaptive group normalisation
-of Dhariwal and Nichol (2021). The cluster's mean mu enters as an image, concatenated
-to x_t.
+of Dhariwal and Nichol (2021). The cluster's mean mu enters as an image, in one of two
+ways (`network.conditioning`):
+
+  'concatenated'  eta = U-Net([x_t, mu], t): the whole network runs for every cluster.
+  'shared_trunk'  eta = head(U-Net(x_t - m_t sqrt(abar_t) mu, t), mu, t). The shift by
+                  which mu enters the marginal of x_t is known, so nothing is lost by
+                  removing it, and what is left is the same for all clusters that share
+                  (t, eps): the U-Net runs once, the head once per cluster.
 """
 
 from __future__ import annotations
@@ -12,11 +18,31 @@ import jax
 import jax.numpy as jnp
 
 from jdiffclust.networks.layers import (
-    Downsample, GroupNorm, ResidualBlock, SelfAttention, Upsample, time_features)
+    Downsample, ExampleDropout, GroupNorm, ResidualBlock, SelfAttention, Upsample,
+    time_features)
 
 
-class UNet(nn.Module):
-  """eta_theta: predicts the noise n_t of x_t, given the step and the cluster mean.
+class TimeEmbedding(nn.Module):
+  """A two-layer network on the sinusoidal features of the step.
+
+  Attributes:
+    channels: the U-Net's channels; the embedding has four times as many numbers.
+    dtype: compute type.
+  """
+
+  channels: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, t) -> jax.Array:
+    """Maps steps [B] to [B, 4 channels]."""
+    features = time_features(t, self.channels + self.channels % 2).astype(self.dtype)
+    hidden = nn.Dense(4 * self.channels, dtype=self.dtype)(features)
+    return nn.Dense(4 * self.channels, dtype=self.dtype)(nn.silu(hidden))
+
+
+class UNetBody(nn.Module):
+  """The U-Net from an image to features of its size, before the output's convolution.
 
   Attributes:
     channels: channels at the first level.
@@ -42,19 +68,19 @@ class UNet(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_t, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t.
+  def __call__(self, image, t, dropout_keys=None) -> jax.Array:
+    """Computes the features.
 
     Args:
-      x_t: noisy images, float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
+      image: float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
       t: steps, integers [B] in 1..T.
-      mu: the images' cluster means, float32 [B, H, W, C].
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
     Returns:
-      float32 [B, H, W, C].
+      [B, H, W, channels] of `dtype`.
     """
     dtype = jnp.dtype(self.dtype)
+    embedding = TimeEmbedding(self.channels, self.dtype)(t)
 
     def block(h, multiple):
       return ResidualBlock(self.channels * multiple, self.num_groups, self.dropout,
@@ -63,13 +89,7 @@ class UNet(nn.Module):
     def attention(h):
       return SelfAttention(self.num_heads, self.num_groups, dtype)(h)
 
-    width = 4 * self.channels
-    embedding = time_features(t, self.channels + self.channels % 2).astype(dtype)
-    embedding = nn.Dense(width, dtype=dtype)(embedding)
-    embedding = nn.Dense(width, dtype=dtype)(nn.silu(embedding))
-
-    h = jnp.concatenate([x_t, mu], axis=-1).astype(dtype)
-    h = nn.Conv(self.channels, (3, 3), dtype=dtype)(h)
+    h = nn.Conv(self.channels, (3, 3), dtype=dtype)(image.astype(dtype))
     skips = [h]
     last = len(self.channel_multipliers) - 1
     for level, multiple in enumerate(self.channel_multipliers):
@@ -94,13 +114,157 @@ class UNet(nn.Module):
           h = attention(h)
       if level > 0:
         h = Upsample(dtype)(h)
+    return h
 
-    h = nn.silu(GroupNorm(self.num_groups, dtype)(h))
-    h = nn.Conv(x_t.shape[-1], (3, 3), dtype=dtype, kernel_init=nn.initializers.zeros)(h)
+
+class Output(nn.Module):
+  """From features to the predicted noise; zero before training.
+
+  Attributes:
+    image_channels: C.
+    num_groups: groups of the normalisation.
+    dtype: compute type.
+  """
+
+  image_channels: int
+  num_groups: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, features) -> jax.Array:
+    """Maps features [B, H, W, F] to float32 [B, H, W, C]."""
+    dtype = jnp.dtype(self.dtype)
+    h = nn.silu(GroupNorm(self.num_groups, dtype)(features))
+    h = nn.Conv(self.image_channels, (3, 3), dtype=dtype,
+                kernel_init=nn.initializers.zeros)(h)
     return h.astype(jnp.float32)
 
 
-def unet_from_config(network) -> UNet:
-  """The U-Net that the `network` section of a config describes."""
-  return UNet(**{name: tuple(value) if isinstance(value, (list, tuple)) else value
-                 for name, value in network.items()})
+class ConcatenatedUNet(nn.Module):
+  """eta_theta by a U-Net that sees [x_t, mu].
+
+  Attributes:
+    body: the U-Net.
+  """
+
+  body: UNetBody
+
+  @nn.compact
+  def __call__(self, x_t, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t.
+
+    Args:
+      x_t: noisy images, float32 [B, H, W, C].
+      t: steps, integers [B] in 1..T.
+      mu: the images' cluster means, float32 [B, H, W, C].
+      dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+
+    Returns:
+      float32 [B, H, W, C].
+    """
+    h = self.body(jnp.concatenate([x_t, mu], axis=-1), t, dropout_keys)
+    return Output(x_t.shape[-1], self.body.num_groups, self.body.dtype)(h)
+
+
+class ClusterHead(nn.Module):
+  """The layers of a shared trunk that see the cluster.
+
+  A residual block whose first convolution is the trunk's (`features`): the mean's own
+  convolution is added to it, and the mean, pooled, beside the step, sets the scale and
+  shift of the normalisation.
+
+  Attributes:
+    channels: the trunk's channels.
+    num_groups: groups of the group normalisations.
+    dropout: dropout rate.
+    dtype: compute type.
+  """
+
+  channels: int
+  num_groups: int
+  dropout: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, features, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t from the features, steps [B] and means [B, H, W, C]."""
+    dtype = jnp.dtype(self.dtype)
+    conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=dtype, **kw)
+    skip, hidden = features
+    seen = conv()(mu.astype(dtype))
+    pooled = nn.Dense(4 * self.channels, dtype=dtype)(
+        jnp.mean(nn.silu(conv()(nn.silu(seen))), axis=(1, 2)))
+    embedding = TimeEmbedding(self.channels, self.dtype)(t) + pooled
+    scale, shift = jnp.split(
+        nn.Dense(2 * self.channels, dtype=dtype, kernel_init=nn.initializers.zeros)(
+            nn.silu(embedding)).astype(jnp.float32), 2, axis=-1)
+    h = GroupNorm(self.num_groups, dtype, learned=False)(hidden + seen, 1 + scale, shift)
+    h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+    h = skip + conv(kernel_init=nn.initializers.zeros)(h)
+    return Output(mu.shape[-1], self.num_groups, self.dtype)(h)
+
+
+class Trunk(nn.Module):
+  """The layers of a shared trunk that do not see the cluster.
+
+  Attributes:
+    body: the U-Net.
+  """
+
+  body: UNetBody
+
+  @nn.compact
+  def __call__(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
+    """The U-Net's features, and the first convolution of the heads' block on them."""
+    body, dtype = self.body, jnp.dtype(self.body.dtype)
+    h = body(centred, t, dropout_keys)
+    normalised = nn.silu(GroupNorm(body.num_groups, dtype)(h))
+    return h, nn.Conv(body.channels, (3, 3), dtype=dtype)(normalised)
+
+
+class SharedTrunkUNet(nn.Module):
+  """eta_theta by a U-Net on the centred observation and a small head that sees mu.
+
+  Attributes:
+    body: the U-Net.
+  """
+
+  body: UNetBody
+
+  def setup(self):
+    """Names the two parts."""
+    body = self.body
+    self.trunk = Trunk(body)
+    self.head = ClusterHead(body.channels, body.num_groups, body.dropout, body.dtype)
+
+  def features(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
+    """What all clusters share.
+
+    Args:
+      centred: x_t - m_t sqrt(abar_t) mu, float32 [B, H, W, C].
+      t: steps, integers [B] in 1..T.
+      dropout_keys: typed keys [B], or None.
+
+    Returns:
+      Two arrays [B, H, W, channels].
+    """
+    return self.trunk(centred, t, dropout_keys)
+
+  def from_features(self, features, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t under a cluster, float32 [B, H, W, C], from `features`."""
+    return self.head(features, t, mu, dropout_keys)
+
+  def __call__(self, centred, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t, float32 [B, H, W, C], from the centred observation."""
+    return self.from_features(self.features(centred, t, dropout_keys), t, mu,
+                              dropout_keys)
+
+
+def unet_from_config(network) -> ConcatenatedUNet | SharedTrunkUNet:
+  """The denoiser that the `network` section of a config describes."""
+  options = {name: tuple(value) if isinstance(value, (list, tuple)) else value
+             for name, value in network.items() if name != 'conditioning'}
+  body = UNetBody(**options)
+  if network.conditioning == 'shared_trunk':
+    return SharedTrunkUNet(body)
+  return ConcatenatedUNet(body)

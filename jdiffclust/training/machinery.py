@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.e_step import Estimator, make_e_step, make_estimator
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
-from jdiffclust.clustering.mixture import Mixture, Parameters
+from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, as_float32, process_from_config
 from jdiffclust.diffusion.samplers import ancestral
 from jdiffclust.errors import UserError
-from jdiffclust.networks.unet import unet_from_config
+from jdiffclust.networks.unet import SharedTrunkUNet, unet_from_config
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import stream
 
@@ -97,15 +98,13 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
         "config.diffusion.decoder = 'discretized', but the images are real-valued: "
         'set it to gaussian (or auto), or give 8-bit images.')
   network = unet_from_config(config.network)
-
-  def denoise(variables, x_t, t, mu, dropout_keys=None):
-    return network.apply(variables, x_t, t, mu, dropout_keys)
+  denoise, trunk = two_stages(network, process)
 
   def init_network(key):
     x = jnp.zeros((1, *image_shape))
     return network.init(key, x, jnp.ones((1,), jnp.int32), x)
 
-  mixture = Mixture(denoise, None if decoder == 'gaussian' else levels)
+  mixture = Mixture(denoise, None if decoder == 'gaussian' else levels, trunk)
   m_weighting = config.m_step.weighting
   estimators = (
       make_estimator(process, config.e_step.weighting, config.e_step.proposal),
@@ -117,6 +116,25 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
       e_step=make_e_step(mixture, config.e_step, mesh),
       m_step=make_m_step(mixture, config.m_step, mesh), init_network=init_network)
+
+
+def two_stages(network, process: Process) -> tuple[Callable, Trunk | None]:
+  """A network's `Mixture.denoise`, and its `Trunk` if it has one.
+
+  Args:
+    network: a Flax module.
+    process: the diffusion.
+  """
+  if not isinstance(network, SharedTrunkUNet):
+    return network.apply, None
+  pull = jnp.asarray(process.m * np.sqrt(process.alphas_cumprod), jnp.float32)
+
+  def denoise(variables, x_t, t, mu, dropout_keys=None):
+    centred = x_t - pull[t][:, None, None, None] * mu
+    return network.apply(variables, centred, t, mu, dropout_keys)
+
+  return denoise, Trunk(functools.partial(network.apply, method='features'),
+                        functools.partial(network.apply, method='from_features'))
 
 
 def draw_samples(machinery: Machinery, params: Parameters, clusters, num_images: int,

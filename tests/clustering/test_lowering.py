@@ -15,7 +15,7 @@ from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import MemoryPipeline, replicate_key
 from jdiffclust.diffusion.process import as_float32
 from jdiffclust.diffusion.samplers import ancestral
-from jdiffclust.networks.unet import UNet
+from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, to_host
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -31,8 +31,9 @@ def standard_promotion():
 def unet(dtype):
   # One level is quicker to lower; two levels in float32 cover the resampling layers.
   multipliers = (1, 2) if dtype == 'float32' else (1,)
-  network = UNet(channels=4, channel_multipliers=multipliers, blocks_per_level=1,
-                 num_heads=2, num_groups=2, dropout=.1, dtype=dtype)
+  network = ConcatenatedUNet(UNetBody(
+      channels=4, channel_multipliers=multipliers, blocks_per_level=1, num_heads=2,
+      num_groups=2, dropout=.1, dtype=dtype))
   x = jnp.zeros((1, 4, 4, 1))
   shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1, jnp.int32), x)
   return network, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -13,7 +13,7 @@ from jdiffclust.clustering import m_step as m
 from jdiffclust.clustering.e_step import make_estimator
 from jdiffclust.clustering.mixture import Mixture
 from jdiffclust.config import default_config
-from jdiffclust.networks.unet import UNet
+from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, split_rows, to_host
 
 Q = 3
@@ -180,8 +180,9 @@ def take_steps(mixture, params, estimator, x0, tau, key, devices, steps=4, **cha
 
 
 def tiny_unet():
-  network = UNet(channels=4, channel_multipliers=(1,), blocks_per_level=1,
-                 middle_attention=False, num_heads=1, num_groups=2, dropout=.2)
+  network = ConcatenatedUNet(UNetBody(
+      channels=4, channel_multipliers=(1,), blocks_per_level=1, middle_attention=False,
+      num_heads=1, num_groups=2, dropout=.2))
   x = jnp.zeros((1, 4, 4, 1))
   shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1, jnp.int32), x)
   rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ def bound(p, x0, mu, centre=None):
   def cost(t):
     steps = jnp.full((x0.shape[0],), t)
     of = lambda eps: step_costs(
-        mixture.draw_terms(device, None, x0, steps, mu, jnp.full(x0.shape, eps)),
+        mixture.draw_terms(device, None, None, x0, steps, mu, jnp.full(x0.shape, eps)),
         steps, weights, 'elbo')
     return (of(1.) + of(-1.)) / 2
 

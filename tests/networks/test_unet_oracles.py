@@ -11,7 +11,12 @@ import scipy.special
 from jdiffclust.config import check_config, default_config
 from jdiffclust.errors import UserError
 from jdiffclust.networks import layers
-from jdiffclust.networks.unet import UNet, unet_from_config
+from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody, unet_from_config
+
+
+def UNet(**options):
+  return ConcatenatedUNet(UNetBody(**options))
+
 
 TINY = dict(channels=4, channel_multipliers=(1, 2), blocks_per_level=1, num_heads=2,
             num_groups=2)
