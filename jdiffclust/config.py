@@ -138,6 +138,9 @@ OPTIONS: Mapping[str, Any] = {
         'init': _choice('gaussian_mixture',
                         ('random', 'kmeans', 'gaussian_mixture', 'neighbours'),
                         'the starting partition'),
+        'posterior': _choice('monte_carlo', ('monte_carlo', 'amortised'),
+                             "tau: a table from the E-step's draws, or an inference "
+                             'network trained beside the denoiser'),
         'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
                                   'own likelihood or inertia is kept'),
         'init_components': _integer(20, 1, 'principal components for the mixture'),
@@ -155,10 +158,24 @@ OPTIONS: Mapping[str, Any] = {
     },
     'views': {
         'num': _integer(64, 1, 'random views of an image that neighbours compares'),
+        'sets': _integer(5, 1, 'so many sets of them; the consensus is over all'),
         'rotation': _real(.1, 0, 10, 'their rotation, standard deviation in radians'),
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),
         'shift': _real(.05, 0, 1, 'their shift, share of the side'),
+    },
+    'posterior': {
+        'channels': _integer(32, 8, 'amortised: first channels of the inference network'),
+        'num_views': _integer(8, 0, 'views of an image over which it is averaged; 0: the '
+                              'image itself'),
+        'temper': _real(1., 0, 1e9, 'weight of its divergence from the prior'),
+        'anchor': _real(1., 0, 1, 'share of the starting partition in the prior; the '
+                        "rest is the clusters' proportions"),
+        'balance': _real(0., 0, 1e9, 'weight of a prior for clusters of equal sizes'),
+        'warmup': _integer(600, 0, 'steps over which the errors come to count'),
+        'noise_low': _real(.1, 0, 1, 'errors count from this noise level (share of T)'),
+        'noise_high': _real(.8, 0, 1, 'and up to this one'),
+        'transform_denoised': _flag(True, 'the denoiser sees views too, not the images'),
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),
@@ -307,6 +324,19 @@ def _check_together(config) -> None:
       raise UserError(
           f'config.{name}.num_draws = {config[name].num_draws} is odd: the E-step '
           'compares two halves, so it must be even.')
+  if config.posterior.channels % 8:
+    raise UserError(f'config.posterior.channels = {config.posterior.channels} is not '
+                    'divisible by 8, the groups of its normalisation: choose a multiple.')
+  low, high = config.posterior.noise_low, config.posterior.noise_high
+  if low >= high:
+    raise UserError(f'config.posterior.noise_low = {low} must be below noise_high = '
+                    f'{high}.')
+  if (config.em.posterior == 'amortised' and config.em.init == 'random'
+      and config.posterior.anchor):
+    raise UserError(
+        f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
+        "to the random partition of config.em.init = 'random': set it to 0 (and "
+        'config.posterior.temper=0, config.posterior.balance=1), or take another start.')
   if config.diffusion.beta_start > config.diffusion.beta_end:
     raise UserError(
         f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '

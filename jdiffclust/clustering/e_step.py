@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.batch import Batch
+from jdiffclust.clustering.amortised import Posterior, log_posterior
 from jdiffclust.clustering.mixture import (
     DrawTerms, Mixture, Parameters, step_costs, step_weights, variance_kl)
 from jdiffclust.diffusion import forward
@@ -199,7 +200,7 @@ def cross_bound(chosen, exact, temperature: float = 1.) -> jax.Array:
 
 
 def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
-              weighting: str, temperature: float):
+              weighting: str, temperature: float, log_q=None):
   """From the draws to tau and its diagnostics.
 
   Args:
@@ -209,6 +210,8 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
     draws: of `evaluate_draws`.
     weighting: 'elbo' or 'uniform': which sum over t decides tau.
     temperature: of tau.
+    log_q: log of a tau that the draws did not choose, [B, Q], which is then scored;
+      None: tau is the posterior by the draws.
 
   Returns:
     tau [B, Q], and `EStepInfo`, whose bound is of the exact weighting always.
@@ -234,12 +237,17 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
   chosen = exact if weighting == 'elbo' else log_joint(
       step_costs(draws.terms, draws.t, estimator.weights, weighting))
 
-  tau, log_tau = posterior(chosen.mean(axis=0), temperature)
+  if log_q is None:
+    tau, log_tau = posterior(chosen.mean(axis=0), temperature)
+    bound = cross_bound(chosen, exact, temperature)
+  else:
+    tau, log_tau = jnp.exp(log_q), log_q
+    bound = jnp.sum(tau * (exact.mean(axis=0) - log_tau), axis=-1)
   decoder = half_sums(importance * jnp.where(draws.t == 1, exact_costs, 0)).mean(axis=0)
   total = half_sums(importance * exact_costs).mean(axis=0)
   margin, margin_error = margins(chosen)
   info = EStepInfo(
-      bound=cross_bound(chosen, exact, temperature),
+      bound=bound,
       entropy=-jnp.sum(tau * log_tau, axis=-1),
       prior=-jnp.sum(tau * prior.T, axis=-1),
       diffusion=-jnp.sum(tau * (total - decoder), axis=-1) - constant,
@@ -269,13 +277,15 @@ def margins(halves):
   return values[:, 0] - values[:, 1], jnp.abs(lead[0] - lead[1]) / 2
 
 
-def make_e_step(mixture: Mixture, options, mesh: Mesh):
+def make_e_step(mixture: Mixture, options, mesh: Mesh,
+                amortised: Posterior | None = None):
   """Compiles the E-step for a mesh of devices.
 
   Args:
     mixture: the model.
     options: the `e_step` section of the config.
     mesh: one-dimensional; images are spread over it.
+    amortised: gives tau, which the draws then only score; None: the draws give it.
 
   Returns:
     A jitted function (estimator, params, batch of B images, key) ->
@@ -287,7 +297,11 @@ def make_e_step(mixture: Mixture, options, mesh: Mesh):
         stratify=options.stratify, share_draws=options.share_draws,
         clusters_per_chunk=options.clusters_per_chunk,
         draws_per_chunk=options.draws_per_chunk)
-    return summarise(estimator, params, batch.images, draws,
+    log_q = None
+    if amortised is not None:
+      keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+      log_q = log_posterior(amortised, params.posterior, batch.images, keys)
+    return summarise(estimator, params, batch.images, draws, log_q=log_q,
                      weighting=options.weighting, temperature=options.temperature)
 
   replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)

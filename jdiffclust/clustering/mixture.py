@@ -38,11 +38,13 @@ class Parameters(NamedTuple):
     network: the denoiser's variables, shared by all clusters.
     means: mu, [Q, H, W, C].
     log_proportions: log pi, [Q].
+    posterior: phi, the inference network's variables; None without one.
   """
 
   network: Any
   means: jax.Array
   log_proportions: jax.Array
+  posterior: Any = None
 
 
 class DrawTerms(NamedTuple):

@@ -345,6 +345,8 @@ class Fitter:
     if step == begin:
       self.state = update_mixture(machinery, self.state, self.pipeline, tau)
     key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
+    # What the M-step looks up of an image: its tau, or the prior of its amortised one.
+    table = self.tau['start' if config.em.posterior == 'amortised' else 'current']
     batches = self.pipeline.training(step)
     with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
                             (end - begin) * config.m_step.batch_size, 'images') as task:
@@ -354,7 +356,7 @@ class Fitter:
       while step < end:
         self.reporter.check_stopped()
         self.state, info = machinery.m_step(self.state, machinery.m_estimator,
-                                            next(batches), tau, key)
+                                            next(batches), table, key)
         step, unreported = step + 1, unreported + 1
         in_flight.append(info.loss)
         if len(in_flight) > MAX_IN_FLIGHT:

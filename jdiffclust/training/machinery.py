@@ -13,12 +13,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.clustering import m_step as m_step_lib
+from jdiffclust.clustering.amortised import Posterior
 from jdiffclust.clustering.e_step import Estimator, make_e_step, make_estimator
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, as_float32, process_from_config
 from jdiffclust.diffusion.samplers import ancestral
 from jdiffclust.errors import UserError
+from jdiffclust.networks.inference import InferenceNetwork
 from jdiffclust.networks.unet import SharedTrunkUNet, unet_from_config
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import stream
@@ -39,6 +41,7 @@ class Machinery:
     e_step: the compiled E-step, see `e_step.make_e_step`.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
     init_network: from a key to the network's variables.
+    init_posterior: from a key to the inference network's, or to None.
   """
 
   config: Any
@@ -51,6 +54,7 @@ class Machinery:
   e_step: Callable
   m_step: Callable
   init_network: Callable
+  init_posterior: Callable
 
   def init_state(self) -> TrainState:
     """The state before the first step: random weights, zero means, equal proportions."""
@@ -65,7 +69,8 @@ class Machinery:
     params = Parameters(
         network=self.init_network(stream(self.config.seed, 'network')),
         means=jnp.zeros((q, *self.image_shape)),
-        log_proportions=jnp.full((q,), -np.log(q), jnp.float32))
+        log_proportions=jnp.full((q,), -np.log(q), jnp.float32),
+        posterior=self.init_posterior(stream(self.config.seed, 'posterior')))
     return m_step_lib.init_state(params, make_optimizer(self.config.m_step))
 
   def abstract_state(self) -> TrainState:
@@ -105,6 +110,11 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     return network.init(key, x, jnp.ones((1,), jnp.int32), x)
 
   mixture = Mixture(denoise, None if decoder == 'gaussian' else levels, trunk)
+  posterior, init_posterior = None, lambda key: None
+  if config.em.posterior == 'amortised':
+    inference = InferenceNetwork(config.num_clusters, config.posterior.channels)
+    posterior = Posterior(inference.apply, config.posterior, config.views)
+    init_posterior = lambda key: inference.init(key, jnp.zeros((1, *image_shape)))
   m_weighting = config.m_step.weighting
   estimators = (
       make_estimator(process, config.e_step.weighting, config.e_step.proposal),
@@ -114,8 +124,9 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   return Machinery(
       config=config, image_shape=tuple(image_shape), mesh=mesh, mixture=mixture,
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
-      e_step=make_e_step(mixture, config.e_step, mesh),
-      m_step=make_m_step(mixture, config.m_step, mesh), init_network=init_network)
+      e_step=make_e_step(mixture, config.e_step, mesh, posterior),
+      m_step=make_m_step(mixture, config.m_step, mesh, posterior),
+      init_network=init_network, init_posterior=init_posterior)
 
 
 def two_stages(network, process: Process) -> tuple[Callable, Trunk | None]:
