@@ -269,7 +269,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
-      samples=samples, history=progress['history'], facts=facts)
+      samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
+      facts=facts)
 
   def images_at(indices):
     return np.asarray(scale_to_model(read_images(source, indices), source.levels))
@@ -416,11 +417,9 @@ def evaluate(config, workdir, reporter) -> None:
     key = jax.random.fold_in(stream(fitted.seed, 'e_step'), progress['iteration'])
     found = loop.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
     old = to_host(snapshot.responsibilities)
-    record = loop.iteration_record(old['current'], found.responsibilities, found.info,
-                                   machinery.image_shape)
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
-    record.pop('changed_fraction')
-    progress['history'][-1] |= record
+    progress['history'][-1] |= loop.iteration_record(
+        found.responsibilities, found.info, machinery.image_shape)
     write_outputs(machinery, workdir, source, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound, old['start'], progress),
         reporter)

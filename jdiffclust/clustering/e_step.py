@@ -21,25 +21,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.amortised import Posterior, log_posterior
 from jdiffclust.clustering.mixture import (
-    DrawTerms, Mixture, Parameters, step_costs, step_weights, variance_kl)
+    DrawTerms, Mixture, Parameters, noise_bands, step_costs, step_weights, variance_kl)
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import Process, as_float32
 from jdiffclust.sharding import DATA_AXIS
 
 
+NUM_BANDS = 8  # of noise levels, by which the bound is reported
+
+
 class EStepInfo(NamedTuple):
-  """Diagnostics per image, all [B], in nats.
+  """Diagnostics per image, in nats, all [B] but `levels`.
 
   Attributes:
     bound: the variational bound on log p(x_0), exact weighting, in expectation.
     entropy: of tau.
     prior: its part -KL_T under tau.
     diffusion: its part from the levels t > 1.
+    levels: that part by the bands of `mixture.noise_bands`, [B, K].
     decoder: its part from t = 1.
     margin: best minus second best log-joint of the clusters (inf if Q is 1).
     margin_error: standard error of that margin.
@@ -49,6 +54,7 @@ class EStepInfo(NamedTuple):
   entropy: jax.Array
   prior: jax.Array
   diffusion: jax.Array
+  levels: jax.Array
   decoder: jax.Array
   margin: jax.Array
   margin_error: jax.Array
@@ -63,6 +69,8 @@ class Estimator(NamedTuple):
     weights: those of the chosen weighting.
     proposal: p(t), 0 at t = 0.
     variance_kl: sum_t v_t, nats per dimension, [].
+    bands: `mixture.noise_bands`, int32.
+    variance_kl_bands: sum of v_t over each of the K bands, [K].
   """
 
   process: Process
@@ -70,6 +78,8 @@ class Estimator(NamedTuple):
   weights: jax.Array
   proposal: jax.Array
   variance_kl: jax.Array
+  bands: jax.Array
+  variance_kl_bands: jax.Array
 
 
 def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator:
@@ -81,13 +91,15 @@ def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator
     proposal: 'weight', p proportional to the weight, or 'uniform'.
 
   Returns:
-    An `Estimator` of float32 arrays.
+    An `Estimator`, on the device.
   """
   elbo, weights = step_weights(process, 'elbo'), step_weights(process, weighting)
   p = weights if proposal == 'weight' else step_weights(process, 'uniform')
+  variance, bands = variance_kl(process), noise_bands(process, NUM_BANDS)
+  by_band = np.bincount(bands[2:], weights=variance[2:], minlength=NUM_BANDS)
   cast = functools.partial(jnp.asarray, dtype=jnp.float32)
   return Estimator(as_float32(process), cast(elbo), cast(weights), cast(p / p.sum()),
-                   cast(variance_kl(process)))
+                   cast(variance.sum()), jnp.asarray(bands, jnp.int32), cast(by_band))
 
 
 def draw_steps(key, proposal, num: int, stratify: bool) -> jax.Array:
@@ -244,16 +256,36 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
     tau, log_tau = jnp.exp(log_q), log_q
     bound = jnp.sum(tau * (exact.mean(axis=0) - log_tau), axis=-1)
   decoder = half_sums(importance * jnp.where(draws.t == 1, exact_costs, 0)).mean(axis=0)
-  total = half_sums(importance * exact_costs).mean(axis=0)
+  levels = -band_sums(estimator, draws.t, importance / 2 * exact_costs * tau.T[None],
+                      images[0].size)
   margin, margin_error = margins(chosen)
   info = EStepInfo(
       bound=bound,
       entropy=-jnp.sum(tau * log_tau, axis=-1),
       prior=-jnp.sum(tau * prior.T, axis=-1),
-      diffusion=-jnp.sum(tau * (total - decoder), axis=-1) - constant,
+      diffusion=jnp.sum(levels, axis=-1), levels=levels,
       decoder=-jnp.sum(tau * decoder, axis=-1),
       margin=margin, margin_error=margin_error)
   return tau, info
+
+
+def band_sums(estimator: Estimator, t, costs, size: int) -> jax.Array:
+  """What each band of noise levels costs the bound of an image.
+
+  Args:
+    estimator: the estimator that made the draws.
+    t: their steps, [S, Q, B].
+    costs: their costs weighted by importance and tau, nats, [S, Q, B].
+    size: dimension of an image.
+
+  Returns:
+    nats, [B, K], the cost of the reverse variances included; t = 1 is left out.
+  """
+  bands = estimator.bands[t]
+  sums = jax.lax.map(
+      lambda band: jnp.sum(jnp.where(bands == band, costs, 0), axis=(0, 1)),
+      jnp.arange(NUM_BANDS))
+  return sums.T + size * estimator.variance_kl_bands[None]
 
 
 def margins(halves):

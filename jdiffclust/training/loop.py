@@ -29,6 +29,7 @@ from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation import diagnostics
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed, stream
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot
@@ -51,7 +52,7 @@ class Assignment(NamedTuple):
 
   Attributes:
     responsibilities: tau, float32 [N, Q].
-    info: `EStepInfo` of arrays [N].
+    info: `EStepInfo` of arrays [N, ...].
     evaluations_per_second: network evaluations, without compilation; None: unknown.
   """
 
@@ -137,6 +138,7 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
   for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
     allowed = np.isfinite(values) | (np.isinf(values) if term == 'margin' else False)
+    allowed = allowed.reshape(len(tau), -1).all(axis=1)
     if not allowed.all():
       raise NonFiniteError(f'E-step: the {term} of image {int(np.argmin(allowed))} is '
                            'not finite')
@@ -397,10 +399,15 @@ class Fitter:
                         f'EM {iteration}/{config.em.max_iterations} E-step')
     old = to_host(self.tau)
     tau, info = result.responsibilities, result.info
-    line = iteration_record(old['current'], tau, info, machinery.image_shape)
+    line = {**iteration_record(tau, info, machinery.image_shape),
+            **diagnostics.movement(old['current'], tau, old['start'])}
+    if iteration > 1:  # the start has no bound
+      line['bound_change'], line['bound_change_error'] = diagnostics.paired_change(
+          old['bound'], info.bound)
     tau, empty = self._guard_empty(tau, info, iteration)
     progress['iteration'] = iteration
-    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty})
+    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty,
+                                'advice': {}})
     progress['e_step_evaluations_per_second'] = (
         result.evaluations_per_second or progress['e_step_evaluations_per_second'])
     reseeded = bool(empty) and config.em.reseed_empty
@@ -411,11 +418,28 @@ class Fitter:
     self.tau = replicate({'current': tau, 'start': old['start'], 'bound': info.bound},
                          machinery.mesh)
     self._write(**line, empty_clusters=len(empty))
-    self._save()
     self.reporter.line(
         f"EM {iteration}: bound {line['bound_bits_per_dim']:.4f} bits/dim, entropy "
-        f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} of the images "
-        'changed cluster')
+        f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} changed "
+        f"cluster, sizes {line['smallest_cluster']:,.0f} to "
+        f"{line['largest_cluster']:,.0f}, {line['uncertain_fraction']:.1%} uncertain"
+        + ''.join(f'; {event}' for event in diagnostics.splits_and_merges(line)))
+    self._advise()
+    self._save()
+
+  def _advise(self):
+    """Tells what is amiss, each kind once in a run."""
+    progress, history = self.progress, self.progress['history']
+    told = {kind for line in history for kind in line.get('advice', ())}
+    for kind, text in diagnostics.advice(history, progress['num_images'],
+                                         self.config.num_clusters):
+      if kind not in told:
+        history[-1]['advice'][kind] = text
+        self._warn(f"EM {progress['iteration']}: {text}")
+
+  def _warn(self, text):
+    self.progress['warnings'].append(text)
+    self.reporter.warning(text)
 
   def _guard_empty(self, tau, info, iteration):
     config = self.config.em
@@ -429,27 +453,26 @@ class Fitter:
     warning = f'EM {iteration}: clusters {empty} are empty; {what}.'
     if not config.reseed_empty:
       warning += ' Try --config.em.reseed_empty=True or fewer clusters.'
-    self.progress['warnings'].append(warning)
-    self.reporter.warning(warning)
+    self._warn(warning)
     return (reseeded if config.reseed_empty and not last else tau), empty
 
 
-def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
-  """What the history keeps of an EM iteration; plain floats.
+def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
+  """What the history keeps of an E-step; plain floats.
 
   Args:
-    old: responsibilities before, [N, Q].
-    tau: responsibilities after, [N, Q].
-    info: of the E-step, arrays [N].
+    tau: responsibilities, [N, Q].
+    info: of the E-step, arrays [N, ...].
     image_shape: (H, W, C).
 
   Returns:
     bound_nats (mean per image) and its standard error over images, its three terms,
-    bits per dimension, mean entropy (nats), changed_fraction, and uncertain_fraction:
-    images whose lead of the best cluster is under two standard errors.
+    bits per dimension, mean entropy (nats), uncertain_fraction: images whose lead of
+    the best cluster is under two standard errors; bound_level_1, 2, ...: the diffusion
+    term by bands of noise levels, rising; and `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
-  sizes = tau.sum(axis=0, dtype=np.float64)
+  levels = np.mean(info.levels, axis=0, dtype=np.float64)
   return {
       'bound_nats': bound,
       'bound_standard_error': float(np.std(info.bound) / np.sqrt(len(tau))),
@@ -458,7 +481,7 @@ def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
       'bound_diffusion': float(np.mean(info.diffusion)),
       'bound_decoder': float(np.mean(info.decoder)),
       'mean_entropy': float(np.mean(info.entropy)),
-      'changed_fraction': float(np.mean(old.argmax(1) != tau.argmax(1))),
       'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
-      'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
+      **{f'bound_level_{k}': float(level) for k, level in enumerate(levels, 1)},
+      **diagnostics.occupancy(tau),
   }

@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.amortised import Posterior
-from jdiffclust.clustering.e_step import Estimator, make_e_step, make_estimator
+from jdiffclust.clustering.e_step import (
+    NUM_BANDS, Estimator, make_e_step, make_estimator)
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, as_float32, process_from_config
@@ -55,6 +56,12 @@ class Machinery:
   m_step: Callable
   init_network: Callable
   init_posterior: Callable
+
+  def noise_bands(self) -> list[list[int] | None]:
+    """[first, last] step of each band of `EStepInfo.levels`; None: an empty band."""
+    of_step = np.asarray(self.e_estimator.bands)
+    bands = (np.flatnonzero(of_step == band) for band in range(NUM_BANDS))
+    return [[int(t[0]), int(t[-1])] if t.size else None for t in bands]
 
   def init_state(self) -> TrainState:
     """The state before the first step: random weights, zero means, equal proportions."""

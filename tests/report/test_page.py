@@ -68,7 +68,7 @@ def test_full_page(tmp_path):
        'confusion_matrix': None},
       {'em': {'num_clusters': 3}})
   images = [attrs for tag, attrs in result.tags if tag == 'img']
-  assert [image['alt'] for image in images] == ['Cluster sizes', 'Mine']
+  assert [image['alt'] for image in images] == ['Mine', 'Cluster sizes']
   for expected in (
       'digits', '1,797', '8 × 8 grey', '0.932', 'Start of the fit (kmeans)',
       'Gaussian mixture', '3.2500 bits per dimension', '1 h 7 min', '2 × cpu',
