@@ -125,14 +125,15 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   parts = []
   with reporter.task(name, pipeline.num_images, 'images') as task:
     for batch, valid in pipeline.ordered(options.batch_size):
-      tau, info = to_host(machinery.e_step(machinery.e_estimator, params, batch, key))
+      if not parts:
+        estimator = machinery.pilot(machinery.e_estimator, params, batch, key)
+      tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
       task.advance(valid, f'bound {bits_per_dimension(so_far, machinery.image_shape):.3f}'
                    ' bits/dim')
-    # Rows that fill up the last batch are evaluated too; the first batch compiles.
-    evaluated = ((len(parts) - 1) * len(batch.indices) * machinery.config.num_clusters
-                 * options.num_draws)
+    # The first batch compiles.
+    evaluated = sum(int(info.evaluations.sum()) for _, info in parts[1:])
     rate = evaluated / task.seconds if evaluated else None
   tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
   for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
@@ -443,8 +444,9 @@ def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
 
   Returns:
     bound_nats (mean per image) and its standard error over images, its three terms,
-    bits per dimension, mean entropy (nats), changed_fraction, and uncertain_fraction:
-    images whose lead of the best cluster is under two standard errors.
+    bits per dimension, mean entropy (nats), changed_fraction, uncertain_fraction:
+    images whose lead of the best cluster is under two standard errors, and the mean of
+    evaluations_per_image of the network.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
   sizes = tau.sum(axis=0, dtype=np.float64)
@@ -458,5 +460,6 @@ def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
       'mean_entropy': float(np.mean(info.entropy)),
       'changed_fraction': float(np.mean(old.argmax(1) != tau.argmax(1))),
       'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
+      'evaluations_per_image': float(np.mean(info.evaluations)),
       'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
   }
