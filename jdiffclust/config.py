@@ -179,10 +179,17 @@ OPTIONS: Mapping[str, Any] = {
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),
+        'max_draws': _integer(0, 0, 'clusters that have not lost an image by num_draws '
+                              'draws get up to so many, a multiple; 0: no more'),
+        'race_error': _real(.01, 0, .5, 'with max_draws: probability that an image '
+                            "loses its best cluster early; 0: no cluster loses"),
         'weighting': _choice('elbo', ('elbo', 'uniform'),
                              'weights of the noise levels: the exact bound, or equal'),
-        'proposal': _choice('weight', ('weight', 'uniform'),
-                            'how t is drawn: in proportion to its weight, or uniformly'),
+        'proposal': _choice('weight', ('weight', 'spread', 'uniform'),
+                            'how t is drawn: in proportion to its weight, or to how '
+                            'clusters differ there (a pilot measures it); uniformly'),
+        'noise': _choice('independent', ('independent', 'antithetic'),
+                         'eps of the draws; antithetic: in pairs of opposite sign'),
         'share_draws': _flag(True, 'all clusters of an image see the same (t, eps)'),
         'stratify': _flag(True, 'draw t from strata rather than independently'),
         'temperature': _real(1., 0, 1e9, 'tau is proportional to the posterior to the '
@@ -337,6 +344,22 @@ def _check_together(config) -> None:
         f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
         "to the random partition of config.em.init = 'random': set it to 0 (and "
         'config.posterior.temper=0, config.posterior.balance=1), or take another start.')
+  e_step = config.e_step
+  for name in ('e_step', 'predict'):
+    if e_step.noise == 'antithetic' and config[name].num_draws % 4:
+      raise UserError(
+          f'config.{name}.num_draws = {config[name].num_draws} is not a multiple of 4, '
+          "as config.e_step.noise = 'antithetic' needs: two halves of pairs.")
+  if e_step.max_draws and (e_step.max_draws % e_step.num_draws
+                           or e_step.max_draws == e_step.num_draws):
+    raise UserError(
+        f'config.e_step.max_draws = {e_step.max_draws} is not a multiple of '
+        f'config.e_step.num_draws = {e_step.num_draws}: set it to 0 (no race) or to '
+        f'{2 * e_step.num_draws}, {4 * e_step.num_draws}, ...')
+  if e_step.max_draws and not e_step.share_draws:
+    raise UserError('config.e_step.share_draws = False, but clusters can only race '
+                    '(config.e_step.max_draws) on draws that they share: set one of '
+                    'them back.')
   if config.diffusion.beta_start > config.diffusion.beta_end:
     raise UserError(
         f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '

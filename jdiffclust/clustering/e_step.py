@@ -1,17 +1,25 @@
 """The E-step: tau by Monte Carlo.
 
-For image i and cluster q the bound's sum over noise levels is estimated from S draws
-(t_s, eps_s), as two independent halves h of S / 2 draws each:
+For image i and cluster q the bound's sum over noise levels is estimated from
+independent replicates g = 1..G of n draws (t_gk, eps_gk) each:
 
-  cost_h(i, q) = sum_{s in h} cost(i, q, t_s, eps_s) / (S / 2 * p(t_s)),
-  l(i, q) = log pi_q - KL_T(i, q) - D sum_t v_t - mean_h cost_h(i, q),
-  tau_i   = softmax_q(l(i, q) / temperature).
+  y_gk(i, q) = cost(i, q, t_gk, eps_gk) / (n p(t_gk)),
+  l(i, q)    = log pi_q - KL_T(i, q) - D sum_t v_t - mean_g sum_k y_gk(i, q),
+  tau_i      = softmax_q(l(i, q) / temperature).
 
-t is drawn from p, by strata within a half, which leaves the estimate unbiased for any
-positive p; all clusters of an image share the draws, so that their differences have
-little noise. The halves give the estimate's standard error, and an honest bound:
-tau from one half is scored by the other (scoring a tau with the very draws that
-chose it would be too high by the noise it has adapted to).
+t is drawn from p, by strata k within a replicate, which leaves the estimate unbiased
+for any positive p; all clusters of an image share the draws, so that their differences
+have little noise. The replicates give the standard error of a difference d of two
+clusters: draw k has the same distribution in each of them, so that
+
+  var(mean_g sum_k d_gk) = sum_k var_g(d_gk) / G
+
+is estimated without bias, strata or not, with up to n (G - 1) degrees of freedom (an
+antithetic pair counts as one draw). And they give an honest bound: tau from one is
+scored by another (scoring a tau with the very draws that chose it would be too high by
+the noise it has adapted to).
+
+G is 2, unless clusters race (`jdiffclust.clustering.racing`).
 """
 
 from __future__ import annotations
@@ -22,15 +30,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.batch import Batch
-from jdiffclust.clustering.amortised import Posterior, log_posterior
 from jdiffclust.clustering.mixture import (
     DrawTerms, Mixture, Parameters, noise_bands, step_costs, step_weights, variance_kl)
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import Process, as_float32
-from jdiffclust.sharding import DATA_AXIS
 
 
 NUM_BANDS = 8  # of noise levels, by which the bound is reported
@@ -48,6 +53,7 @@ class EStepInfo(NamedTuple):
     decoder: its part from t = 1.
     margin: best minus second best log-joint of the clusters (inf if Q is 1).
     margin_error: standard error of that margin.
+    evaluations: of the network (of its head, if it has a trunk).
   """
 
   bound: jax.Array
@@ -58,6 +64,7 @@ class EStepInfo(NamedTuple):
   decoder: jax.Array
   margin: jax.Array
   margin_error: jax.Array
+  evaluations: jax.Array
 
 
 class Estimator(NamedTuple):
@@ -88,13 +95,14 @@ def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator
   Args:
     process: the diffusion, float64 on the host.
     weighting: 'elbo' or 'uniform', see `mixture.step_weights`.
-    proposal: 'weight', p proportional to the weight, or 'uniform'.
+    proposal: 'weight', p proportional to the weight; 'spread', the same until a pilot
+      has measured (`jdiffclust.clustering.proposals`); or 'uniform'.
 
   Returns:
     An `Estimator`, on the device.
   """
   elbo, weights = step_weights(process, 'elbo'), step_weights(process, weighting)
-  p = weights if proposal == 'weight' else step_weights(process, 'uniform')
+  p = step_weights(process, 'uniform') if proposal == 'uniform' else weights
   variance, bands = variance_kl(process), noise_bands(process, NUM_BANDS)
   by_band = np.bincount(bands[2:], weights=variance[2:], minlength=NUM_BANDS)
   cast = functools.partial(jnp.asarray, dtype=jnp.float32)
@@ -129,15 +137,54 @@ def image_keys(key, indices) -> jax.Array:
 
 
 class Draws(NamedTuple):
-  """The terms of all draws: t [S, Q, B], and `DrawTerms` of [S, Q, B]."""
+  """The terms of all draws: t [G, n, Q, B], and `DrawTerms` of [G, n, Q, B]."""
 
   t: jax.Array
   terms: DrawTerms
 
 
+def noise_draw(key, shape, within, antithetic: bool) -> jax.Array:
+  """Standard normal noise [H, W, C] of draw `within`.
+
+  Args:
+    key: a typed key, one for all draws.
+    shape: (H, W, C).
+    within: the number of the draw, [].
+    antithetic: draws 2j + 1 are -1 times draws 2j, instead of independent.
+  """
+  if not antithetic:
+    return jax.random.normal(jax.random.fold_in(key, within), shape)
+  eps = jax.random.normal(jax.random.fold_in(key, within - within % 2), shape)
+  return jnp.where(within % 2 == 0, eps, -eps)
+
+
+def image_draw(key, estimator: Estimator, shape, replicate, within, *, num_draws: int,
+               stratify: bool, antithetic: bool):
+  """One draw of an image.
+
+  Args:
+    key: the image's typed key.
+    estimator: its proposal is how t is drawn.
+    shape: (H, W, C).
+    replicate: g, [].
+    within: k in 0..n - 1, [].
+    num_draws: n, of a replicate.
+    stratify: see `draw_steps`.
+    antithetic: see `noise_draw`.
+
+  Returns:
+    t int32 [] and eps [H, W, C].
+  """
+  key_t, key_eps = jax.random.split(key)
+  steps = draw_steps(jax.random.fold_in(key_t, replicate), estimator.proposal, num_draws,
+                     stratify)
+  eps = noise_draw(key_eps, shape, replicate * num_draws + within, antithetic)
+  return steps[within], eps
+
+
 def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
                    batch: Batch, key, *, num_draws: int, stratify: bool,
-                   share_draws: bool, clusters_per_chunk: int,
+                   antithetic: bool, share_draws: bool, clusters_per_chunk: int,
                    draws_per_chunk: int) -> Draws:
   """Evaluates the network for every image, cluster and draw: B Q S evaluations.
 
@@ -147,25 +194,21 @@ def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
     params: the fitted parameters, Q clusters.
     batch: B images.
     key: a typed key.
-    num_draws: S, even.
+    num_draws: S, even: two replicates of S / 2.
     stratify: see `draw_steps`.
+    antithetic: see `noise_draw`; S / 2 must be even.
     share_draws: all clusters of an image see the same (t, eps).
     clusters_per_chunk: clusters evaluated at once.
     draws_per_chunk: draws evaluated at once; memory grows with B times both chunks.
 
   Returns:
-    `Draws`; draws 0..S/2 - 1 are the first half, the others the second.
+    `Draws` of G = 2, n = S / 2.
   """
   num_clusters = params.means.shape[0]
   keys = image_keys(key, batch.indices)
-
-  def image_draw(key, s):
-    key_t, key_eps = jax.random.split(key)
-    half, within = s // (num_draws // 2), s % (num_draws // 2)
-    steps = draw_steps(jax.random.fold_in(key_t, half), estimator.proposal,
-                       num_draws // 2, stratify)
-    eps = jax.random.normal(jax.random.fold_in(key_eps, s), batch.images.shape[1:])
-    return steps[within], eps
+  half = num_draws // 2
+  draw = functools.partial(image_draw, estimator=estimator, shape=batch.images.shape[1:],
+                           num_draws=half, stratify=stratify, antithetic=antithetic)
 
   def evaluate(t, eps, features, q):
     mu = jnp.broadcast_to(params.means[q], batch.images.shape)
@@ -173,7 +216,7 @@ def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
                                        batch.images, t, mu, eps))
 
   def draw_with_features(keys, s):
-    t, eps = jax.vmap(image_draw, (0, None))(keys, s)
+    t, eps = jax.vmap(lambda key: draw(key, replicate=s // half, within=s % half))(keys)
     return t, eps, mixture.features(estimator.process, params.network, batch.images, t,
                                     eps)
 
@@ -186,8 +229,9 @@ def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
     return jax.lax.map(one_cluster, jnp.arange(num_clusters),
                        batch_size=min(clusters_per_chunk, num_clusters))
 
-  return jax.lax.map(one_draw, jnp.arange(num_draws),
-                     batch_size=min(draws_per_chunk, num_draws))
+  draws = jax.lax.map(one_draw, jnp.arange(num_draws),
+                      batch_size=min(draws_per_chunk, num_draws))
+  return jax.tree.map(lambda a: a.reshape(2, half, *a.shape[1:]), draws)
 
 
 def posterior(log_joint, temperature: float = 1.):
@@ -196,148 +240,202 @@ def posterior(log_joint, temperature: float = 1.):
   return jnp.exp(log_tau), log_tau
 
 
-def cross_bound(chosen, exact, temperature: float = 1.) -> jax.Array:
-  """The bound of each image, tau from one half of the draws, its score from the other.
+def scored_bound(chosen, exact, temperature: float = 1.) -> jax.Array:
+  """The bound of each image, tau from one estimate, its score from another.
 
   Args:
-    chosen: two independent estimates of the log-joints that decide tau, [2, B, Q].
-    exact: of the log-joints of the exact weighting, from the same halves, [2, B, Q].
+    chosen: estimates of the log-joints that decide tau, -inf where it is 0, [B, Q].
+    exact: independent, unbiased estimates of those of the exact weighting, [B, Q].
     temperature: of tau.
 
   Returns:
-    [B]: mean over both ways of sum_q tau_q (l_q - log tau_q).
+    [B]: sum_q tau_q (l_q - log tau_q).
   """
   tau, log_tau = posterior(chosen, temperature)
-  return jnp.mean(jnp.sum(tau * (exact[::-1] - log_tau), axis=-1), axis=0)
+  return jnp.sum(jnp.where(tau > 0, tau * (exact - log_tau), 0), axis=-1)
+
+
+def cross_bound(chosen, exact, temperature: float = 1.) -> jax.Array:
+  """The mean of `scored_bound` over both ways to use two replicates.
+
+  Args:
+    chosen: two independent estimates of the log-joints that decide tau, [2, B, Q].
+    exact: of the log-joints of the exact weighting, from the same draws, [2, B, Q].
+    temperature: of tau.
+
+  Returns:
+    [B].
+  """
+  return jnp.mean(scored_bound(chosen, exact[::-1], temperature), axis=0)
+
+
+def replicates_used(costs, counts) -> jax.Array:
+  """Whether a replicate is among a cluster's first `counts`, [G, Q, B]."""
+  return jnp.arange(costs.shape[0])[:, None, None] < counts[None]
+
+
+def mean_costs(costs, counts) -> jax.Array:
+  """The estimate of the drawn part of the log-joints, with the sign of a cost.
+
+  Args:
+    costs: y, [G, n, Q, B].
+    counts: how many replicates to use, the first ones, of each cluster, [Q, B].
+
+  Returns:
+    [Q, B].
+  """
+  used = replicates_used(costs, counts)
+  total = jnp.sum(jnp.where(used, costs.sum(axis=1), 0), axis=0)
+  return total / counts.astype(total.dtype)
+
+
+class Leads(NamedTuple):
+  """How far the best cluster of an image leads the others, [Q, B].
+
+  Attributes:
+    best: that cluster, [B].
+    lead: its log-joint minus each one's, over the draws that both have; 0 for itself.
+    error: the standard error of `lead`.
+    freedom: its degrees of freedom (Satterthwaite: strata differ in variance).
+  """
+
+  best: jax.Array
+  lead: jax.Array
+  error: jax.Array
+  freedom: jax.Array
+
+
+def leads(fixed, costs, counts, finalists) -> Leads:
+  """How far the best cluster leads the others, and how sure that is.
+
+  Args:
+    fixed: the part of the log-joints that is not drawn, [Q, B].
+    costs: y, [G, n, Q, B].
+    counts: replicates that each cluster has got, all >= 2, [Q, B].
+    finalists: the clusters with the most replicates, [Q, B]; the best is one of them.
+
+  Returns:
+    `Leads`.
+  """
+  joint = jnp.where(finalists, fixed - mean_costs(costs, counts), -jnp.inf)
+  best = jnp.argmax(joint, axis=0)
+  used = replicates_used(costs, counts)[:, None]
+  excess = costs - jnp.take_along_axis(costs, best[None, None, None], axis=2)
+  number = counts.astype(costs.dtype)
+  mean = jnp.sum(jnp.where(used, excess, 0), axis=0) / number[None]
+  squares = jnp.sum(jnp.where(used, (excess - mean[None])**2, 0), axis=0)
+  total = jnp.sum(squares, axis=0)
+  fourth = jnp.sum(squares**2, axis=0)
+  freedom = (number - 1) * jnp.where(fourth > 0, total**2 / fourth, costs.shape[1])
+  return Leads(
+      best, jnp.take_along_axis(fixed, best[None], axis=0) - fixed + mean.sum(axis=0),
+      jnp.sqrt(total / ((number - 1) * number)), freedom)
+
+
+def margins(of: Leads):
+  """The lead over the second best cluster and its standard error, both [B]."""
+  num_clusters, size = of.lead.shape
+  if num_clusters == 1:
+    return jnp.full(size, jnp.inf), jnp.zeros(size)
+  is_best = jnp.arange(num_clusters)[:, None] == of.best[None]
+  second = jnp.argmin(jnp.where(is_best, jnp.inf, of.lead), axis=0)[None]
+  return (jnp.take_along_axis(of.lead, second, axis=0)[0],
+          jnp.take_along_axis(of.error, second, axis=0)[0])
+
+
+def fixed_parts(estimator: Estimator, params: Parameters, images):
+  """What of the log-joints is not drawn.
+
+  Args:
+    estimator: the estimator.
+    params: Q clusters.
+    images: [B, H, W, C].
+
+  Returns:
+    log pi_q - KL_T(i, q) - D sum_t v_t, and KL_T, both [Q, B].
+  """
+  prior = jax.vmap(
+      lambda mu: forward.prior_kl(estimator.process, images,
+                                  jnp.broadcast_to(mu, images.shape)))(params.means)
+  constant = images[0].size * estimator.variance_kl
+  return params.log_proportions[:, None] - prior - constant, prior
+
+
+def cluster_costs(estimator: Estimator, terms: DrawTerms, t, weighting: str):
+  """`step_costs` of a weighting, 'elbo' or 'uniform'."""
+  weights = estimator.elbo_weights if weighting == 'elbo' else estimator.weights
+  return step_costs(terms, t, weights, weighting)
+
+
+def weighted_costs(estimator: Estimator, draws: Draws, weighting: str):
+  """y of a weighting, [G, n, Q, B]."""
+  return (cluster_costs(estimator, draws.terms, draws.t, weighting)
+          / (draws.t.shape[1] * estimator.proposal[draws.t]))
+
+
+def independent(costs, antithetic: bool):
+  """The sums of what depends on each other: pairs if antithetic, [G, n / 2, Q, B]."""
+  if not antithetic:
+    return costs
+  return costs.reshape(costs.shape[0], -1, 2, *costs.shape[2:]).sum(axis=2)
 
 
 def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
-              weighting: str, temperature: float, log_q=None):
+              weighting: str, temperature: float, antithetic: bool, counts=None,
+              log_q=None):
   """From the draws to tau and its diagnostics.
 
   Args:
     estimator: the estimator that made the draws.
     params: the parameters they were made with.
     images: [B, H, W, C].
-    draws: of `evaluate_draws`.
+    draws: of G replicates.
     weighting: 'elbo' or 'uniform': which sum over t decides tau.
     temperature: of tau.
-    log_q: log of a tau that the draws did not choose, [B, Q], which is then scored;
+    antithetic: whether draws are pairs of opposite noise.
+    counts: replicates that each cluster has got before it lost its race, [Q, B]; its
+      tau is 0 unless these are the most, and the choice of those clusters has not seen
+      the last of theirs. None: all have got all G = 2.
+    log_q: log of a tau that the draws did not choose, [B, Q], which they then score;
       None: tau is the posterior by the draws.
 
   Returns:
     tau [B, Q], and `EStepInfo`, whose bound is of the exact weighting always.
   """
-  num_draws = draws.t.shape[0]
-  importance = 1 / (num_draws / 2 * estimator.proposal[draws.t])
-  prior = jax.vmap(
-      lambda mu: forward.prior_kl(estimator.process, images,
-                                  jnp.broadcast_to(mu, images.shape)))(params.means)
-
-  constant = images[0].size * estimator.variance_kl
-
-  def half_sums(values):  # [S, Q, B] -> [2, B, Q]
-    halves = values.reshape(2, num_draws // 2, *values.shape[1:])
-    return jnp.swapaxes(halves.sum(axis=1), 1, 2)
-
-  def log_joint(costs):
-    return (params.log_proportions[None, None] - prior.T[None] - constant
-            - half_sums(importance * costs))
-
-  exact_costs = step_costs(draws.terms, draws.t, estimator.elbo_weights, 'elbo')
-  exact = log_joint(exact_costs)
-  chosen = exact if weighting == 'elbo' else log_joint(
-      step_costs(draws.terms, draws.t, estimator.weights, weighting))
-
-  if log_q is None:
-    tau, log_tau = posterior(chosen.mean(axis=0), temperature)
-    bound = cross_bound(chosen, exact, temperature)
+  fixed, prior = fixed_parts(estimator, params, images)
+  exact = weighted_costs(estimator, draws, 'elbo')
+  chosen = exact if weighting == 'elbo' else weighted_costs(estimator, draws, weighting)
+  if counts is None:
+    bound = cross_bound(*(jnp.swapaxes(fixed[None] - costs.sum(axis=1), 1, 2)
+                          for costs in (chosen, exact)), temperature)
+    counts = jnp.full(fixed.shape, 2)
+    finalists = counts > 0
   else:
+    last = counts.max(axis=0) - 1
+    finalists = counts > last[None]
+    before = fixed - mean_costs(chosen, counts - 1)
+    final = jnp.take_along_axis(exact.sum(axis=1), last[None, None], axis=0)[0]
+    bound = scored_bound(jnp.where(finalists, before, -jnp.inf).T, (fixed - final).T,
+                         temperature)
+
+  means = fixed - mean_costs(exact, counts)
+  joint = jnp.where(finalists, fixed - mean_costs(chosen, counts), -jnp.inf)
+  tau, log_tau = posterior(joint.T, temperature)
+  if log_q is not None:
     tau, log_tau = jnp.exp(log_q), log_q
-    bound = jnp.sum(tau * (exact.mean(axis=0) - log_tau), axis=-1)
-  decoder = half_sums(importance * jnp.where(draws.t == 1, exact_costs, 0)).mean(axis=0)
-  levels = -band_sums(estimator, draws.t, importance / 2 * exact_costs * tau.T[None],
-                      images[0].size)
-  margin, margin_error = margins(chosen)
+    bound = jnp.sum(tau * (means.T - log_tau), axis=-1)
+  expected = lambda costs: jnp.sum(tau * mean_costs(costs, counts).T, axis=-1)
+  of_band = lambda band: expected(jnp.where(estimator.bands[draws.t] == band, exact, 0))
+  levels = (-jax.lax.map(of_band, jnp.arange(NUM_BANDS)).T
+            - images[0].size * estimator.variance_kl_bands[None])
+  margin, margin_error = margins(
+      leads(fixed, independent(chosen, antithetic), counts, finalists))
   info = EStepInfo(
       bound=bound,
-      entropy=-jnp.sum(tau * log_tau, axis=-1),
+      entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=-1),
       prior=-jnp.sum(tau * prior.T, axis=-1),
       diffusion=jnp.sum(levels, axis=-1), levels=levels,
-      decoder=-jnp.sum(tau * decoder, axis=-1),
-      margin=margin, margin_error=margin_error)
+      decoder=-expected(jnp.where(draws.t == 1, exact, 0)),
+      margin=margin, margin_error=margin_error,
+      evaluations=jnp.sum(counts, axis=0) * draws.t.shape[1])
   return tau, info
-
-
-def band_sums(estimator: Estimator, t, costs, size: int) -> jax.Array:
-  """What each band of noise levels costs the bound of an image.
-
-  Args:
-    estimator: the estimator that made the draws.
-    t: their steps, [S, Q, B].
-    costs: their costs weighted by importance and tau, nats, [S, Q, B].
-    size: dimension of an image.
-
-  Returns:
-    nats, [B, K], the cost of the reverse variances included; t = 1 is left out.
-  """
-  bands = estimator.bands[t]
-  sums = jax.lax.map(
-      lambda band: jnp.sum(jnp.where(bands == band, costs, 0), axis=(0, 1)),
-      jnp.arange(NUM_BANDS))
-  return sums.T + size * estimator.variance_kl_bands[None]
-
-
-def margins(halves):
-  """How far the best cluster leads, and how sure that is.
-
-  Args:
-    halves: two independent estimates of the log-joints, [2, B, Q].
-
-  Returns:
-    Lead of the best over the second best cluster of their mean [B], and the standard
-    error of that difference [B] (half the difference between the halves: one degree
-    of freedom).
-  """
-  if halves.shape[-1] == 1:
-    return jnp.full(halves.shape[1], jnp.inf), jnp.zeros(halves.shape[1])
-  mean = halves.mean(axis=0)
-  values, order = jax.lax.top_k(mean, 2)
-  picked = jnp.take_along_axis(halves, jnp.broadcast_to(order, (2, *order.shape)),
-                               axis=-1)
-  lead = picked[..., 0] - picked[..., 1]
-  return values[:, 0] - values[:, 1], jnp.abs(lead[0] - lead[1]) / 2
-
-
-def make_e_step(mixture: Mixture, options, mesh: Mesh,
-                amortised: Posterior | None = None):
-  """Compiles the E-step for a mesh of devices.
-
-  Args:
-    mixture: the model.
-    options: the `e_step` section of the config.
-    mesh: one-dimensional; images are spread over it.
-    amortised: gives tau, which the draws then only score; None: the draws give it.
-
-  Returns:
-    A jitted function (estimator, params, batch of B images, key) ->
-    (tau float32 [B, Q], `EStepInfo`), pure; B a multiple of the device count.
-  """
-  def e_step(estimator, params, batch, key):
-    draws = evaluate_draws(
-        mixture, estimator, params, batch, key, num_draws=options.num_draws,
-        stratify=options.stratify, share_draws=options.share_draws,
-        clusters_per_chunk=options.clusters_per_chunk,
-        draws_per_chunk=options.draws_per_chunk)
-    log_q = None
-    if amortised is not None:
-      keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
-      log_q = log_posterior(amortised, params.posterior, batch.images, keys)
-    return summarise(estimator, params, batch.images, draws, log_q=log_q,
-                     weighting=options.weighting, temperature=options.temperature)
-
-  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-  return jax.jit(jax.shard_map(
-      e_step, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
-      out_specs=split))
-

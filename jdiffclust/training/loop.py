@@ -126,14 +126,15 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   parts = []
   with reporter.task(name, pipeline.num_images, 'images') as task:
     for batch, valid in pipeline.ordered(options.batch_size):
-      tau, info = to_host(machinery.e_step(machinery.e_estimator, params, batch, key))
+      if not parts:
+        estimator = machinery.pilot(machinery.e_estimator, params, batch, key)
+      tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
       task.advance(valid, f'bound {bits_per_dimension(so_far, machinery.image_shape):.3f}'
                    ' bits/dim')
-    # Rows that fill up the last batch are evaluated too; the first batch compiles.
-    evaluated = ((len(parts) - 1) * len(batch.indices) * machinery.config.num_clusters
-                 * options.num_draws)
+    # The first batch compiles.
+    evaluated = sum(int(info.evaluations.sum()) for _, info in parts[1:])
     rate = evaluated / task.seconds if evaluated else None
   tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
   for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
@@ -468,8 +469,9 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
   Returns:
     bound_nats (mean per image) and its standard error over images, its three terms,
     bits per dimension, mean entropy (nats), uncertain_fraction: images whose lead of
-    the best cluster is under two standard errors; bound_level_1, 2, ...: the diffusion
-    term by bands of noise levels, rising; and `diagnostics.occupancy`.
+    the best cluster is under two standard errors; evaluations_per_image of the network;
+    bound_level_1, 2, ...: the diffusion term by bands of noise levels, rising; and
+    `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
   levels = np.mean(info.levels, axis=0, dtype=np.float64)
@@ -482,6 +484,7 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
       'bound_decoder': float(np.mean(info.decoder)),
       'mean_entropy': float(np.mean(info.entropy)),
       'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
+      'evaluations_per_image': float(np.mean(info.evaluations)),
       **{f'bound_level_{k}': float(level) for k, level in enumerate(levels, 1)},
       **diagnostics.occupancy(tau),
   }

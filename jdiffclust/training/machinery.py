@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.amortised import Posterior
-from jdiffclust.clustering.e_step import (
-    NUM_BANDS, Estimator, make_e_step, make_estimator)
+from jdiffclust.clustering.assign import make_e_step, make_pilot
+from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, as_float32, process_from_config
@@ -39,7 +39,8 @@ class Machinery:
     process: the diffusion, float64 on the host.
     e_estimator: what the E-step draws from, on the devices.
     m_estimator: what the M-step draws from, on the devices.
-    e_step: the compiled E-step, see `e_step.make_e_step`.
+    e_step: the compiled E-step, see `assign.make_e_step`.
+    pilot: what an E-step begins with, see `assign.make_pilot`.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
     init_network: from a key to the network's variables.
     init_posterior: from a key to the inference network's, or to None.
@@ -53,6 +54,7 @@ class Machinery:
   e_estimator: Estimator
   m_estimator: Estimator
   e_step: Callable
+  pilot: Callable
   m_step: Callable
   init_network: Callable
   init_posterior: Callable
@@ -132,6 +134,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       config=config, image_shape=tuple(image_shape), mesh=mesh, mixture=mixture,
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
       e_step=make_e_step(mixture, config.e_step, mesh, posterior),
+      pilot=make_pilot(mixture, config.e_step, mesh),
       m_step=make_m_step(mixture, config.m_step, mesh, posterior),
       init_network=init_network, init_posterior=init_posterior)
 

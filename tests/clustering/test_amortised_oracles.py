@@ -122,17 +122,17 @@ def test_bound_of_a_given_tau(oracle, images):
   params = oracle.parameters(oracle.network(10), means, [.3, .7])
   estimator = make_estimator(p, 'elbo', 'weight')
   rng = np.random.default_rng(0)
-  t = jnp.full((2, 2, 4), 3)
-  error = rng.uniform(1, 2, (2, 2, 4))
-  draws = Draws(t, DrawTerms(jnp.asarray(error, jnp.float32), jnp.zeros((2, 2, 4))))
+  t = jnp.full((2, 1, 2, 4), 3)
+  error = rng.uniform(1, 2, (2, 1, 2, 4))
+  draws = Draws(t, DrawTerms(jnp.asarray(error, jnp.float32), jnp.zeros(t.shape)))
   log_q = scipy.special.log_softmax(random_rows(1, 4, 2), axis=1)
   tau, info = summarise(estimator, params, x0, draws, weighting='elbo', temperature=1.,
-                        log_q=jnp.asarray(log_q))
+                        antithetic=False, log_q=jnp.asarray(log_q))
   np.testing.assert_allclose(tau, np.exp(log_q), rtol=1e-6)
   prior = np.array([[oracle.prior(p, x, mu) for mu in means] for x in x0])
   weight = float(estimator.elbo_weights[3] / estimator.proposal[3])
   constant = 4 * float(estimator.variance_kl)
-  log_joint = np.log([.3, .7]) - prior - constant - weight * error.mean(axis=0).T
+  log_joint = np.log([.3, .7]) - prior - constant - weight * error.mean(axis=(0, 1)).T
   wanted = (np.exp(log_q) * (log_joint - log_q)).sum(axis=1)
   np.testing.assert_allclose(info.bound, wanted, rtol=1e-4)
   np.testing.assert_allclose(info.entropy, scipy.stats.entropy(np.exp(log_q), axis=1),

@@ -8,7 +8,8 @@ import pytest
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering import m_step as m
-from jdiffclust.clustering.e_step import make_e_step, make_estimator
+from jdiffclust.clustering.assign import make_e_step
+from jdiffclust.clustering.e_step import make_estimator
 from jdiffclust.clustering.mixture import Mixture, Parameters
 from jdiffclust.config import default_config
 from jdiffclust.data.dataset import ImageSource
