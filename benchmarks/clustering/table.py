@@ -88,8 +88,9 @@ def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
                 *own]
     lines += ['', *notes, ''] if notes else ['']
   methods = dict.fromkeys(method for rows in table.values() for method in rows)
-  lines += ['Settings, of peers the same for all data sets; labels are read by the scores '
-            'alone:', '', *(f'- {method}: {provenance(method)}' for method in methods), '',
+  lines += ['Settings, of peers the same for all data sets; labels are read by the '
+            'scores alone:', '',
+            *(f'- {method}: {provenance(method)}' for method in methods), '',
             'Mean ± standard deviation over seeds, none left out but those named; median '
             f'of the times, {threads} thread(s) each. Other work on the machine slows '
             'the clock, hardly the CPU seconds.']
