@@ -28,11 +28,11 @@ from benchmarks.clustering.methods import DATASETS, METHODS, OWN
 from benchmarks.clustering.runs import Run, cached, run_apart, run_here
 from benchmarks.clustering.table import draw, markdown, summarise
 from jdiffclust import files
-from jdiffclust.report.figures import save_figure
 
 
 def write_table(args: argparse.Namespace) -> str:
   """Writes table.md, table.json and table.png from what is there; returns the first."""
+  from jdiffclust.report.figures import save_figure  # Matplotlib: not for single runs
   table = {
       dataset: {
           method: summarise({seed: cached(Run(dataset, method, seed), args.out,

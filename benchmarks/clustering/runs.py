@@ -22,6 +22,7 @@ from benchmarks.clustering.methods import (
 from benchmarks.clustering.table import SCORES
 from jdiffclust import config as config_lib
 from jdiffclust import files
+from jdiffclust.data.dataset import load_source, scale_to_model
 
 PACKAGES = ('jdiffclust', 'jax', 'numpy', 'scikit-learn', 'umap-learn', 'clustpy',
             'torch')
@@ -68,12 +69,11 @@ def data_overrides(dataset: str, out: pathlib.Path, fashion: pathlib.Path) -> di
 
 def fit_peer(run: Run, overrides: dict):
   """A function that returns the clusters [N] of a method of METHODS, and the images."""
-  from jdiffclust.data.dataset import load_source
-  from jdiffclust.training.loop import fit_sample
   config = config_lib.default_config()
   config.update_from_flattened_dict(overrides)
   source = load_source(config.data)
-  images = fit_sample(source, source.num_images, run.seed)  # all of them
+  images = scale_to_model(np.asarray(source.images), source.levels)
+  images = images.reshape(source.num_images, -1)
   method = METHODS[run.method]
   return functools.partial(method.fit, images, run.seed, **method.settings), source
 
@@ -81,7 +81,6 @@ def fit_peer(run: Run, overrides: dict):
 def fit_neighbours(run: Run, overrides: dict):
   """A function that returns the clusters [N] of our start alone, and the images."""
   from jdiffclust.clustering.initialise import fit_start
-  from jdiffclust.data.dataset import load_source
   from jdiffclust.training.loop import fit_sample, partition
   config = our_config(run.dataset, run.seed)
   config.update_from_flattened_dict(overrides)

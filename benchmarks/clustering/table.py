@@ -88,8 +88,9 @@ def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
                 *own]
     lines += ['', *notes, ''] if notes else ['']
   methods = dict.fromkeys(method for rows in table.values() for method in rows)
-  lines += ['Settings, the same for all data sets; labels are read by the scores alone:',
-            '', *(f'- {method}: {provenance(method)}' for method in methods), '',
+  lines += ['Settings, of peers the same for all data sets; labels are read by the '
+            'scores alone:', '',
+            *(f'- {method}: {provenance(method)}' for method in methods), '',
             'Mean ± standard deviation over seeds, none left out but those named; median '
             f'of the times, {threads} thread(s) each. Other work on the machine slows '
             'the clock, hardly the CPU seconds.']
@@ -118,7 +119,12 @@ def draw(table: dict[str, dict[str, dict]]):
       axes.barh([place + offset for place, _ in known], [v['mean'] for _, v in known],
                 height=.38, xerr=[v['sd'] or 0 for _, v in known], color=colour,
                 ecolor='#1f2933', error_kw={'linewidth': .8}, label=score.upper())
+    for place, row in zip(places, methods.values()):
+      if not row['seeds']:
+        axes.text(.01, place, 'no result', fontsize=7, va='center')
     axes.set_yticks(places, list(methods), fontsize=8)
+    axes.tick_params(axis='x', labelsize=8)
+    axes.set_ylim(-.6, len(methods) - .4)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.grid(axis='x', linewidth=.4)

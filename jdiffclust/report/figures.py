@@ -282,7 +282,7 @@ def bound_terms(history, bands, num_dimensions):
 
   Args:
     history: dicts with iteration, bound_prior, bound_decoder and bound_level_1 ...
-      bound_level_K (nats), one at least.
+      bound_level_K (nats) and, if known, bound_level_1_standard_error ...; one at least.
     bands: K pairs (first, last step of the band), None for an empty one.
     num_dimensions: numbers in an image, to give bits per dimension.
 
@@ -294,8 +294,12 @@ def bound_terms(history, bands, num_dimensions):
   terms = [('bound_decoder', 'decoder')] + [
       (f'bound_level_{k}', name(*band)) for k, band in enumerate(bands, 1) if band
   ] + [('bound_prior', 'prior')]
-  nats = [[record.get(key, math.nan) for key, _ in terms] for record in history]
-  bits = -np.array(nats) / (num_dimensions * math.log(2))
+
+  def in_bits(suffix, missing):
+    nats = [[record.get(key + suffix, missing) for key, _ in terms] for record in history]
+    return np.array(nats) / (num_dimensions * math.log(2))
+
+  bits, errors = -in_bits('', math.nan), in_bits('_standard_error', 0.)
   figure = _figure(9, 2.9)
   panels = figure.subplots(1, 1 + (len(history) > 1), squeeze=False)[0]
   positions = np.arange(len(terms))
@@ -306,9 +310,10 @@ def bound_terms(history, bands, num_dimensions):
   for axes in panels[1:]:
     for row in range(1, len(history)):
       age = row / (len(history) - 1)
-      axes.plot(positions, bits[row] - bits[0], color=_ACCENT, alpha=.25 + .75 * age,
-                linewidth=.8 + .8 * age, marker='o', markersize=3,
-                label=f"EM {history[row]['iteration']}")
+      axes.errorbar(positions, bits[row] - bits[0], np.hypot(errors[row], errors[0]),
+                    color=_ACCENT, alpha=.25 + .75 * age, linewidth=.8 + .8 * age,
+                    elinewidth=.6, marker='o', markersize=3,
+                    label=f"EM {history[row]['iteration']}")
     axes.axhline(0, color=_GREY, linewidth=.8, linestyle='--')
     axes.set_title(f"Change since EM {history[0]['iteration']} (lower is better)",
                    fontsize=10, loc='left', color=_INK)
@@ -344,13 +349,13 @@ def cluster_flows(flows, overlaps):
   panels = (
       ('From the start to the end', 'cluster at the end', 'cluster at the start',
        shares, [[f'{count}' if count else '' for count in row] for row in flows]),
-      ('Overlap at the end', 'cluster', 'cluster', overlaps,
+      ('Overlap at the end', 'cluster', 'cluster', 2 * overlaps,  # 1/2: they are one
        [[f'{share:.0%}' if share >= .005 else '' for share in row]
         for row in overlaps]))
   for axes, (title, across, down, shade, entries) in zip(figure.subplots(1, 2), panels):
     axes.imshow(shade, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
     for axis in (axes.xaxis, axes.yaxis):
-      _name_ticks(axis, [str(cluster) for cluster in range(num_clusters)])
+      _name_ticks(axis, [str(cluster) for cluster in range(num_clusters)], most=20)
     axes.set_title(title, fontsize=10, loc='left', color=_INK)
     axes.set_xlabel(across, fontsize=9, color=_INK)
     axes.set_ylabel(down, fontsize=9, color=_INK)

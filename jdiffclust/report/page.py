@@ -52,12 +52,13 @@ _EM_FIGURES = {
         'Left, where the images of each starting cluster are now: off the diagonal are '
         'those that moved, and a row of two dark cells is a cluster that was split. '
         'Right, how much two clusters claim the same images: the probability that an '
-        'image of one belongs to the other. Near 50 % they are one.'),
+        'image of one belongs to the other. Near one half they are one cluster.'),
     'bound_terms': (
         'The bound by noise level',
         'What it costs to describe an image, by how much noise has to be removed: fine '
         'detail on the left, the rough shape on the right. Each band of noise levels '
-        'has the same weight in the bound. Beside it, where further rounds helped.'),
+        'has the same weight in the bound. Beside it, where further rounds helped, with '
+        'standard errors.'),
 }
 
 _METHODS = {
@@ -174,7 +175,8 @@ def _run(summary):
 def _iteration(record):
   """An EM iteration's row in the table: its numbers, and its moves in words."""
   sizes = [_number(record.get(f'{kind}_cluster')) for kind in ('smallest', 'largest')]
-  moves = [f'{q} → {r}: {count:,}' for q, r, count in (record.get('flows') or ())[:3]]
+  moves = ', '.join(f'{q} → {r}: {count:,}'
+                    for q, r, count in (record.get('flows') or ())[:3])
   events = (diagnostics.splits_and_merges(record)
             if {'splits', 'overlaps'} <= record.keys() else [])
   change, error = record.get('bound_change'), record.get('bound_change_error')
@@ -187,7 +189,7 @@ def _iteration(record):
       _percent(record.get('changed_fraction')),
       _percent(record.get('moved_fraction')),
       ' to '.join(sizes), _number(record.get('effective_clusters'), 2))
-  return numbers, '; '.join(moves + events) or _DASH
+  return numbers, '; '.join([moves or _DASH, *events])
 
 
 def _figures(described, figures):

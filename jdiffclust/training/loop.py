@@ -470,11 +470,15 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
     bound_nats (mean per image) and its standard error over images, its three terms,
     bits per dimension, mean entropy (nats), uncertain_fraction: images whose lead of
     the best cluster is under two standard errors; evaluations_per_image of the network;
-    bound_level_1, 2, ...: the diffusion term by bands of noise levels, rising; and
+    bound_level_1, 2, ...: the diffusion term by bands of noise levels, rising, each
+    with its standard error over images; and
     `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
-  levels = np.mean(info.levels, axis=0, dtype=np.float64)
+  levels = {}
+  for k, level in enumerate(np.asarray(info.levels, np.float64).T, 1):
+    levels |= {f'bound_level_{k}': float(level.mean()),
+               f'bound_level_{k}_standard_error': float(level.std() / len(tau)**.5)}
   return {
       'bound_nats': bound,
       'bound_standard_error': float(np.std(info.bound) / np.sqrt(len(tau))),
@@ -485,6 +489,5 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
       'mean_entropy': float(np.mean(info.entropy)),
       'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
       'evaluations_per_image': float(np.mean(info.evaluations)),
-      **{f'bound_level_{k}': float(level) for k, level in enumerate(levels, 1)},
-      **diagnostics.occupancy(tau),
+      **levels, **diagnostics.occupancy(tau),
   }
