@@ -141,6 +141,9 @@ OPTIONS: Mapping[str, Any] = {
         'posterior': _choice('monte_carlo', ('monte_carlo', 'amortised'),
                              "tau: a table from the E-step's draws, or an inference "
                              'network trained beside the denoiser'),
+        'schedule': _choice('batch', ('batch', 'stepwise'),
+                            'pi and mu from all of tau once an iteration, or following '
+                            'the minibatches without a table of tau (amortised only)'),
         'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
                                   'own likelihood or inertia is kept'),
         'init_components': _integer(20, 1, 'principal components for the mixture'),
@@ -338,6 +341,13 @@ def _check_together(config) -> None:
   if low >= high:
     raise UserError(f'config.posterior.noise_low = {low} must be below noise_high = '
                     f'{high}.')
+  if config.em.schedule == 'stepwise' and config.em.posterior != 'amortised':
+    raise UserError(
+        f"config.em.schedule = 'stepwise' keeps no table of tau, as config.em.posterior "
+        f'= {config.em.posterior!r} needs: set config.em.posterior=amortised.')
+  if config.em.schedule == 'stepwise' and config.em.reseed_empty:
+    raise UserError('config.em.reseed_empty = True changes the table of tau that '
+                    "config.em.schedule = 'stepwise' has not got: set one of them back.")
   if (config.em.posterior == 'amortised' and config.em.init == 'random'
       and config.posterior.anchor):
     raise UserError(

@@ -414,15 +414,17 @@ def evaluate(config, workdir, reporter) -> None:
                       f"{progress['num_images']}: restore the data.")
     pipeline = make_pipeline(source, fitted.data, fitted.m_step.batch_size, fitted.seed,
                              mesh)
-    key = jax.random.fold_in(stream(fitted.seed, 'e_step'), progress['iteration'])
+    key = loop.e_step_key(fitted, progress['iteration'])
     found = loop.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
     old = to_host(snapshot.responsibilities)
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
+    tracked = loop.tracked_images(source.num_images, fitted)
     progress['history'][-1] |= loop.iteration_record(
-        found.responsibilities, found.info, machinery.image_shape)
+        *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
+        machinery.image_shape)
     write_outputs(machinery, workdir, source, loop.Fit(
-        snapshot.state, found.responsibilities, found.info.bound, old['start'], progress),
-        reporter)
+        snapshot.state, found.responsibilities, found.info.bound,
+        loop.start_of_all(source, fitted, old['start']), progress), reporter)
 
 
 # ------------------------------------------------------------------- processes

@@ -29,6 +29,11 @@ from jdiffclust.diffusion import forward
 from jdiffclust.sharding import DATA_AXIS
 
 
+# The step sizes of stepwise EM: a power in (1/2, 1] converges; the offset keeps the
+# first minibatches, whose q is a young network's, from sweeping away the start.
+FOLLOW_POWER, FOLLOW_OFFSET = .7, 100.
+
+
 class TrainState(NamedTuple):
   """What the M-step carries along, across EM iterations too.
 
@@ -48,6 +53,72 @@ class TrainState(NamedTuple):
   optimizer: Any
   error_scale: jax.Array
   nonfinite_step: jax.Array
+
+
+class SampleTable(NamedTuple):
+  """Responsibilities of some images.
+
+  Attributes:
+    images: their indices, rising, int32 [n].
+    values: [n, Q].
+  """
+
+  images: jax.Array
+  values: jax.Array
+
+
+def look_up(table, indices) -> jax.Array:
+  """Responsibilities [B, Q] of images; 1 / Q where a `SampleTable` has not got them.
+
+  Args:
+    table: of all images [N, Q], or a `SampleTable`.
+    indices: int32 [B].
+  """
+  if not isinstance(table, SampleTable):
+    return table[indices]
+  rows = jnp.searchsorted(table.images, indices)
+  rows = jnp.minimum(rows, len(table.images) - 1)
+  known = (table.images[rows] == indices)[:, None]
+  return jnp.where(known, table.values[rows], 1 / table.values.shape[1])
+
+
+class Sums(NamedTuple):
+  """What a minibatch says of pi and mu: means over its images.
+
+  Attributes:
+    size: of q, [Q].
+    image: of q x_0, [Q, H, W, C].
+  """
+
+  size: jax.Array
+  image: jax.Array
+
+
+def follow(params: Parameters, sums: Sums, step, learn_means: bool) -> Parameters:
+  """Stepwise EM: pi and mu after one more minibatch (Cappe and Moulines, 2009).
+
+  The statistics S = (pi, pi mu) move by S <- S + rho_k (S of the minibatch - S), with
+  rho_k = (k + FOLLOW_OFFSET)^-FOLLOW_POWER.
+
+  Args:
+    params: the parameters.
+    sums: of the minibatch.
+    step: k = 0, 1, ..., [].
+    learn_means: mu is left to the gradient.
+
+  Returns:
+    The new parameters.
+  """
+  rho = (step.astype(jnp.float32) + FOLLOW_OFFSET)**-FOLLOW_POWER
+  tiny = jnp.finfo(jnp.float32).tiny
+  pi = jnp.exp(params.log_proportions)
+  new = jnp.maximum((1 - rho) * pi + rho * sums.size, tiny)
+  params = params._replace(log_proportions=jnp.log(new))
+  if learn_means:
+    return params
+  wide = lambda a: a[:, None, None, None]
+  images = (1 - rho) * wide(pi) * params.means + rho * sums.image
+  return params._replace(means=images / wide(new))
 
 
 class MStepInfo(NamedTuple):
@@ -218,7 +289,7 @@ def posterior_losses(posterior: Posterior, mixture: Mixture, process,
 
 
 def make_m_step(mixture: Mixture, options, mesh: Mesh,
-                posterior: Posterior | None = None):
+                posterior: Posterior | None = None, stepwise: bool = False):
   """Compiles one gradient step for a mesh of devices.
 
   Args:
@@ -226,13 +297,13 @@ def make_m_step(mixture: Mixture, options, mesh: Mesh,
     options: the `m_step` section of the config.
     mesh: one-dimensional; the minibatch is spread over it.
     posterior: the amortised posterior; None: tau is a table.
+    stepwise: pi and mu follow the amortised posterior from step to step.
 
   Returns:
-    A jitted function (state, estimator, batch of B images, table of the whole data set
-    [N, Q], key) -> (state, `MStepInfo`), pure but for the donation of `state`'s
-    buffers; B a multiple of the device count. The table has the responsibilities; with
-    an amortised posterior, those of the start. The key is the stream's; the step's own
-    is folded in.
+    A jitted function (state, estimator, batch of B images, table (see `look_up`), key)
+    -> (state, `MStepInfo`), pure but for the donation of `state`'s buffers; B a multiple
+    of the device count. The table has the responsibilities; with an amortised
+    posterior, those of the start. The key is the stream's; the step's own is folded in.
   """
   optimizer = make_optimizer(options)
   learn_means = options.means == 'gradient'
@@ -254,35 +325,39 @@ def make_m_step(mixture: Mixture, options, mesh: Mesh,
                                 noise.dropout_keys)
     losses = example_losses(mixture, estimator, params, x0, features, noise, tau, step,
                             assignment=options.assignment, weighting=options.weighting)
-    total = losses
+    # The mean over all devices *before* differentiating: shard_map then sums the
+    # gradients by itself, and a second mean would shrink them.
+    mean = lambda a: jax.lax.pmean(jnp.mean(a, axis=0), DATA_AXIS)
+    total, sums = losses, None
+    if stepwise:
+      sums = Sums(mean(tau), mean(tau[:, :, None, None, None] * batch.images[:, None]))
     if posterior is not None:
       further, mean_square = posterior_losses(
           posterior, mixture, process, params, x0, features, noise, start, log_q,
           mean_square, step)
       total = losses + further
-    # The mean over all devices *before* differentiating: shard_map then sums the
-    # gradients by itself, and a second mean would shrink them.
-    mean = lambda a: jax.lax.pmean(jnp.mean(a), DATA_AXIS)
-    return mean(total), (mean(losses), mean_square)
+    return mean(total), (mean(losses), mean_square, sums)
 
   whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
   loss_and_gradient = jax.shard_map(
       jax.value_and_grad(mean_loss, has_aux=True), mesh=mesh,
       in_specs=(whole, whole, split, split, whole, whole, whole),
-      out_specs=((whole, (whole, whole)), whole))
+      out_specs=((whole, (whole, whole, whole)), whole))
 
   def m_step(state, estimator, batch, table, key):
-    tau = table[batch.indices]
-    (_, (loss, error_scale)), gradient = loss_and_gradient(
+    tau = look_up(table, batch.indices)
+    (_, (loss, error_scale, sums)), gradient = loss_and_gradient(
         state.params, estimator, batch, tau, jax.random.fold_in(key, state.step),
         state.error_scale, state.step)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
+    ema = average(state.ema, params, state.step, options.ema_decay)
+    if stepwise:
+      params, ema = (follow(p, sums, state.step, learn_means) for p in (params, ema))
     first_bad = (state.nonfinite_step < 0) & ~jnp.isfinite(loss)
     state = TrainState(
-        step=state.step + 1, params=params,
-        ema=average(state.ema, params, state.step, options.ema_decay),
-        optimizer=optimizer_state, error_scale=error_scale,
+        step=state.step + 1, params=params, ema=ema, optimizer=optimizer_state,
+        error_scale=error_scale,
         nonfinite_step=jnp.where(first_bad, state.step, state.nonfinite_step))
     return state, MStepInfo(loss, optax.global_norm(gradient))
 

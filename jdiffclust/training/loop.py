@@ -7,7 +7,12 @@ Iteration k = 1, 2, ... is
   3. tau <- the Monte Carlo posterior                                 (E-step)
   4. report emptied clusters, re-seed them by option; stop if settled
 
-and it can be cut anywhere: checkpoints are taken every so many gradient steps, before
+With `em.schedule = 'stepwise'` there is no table of tau: an inference network gives it
+for each minibatch, pi and mu follow it from step to step (`m_step.follow`), and 3 and 4
+look at a sample of at most `em.init_max_images` images, the one that the start was
+fitted to.
+
+A run can be cut anywhere: checkpoints are taken every so many gradient steps, before
 the E-step and after it; everything random follows from the seed and the counters.
 """
 
@@ -24,7 +29,7 @@ import numpy as np
 
 from jdiffclust.clustering.e_step import EStepInfo
 from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
-from jdiffclust.clustering.m_step import TrainState, set_mixture
+from jdiffclust.clustering.m_step import SampleTable, TrainState, set_mixture
 from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.data.pipelines import replicate_key
@@ -79,33 +84,70 @@ class Fit(NamedTuple):
   progress: dict
 
 
+def sample_indices(num_images: int, max_images: int, seed: int) -> np.ndarray:
+  """Indices of the images that starts and baselines are fitted to, rising, [n]."""
+  if num_images <= max_images:
+    return np.arange(num_images)
+  rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
+  return np.sort(rng.choice(num_images, max_images, replace=False))
+
+
+def flat_images(source: ImageSource, indices) -> np.ndarray:
+  """Images of some indices, [n, D] float32 in [-1, 1]."""
+  images = scale_to_model(read_images(source, indices), source.levels)
+  return np.asarray(images).reshape(len(indices), -1)
+
+
 def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
-  """Images to fit starts and baselines on: all, or a random subset.
+  """Images to fit starts and baselines to, [n, D] float32 in [-1, 1]."""
+  return flat_images(source, sample_indices(source.num_images, max_images, seed))
 
-  Returns:
-    [n, D] float32 in [-1, 1].
+
+def partition(assign: Assign, source: ImageSource, indices=None,
+              chunk: int = 4096) -> np.ndarray:
+  """Responsibilities by a fitted start, float32 [n, Q].
+
+  Args:
+    assign: the start.
+    source: the images.
+    indices: which of them; None: all.
+    chunk: images read at once.
   """
-  chosen = np.arange(source.num_images)
-  if source.num_images > max_images:
-    rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
-    chosen = np.sort(rng.choice(source.num_images, max_images, replace=False))
-  images = scale_to_model(read_images(source, chosen), source.levels)
-  return np.asarray(images).reshape(len(chosen), -1)
-
-
-def partition(assign: Assign, source: ImageSource, chunk: int = 4096) -> np.ndarray:
-  """Responsibilities of all images of a source by a fitted start, float32 [N, Q]."""
-  parts = []
-  for begin in range(0, source.num_images, chunk):
-    indices = np.arange(begin, min(begin + chunk, source.num_images))
-    images = scale_to_model(read_images(source, indices), source.levels)
-    parts.append(assign(np.asarray(images).reshape(len(indices), -1), indices))
+  if indices is None:
+    indices = np.arange(source.num_images)
+  parts = [assign(flat_images(source, indices[begin:begin + chunk]),
+                  indices[begin:begin + chunk])
+           for begin in range(0, len(indices), chunk)]
   return np.concatenate(parts).astype(np.float32)
 
 
+def start_of_all(source: ImageSource, config, known: np.ndarray) -> np.ndarray:
+  """The start of all images, from that of those a run has looked at.
+
+  Args:
+    source: N images.
+    config: the config.
+    known: responsibilities of `tracked_images`, [n, Q].
+
+  Returns:
+    [N, Q]; fitted again if n < N.
+  """
+  if len(known) == source.num_images:
+    return known
+  sample = fit_sample(source, config.em.init_max_images, config.seed)
+  return partition(fit_start(config.em.init, sample, source.image_shape, config), source)
+
+
+def tracked_images(num_images: int, config) -> np.ndarray:
+  """Indices of the images whose tau a run keeps, rising: all, or a sample if stepwise."""
+  if config.em.schedule == 'stepwise':
+    return sample_indices(num_images, config.em.init_max_images, config.seed)
+  return np.arange(num_images)
+
+
 def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
-               reporter: Reporter, name: str = 'E-step') -> Assignment:
-  """Runs the E-step over all images.
+               reporter: Reporter, name: str = 'E-step', indices=None) -> Assignment:
+  """Runs the E-step over the images.
 
   Args:
     machinery: the model.
@@ -114,9 +156,10 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
     key: a typed key.
     reporter: shows progress.
     name: what the progress calls it.
+    indices: of the images; None: all.
 
   Returns:
-    The `Assignment`.
+    The `Assignment`, of n images.
 
   Raises:
     NonFiniteError: a bound or responsibility is not finite; the image is named.
@@ -124,8 +167,10 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   options = machinery.config.e_step
   key = replicate_key(key, machinery.mesh)
   parts = []
-  with reporter.task(name, pipeline.num_images, 'images') as task:
-    for batch, valid in pipeline.ordered(options.batch_size):
+  if indices is None:
+    indices = np.arange(pipeline.num_images)
+  with reporter.task(name, len(indices), 'images') as task:
+    for batch, valid in pipeline.ordered(indices, options.batch_size):
       if not parts:
         estimator = machinery.pilot(machinery.e_estimator, params, batch, key)
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
@@ -141,48 +186,62 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
     allowed = np.isfinite(values) | (np.isinf(values) if term == 'margin' else False)
     allowed = allowed.reshape(len(tau), -1).all(axis=1)
     if not allowed.all():
-      raise NonFiniteError(f'E-step: the {term} of image {int(np.argmin(allowed))} is '
-                           'not finite')
+      image = int(indices[np.argmin(allowed)])
+      raise NonFiniteError(f'E-step: the {term} of image {image} is not finite')
   return Assignment(tau, info, rate)
 
 
-def weighted_means(pipeline, responsibilities, batch_size: int) -> jax.Array:
+def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.Array:
   """mu_q, the responsibility-weighted mean image of each cluster.
 
   Args:
     pipeline: of the images.
-    responsibilities: tau on the devices, [N, Q].
+    indices: of the images to average, [n].
+    responsibilities: their tau on the devices, [n, Q].
     batch_size: images summed at once, at most.
 
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
   @jax.jit
-  def add(sums, batch, responsibilities, valid):
-    rows = (jnp.arange(len(batch.indices)) < valid)[:, None]
-    tau = jnp.where(rows, responsibilities[batch.indices], 0)
+  def add(sums, batch, responsibilities, begin, valid):
+    rows = jnp.arange(len(batch.indices))
+    tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
+    tau = jnp.where((rows < valid)[:, None], tau, 0)
     return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
 
-  sums = 0.
-  for batch, valid in pipeline.ordered(batch_size):
-    sums = add(sums, batch, responsibilities, valid)
+  sums, begin = 0., 0
+  for batch, valid in pipeline.ordered(indices, batch_size):
+    sums = add(sums, batch, responsibilities, begin, valid)
+    begin += valid
   sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
   overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
   return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
 
 
-def update_mixture(machinery: Machinery, state: TrainState, pipeline,
+def update_mixture(machinery: Machinery, state: TrainState, pipeline, indices,
                    responsibilities) -> TrainState:
   """The closed-form part of the M-step: pi = N_q / N, and mu unless by gradient.
 
   Means learned by gradient start from the weighted means too.
+
+  Args:
+    machinery: the model.
+    state: the state.
+    pipeline: of the images.
+    indices: of the images whose tau is known, [n].
+    responsibilities: their tau, [n, Q].
+
+  Returns:
+    The new state.
   """
   config = machinery.config
   tiny = np.finfo(np.float32).tiny
   shares = jnp.mean(responsibilities, axis=0)
   means = None
   if config.m_step.means == 'weighted' or int(state.step) == 0:
-    means = weighted_means(pipeline, responsibilities, config.e_step.batch_size)
+    means = weighted_means(pipeline, indices, responsibilities,
+                           config.e_step.batch_size)
   return replicate(to_host(
       set_mixture(state, jnp.log(jnp.maximum(shares, tiny)), means)), machinery.mesh)
 
@@ -230,9 +289,15 @@ def template(machinery: Machinery):
     state = machinery.abstract_state()
     like = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32,
                              sharding=state.step.sharding)
-    tau = like((progress['num_images'], machinery.config.num_clusters))
+    tracked = tracked_images(progress['num_images'], machinery.config)
+    tau = like((len(tracked), machinery.config.num_clusters))
     return state, {'current': tau, 'start': tau, 'bound': like(tau.shape[:1])}
   return shaped
+
+
+def e_step_key(config, iteration: int):
+  """The typed key of the E-step of EM iteration 1, 2, ..."""
+  return jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
 
 
 class Fitter:
@@ -254,6 +319,7 @@ class Fitter:
     """
     self.machinery, self.config = machinery, machinery.config
     self.source, self.pipeline = source, pipeline
+    self.tracked = tracked_images(source.num_images, self.config)
     self.checkpoints, self.reporter = checkpoints, reporter
     self._clock = started
     restored = checkpoints.restore_newest(template(machinery), reporter.warning,
@@ -281,7 +347,7 @@ class Fitter:
     with self.reporter.task(f'start ({options.init})', 1, 'starts') as task:
       sample = fit_sample(self.source, options.init_max_images, self.config.seed)
       assign = fit_start(options.init, sample, self.source.image_shape, self.config)
-      tau = partition(assign, self.source)
+      tau = partition(assign, self.source, self.tracked)
       task.advance(1)
     bound = np.zeros(len(tau), np.float32)
     return replicate({'current': tau, 'start': tau, 'bound': bound}, self.machinery.mesh)
@@ -335,7 +401,16 @@ class Fitter:
       self.writer.close()
     self.checkpoints.wait()
     host = to_host(self.tau)
-    return Fit(self.state, host['current'], host['bound'], host['start'], self.progress)
+    tau, bound = host['current'], host['bound']
+    if len(self.tracked) < self.source.num_images:
+      found = assign_all(self.machinery, self.state.ema, self.pipeline,
+                         self._e_step_key(), self.reporter, 'all images')
+      tau, bound = found.responsibilities, found.info.bound
+    start = start_of_all(self.source, self.config, host['start'])
+    return Fit(self.state, tau, bound, start, self.progress)
+
+  def _e_step_key(self):
+    return e_step_key(self.config, self.progress['iteration'])
 
   def m_phase(self):
     """Closed forms, then the gradient steps that this iteration still lacks."""
@@ -345,11 +420,14 @@ class Fitter:
     end = steps_until(config.m_step, iteration + 1)
     step = self.step
     tau = self.tau['current']
-    if step == begin:
-      self.state = update_mixture(machinery, self.state, self.pipeline, tau)
+    stepwise = config.em.schedule == 'stepwise'
+    if step == begin and not (stepwise and step):
+      self.state = update_mixture(machinery, self.state, self.pipeline, self.tracked, tau)
     key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
     # What the M-step looks up of an image: its tau, or the prior of its amortised one.
     table = self.tau['start' if config.em.posterior == 'amortised' else 'current']
+    if stepwise:
+      table = SampleTable(replicate(self.tracked.astype(np.int32), machinery.mesh), table)
     batches = self.pipeline.training(step)
     with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
                             (end - begin) * config.m_step.batch_size, 'images') as task:
@@ -395,9 +473,9 @@ class Fitter:
     """The E-step, its guards and its record."""
     config, machinery, progress = self.config, self.machinery, self.progress
     iteration = progress['iteration'] + 1
-    key = jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
-    result = assign_all(machinery, self.state.ema, self.pipeline, key, self.reporter,
-                        f'EM {iteration}/{config.em.max_iterations} E-step')
+    result = assign_all(machinery, self.state.ema, self.pipeline,
+                        e_step_key(config, iteration), self.reporter,
+                        f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked)
     old = to_host(self.tau)
     tau, info = result.responsibilities, result.info
     line = {**iteration_record(tau, info, machinery.image_shape),

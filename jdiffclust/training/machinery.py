@@ -135,7 +135,8 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
       e_step=make_e_step(mixture, config.e_step, mesh, posterior),
       pilot=make_pilot(mixture, config.e_step, mesh),
-      m_step=make_m_step(mixture, config.m_step, mesh, posterior),
+      m_step=make_m_step(mixture, config.m_step, mesh, posterior,
+                         config.em.schedule == 'stepwise'),
       init_network=init_network, init_posterior=init_posterior)
 
 

@@ -213,3 +213,38 @@ def test_inference_network_halves_to_four_pixels(side, halvings):
   if side == 3:
     out, _ = network.init_with_output(jax.random.key(0), x)
     np.testing.assert_array_equal(out, np.zeros((2, 5)))
+
+
+def test_look_up_of_a_sample():
+  """Rows of the images that are in it; the uniform distribution for the others."""
+  values = np.random.default_rng(0).dirichlet(np.ones(Q), 3).astype(np.float32)
+  table = m_step.SampleTable(jnp.array([2, 5, 9]), jnp.asarray(values))
+  indices = jnp.array([9, 0, 2, 3, 5, 99])
+  third = np.full(Q, 1 / Q)
+  np.testing.assert_allclose(
+      m_step.look_up(table, indices),
+      [values[2], third, values[0], third, values[1], third], rtol=1e-6)
+  np.testing.assert_array_equal(m_step.look_up(jnp.asarray(values), jnp.array([1, 0])),
+                                values[[1, 0]])
+
+
+@pytest.mark.parametrize('learn_means', [False, True])
+def test_follow_by_hand(oracle, learn_means):
+  """S <- S + rho (s - S) for S = (pi, pi mu), with rho = (k + 100)^-.7."""
+  rng = np.random.default_rng(0)
+  pi, means = np.array([.2, .3, .5]), rng.normal(size=(Q, 2, 2, 1))
+  q, x = rng.dirichlet(np.ones(Q), 4), rng.normal(size=(4, 2, 2, 1))
+  sums = m_step.Sums(jnp.asarray(q.mean(axis=0), jnp.float32), jnp.asarray(
+      np.einsum('bq,bhwc->qhwc', q, x) / 4, jnp.float32))
+  new = m_step.follow(oracle.parameters({}, means, pi), sums, jnp.int32(7), learn_means)
+  rho = 107**-.7
+  wanted_pi = pi + rho * (q.mean(axis=0) - pi)
+  np.testing.assert_allclose(np.exp(new.log_proportions), wanted_pi, rtol=1e-5)
+  np.testing.assert_allclose(np.exp(new.log_proportions).sum(), 1, rtol=1e-5)
+  for cluster in range(Q):
+    product = pi[cluster] * means[cluster]
+    own = sum(q[i, cluster] * x[i] for i in range(4)) / 4
+    wanted = (product + rho * (own - product)) / wanted_pi[cluster]
+    np.testing.assert_allclose(new.means[cluster],
+                               means[cluster] if learn_means else wanted, rtol=1e-4,
+                               atol=1e-6)

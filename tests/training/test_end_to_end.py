@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import orbax.checkpoint as ocp
+import pytest
 
 
 def summary_of(workdir):
@@ -42,3 +44,32 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
   found = summary_of(tmp_path / 'run')
   assert found['init']['acc'] < .7
   assert found['acc'] > .9
+
+
+def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
+  """Its checkpoints hold tau of a sample only; its results are of every image."""
+  outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
+                         'em.init_max_images=20', 'num_clusters=2')
+  assert outcome.code == 0, outcome.err
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+  arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.metadata(arrays).item_metadata.tree
+  assert tree['responsibilities']['current'].shape == (20, 2)
+  again = commands.small('--mode=evaluate', f'--workdir={tmp_path}')
+  assert again.code == 0, again.err
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+
+
+@pytest.mark.parametrize('options,message', [
+    (['em.schedule=stepwise'], "'stepwise' keeps no table"),
+    (['em.schedule=stepwise', 'em.posterior=amortised', 'em.reseed_empty=True'],
+     'em.reseed_empty = True changes the table'),
+    (['em.posterior=amortised', 'em.init=random'], 'posterior.anchor = 1.0 would hold'),
+    (['posterior.noise_low=.5', 'posterior.noise_high=.4'], 'noise_low = 0.5 must be'),
+    (['posterior.channels=12'], 'channels = 12 is not divisible by 8')])
+def test_options_that_contradict(commands, tmp_path, options, message):
+  """One clear message, exit code 2, nothing written."""
+  outcome = commands.fit(tmp_path / 'run', *options)
+  assert outcome.code == 2 and message in outcome.err
+  assert not (tmp_path / 'run').exists()
