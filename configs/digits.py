@@ -14,11 +14,8 @@ def get_config():
   config = default_config()
   config.data.source = 'digits'
   config.num_clusters = 10
-  config.network.conditioning = 'shared_trunk'
   config.network.channels = 16
   config.network.blocks_per_level = 1
-  config.em.init = 'neighbours'
-  config.em.posterior = 'amortised'
   config.em.max_iterations = 3
   config.e_step.num_draws = 8
   config.m_step.first_num_steps = 600

@@ -119,9 +119,9 @@ OPTIONS: Mapping[str, Any] = {
                            'p(x_0 | x_1); auto: discretized where pixels have levels'),
     },
     'network': {
-        'conditioning': _choice('concatenated', ('concatenated', 'shared_trunk'),
-                                'how the U-Net sees the cluster mean: beside x_t, or in '
-                                'a small head on features that all clusters share'),
+        'conditioning': _choice('shared_trunk', ('shared_trunk', 'concatenated'),
+                                'how the U-Net sees the cluster mean: in a small head '
+                                'on features that all clusters share, or beside x_t'),
         'channels': _integer(32, 1, "the U-Net's channels at the first level"),
         'channel_multipliers': _integers((1, 2), 1, 'channels per level, in multiples'),
         'blocks_per_level': _integer(2, 1, 'residual blocks per level'),
@@ -135,12 +135,12 @@ OPTIONS: Mapping[str, Any] = {
                          'compute type; parameters stay float32'),
     },
     'em': {
-        'init': _choice('gaussian_mixture',
-                        ('random', 'kmeans', 'gaussian_mixture', 'neighbours'),
+        'init': _choice('neighbours',
+                        ('neighbours', 'gaussian_mixture', 'kmeans', 'random'),
                         'the starting partition'),
-        'posterior': _choice('monte_carlo', ('monte_carlo', 'amortised'),
-                             "tau: a table from the E-step's draws, or an inference "
-                             'network trained beside the denoiser'),
+        'posterior': _choice('amortised', ('amortised', 'monte_carlo'),
+                             'tau: by an inference network trained beside the denoiser, '
+                             "or a table from the E-step's draws"),
         'schedule': _choice('batch', ('batch', 'stepwise'),
                             'pi and mu from all of tau once an iteration, or following '
                             'the minibatches without a table of tau (amortised only)'),
@@ -178,7 +178,7 @@ OPTIONS: Mapping[str, Any] = {
         'warmup': _integer(600, 0, 'steps over which the errors come to count'),
         'noise_low': _real(.1, 0, 1, 'errors count from this noise level (share of T)'),
         'noise_high': _real(.8, 0, 1, 'and up to this one'),
-        'transform_denoised': _flag(True, 'the denoiser sees views too, not the images'),
+        'transform_denoised': _flag(False, 'the denoiser sees views too, not the images'),
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),

@@ -27,11 +27,12 @@ DATASETS = {
     'fashion': 'all 70,000 images of Fashion-MNIST, 28x28',
 }
 # Ours: the config file of each data set, and what is changed in it.
+SMALL = {'data.channels': 1, 'num_clusters': NUM_CLUSTERS}
 OURS = {
     'digits': ('configs/digits.py', {}),
-    'mnist5k': ('configs/mnist.py', {'data.image_size': 16}),
-    'fashion5k': ('configs/fashion_mnist.py', {'data.image_size': 16}),
-    'fashion': ('configs/fashion_mnist.py', {'data.image_size': 16}),
+    'mnist5k': ('configs/folder.py', SMALL),
+    'fashion5k': ('configs/folder.py', SMALL),
+    'fashion': ('configs/folder.py', SMALL),
 }
 
 
