@@ -72,6 +72,9 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
       and all(type(n) is int and n >= low for n in v), meaning, **kwargs)
 
 
+# Starting partitions that are fitted to the images, see `clustering.initialise`.
+STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+
 OPTIONS: Mapping[str, Any] = {
     'method': _choice('cddpm', ('cddpm',), 'the model: a mixture of conditional DDPMs'),
     'num_clusters': _integer(10, 1, 'Q, the number of clusters'),
@@ -136,8 +139,14 @@ OPTIONS: Mapping[str, Any] = {
     },
     'em': {
         'init': _choice('neighbours',
-                        ('neighbours', 'gaussian_mixture', 'kmeans', 'random'),
-                        'the starting partition'),
+                        (*STARTS, 'random', 'best'),
+                        'the starting partition; umap is an optional extra; best: that '
+                        'of init_candidates with the best bound'),
+        'init_candidates': Option(
+            ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {STARTS}',
+            lambda v: len(v) > 0 and all(name in STARTS for name in v),
+            'starts that best tries'),
+        'init_trial_steps': _integer(200, 1, 'gradient steps that best tries one for'),
         'posterior': _choice('amortised', ('amortised', 'monte_carlo'),
                              'tau: by an inference network trained beside the denoiser, '
                              "or a table from the E-step's draws"),
@@ -146,7 +155,8 @@ OPTIONS: Mapping[str, Any] = {
                             'the minibatches without a table of tau (amortised only)'),
         'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
                                   'own likelihood or inertia is kept'),
-        'init_components': _integer(20, 1, 'principal components for the mixture'),
+        'init_components': _integer(0, 0, 'principal components for the mixture; 0: all '
+                                    'of more than the average variance'),
         'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
                             open_low=True),
         'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),

@@ -238,7 +238,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
     baselines = {}
     sample = loop.fit_sample(source, config.em.init_max_images, config.seed)
     for name in ('kmeans', 'gaussian_mixture'):
-      if name == config.em.init:  # the same fit, from the same seed
+      if name == progress['start']:  # the same fit, from the same seed
         baselines[name] = fit_result.start.argmax(axis=1)
       else:
         assign = fit_start(name, sample, source.image_shape, config)
@@ -256,7 +256,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       'dataset': source.name, 'num_images': source.num_images,
       'image_shape': list(source.image_shape), 'method': config.method,
       'num_clusters': config.num_clusters, 'seed': config.seed,
-      'init_method': config.em.init, 'stop_reason': progress['stop_reason'],
+      'init_method': progress['start'], 'init_trials': progress['starts'],
+      'stop_reason': progress['stop_reason'],
       'warnings': progress['warnings'] + [
           f'{len(source.skipped)} unreadable files were skipped'] * bool(source.skipped),
       'train_images_per_second': rate(progress['train_images'],
@@ -424,7 +425,8 @@ def evaluate(config, workdir, reporter) -> None:
         machinery.image_shape)
     write_outputs(machinery, workdir, source, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound,
-        loop.start_of_all(source, fitted, old['start']), progress), reporter)
+        loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
+        reporter)
 
 
 # ------------------------------------------------------------------- processes

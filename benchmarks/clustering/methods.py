@@ -133,6 +133,8 @@ METHODS = {
         {'manifold_params': {'n_components': NUM_CLUSTERS, 'n_neighbors': 20,
                              'min_dist': 0.}}),
 }
+UNUSED = ('em.init_restarts', 'em.init_components', 'em.init_noise',
+          'em.init_candidates', 'em.init_trial_steps')
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',
     'cddpm': 'ours: the whole fit',
@@ -159,6 +161,9 @@ def settings_of(dataset: str, method: str) -> dict:
     found = {name: value
              for name, value in config_lib.flatten(our_config(dataset)).items()
              if known[name].defines_run and name not in ('seed', 'data.source')}
+    # Of the starts that are not taken nothing enters the scores.
+    found = {name: value for name, value in found.items()
+             if not name.startswith(UNUSED)}
     if method == 'neighbours':
       read = ('num_clusters', 'em.init_max_images', 'data.image_size', 'views.')
       found = {name: value for name, value in found.items() if name.startswith(read)}

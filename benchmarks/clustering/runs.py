@@ -215,7 +215,13 @@ def read_result(run: Run, out: pathlib.Path) -> dict | None:
 
 
 def cached(run: Run, out: pathlib.Path, threads: int) -> dict | None:
-  """The result of a run if there is one with today's settings and so many threads."""
+  """The result of a run if there is one with today's settings and so many threads.
+
+  Options that did not exist yet when it ran have not changed: they do not count.
+  """
   found, about = read_result(run, out), describe(run, threads)
-  valid = found and all(found[key] == about[key] for key in ('threads', 'settings'))
-  return found if valid else None
+  if not found or found['threads'] != threads:
+    return None
+  same = all(found['settings'].get(name, value) == value
+             for name, value in about['settings'].items())
+  return found if same else None

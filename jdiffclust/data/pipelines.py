@@ -108,6 +108,10 @@ class MemoryPipeline:
       yield self._minibatch(self._images, order, on_device)
       step, on_device = step + 1, _increment(on_device)
 
+  def first_batches(self) -> Iterator[Batch]:
+    """The minibatches that training begins with, whatever has been trained."""
+    return self.training(0)
+
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """The images of some indices once, in their order."""
     for indices, valid in ordered_indices(indices, batch_size, self._mesh.size):
@@ -143,10 +147,10 @@ class GrainPipeline:
     self._source, self._mesh = source, mesh
     self._read_options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(1, 2 * workers))
-    dataset = (grain.MapDataset.range(source.num_images)
-               .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
-               .batch(batch_size))
-    self.iterator = iter(self._reading(dataset))
+    self._minibatches = (grain.MapDataset.range(source.num_images)
+                         .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
+                         .batch(batch_size))
+    self.iterator = iter(self._reading(self._minibatches))
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     self._scale = jax.jit(
         lambda images, indices: Batch(scale_to_model(images, source.levels), indices),
@@ -165,6 +169,11 @@ class GrainPipeline:
     """Minibatches from wherever `iterator` stands: it is restored, not the step."""
     del step
     for images, indices in self.iterator:
+      yield self._to_devices(images, indices)
+
+  def first_batches(self) -> Iterator[Batch]:
+    """The minibatches that training begins with; `iterator` does not move."""
+    for images, indices in self._reading(self._minibatches):
       yield self._to_devices(images, indices)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:

@@ -37,6 +37,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation import diagnostics
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed, stream
+from jdiffclust.training import trial
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
@@ -121,12 +122,14 @@ def partition(assign: Assign, source: ImageSource, indices=None,
   return np.concatenate(parts).astype(np.float32)
 
 
-def start_of_all(source: ImageSource, config, known: np.ndarray) -> np.ndarray:
+def start_of_all(source: ImageSource, config, name: str,
+                 known: np.ndarray) -> np.ndarray:
   """The start of all images, from that of those a run has looked at.
 
   Args:
     source: N images.
     config: the config.
+    name: of the start.
     known: responsibilities of `tracked_images`, [n, Q].
 
   Returns:
@@ -135,7 +138,7 @@ def start_of_all(source: ImageSource, config, known: np.ndarray) -> np.ndarray:
   if len(known) == source.num_images:
     return known
   sample = fit_sample(source, config.em.init_max_images, config.seed)
-  return partition(fit_start(config.em.init, sample, source.image_shape, config), source)
+  return partition(fit_start(name, sample, source.image_shape, config), source)
 
 
 def tracked_images(num_images: int, config) -> np.ndarray:
@@ -273,6 +276,7 @@ def new_progress(source: ImageSource) -> dict:
       'stop_reason': '',          # not empty: EM has ended
       'history': [],              # an object per completed iteration
       'warnings': [],
+      'start': '', 'starts': [],  # the starting partition; the trials it won
       'num_images': source.num_images,
       'image_shape': list(source.image_shape),
       'levels': source.levels,
@@ -343,14 +347,41 @@ class Fitter:
       self._save()
 
   def _start(self):
-    options = self.config.em
-    with self.reporter.task(f'start ({options.init})', 1, 'starts') as task:
-      sample = fit_sample(self.source, options.init_max_images, self.config.seed)
-      assign = fit_start(options.init, sample, self.source.image_shape, self.config)
-      tau = partition(assign, self.source, self.tracked)
-      task.advance(1)
+    options, machinery = self.config.em, self.machinery
+    best = options.init == 'best'
+    names = options.init_candidates if best else (options.init,)
+    sample = fit_sample(self.source, options.init_max_images, self.config.seed)
+    trials = []
+    for name in names:
+      with self.reporter.task(f'start ({name})', 1, 'starts') as task:
+        assign = fit_start(name, sample, self.source.image_shape, self.config)
+        tau = partition(assign, self.source, self.tracked)
+        task.advance(1)
+      bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)
+      trials.append(trial.Trial(name, tau, bound))
+    chosen, table = trial.best(trials)
+    self.progress['start'] = chosen.name
+    if best:
+      self.progress['starts'] = table
+      self.reporter.line('Starts by their bounds: ' + ', '.join(
+          f"{row['start']} {row['bound_nats']:.2f}" for row in table)
+          + f' nats an image; taking {chosen.name}')
+    tau = chosen.responsibilities
     bound = np.zeros(len(tau), np.float32)
-    return replicate({'current': tau, 'start': tau, 'bound': bound}, self.machinery.mesh)
+    return replicate({'current': tau, 'start': tau, 'bound': bound}, machinery.mesh)
+
+  def _trial_bound(self, name, tau):
+    machinery = self.machinery
+    state = trial.short_fit(machinery, self.pipeline, self.tracked,
+                            replicate(tau, machinery.mesh), update_mixture, self._table)
+    return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
+                      self.reporter, f'trial of {name}', self.tracked).info.bound
+
+  def _table(self, tau):
+    """What the M-step looks up of an image: its tau, or its start if amortised."""
+    if self.config.em.schedule == 'batch':
+      return tau
+    return SampleTable(replicate(self.tracked.astype(np.int32), self.machinery.mesh), tau)
 
   @property
   def step(self) -> int:
@@ -406,7 +437,7 @@ class Fitter:
       found = assign_all(self.machinery, self.state.ema, self.pipeline,
                          self._e_step_key(), self.reporter, 'all images')
       tau, bound = found.responsibilities, found.info.bound
-    start = start_of_all(self.source, self.config, host['start'])
+    start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
     return Fit(self.state, tau, bound, start, self.progress)
 
   def _e_step_key(self):
@@ -424,10 +455,8 @@ class Fitter:
     if step == begin and not (stepwise and step):
       self.state = update_mixture(machinery, self.state, self.pipeline, self.tracked, tau)
     key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
-    # What the M-step looks up of an image: its tau, or the prior of its amortised one.
-    table = self.tau['start' if config.em.posterior == 'amortised' else 'current']
-    if stepwise:
-      table = SampleTable(replicate(self.tracked.astype(np.int32), machinery.mesh), table)
+    table = self._table(
+        self.tau['start' if config.em.posterior == 'amortised' else 'current'])
     batches = self.pipeline.training(step)
     with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
                             (end - begin) * config.m_step.batch_size, 'images') as task:

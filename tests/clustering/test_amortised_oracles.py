@@ -192,7 +192,8 @@ def test_devices_agree(oracle):
   np.testing.assert_allclose(info, others, rtol=1e-4)
   assert one.error_scale > 0
   np.testing.assert_allclose(one.error_scale, many.error_scale, rtol=1e-4)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+  # Three steps of 1e-3; Adam divides small gradients, and their rounding, by themselves.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4),
                one.params, many.params)
   before = tiny_posterior()[1]
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, one.params.posterior)

@@ -6,6 +6,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jdiffclust.training import trial
+
 
 def summary_of(workdir):
   """summary.json."""
@@ -73,3 +75,29 @@ def test_options_that_contradict(commands, tmp_path, options, message):
   outcome = commands.fit(tmp_path / 'run', *options)
   assert outcome.code == 2 and message in outcome.err
   assert not (tmp_path / 'run').exists()
+
+
+def test_best_start_has_the_best_bound(commands, tmp_path):
+  """The start taken is that of the highest bound; the trials are in the summary."""
+  outcome = commands.fit(
+      tmp_path, 'em.init=best', "em.init_candidates=('kmeans', 'gaussian_mixture')",
+      'em.init_trial_steps=5', 'em.max_iterations=1')
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path)
+  trials = {row['start']: row for row in found['init_trials']}
+  assert set(trials) == {'kmeans', 'gaussian_mixture'}
+  best = max(trials, key=lambda name: trials[name]['bound_nats'])
+  assert found['init']['method'] == best and trials[best]['lack'] == 0
+  other, = set(trials) - {best}
+  lack = trials[best]['bound_nats'] - trials[other]['bound_nats']
+  assert abs(trials[other]['lack'] - lack) < 1e-3 * abs(trials[best]['bound_nats'])
+
+
+def test_choice_by_hand():
+  """Mean bounds 2 and 3: the second; the first lacks 1, with its paired error."""
+  trials = [trial.Trial('a', None, np.array([1., 2., 3.])),
+            trial.Trial('b', None, np.array([3., 2., 4.]))]
+  winner, table = trial.best(trials)
+  assert winner.name == 'b' and [row['bound_nats'] for row in table] == [2., 3.]
+  assert table[0]['lack'] == 1 and table[1]['lack'] == 0
+  np.testing.assert_allclose(table[0]['lack_error'], np.std([2, 0, 1], ddof=1) / 3**.5)

@@ -108,6 +108,18 @@ def test_ordered_has_every_image_once(name, count, at_most, devices, size):
 
 
 @NAMES
+def test_first_batches_stay_the_first(name):
+  """Before and after training they are what a new pipeline trains on first."""
+  first = [np.asarray(batch.indices) for batch in
+           itertools.islice(make(name, 60, 16).training(0), 3)]
+  pipeline = make(name, 60, 16)
+  for _ in range(2):
+    again = itertools.islice(pipeline.first_batches(), 3)
+    np.testing.assert_array_equal([np.asarray(batch.indices) for batch in again], first)
+    next(pipeline.training(0))
+
+
+@NAMES
 def test_ordered_of_some(name):
   """The images of the indices asked for, in their order, and no others."""
   wanted, found = np.array([3, 10, 11, 40, 59]), []
