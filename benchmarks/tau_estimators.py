@@ -388,7 +388,7 @@ def measure_speed(images, rounds: int, cluster_counts) -> None:
       config = digits_config(form, num_clusters)
       machinery = build(config, images.shape[1:], 17, make_mesh(1))
       params = machinery.init_state().ema
-      batch = Batch(jnp.asarray(images[:64]), jnp.arange(64, dtype=jnp.int32))
+      batch = Batch(jnp.asarray(images[:16]), jnp.arange(16, dtype=jnp.int32))
       calls[form] = lambda m=machinery, p=params, b=batch: jax.block_until_ready(
           m.e_step(m.e_estimator, p, b, jax.random.key(0)))
       calls[form]()
