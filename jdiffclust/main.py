@@ -350,6 +350,8 @@ def predict(config, workdir, reporter) -> None:
     fitted.num_devices = config.num_devices
     if config.predict.num_draws:
       fitted.e_step.num_draws = config.predict.num_draws
+      fitted.e_step.max_draws = 0
+  config_lib.check_config(fitted)
   mesh = make_mesh(config.num_devices)
   check_batch_size('e_step.batch_size', fitted.e_step.batch_size, mesh)
   machinery, snapshot = restore(workdir, mesh, reporter, fitted)

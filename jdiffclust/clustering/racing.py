@@ -3,12 +3,12 @@
 After two replicates of n draws of all clusters (`e_step.evaluate_draws`), a cluster is
 dropped from an image's race when the best one's lead over it is surely large: when
 Student's one-sided test rejects 'lead <= temperature log(Q / NEGLIGIBLE)', that is
-'its tau is not negligible'. The lead is paired, draw by draw; its standard error has
-Satterthwaite's degrees of freedom; the level is the error rate divided by the Q - 1
-opponents and the number of looks (Bonferroni). So over all looks, the probability that
-an image loses a cluster which leads in truth is at most the error rate, as far as the
-differences are normal. Clusters left get another replicate, and so on; a single one
-gets one more, by which it is scored.
+'its tau is not below NEGLIGIBLE / Q'. The lead is paired, draw by draw; its standard
+error has Satterthwaite's degrees of freedom; the level is the error rate divided by
+the Q - 1 opponents and the number of looks (Bonferroni). So over all looks, the
+probability that an image loses a cluster which leads in truth is at most the error
+rate, as far as the differences are normal. Clusters left get another replicate, and so
+on; a single one gets one more, by which it is scored.
 
 Which clusters are left was decided before their last replicate. So tau from those
 before it, 0 for the clusters dropped, is scored by the last one without bias, and the
@@ -35,8 +35,9 @@ from jdiffclust.clustering.e_step import (
 from jdiffclust.clustering.mixture import Mixture, Parameters
 from jdiffclust.sharding import DATA_AXIS
 
-# The clusters dropped have no more of tau than this together.
-NEGLIGIBLE = 1e-3
+# What of tau the clusters dropped may have together. Measured: less costs evaluations,
+# more makes tau too sharp (docs/benchmarks.md).
+NEGLIGIBLE = .1
 
 
 class Race(NamedTuple):

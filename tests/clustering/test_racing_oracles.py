@@ -47,9 +47,9 @@ def simulate(deficits, spread, replicates, rows, error_rate, seed=0):
   level = error_rate / ((q - 1) * (replicates - 2))
   race = racing.Race(None, jnp.full((q, rows), 2), jnp.full((q, rows), True),
                      jnp.full(rows, True), 2)
-  look = jax.jit(racing.look)
+  look = jax.jit(racing.look, static_argnames='level')
   for taken in range(2, replicates):
-    race = look(race, fixed, costs, 0., level)
+    race = look(race, fixed, costs, 0., level=level)
     wanted = race.left & race.running[None]
     race = race._replace(counts=race.counts + wanted.astype(jnp.int32),
                          taken=taken + 1)
@@ -119,22 +119,21 @@ def test_no_error_means_no_loser(oracle, images, key):
   @jax.jit
   def by_hand(estimator, params, batch, key):
     keys = e.image_keys(key, batch.indices)
-    joint = []
-    for q in range(Q):
-      total = 0.
-      for g in range(8):
-        for k in range(4):
-          t, eps = jax.vmap(lambda key: e.image_draw(
-              key, estimator, x0.shape[1:], g, k, num_draws=4, stratify=True,
-              antithetic=False))(keys)
-          terms = oracle.mixture.draw_terms(
-              estimator.process, params.network, None, x0, t,
-              jnp.broadcast_to(params.means[q], x0.shape), eps)
-          cost = jnp.where(t == 1, -terms.log_decoder,
-                           estimator.elbo_weights[t] * terms.error)
-          total += cost / (4 * estimator.proposal[t]) / 8
-      joint.append(params.log_proportions[q] - total)
-    return jnp.stack(joint, axis=1)
+
+    def total(mu):
+      def one(s):
+        t, eps = jax.vmap(lambda key: e.image_draw(
+            key, estimator, x0.shape[1:], s // 4, s % 4, num_draws=4, stratify=True,
+            antithetic=False))(keys)
+        terms = oracle.mixture.draw_terms(
+            estimator.process, params.network, None, x0, t,
+            jnp.broadcast_to(mu, x0.shape), eps)
+        cost = jnp.where(t == 1, -terms.log_decoder,
+                         estimator.elbo_weights[t] * terms.error)
+        return cost / (32 * estimator.proposal[t])
+      return jax.lax.map(one, jnp.arange(32)).sum(axis=0)
+
+    return params.log_proportions[None] - jax.lax.map(total, params.means).T
 
   joint = by_hand(estimator, params, batch, key)
   prior = np.array([[oracle.prior(p, x, mu) for mu in images(1, Q)] for x in x0])
@@ -154,7 +153,8 @@ def test_evaluations_are_saved_and_counted(oracle, images, key):
   arguments = (e.make_estimator(p, 'elbo', 'weight'),
                oracle.parameters(oracle.network(10), 4 * images(1, Q)),
                Batch(images(0, 16), jnp.arange(16, dtype=jnp.int32)), key)
-  tau, info = step(Mixture(counting), max_draws=64, race_error=.05)(*arguments)
+  tau, info = step(Mixture(counting), max_draws=64, race_error=.05,
+                   clusters_per_chunk=1, draws_per_chunk=1)(*arguments)
   jax.effects_barrier()
   counted, evaluations = sum(rows), int(info.evaluations.sum())
   assert evaluations < .6 * 16 * Q * 64
