@@ -246,9 +246,9 @@ def advice(history: list[dict], num_images: int, num_clusters: int) -> list[Advi
   share = last['mean_entropy'] / math.log(num_clusters)
   if share > MELTED:
     found.append(Advice('melting', (
-        f"the clusters melt into each other: the mean entropy is {share:.0%} of log Q, "
-        'that of no idea. Try more config.m_step.num_steps, a lower '
-        'config.e_step.temperature, or another config.em.init.')))
+        f'the clusters melt into each other: the mean entropy is {share:.0%} of log Q, '
+        'where all clusters are equally likely. Try more config.m_step.num_steps, a '
+        'lower config.e_step.temperature, or another config.em.init.')))
 
   if last['uncertain_fraction'] > UNCERTAIN:
     found.append(Advice('noisy', (
