@@ -198,9 +198,9 @@ OPTIONS: Mapping[str, Any] = {
                             "loses its best cluster early; 0: no cluster loses"),
         'weighting': _choice('elbo', ('elbo', 'uniform'),
                              'weights of the noise levels: the exact bound, or equal'),
-        'proposal': _choice('weight', ('weight', 'spread', 'uniform'),
-                            'how t is drawn: in proportion to its weight, or to how '
-                            'clusters differ there (a pilot measures it); uniformly'),
+        'proposal': _choice('spread', ('spread', 'weight', 'uniform'),
+                            'how t is drawn: in proportion to how clusters differ there '
+                            '(a pilot measures it), or to its weight; uniformly'),
         'noise': _choice('independent', ('independent', 'antithetic'),
                          'eps of the draws; antithetic: in pairs of opposite sign'),
         'share_draws': _flag(True, 'all clusters of an image see the same (t, eps)'),

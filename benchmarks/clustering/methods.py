@@ -134,7 +134,7 @@ METHODS = {
                              'min_dist': 0.}}),
 }
 UNUSED = ('em.init_restarts', 'em.init_components', 'em.init_noise',
-          'em.init_candidates', 'em.init_trial_steps')
+          'em.init_candidates', 'em.init_trial_steps', 'e_step.')
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',
     'cddpm': 'ours: the whole fit',
@@ -161,7 +161,7 @@ def settings_of(dataset: str, method: str) -> dict:
     found = {name: value
              for name, value in config_lib.flatten(our_config(dataset)).items()
              if known[name].defines_run and name not in ('seed', 'data.source')}
-    # Of the starts that are not taken nothing enters the scores.
+    # Nothing enters the scores of other starts, nor of the draws: they only score tau.
     found = {name: value for name, value in found.items()
              if not name.startswith(UNUSED)}
     if method == 'neighbours':

@@ -51,7 +51,8 @@ class EStepInfo(NamedTuple):
     diffusion: its part from the levels t > 1.
     levels: that part by the bands of `mixture.noise_bands`, [B, K].
     decoder: its part from t = 1.
-    margin: best minus second best log-joint of the clusters (inf if Q is 1).
+    margin: log-joint of the image's cluster minus that of the best other one (inf if Q
+      is 1); negative where tau is amortised and the draws prefer another cluster.
     margin_error: standard error of that margin.
     evaluations: of the network (of its head, if it has a trunk).
   """
@@ -332,15 +333,25 @@ def leads(fixed, costs, counts, finalists) -> Leads:
       jnp.sqrt(total / ((number - 1) * number)), freedom)
 
 
-def margins(of: Leads):
-  """The lead over the second best cluster and its standard error, both [B]."""
+def margins(of: Leads, own):
+  """How far an image's own cluster leads the best other one.
+
+  Args:
+    of: leads over the clusters of Q.
+    own: the image's cluster, [B]: the best one by the draws, unless tau is not by them.
+
+  Returns:
+    The lead, negative if the draws prefer another cluster, and its standard error, [B].
+  """
   num_clusters, size = of.lead.shape
   if num_clusters == 1:
     return jnp.full(size, jnp.inf), jnp.zeros(size)
+  pick = lambda a, row: jnp.take_along_axis(a, row[None], axis=0)[0]
   is_best = jnp.arange(num_clusters)[:, None] == of.best[None]
-  second = jnp.argmin(jnp.where(is_best, jnp.inf, of.lead), axis=0)[None]
-  return (jnp.take_along_axis(of.lead, second, axis=0)[0],
-          jnp.take_along_axis(of.error, second, axis=0)[0])
+  second = jnp.argmin(jnp.where(is_best, jnp.inf, of.lead), axis=0)
+  leading = own == of.best
+  return (jnp.where(leading, pick(of.lead, second), -pick(of.lead, own)),
+          jnp.where(leading, pick(of.error, second), pick(of.error, own)))
 
 
 def fixed_parts(estimator: Estimator, params: Parameters, images):
@@ -428,8 +439,9 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
   of_band = lambda band: expected(jnp.where(estimator.bands[draws.t] == band, exact, 0))
   levels = (-jax.lax.map(of_band, jnp.arange(NUM_BANDS)).T
             - images[0].size * estimator.variance_kl_bands[None])
-  margin, margin_error = margins(
-      leads(fixed, independent(chosen, antithetic), counts, finalists))
+  lead = leads(fixed, independent(chosen, antithetic), counts, finalists)
+  own = lead.best if log_q is None else jnp.argmax(log_q, axis=1)
+  margin, margin_error = margins(lead, own)
   info = EStepInfo(
       bound=bound,
       entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=-1),

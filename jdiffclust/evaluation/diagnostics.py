@@ -33,6 +33,9 @@ RESHUFFLED = .5
 MELTED = .5
 # Limited by Monte Carlo: more of the images lead by under two standard errors.
 UNCERTAIN = .1
+# Contradicted: by the draws, more of the images belong to another cluster than the
+# amortised posterior says, beyond two standard errors.
+CONTRADICTED = .1
 # The bound falls: by more than so many of its paired standard errors.
 FALL_ERRORS = 3.
 # Overlapping: an image of one cluster is in the other with this probability. (Two equal
@@ -200,7 +203,8 @@ def _overlapping(record):
   return [pair for pair in record['overlaps'] if pair[2] > OVERLAP]
 
 
-def advice(history: list[dict], num_images: int, num_clusters: int) -> list[Advice]:
+def advice(history: list[dict], num_images: int, num_clusters: int,
+           amortised: bool = False) -> list[Advice]:
   """What is amiss after an EM iteration, by the constants above.
 
   Args:
@@ -209,6 +213,7 @@ def advice(history: list[dict], num_images: int, num_clusters: int) -> list[Advi
       (nats; both missing after the first iteration).
     num_images: N.
     num_clusters: Q.
+    amortised: whether tau is by an inference network, which the draws but check.
 
   Returns:
     `Advice`, none for a healthy iteration.
@@ -250,7 +255,14 @@ def advice(history: list[dict], num_images: int, num_clusters: int) -> list[Advi
         'where all clusters are equally likely. Try more config.m_step.num_steps, a '
         'lower config.e_step.temperature, or another config.em.init.')))
 
-  if last['uncertain_fraction'] > UNCERTAIN:
+  if amortised and last['contradicted_fraction'] > CONTRADICTED:
+    found.append(Advice('contradicted', (
+        f"for {last['contradicted_fraction']:.0%} of the images the bound clearly "
+        'prefers another cluster than the inference network. Try a lower '
+        'config.posterior.temper or config.posterior.anchor, so that the errors count '
+        'more, or config.em.posterior=monte_carlo.')))
+
+  if not amortised and last['uncertain_fraction'] > UNCERTAIN:
     found.append(Advice('noisy', (
         f"{last['uncertain_fraction']:.0%} of the assignments lie within two standard "
         'errors of their Monte Carlo estimate. Try more config.e_step.num_draws (four '

@@ -540,7 +540,8 @@ class Fitter:
     progress, history = self.progress, self.progress['history']
     told = {kind for line in history for kind in line.get('advice', ())}
     for kind, text in diagnostics.advice(history, progress['num_images'],
-                                         self.config.num_clusters):
+                                         self.config.num_clusters,
+                                         self.config.em.posterior == 'amortised'):
       if kind not in told:
         history[-1]['advice'][kind] = text
         self._warn(f"EM {progress['iteration']}: {text}")
@@ -575,11 +576,11 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
 
   Returns:
     bound_nats (mean per image) and its standard error over images, its three terms,
-    bits per dimension, mean entropy (nats), uncertain_fraction: images whose lead of
-    the best cluster is under two standard errors; evaluations_per_image of the network;
+    bits per dimension, mean entropy (nats), uncertain_fraction: images whose cluster
+    leads, or lags, by less than two standard errors; contradicted_fraction: those whose
+    cluster lags by more (an amortised one only); evaluations_per_image of the network;
     bound_level_1, 2, ...: the diffusion term by bands of noise levels, rising, each
-    with its standard error over images; and
-    `diagnostics.occupancy`.
+    with its standard error over images; and `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
   levels = {}
@@ -594,7 +595,8 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
       'bound_diffusion': float(np.mean(info.diffusion)),
       'bound_decoder': float(np.mean(info.decoder)),
       'mean_entropy': float(np.mean(info.entropy)),
-      'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
+      'uncertain_fraction': float(np.mean(np.abs(info.margin) < 2 * info.margin_error)),
+      'contradicted_fraction': float(np.mean(info.margin < -2 * info.margin_error)),
       'evaluations_per_image': float(np.mean(info.evaluations)),
       **levels, **diagnostics.occupancy(tau),
   }

@@ -357,7 +357,10 @@ def test_margins_by_loops():
   fixed = rng.normal(size=(5, 50)).astype(np.float32)
   counts = rng.integers(2, 5, (5, 50))
   most = counts == counts.max(axis=0)
-  margin, error = e.margins(e.leads(*map(jnp.asarray, (fixed, costs, counts, most))))
+  leads = e.leads(*map(jnp.asarray, (fixed, costs, counts, most)))
+  margin, error = e.margins(leads, leads.best)
+  own = rng.integers(0, 5, 50)
+  of_own, error_of_own = e.margins(leads, jnp.asarray(own))
   for i in range(50):
     joint = [fixed[q, i] - costs[:counts[q, i], :, q, i].sum(axis=1).mean()
              if most[q, i] else -np.inf for q in range(5)]
@@ -369,6 +372,10 @@ def test_margins_by_loops():
       others[q] = lead, (excess.var(axis=0, ddof=1).sum() / counts[q, i])**.5
     expected = min(others.values())
     np.testing.assert_allclose((margin[i], error[i]), expected, rtol=1e-4, atol=1e-5)
+    lag = others.get(own[i])  # of an image that is not in its best cluster
+    expected = expected if lag is None else (-lag[0], lag[1])
+    np.testing.assert_allclose((of_own[i], error_of_own[i]), expected, rtol=1e-4,
+                               atol=1e-5)
 
 
 @pytest.mark.parametrize('noise,stratify', [

@@ -127,6 +127,14 @@ def test_advice(kind, change, words):
     assert value in ('True', 'False')
 
 
+def test_advice_on_an_amortised_posterior():
+  """Draws that only check it make no advice by their noise, but by contradiction."""
+  of = lambda **change: [advice.kind for advice in d.advice(
+      [HEALTHY | {'contradicted_fraction': .02} | change], 1000, 10, amortised=True)]
+  assert of() == of(uncertain_fraction=.5) == []
+  assert of(contradicted_fraction=.2) == ['contradicted']
+
+
 def test_advice_needs_evidence():
   """One still iteration is not frozen yet; after a reshuffle shrinking says nothing;
   a cluster halved to an average size is well; of two clusters one may hold most."""
