@@ -129,6 +129,20 @@ def test_num_heads_matter_only_with_attention():
   config_lib.check_config(config)
 
 
+@pytest.mark.parametrize('changes,named', [
+    ({'max_draws': 48}, '64, 128'), ({'max_draws': 32}, '64, 128'),
+    ({'max_draws': 64, 'share_draws': False}, 'share_draws'),
+    ({'noise': 'antithetic', 'num_draws': 6}, 'multiple of 4')])
+def test_draws_that_do_not_fit_together(changes, named):
+  """Races need whole replicates and shared draws, antithetic noise halves of pairs."""
+  config = config_lib.default_config()
+  config.e_step.update(changes)
+  assert named in refused(config)
+  config = config_lib.default_config()
+  config.e_step.update({'max_draws': 64, 'noise': 'antithetic', 'proposal': 'spread'})
+  config_lib.check_config(config)
+
+
 @MANY
 @hypothesis.given(st.sampled_from(sorted(OPTIONS)), st.data())
 def test_misspelt_option_is_corrected(name, data):

@@ -21,6 +21,16 @@ def test_several_devices(devices, commands, plain, tmp_path):
                              atol=1e-3)
 
 
+def test_races_on_several_devices(commands, tmp_path):
+  """The pilot, antithetic noise and races: 2 devices agree with 1."""
+  options = ('e_step.proposal=spread', 'e_step.noise=antithetic', 'e_step.max_draws=16')
+  for devices in (1, 2):
+    outcome = commands.fit(tmp_path / str(devices), f'num_devices={devices}', *options)
+    assert outcome.code == 0, outcome.err
+  np.testing.assert_allclose(responsibilities(tmp_path / '2'),
+                             responsibilities(tmp_path / '1'), atol=1e-3)
+
+
 def test_resume_on_other_devices(commands, plain, tmp_path, monkeypatch):
   """Begun on 2 devices, ended on 1."""
   def interrupt(*args):
