@@ -7,6 +7,7 @@ Provenance: Niang, Bouveyron, Corneli and Latouche (2024), Algorithm 1 and equat
   To the letter: tau starts at random (the paper names no start); each gradient step takes
   one cluster q for its whole minibatch and weighs each image's error by tau_iq;
   t is uniform; mu_q is learned by gradient, with the penalty abar_T / 2 norm2(mu_q);
+  tau is a table; the U-Net sees x_t and mu side by side;
   the E-step draws (t, eps) for every cluster by itself, t uniformly; pi = N_q / N;
   no averaging of weights; 1 / (2 delta~_t) weighs the errors.
   Filled in, where the paper is silent: the U-Net, T, the noise schedule, Adam's step size
@@ -24,6 +25,7 @@ def get_config():
   config = default_config()
   config.data.source = 'digits'
   config.num_clusters = 10
+  config.network.conditioning = 'concatenated'
   config.network.channels = 16
   config.network.blocks_per_level = 1
   config.em.max_iterations = 3
@@ -32,7 +34,9 @@ def get_config():
   config.m_step.num_steps = 150
   config.diffusion.reverse_variance = 'posterior'
   config.em.init = 'random'
+  config.em.posterior = 'monte_carlo'
   config.e_step.share_draws = False
+  config.e_step.noise = 'independent'
   config.e_step.stratify = False
   config.e_step.proposal = 'uniform'
   config.m_step.assignment = 'per_cluster'

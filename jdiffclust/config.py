@@ -72,6 +72,9 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
       and all(type(n) is int and n >= low for n in v), meaning, **kwargs)
 
 
+# Starting partitions that are fitted to the images, see `clustering.initialise`.
+STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+
 OPTIONS: Mapping[str, Any] = {
     'method': _choice('cddpm', ('cddpm',), 'the model: a mixture of conditional DDPMs'),
     'num_clusters': _integer(10, 1, 'Q, the number of clusters'),
@@ -119,9 +122,9 @@ OPTIONS: Mapping[str, Any] = {
                            'p(x_0 | x_1); auto: discretized where pixels have levels'),
     },
     'network': {
-        'conditioning': _choice('concatenated', ('concatenated', 'shared_trunk'),
-                                'how the U-Net sees the cluster mean: beside x_t, or in '
-                                'a small head on features that all clusters share'),
+        'conditioning': _choice('shared_trunk', ('shared_trunk', 'concatenated'),
+                                'how the U-Net sees the cluster mean: in a small head '
+                                'on features that all clusters share, or beside x_t'),
         'channels': _integer(32, 1, "the U-Net's channels at the first level"),
         'channel_multipliers': _integers((1, 2), 1, 'channels per level, in multiples'),
         'blocks_per_level': _integer(2, 1, 'residual blocks per level'),
@@ -135,12 +138,25 @@ OPTIONS: Mapping[str, Any] = {
                          'compute type; parameters stay float32'),
     },
     'em': {
-        'init': _choice('gaussian_mixture',
-                        ('random', 'kmeans', 'gaussian_mixture', 'neighbours'),
-                        'the starting partition'),
+        'init': _choice('neighbours',
+                        (*STARTS, 'random', 'best'),
+                        'the starting partition; umap is an optional extra; best: that '
+                        'of init_candidates with the best bound'),
+        'init_candidates': Option(
+            ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {STARTS}',
+            lambda v: len(v) > 0 and all(name in STARTS for name in v),
+            'starts that best tries'),
+        'init_trial_steps': _integer(200, 1, 'gradient steps that best tries one for'),
+        'posterior': _choice('amortised', ('amortised', 'monte_carlo'),
+                             'tau: by an inference network trained beside the denoiser, '
+                             "or a table from the E-step's draws"),
+        'schedule': _choice('batch', ('batch', 'stepwise'),
+                            'pi and mu from all of tau once an iteration, or following '
+                            'the minibatches without a table of tau (amortised only)'),
         'init_restarts': _integer(10, 1, 'restarts of the start; the best by its '
                                   'own likelihood or inertia is kept'),
-        'init_components': _integer(20, 1, 'principal components for the mixture'),
+        'init_components': _integer(0, 0, 'principal components for the mixture; 0: all '
+                                    'of more than the average variance'),
         'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
                             open_low=True),
         'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),
@@ -155,10 +171,24 @@ OPTIONS: Mapping[str, Any] = {
     },
     'views': {
         'num': _integer(64, 1, 'random views of an image that neighbours compares'),
+        'sets': _integer(5, 1, 'so many sets of them; the consensus is over all'),
         'rotation': _real(.1, 0, 10, 'their rotation, standard deviation in radians'),
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),
         'shift': _real(.05, 0, 1, 'their shift, share of the side'),
+    },
+    'posterior': {
+        'channels': _integer(32, 8, 'amortised: first channels of the inference network'),
+        'num_views': _integer(8, 0, 'views of an image over which it is averaged; 0: the '
+                              'image itself'),
+        'temper': _real(1., 0, 1e9, 'weight of its divergence from the prior'),
+        'anchor': _real(1., 0, 1, 'share of the starting partition in the prior; the '
+                        "rest is the clusters' proportions"),
+        'balance': _real(0., 0, 1e9, 'weight of a prior for clusters of equal sizes'),
+        'warmup': _integer(600, 0, 'steps over which the errors come to count'),
+        'noise_low': _real(.1, 0, 1, 'errors count from this noise level (share of T)'),
+        'noise_high': _real(.8, 0, 1, 'and up to this one'),
+        'transform_denoised': _flag(False, 'the denoiser sees views too, not the images'),
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),
@@ -168,9 +198,9 @@ OPTIONS: Mapping[str, Any] = {
                             "loses its best cluster early; 0: no cluster loses"),
         'weighting': _choice('elbo', ('elbo', 'uniform'),
                              'weights of the noise levels: the exact bound, or equal'),
-        'proposal': _choice('weight', ('weight', 'spread', 'uniform'),
-                            'how t is drawn: in proportion to its weight, or to how '
-                            'clusters differ there (a pilot measures it); uniformly'),
+        'proposal': _choice('spread', ('spread', 'weight', 'uniform'),
+                            'how t is drawn: in proportion to how clusters differ there '
+                            '(a pilot measures it), or to its weight; uniformly'),
         'noise': _choice('independent', ('independent', 'antithetic'),
                          'eps of the draws; antithetic: in pairs of opposite sign'),
         'share_draws': _flag(True, 'all clusters of an image see the same (t, eps)'),
@@ -314,6 +344,26 @@ def _check_together(config) -> None:
       raise UserError(
           f'config.{name}.num_draws = {config[name].num_draws} is odd: the E-step '
           'compares two halves, so it must be even.')
+  if config.posterior.channels % 8:
+    raise UserError(f'config.posterior.channels = {config.posterior.channels} is not '
+                    'divisible by 8, the groups of its normalisation: choose a multiple.')
+  low, high = config.posterior.noise_low, config.posterior.noise_high
+  if low >= high:
+    raise UserError(f'config.posterior.noise_low = {low} must be below noise_high = '
+                    f'{high}.')
+  if config.em.schedule == 'stepwise' and config.em.posterior != 'amortised':
+    raise UserError(
+        f"config.em.schedule = 'stepwise' keeps no table of tau, as config.em.posterior "
+        f'= {config.em.posterior!r} needs: set config.em.posterior=amortised.')
+  if config.em.schedule == 'stepwise' and config.em.reseed_empty:
+    raise UserError('config.em.reseed_empty = True changes the table of tau that '
+                    "config.em.schedule = 'stepwise' has not got: set one of them back.")
+  if (config.em.posterior == 'amortised' and config.em.init == 'random'
+      and config.posterior.anchor):
+    raise UserError(
+        f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
+        "to the random partition of config.em.init = 'random': set it to 0 (and "
+        'config.posterior.temper=0, config.posterior.balance=1), or take another start.')
   e_step = config.e_step
   for name in ('e_step', 'predict'):
     if e_step.noise == 'antithetic' and config[name].num_draws % 4:

@@ -238,7 +238,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
     baselines = {}
     sample = loop.fit_sample(source, config.em.init_max_images, config.seed)
     for name in ('kmeans', 'gaussian_mixture'):
-      if name == config.em.init:  # the same fit, from the same seed
+      if name == progress['start']:  # the same fit, from the same seed
         baselines[name] = fit_result.start.argmax(axis=1)
       else:
         assign = fit_start(name, sample, source.image_shape, config)
@@ -256,7 +256,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       'dataset': source.name, 'num_images': source.num_images,
       'image_shape': list(source.image_shape), 'method': config.method,
       'num_clusters': config.num_clusters, 'seed': config.seed,
-      'init_method': config.em.init, 'stop_reason': progress['stop_reason'],
+      'init_method': progress['start'], 'init_trials': progress['starts'],
+      'stop_reason': progress['stop_reason'],
       'warnings': progress['warnings'] + [
           f'{len(source.skipped)} unreadable files were skipped'] * bool(source.skipped),
       'train_images_per_second': rate(progress['train_images'],
@@ -269,7 +270,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
-      samples=samples, history=progress['history'], facts=facts)
+      samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
+      facts=facts)
 
   def images_at(indices):
     return np.asarray(scale_to_model(read_images(source, indices), source.levels))
@@ -415,16 +417,17 @@ def evaluate(config, workdir, reporter) -> None:
                       f"{progress['num_images']}: restore the data.")
     pipeline = make_pipeline(source, fitted.data, fitted.m_step.batch_size, fitted.seed,
                              mesh)
-    key = jax.random.fold_in(stream(fitted.seed, 'e_step'), progress['iteration'])
+    key = loop.e_step_key(fitted, progress['iteration'])
     found = loop.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
     old = to_host(snapshot.responsibilities)
-    record = loop.iteration_record(old['current'], found.responsibilities, found.info,
-                                   machinery.image_shape)
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
-    record.pop('changed_fraction')
-    progress['history'][-1] |= record
+    tracked = loop.tracked_images(source.num_images, fitted)
+    progress['history'][-1] |= loop.iteration_record(
+        *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
+        machinery.image_shape)
     write_outputs(machinery, workdir, source, loop.Fit(
-        snapshot.state, found.responsibilities, found.info.bound, old['start'], progress),
+        snapshot.state, found.responsibilities, found.info.bound,
+        loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
         reporter)
 
 

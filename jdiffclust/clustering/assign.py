@@ -8,20 +8,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jdiffclust.clustering.e_step import evaluate_draws, summarise
+from jdiffclust.clustering.amortised import Posterior, log_posterior
+from jdiffclust.clustering.e_step import evaluate_draws, image_keys, summarise
 from jdiffclust.clustering.mixture import Mixture
 from jdiffclust.clustering.proposals import measured_estimator
 from jdiffclust.clustering.racing import run_race
 from jdiffclust.sharding import DATA_AXIS
 
 
-def make_e_step(mixture: Mixture, options, mesh: Mesh):
+def make_e_step(mixture: Mixture, options, mesh: Mesh,
+                amortised: Posterior | None = None):
   """Compiles the E-step for a mesh of devices.
 
   Args:
     mixture: the model.
     options: the `e_step` section of the config.
     mesh: one-dimensional; images are spread over it.
+    amortised: gives tau, which the draws then only score; None: the draws give it.
 
   Returns:
     A jitted function (estimator, params, batch of B images, key) ->
@@ -42,13 +45,17 @@ def make_e_step(mixture: Mixture, options, mesh: Mesh):
       draws, counts = run_race(
           mixture, estimator, params, batch, key, draws, max_draws=options.max_draws,
           error_rate=options.race_error, stratify=options.stratify, **decides)
-    return summarise(estimator, params, batch.images, draws, counts=counts, **decides)
+    log_q = None
+    if amortised is not None:
+      keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+      log_q = log_posterior(amortised, params.posterior, batch.images, keys)
+    return summarise(estimator, params, batch.images, draws, counts=counts, log_q=log_q,
+                     **decides)
 
   replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
   return jax.jit(jax.shard_map(
       e_step, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
       out_specs=split))
-
 
 
 def make_pilot(mixture: Mixture, options, mesh: Mesh):

@@ -29,24 +29,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.mixture import (
-    DrawTerms, Mixture, Parameters, step_costs, step_weights, variance_kl)
+    DrawTerms, Mixture, Parameters, noise_bands, step_costs, step_weights, variance_kl)
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import Process, as_float32
 
 
+NUM_BANDS = 8  # of noise levels, by which the bound is reported
+
+
 class EStepInfo(NamedTuple):
-  """Diagnostics per image, all [B], in nats.
+  """Diagnostics per image, in nats, all [B] but `levels`.
 
   Attributes:
     bound: the variational bound on log p(x_0), exact weighting, in expectation.
     entropy: of tau.
     prior: its part -KL_T under tau.
     diffusion: its part from the levels t > 1.
+    levels: that part by the bands of `mixture.noise_bands`, [B, K].
     decoder: its part from t = 1.
-    margin: best minus second best log-joint of the clusters (inf if Q is 1).
+    margin: log-joint of the image's cluster minus that of the best other one (inf if Q
+      is 1); negative where tau is amortised and the draws prefer another cluster.
     margin_error: standard error of that margin.
     evaluations: of the network (of its head, if it has a trunk).
   """
@@ -55,6 +61,7 @@ class EStepInfo(NamedTuple):
   entropy: jax.Array
   prior: jax.Array
   diffusion: jax.Array
+  levels: jax.Array
   decoder: jax.Array
   margin: jax.Array
   margin_error: jax.Array
@@ -70,6 +77,8 @@ class Estimator(NamedTuple):
     weights: those of the chosen weighting.
     proposal: p(t), 0 at t = 0.
     variance_kl: sum_t v_t, nats per dimension, [].
+    bands: `mixture.noise_bands`, int32.
+    variance_kl_bands: sum of v_t over each of the K bands, [K].
   """
 
   process: Process
@@ -77,6 +86,8 @@ class Estimator(NamedTuple):
   weights: jax.Array
   proposal: jax.Array
   variance_kl: jax.Array
+  bands: jax.Array
+  variance_kl_bands: jax.Array
 
 
 def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator:
@@ -89,13 +100,15 @@ def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator
       has measured (`jdiffclust.clustering.proposals`); or 'uniform'.
 
   Returns:
-    An `Estimator` of float32 arrays.
+    An `Estimator`, on the device.
   """
   elbo, weights = step_weights(process, 'elbo'), step_weights(process, weighting)
   p = step_weights(process, 'uniform') if proposal == 'uniform' else weights
+  variance, bands = variance_kl(process), noise_bands(process, NUM_BANDS)
+  by_band = np.bincount(bands[2:], weights=variance[2:], minlength=NUM_BANDS)
   cast = functools.partial(jnp.asarray, dtype=jnp.float32)
   return Estimator(as_float32(process), cast(elbo), cast(weights), cast(p / p.sum()),
-                   cast(variance_kl(process)))
+                   cast(variance.sum()), jnp.asarray(bands, jnp.int32), cast(by_band))
 
 
 def draw_steps(key, proposal, num: int, stratify: bool) -> jax.Array:
@@ -320,15 +333,25 @@ def leads(fixed, costs, counts, finalists) -> Leads:
       jnp.sqrt(total / ((number - 1) * number)), freedom)
 
 
-def margins(of: Leads):
-  """The lead over the second best cluster and its standard error, both [B]."""
+def margins(of: Leads, own):
+  """How far an image's own cluster leads the best other one.
+
+  Args:
+    of: leads over the clusters of Q.
+    own: the image's cluster, [B]: the best one by the draws, unless tau is not by them.
+
+  Returns:
+    The lead, negative if the draws prefer another cluster, and its standard error, [B].
+  """
   num_clusters, size = of.lead.shape
   if num_clusters == 1:
     return jnp.full(size, jnp.inf), jnp.zeros(size)
+  pick = lambda a, row: jnp.take_along_axis(a, row[None], axis=0)[0]
   is_best = jnp.arange(num_clusters)[:, None] == of.best[None]
-  second = jnp.argmin(jnp.where(is_best, jnp.inf, of.lead), axis=0)[None]
-  return (jnp.take_along_axis(of.lead, second, axis=0)[0],
-          jnp.take_along_axis(of.error, second, axis=0)[0])
+  second = jnp.argmin(jnp.where(is_best, jnp.inf, of.lead), axis=0)
+  leading = own == of.best
+  return (jnp.where(leading, pick(of.lead, second), -pick(of.lead, own)),
+          jnp.where(leading, pick(of.error, second), pick(of.error, own)))
 
 
 def fixed_parts(estimator: Estimator, params: Parameters, images):
@@ -369,7 +392,8 @@ def independent(costs, antithetic: bool):
 
 
 def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
-              weighting: str, temperature: float, antithetic: bool, counts=None):
+              weighting: str, temperature: float, antithetic: bool, counts=None,
+              log_q=None):
   """From the draws to tau and its diagnostics.
 
   Args:
@@ -383,6 +407,8 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
     counts: replicates that each cluster has got before it lost its race, [Q, B]; its
       tau is 0 unless these are the most, and the choice of those clusters has not seen
       the last of theirs. None: all have got all G = 2.
+    log_q: log of a tau that the draws did not choose, [B, Q], which they then score;
+      None: tau is the posterior by the draws.
 
   Returns:
     tau [B, Q], and `EStepInfo`, whose bound is of the exact weighting always.
@@ -403,18 +429,25 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws, *,
     bound = scored_bound(jnp.where(finalists, before, -jnp.inf).T, (fixed - final).T,
                          temperature)
 
+  means = fixed - mean_costs(exact, counts)
   joint = jnp.where(finalists, fixed - mean_costs(chosen, counts), -jnp.inf)
   tau, log_tau = posterior(joint.T, temperature)
+  if log_q is not None:
+    tau, log_tau = jnp.exp(log_q), log_q
+    bound = jnp.sum(tau * (means.T - log_tau), axis=-1)
   expected = lambda costs: jnp.sum(tau * mean_costs(costs, counts).T, axis=-1)
-  decoder = expected(jnp.where(draws.t == 1, exact, 0))
-  margin, margin_error = margins(
-      leads(fixed, independent(chosen, antithetic), counts, finalists))
+  of_band = lambda band: expected(jnp.where(estimator.bands[draws.t] == band, exact, 0))
+  levels = (-jax.lax.map(of_band, jnp.arange(NUM_BANDS)).T
+            - images[0].size * estimator.variance_kl_bands[None])
+  lead = leads(fixed, independent(chosen, antithetic), counts, finalists)
+  own = lead.best if log_q is None else jnp.argmax(log_q, axis=1)
+  margin, margin_error = margins(lead, own)
   info = EStepInfo(
       bound=bound,
       entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=-1),
       prior=-jnp.sum(tau * prior.T, axis=-1),
-      diffusion=decoder - expected(exact) - images[0].size * estimator.variance_kl,
-      decoder=-decoder,
+      diffusion=jnp.sum(levels, axis=-1), levels=levels,
+      decoder=-expected(jnp.where(draws.t == 1, exact, 0)),
       margin=margin, margin_error=margin_error,
       evaluations=jnp.sum(counts, axis=0) * draws.t.shape[1])
   return tau, info

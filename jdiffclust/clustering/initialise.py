@@ -1,7 +1,8 @@
 """Starting partitions; also the baselines a result is set beside.
 
 None of them looks at labels: restarts are chosen by the mixture's likelihood or by
-the inertia of K-means; for the start from neighbourhoods see `neighbours.py`.
+the inertia of K-means; for the start from neighbourhoods see `neighbours.py`, for a
+choice between starts by the model's own bound `jdiffclust.training.trial`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from jdiffclust.clustering.neighbours import neighbours
+from jdiffclust.errors import UserError
 from jdiffclust.streams import integer_seed
 
 # A function from images [n, D] and their indices [n] to responsibilities [n, Q].
@@ -49,19 +53,67 @@ def gaussian_mixture(sample: np.ndarray, num_clusters: int, restarts: int, seed:
     num_clusters: Q.
     restarts: the most likely of so many, each started from its own K-means.
     seed: of the restarts.
-    components: principal components kept, at most n - 1 and D.
+    components: principal components kept, at most n - 1 and D; 0: those whose variance
+      exceeds the average one (Kaiser, 1960).
     noise: variance added in every direction.
 
   Returns:
     `Assign` of posterior probabilities.
   """
-  components = min(components, len(sample) - 1, sample.shape[1])
-  pca = PCA(components, svd_solver='full', random_state=seed).fit(sample)
+  pca = principal_components(sample, components)
   model = GaussianMixture(num_clusters, reg_covar=noise, n_init=restarts,
                           max_iter=200, random_state=seed)
   model.fit(pca.transform(sample).astype(np.float64))
   return lambda images, _: model.predict_proba(
       pca.transform(images).astype(np.float64)).astype(np.float32)
+
+
+def principal_components(sample: np.ndarray, components: int) -> PCA:
+  """The leading principal components of a sample [n, D]; 0: see `gaussian_mixture`."""
+  most = min(len(sample) - 1, sample.shape[1])
+  if not components:
+    variances = PCA(most, svd_solver='full').fit(sample).explained_variance_
+    components = max(1, int(np.sum(variances > variances.mean())))
+  return PCA(min(components, most), svd_solver='full').fit(sample)
+
+
+def mixture_on_manifold(name: str, sample: np.ndarray, num_clusters: int, restarts: int,
+                        seed: int) -> Assign:
+  """A Gaussian mixture on a two-dimensional t-SNE or UMAP embedding.
+
+  Args:
+    name: 'tsne' (scikit-learn's) or 'umap' (umap-learn's, an optional extra), with the
+      library's settings, on at most 50 principal components.
+    sample: images to fit to, [n, D], n >= Q.
+    num_clusters: Q.
+    restarts: the most likely of so many mixtures.
+    seed: of the embedding and the restarts.
+
+  Returns:
+    `Assign` of posterior probabilities; images outside the sample take those of the
+    nearest image of the sample.
+
+  Raises:
+    UserError: umap-learn is not installed.
+  """
+  scores = principal_components(sample, 50).transform(sample)
+  if name == 'tsne':
+    perplexity = min(30., (len(sample) - 1) / 3)
+    points = TSNE(perplexity=perplexity, random_state=seed).fit_transform(scores)
+  else:
+    try:
+      import umap  # optional, and slow to import
+    except ImportError:
+      raise UserError("config.em.init = 'umap' needs umap-learn: pip install "
+                      "'jdiffclust[umap]', or choose another start.") from None
+    # A seed makes UMAP run on one thread, of which it warns.
+    points = umap.UMAP(random_state=seed, n_jobs=1,
+                       n_neighbors=min(15, len(sample) - 1)).fit_transform(scores)
+  points = np.asarray(points, np.float64)
+  model = GaussianMixture(num_clusters, n_init=restarts, random_state=seed).fit(points)
+  tau = model.predict_proba(points).astype(np.float32)
+  nearest = NearestNeighbors(n_neighbors=1).fit(sample)
+  return lambda images, _: tau[nearest.kneighbors(images, return_distance=False)[:, 0]]
 
 
 def random(num_clusters: int, seed: int) -> Assign:
@@ -78,7 +130,7 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
   """Fits a start to images, with the settings of a config.
 
   Args:
-    name: 'random', 'kmeans', 'gaussian_mixture' or 'neighbours'.
+    name: a choice of `em.init`.
     sample: images to fit to, [n, D] in [-1, 1].
     image_shape: (H, W, C), of product D.
     config: its num_clusters, seed, and the sections em (init_restarts, init_components,
@@ -95,6 +147,8 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
       return random(num_clusters, seed)
     if name == 'kmeans':
       return kmeans(sample, num_clusters, options.init_restarts, seed)
+    if name in ('tsne', 'umap'):
+      return mixture_on_manifold(name, sample, num_clusters, options.init_restarts, seed)
     if name == 'neighbours':
       return neighbours(sample, image_shape, num_clusters, seed, config.views)
     return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,

@@ -38,11 +38,13 @@ class Parameters(NamedTuple):
     network: the denoiser's variables, shared by all clusters.
     means: mu, [Q, H, W, C].
     log_proportions: log pi, [Q].
+    posterior: phi, the inference network's variables; None without one.
   """
 
   network: Any
   means: jax.Array
   log_proportions: jax.Array
+  posterior: Any = None
 
 
 class DrawTerms(NamedTuple):
@@ -159,17 +161,35 @@ def step_weights(process: Process, weighting: str) -> np.ndarray:
   return weights
 
 
-def variance_kl(process: Process) -> float:
-  """sum_{t > 1} v_t: what the reverse variances cost the bound, per dimension.
+def variance_kl(process: Process) -> np.ndarray:
+  """v_t: what the reverse variances cost the bound, per dimension.
 
   Args:
     process: the diffusion, float64 on the host.
 
   Returns:
-    nats per dimension, the same for all images and clusters; 0 if sigma_t^2 = delta~_t.
+    nats per dimension, float64 [T + 1], 0 at t < 2; the same for all images and
+    clusters, and 0 throughout if sigma_t^2 = delta~_t.
   """
   ratio = process.delta_posterior[2:] / process.reverse_variance[2:]
-  return float(np.sum(ratio - 1 - np.log(ratio)) / 2)
+  return np.concatenate([[0., 0.], (ratio - 1 - np.log(ratio)) / 2])
+
+
+def noise_bands(process: Process, num: int) -> np.ndarray:
+  """Divides the noise levels t > 1 into bands of equal weight in the bound.
+
+  Where t is drawn in proportion to its weight, every band gets as many draws.
+
+  Args:
+    process: the diffusion, float64 on the host.
+    num: number of bands K; some are empty where few levels have most of the weight.
+
+  Returns:
+    int [T + 1]: the band 0..K - 1 of every level, rising with the noise; -1 at t < 2.
+  """
+  weights = step_weights(process, 'elbo')[2:]
+  middles = (np.cumsum(weights) - weights / 2) / np.sum(weights)
+  return np.concatenate([[-1, -1], np.minimum(num * middles, num - 1).astype(int)])
 
 
 def step_costs(terms: DrawTerms, t, weights, weighting: str) -> jax.Array:

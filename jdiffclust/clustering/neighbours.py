@@ -11,12 +11,14 @@ Perona, 2004), and graphs are cut by K-means on the leading eigenvectors of the
 normalised adjacency, rows scaled to norm 1 (Ng, Jordan and Weiss, 2001).
 
 How many neighbours, eigenvectors and cells a cut takes would be hyper-parameters that
-only labels could choose. None is chosen: all combinations of a fixed set are cut, and
-their *consensus* is clustered. With H [N, M], the indicators of all M cells of all cuts,
-images are alike as often as they share a cell, H H^T; the same spectral cut of that
-graph (its eigenvectors are singular vectors of H) is the partition. The responsibility
-of cluster q for image i is the share of the cuts' cells that i has in common with the
-members of q, normalised over q: where the cuts disagree, it is soft.
+only labels could choose, and which views are drawn is chance. None is chosen: several
+sets of views are drawn, all combinations of a fixed set are cut in the graph of each,
+and the *consensus* of all cuts is clustered. With H [N, M], the indicators of all M
+cells of all cuts, images are alike as often as they share a cell, H H^T; the same
+spectral cut of that graph (its eigenvectors are singular vectors of H) is the
+partition. The responsibility of cluster q for image i is the share of the cuts' cells
+that i has in common with the members of q, normalised over q: where the cuts disagree,
+it is soft.
 """
 
 from __future__ import annotations
@@ -226,7 +228,7 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     image_shape: (H, W, C), of product D.
     num_clusters: Q.
     seed: of the views and of K-means.
-    views: the `views` section of a config: `draw_maps`' options and num.
+    views: the `views` section of a config: `draw_maps`' options, num and sets.
 
   Returns:
     A function from images [n, D] (and their indices, which it has no use for) to
@@ -236,13 +238,17 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
   # Images of the sample are known again by their bytes: the search need not be repeated.
   rows = {image.tobytes(): row for row, image in enumerate(sample)}
   sample = sample.reshape(-1, *image_shape)
-  maps = draw_maps(jax.random.key(seed), views.num, views)
+  sets = [draw_maps(key, views.num, views)
+          for key in jax.random.split(jax.random.key(seed), views.sets)]
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
-    near = Neighbours(*nearest_by_views(sample, sample, maps,
-                                        min(CANDIDATES + 1, count)))
-    tau = consensus(cuts(near, num_clusters, seed), num_clusters, seed)
+    found = []
+    for maps in sets:
+      near = Neighbours(*nearest_by_views(sample, sample, maps,
+                                          min(CANDIDATES + 1, count)))
+      found += cuts(near, num_clusters, seed)
+    tau = consensus(found, num_clusters, seed)
 
   def assign(images, indices):
     del indices
@@ -250,7 +256,7 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     unknown = owners < 0
     if unknown.any():
       found, squares = nearest_by_views(images[unknown].reshape(-1, *image_shape), sample,
-                                        maps, min(CANDIDATES, count))
+                                        sets[0], min(CANDIDATES, count))
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 

@@ -43,12 +43,13 @@ def even_batch_size(num_images: int, at_most: int, multiple: int) -> int:
   return -(-share // multiple) * multiple
 
 
-def ordered_indices(num_images: int, at_most: int, multiple: int) -> Iterator[tuple]:
+def ordered_indices(indices, at_most: int, multiple: int) -> Iterator[tuple]:
   """Yields (indices [B], valid rows), B even; the last batch repeats the last image."""
-  batch_size = even_batch_size(num_images, at_most, multiple)
-  for start in range(0, num_images, batch_size):
-    valid = min(batch_size, num_images - start)
-    yield np.minimum(np.arange(start, start + batch_size), num_images - 1), valid
+  count = len(indices)
+  batch_size = even_batch_size(count, at_most, multiple)
+  for start in range(0, count, batch_size):
+    rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+    yield np.asarray(indices)[rows], min(batch_size, count - start)
 
 
 def _take(images, indices, levels):
@@ -107,9 +108,13 @@ class MemoryPipeline:
       yield self._minibatch(self._images, order, on_device)
       step, on_device = step + 1, _increment(on_device)
 
-  def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-    """All images once, in order."""
-    for indices, valid in ordered_indices(self.num_images, batch_size, self._mesh.size):
+  def first_batches(self) -> Iterator[Batch]:
+    """The minibatches that training begins with, whatever has been trained."""
+    return self.training(0)
+
+  def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """The images of some indices once, in their order."""
+    for indices, valid in ordered_indices(indices, batch_size, self._mesh.size):
       rows = replicate(indices.astype(np.int32), self._mesh)
       yield self._take(self._images, rows), valid
 
@@ -142,10 +147,10 @@ class GrainPipeline:
     self._source, self._mesh = source, mesh
     self._read_options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(1, 2 * workers))
-    dataset = (grain.MapDataset.range(source.num_images)
-               .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
-               .batch(batch_size))
-    self.iterator = iter(self._reading(dataset))
+    self._minibatches = (grain.MapDataset.range(source.num_images)
+                         .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
+                         .batch(batch_size))
+    self.iterator = iter(self._reading(self._minibatches))
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     self._scale = jax.jit(
         lambda images, indices: Batch(scale_to_model(images, source.levels), indices),
@@ -166,9 +171,14 @@ class GrainPipeline:
     for images, indices in self.iterator:
       yield self._to_devices(images, indices)
 
-  def ordered(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-    """All images once, in order."""
-    batches = list(ordered_indices(self.num_images, batch_size, self._mesh.size))
+  def first_batches(self) -> Iterator[Batch]:
+    """The minibatches that training begins with; `iterator` does not move."""
+    for images, indices in self._reading(self._minibatches):
+      yield self._to_devices(images, indices)
+
+  def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """The images of some indices once, in their order."""
+    batches = list(ordered_indices(indices, batch_size, self._mesh.size))
     dataset = grain.MapDataset.source([indices for indices, _ in batches])
     for (images, indices), (_, valid) in zip(self._reading(dataset), batches):
       yield self._to_devices(images, indices), valid

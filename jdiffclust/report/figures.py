@@ -243,19 +243,24 @@ def confusion_matrix(labels, clusters, label_names=None, num_clusters=None):
   return figure
 
 
-def cluster_sizes(sizes, effective_sizes=None):
+def cluster_sizes(sizes, effective_sizes=None, start_sizes=None):
   """Bars of images per cluster, with the size that equal clusters would have.
 
   Args:
     sizes: [Q] images per cluster.
     effective_sizes: [Q] summed responsibilities, drawn as ticks across the bars.
+    start_sizes: [Q] images per cluster at the start, drawn as bars behind.
 
   Returns:
     A Figure with one axes.
   """
-  figure = _figure(min(9.5, max(5, 1.5 + .25 * len(sizes))), 2.6)
+  figure = _figure(min(9.5, max(6, 1.5 + .25 * len(sizes))), 2.6)
   axes, positions = figure.subplots(), np.arange(len(sizes))
-  axes.bar(positions, sizes, color=_ACCENT, width=.75, label='images assigned')
+  if start_sizes is not None:
+    axes.bar(positions - .15, start_sizes, color='#c9d1d9', width=.6,
+             label='at the start')
+  axes.bar(positions + (start_sizes is not None) * .1, sizes, color=_ACCENT,
+           width=.75 if start_sizes is None else .5, label='images assigned')
   axes.axhline(np.mean(sizes), color=_GREY, linewidth=.8, linestyle='--',
                label='if all were equal')
   if effective_sizes is not None:
@@ -266,9 +271,99 @@ def cluster_sizes(sizes, effective_sizes=None):
   axes.set_xlabel('cluster', fontsize=9, color=_INK)
   axes.set_ylabel('images', fontsize=9, color=_INK)
   axes.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-  axes.legend(fontsize=8, frameon=False, loc='lower left', ncols=3,
+  axes.legend(fontsize=8, frameon=False, loc='lower left', ncols=4,
               bbox_to_anchor=(0, 1), borderaxespad=0)
   _tidy(axes)
+  return figure
+
+
+def bound_terms(history, bands, num_dimensions):
+  """Where the bits of the bound are, and where EM has saved some.
+
+  Args:
+    history: dicts with iteration, bound_prior, bound_decoder and bound_level_1 ...
+      bound_level_K (nats) and, if known, bound_level_1_standard_error ...; one at least.
+    bands: K pairs (first, last step of the band), None for an empty one.
+    num_dimensions: numbers in an image, to give bits per dimension.
+
+  Returns:
+    A Figure: the terms of the last iteration, from the least noise to the most; beside
+    it, if there are two iterations, their change since the first.
+  """
+  name = lambda first, last: f'{first}–{last}' if first < last else f'{first}'
+  terms = [('bound_decoder', 'decoder')] + [
+      (f'bound_level_{k}', name(*band)) for k, band in enumerate(bands, 1) if band
+  ] + [('bound_prior', 'prior')]
+
+  def in_bits(suffix, missing):
+    nats = [[record.get(key + suffix, missing) for key, _ in terms] for record in history]
+    return np.array(nats) / (num_dimensions * math.log(2))
+
+  bits, errors = -in_bits('', math.nan), in_bits('_standard_error', 0.)
+  figure = _figure(9, 2.9)
+  panels = figure.subplots(1, 1 + (len(history) > 1), squeeze=False)[0]
+  positions = np.arange(len(terms))
+  panels[0].bar(positions, bits[-1], color=_ACCENT, width=.75)
+  panels[0].set_title(f"EM {history[-1]['iteration']}", fontsize=10, loc='left',
+                      color=_INK)
+  panels[0].set_ylabel('bits per dimension', fontsize=9, color=_INK)
+  for axes in panels[1:]:
+    for row in range(1, len(history)):
+      age = row / (len(history) - 1)
+      axes.errorbar(positions, bits[row] - bits[0], np.hypot(errors[row], errors[0]),
+                    color=_ACCENT, alpha=.25 + .75 * age, linewidth=.8 + .8 * age,
+                    elinewidth=.6, marker='o', markersize=3,
+                    label=f"EM {history[row]['iteration']}")
+    axes.axhline(0, color=_GREY, linewidth=.8, linestyle='--')
+    axes.set_title(f"Change since EM {history[0]['iteration']} (lower is better)",
+                   fontsize=10, loc='left', color=_INK)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = sorted({0, len(handles) // 2, len(handles) - 1})
+    axes.legend([handles[i] for i in shown], [labels[i] for i in shown], fontsize=8,
+                frameon=False)
+  for axes in panels:
+    axes.set_xticks(positions, [name for _, name in terms], rotation=40, ha='right',
+                    rotation_mode='anchor')
+    axes.set_xlabel('noise levels t, from little noise to much', fontsize=9, color=_INK)
+    axes.ticklabel_format(axis='y', useOffset=False)
+    axes.grid(True, axis='y', color='#e4e7eb', linewidth=.6)
+    axes.set_axisbelow(True)
+    _tidy(axes)
+  return figure
+
+
+def cluster_flows(flows, overlaps):
+  """Where the images of each starting cluster went, and which clusters share images.
+
+  Args:
+    flows: [Q, Q] images by cluster at the start (down) and at the end (across).
+    overlaps: [Q, Q] in [0, 1], as of `evaluation.diagnostics.overlaps`.
+
+  Returns:
+    A Figure of two matrices; up to 20 clusters their entries are printed.
+  """
+  num_clusters = len(flows)
+  side = min(4.4, max(2.2, .36 * num_clusters))
+  figure = _figure(2 * side + 1.2, side + .8)
+  shares = flows / np.maximum(flows.sum(1, keepdims=True), 1)
+  panels = (
+      ('From the start to the end', 'cluster at the end', 'cluster at the start',
+       shares, [[f'{count}' if count else '' for count in row] for row in flows]),
+      ('Overlap at the end', 'cluster', 'cluster', 2 * overlaps,  # 1/2: they are one
+       [[f'{share:.0%}' if share >= .005 else '' for share in row]
+        for row in overlaps]))
+  for axes, (title, across, down, shade, entries) in zip(figure.subplots(1, 2), panels):
+    axes.imshow(shade, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    for axis in (axes.xaxis, axes.yaxis):
+      _name_ticks(axis, [str(cluster) for cluster in range(num_clusters)], most=20)
+    axes.set_title(title, fontsize=10, loc='left', color=_INK)
+    axes.set_xlabel(across, fontsize=9, color=_INK)
+    axes.set_ylabel(down, fontsize=9, color=_INK)
+    _tidy(axes)
+    if num_clusters <= 20:
+      for (row, column), share in np.ndenumerate(shade):
+        axes.text(column, row, entries[row][column], ha='center', va='center',
+                  fontsize=7, color='white' if share > .55 else _INK)
   return figure
 
 

@@ -10,6 +10,7 @@ import jinja2
 from PIL import Image
 
 from jdiffclust import files
+from jdiffclust.evaluation import diagnostics
 
 _DASH = '–'
 
@@ -28,20 +29,36 @@ _FIGURES = {
         'Generated images',
         'New images that the model invented for each cluster, none of them part '
         'of your data: what a row has in common is what the cluster stands for.'),
-    'history_curves': (
-        'How the fit went',
-        'Round by round: how well the images are described (lower is better), how '
-        'undecided the model is (lower is surer), and how many images changed '
-        'cluster; flat curves mean that the fit had settled.'),
-    'cluster_sizes': (
-        'Cluster sizes',
-        'How many images each cluster holds; the effective size lets an undecided '
-        'image count in part for several clusters.'),
     'confusion_matrix': (
         'Clusters against labels',
         'Each column is a cluster and shows how its images spread over labels: one '
         'dark cell means that the cluster holds one label, several pale ones that '
         'it mixes labels.'),
+}
+
+# Those of the section on EM.
+_EM_FIGURES = {
+    'history_curves': (
+        'Round by round',
+        'How well the images are described (lower is better), how undecided the model '
+        'is (lower is surer), and how many images changed cluster; flat curves mean '
+        'that the fit had settled.'),
+    'cluster_sizes': (
+        'Cluster sizes',
+        'How many images each cluster held at the start and holds now; the effective '
+        'size lets an undecided image count in part for several clusters.'),
+    'cluster_flows': (
+        'Moves and overlaps',
+        'Left, where the images of each starting cluster are now: off the diagonal are '
+        'those that moved, and a row of two dark cells is a cluster that was split. '
+        'Right, how much two clusters claim the same images: the probability that an '
+        'image of one belongs to the other. Near one half they are one cluster.'),
+    'bound_terms': (
+        'The bound by noise level',
+        'What it costs to describe an image, by how much noise has to be removed: fine '
+        'detail on the left, the rough shape on the right. Each band of noise levels '
+        'has the same weight in the bound. Beside it, where further rounds helped, with '
+        'standard errors.'),
 }
 
 _METHODS = {
@@ -61,7 +78,7 @@ def write_report(path, summary, figures, config, per_cluster):
       ari, method), baselines ({name: scores}), bound_bits_per_dim, cluster_sizes,
       mean_entropy (nats), uncertain_fraction, num_em_iterations, train_images_per_second,
       e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
-      stop_reason.
+      stop_reason, history (a dict per EM iteration).
     figures: {name: path of a PNG, or None to leave it out}; the names of the
       functions in `figures` get a title and a caption.
     config: the configuration, of plain JSON types (others show as text).
@@ -75,16 +92,24 @@ def write_report(path, summary, figures, config, per_cluster):
       autoescape=True, trim_blocks=True, lstrip_blocks=True,
       undefined=jinja2.StrictUndefined)
   environment.filters.update(number=_number, percent=_percent)
+  history = summary.get('history') or ()
+  advice = [f"EM {record['iteration']}: {text}" for record in history
+            for text in (record.get('advice') or {}).values()]
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
       facts=_facts(summary, per_cluster),
       scores=_scores(summary),
       close_calls=_percent(summary.get('uncertain_fraction')),
-      figures=_figures(figures),
+      figures=_figures(_FIGURES, {
+          name: path for name, path in figures.items() if name not in _EM_FIGURES}),
+      em_figures=_figures(_EM_FIGURES, {
+          name: path for name, path in figures.items() if name in _EM_FIGURES}),
+      iterations=[_iteration(record) for record in history],
+      advice=advice,
       clusters=per_cluster,
       empty=sum(not row['size'] for row in per_cluster),
       run=_run(summary),
-      warnings=summary.get('warnings') or (),
+      warnings=[text for text in summary.get('warnings') or () if text not in advice],
       config=json.dumps(config, indent=2, default=str, ensure_ascii=False))
   with files.replacing(path) as temporary:
     temporary.write_text(page, encoding='utf-8')
@@ -147,12 +172,32 @@ def _run(summary):
   )
 
 
-def _figures(figures):
+def _iteration(record):
+  """An EM iteration's row in the table: its numbers, and its moves in words."""
+  sizes = [_number(record.get(f'{kind}_cluster')) for kind in ('smallest', 'largest')]
+  moves = ', '.join(f'{q} → {r}: {count:,}'
+                    for q, r, count in (record.get('flows') or ())[:3])
+  events = (diagnostics.splits_and_merges(record)
+            if {'splits', 'overlaps'} <= record.keys() else [])
+  change, error = record.get('bound_change'), record.get('bound_change_error')
+  numbers = (
+      _number(record['iteration']), _number(record.get('bound_bits_per_dim'), 4),
+      _DASH if change is None else f'{change:+.2f} ± {error:.2f}',
+      _number(record.get('mean_entropy'), 3),
+      _percent(record.get('certain_fraction')),
+      _percent(record.get('uncertain_fraction')),
+      _percent(record.get('changed_fraction')),
+      _percent(record.get('moved_fraction')),
+      ' to '.join(sizes), _number(record.get('effective_clusters'), 2))
+  return numbers, '; '.join([moves or _DASH, *events])
+
+
+def _figures(described, figures):
   """Dicts of title, caption, width and data URI, in the order of the page."""
-  names = [name for name in (*_FIGURES, *figures) if figures.get(name) is not None]
+  names = [name for name in (*described, *figures) if figures.get(name) is not None]
   shown = []
   for name in dict.fromkeys(names):
-    title, caption = _FIGURES.get(name, (name.replace('_', ' ').capitalize(), ''))
+    title, caption = described.get(name, (name.replace('_', ' ').capitalize(), ''))
     data = pathlib.Path(figures[name]).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
       width = image.width // 2  # Two pixels for one: sharp on good screens.

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdiffclust import files
 from jdiffclust.evaluation import clustering as scores
+from jdiffclust.evaluation import diagnostics
 from jdiffclust.report import figures, page
 
 VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -30,6 +31,8 @@ class Results(NamedTuple):
     means: mu, [Q, H, W, C].
     samples: generated images, [Q, n, H, W, C].
     history: a dict per EM iteration.
+    noise_bands: [first, last] step of each band of `bound_level_1`, 2, ... in the
+      history; None: an empty band.
     facts: the other entries of the summary.
   """
 
@@ -40,6 +43,7 @@ class Results(NamedTuple):
   means: np.ndarray
   samples: np.ndarray
   history: list[dict]
+  noise_bands: list[list[int] | None]
   facts: dict[str, Any]
 
 
@@ -89,6 +93,8 @@ def summarise(results: Results, labels) -> dict:
       'mean_entropy': float(np.mean(scores.entropy(results.responsibilities))),
       'uncertain_fraction': last['uncertain_fraction'],
       'num_em_iterations': len(results.history),
+      'noise_bands': results.noise_bands,
+      'history': results.history,
       'versions': versions(),
   }
 
@@ -182,8 +188,14 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           results.means, members, sizes, [row['mean_certainty'] for row in table]),
       'sample_grid': figures.sample_grid(results.samples),
       'history_curves': figures.history_curves(results.history),
+      'bound_terms': figures.bound_terms(
+          results.history, results.noise_bands, results.means[0].size),
       'cluster_sizes': figures.cluster_sizes(
-          sizes, [row['effective_size'] for row in table]),
+          sizes, [row['effective_size'] for row in table],
+          np.bincount(results.start.argmax(axis=1), minlength=len(sizes))),
+      'cluster_flows': figures.cluster_flows(
+          diagnostics.flows(results.start, responsibilities),
+          diagnostics.overlaps(responsibilities)),
   }
   if labels is not None and (labels >= 0).any():
     known = labels >= 0

@@ -7,7 +7,12 @@ Iteration k = 1, 2, ... is
   3. tau <- the Monte Carlo posterior                                 (E-step)
   4. report emptied clusters, re-seed them by option; stop if settled
 
-and it can be cut anywhere: checkpoints are taken every so many gradient steps, before
+With `em.schedule = 'stepwise'` there is no table of tau: an inference network gives it
+for each minibatch, pi and mu follow it from step to step (`m_step.follow`), and 3 and 4
+look at a sample of at most `em.init_max_images` images, the one that the start was
+fitted to.
+
+A run can be cut anywhere: checkpoints are taken every so many gradient steps, before
 the E-step and after it; everything random follows from the seed and the counters.
 """
 
@@ -24,13 +29,15 @@ import numpy as np
 
 from jdiffclust.clustering.e_step import EStepInfo
 from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
-from jdiffclust.clustering.m_step import TrainState, set_mixture
+from jdiffclust.clustering.m_step import SampleTable, TrainState, set_mixture
 from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation import diagnostics
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed, stream
+from jdiffclust.training import trial
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
@@ -51,7 +58,7 @@ class Assignment(NamedTuple):
 
   Attributes:
     responsibilities: tau, float32 [N, Q].
-    info: `EStepInfo` of arrays [N].
+    info: `EStepInfo` of arrays [N, ...].
     evaluations_per_second: network evaluations, without compilation; None: unknown.
   """
 
@@ -78,33 +85,72 @@ class Fit(NamedTuple):
   progress: dict
 
 
+def sample_indices(num_images: int, max_images: int, seed: int) -> np.ndarray:
+  """Indices of the images that starts and baselines are fitted to, rising, [n]."""
+  if num_images <= max_images:
+    return np.arange(num_images)
+  rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
+  return np.sort(rng.choice(num_images, max_images, replace=False))
+
+
+def flat_images(source: ImageSource, indices) -> np.ndarray:
+  """Images of some indices, [n, D] float32 in [-1, 1]."""
+  images = scale_to_model(read_images(source, indices), source.levels)
+  return np.asarray(images).reshape(len(indices), -1)
+
+
 def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
-  """Images to fit starts and baselines on: all, or a random subset.
+  """Images to fit starts and baselines to, [n, D] float32 in [-1, 1]."""
+  return flat_images(source, sample_indices(source.num_images, max_images, seed))
 
-  Returns:
-    [n, D] float32 in [-1, 1].
+
+def partition(assign: Assign, source: ImageSource, indices=None,
+              chunk: int = 4096) -> np.ndarray:
+  """Responsibilities by a fitted start, float32 [n, Q].
+
+  Args:
+    assign: the start.
+    source: the images.
+    indices: which of them; None: all.
+    chunk: images read at once.
   """
-  chosen = np.arange(source.num_images)
-  if source.num_images > max_images:
-    rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
-    chosen = np.sort(rng.choice(source.num_images, max_images, replace=False))
-  images = scale_to_model(read_images(source, chosen), source.levels)
-  return np.asarray(images).reshape(len(chosen), -1)
-
-
-def partition(assign: Assign, source: ImageSource, chunk: int = 4096) -> np.ndarray:
-  """Responsibilities of all images of a source by a fitted start, float32 [N, Q]."""
-  parts = []
-  for begin in range(0, source.num_images, chunk):
-    indices = np.arange(begin, min(begin + chunk, source.num_images))
-    images = scale_to_model(read_images(source, indices), source.levels)
-    parts.append(assign(np.asarray(images).reshape(len(indices), -1), indices))
+  if indices is None:
+    indices = np.arange(source.num_images)
+  parts = [assign(flat_images(source, indices[begin:begin + chunk]),
+                  indices[begin:begin + chunk])
+           for begin in range(0, len(indices), chunk)]
   return np.concatenate(parts).astype(np.float32)
 
 
+def start_of_all(source: ImageSource, config, name: str,
+                 known: np.ndarray) -> np.ndarray:
+  """The start of all images, from that of those a run has looked at.
+
+  Args:
+    source: N images.
+    config: the config.
+    name: of the start.
+    known: responsibilities of `tracked_images`, [n, Q].
+
+  Returns:
+    [N, Q]; fitted again if n < N.
+  """
+  if len(known) == source.num_images:
+    return known
+  sample = fit_sample(source, config.em.init_max_images, config.seed)
+  return partition(fit_start(name, sample, source.image_shape, config), source)
+
+
+def tracked_images(num_images: int, config) -> np.ndarray:
+  """Indices of the images whose tau a run keeps, rising: all, or a sample if stepwise."""
+  if config.em.schedule == 'stepwise':
+    return sample_indices(num_images, config.em.init_max_images, config.seed)
+  return np.arange(num_images)
+
+
 def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
-               reporter: Reporter, name: str = 'E-step') -> Assignment:
-  """Runs the E-step over all images.
+               reporter: Reporter, name: str = 'E-step', indices=None) -> Assignment:
+  """Runs the E-step over the images.
 
   Args:
     machinery: the model.
@@ -113,9 +159,10 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
     key: a typed key.
     reporter: shows progress.
     name: what the progress calls it.
+    indices: of the images; None: all.
 
   Returns:
-    The `Assignment`.
+    The `Assignment`, of n images.
 
   Raises:
     NonFiniteError: a bound or responsibility is not finite; the image is named.
@@ -123,8 +170,10 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   options = machinery.config.e_step
   key = replicate_key(key, machinery.mesh)
   parts = []
-  with reporter.task(name, pipeline.num_images, 'images') as task:
-    for batch, valid in pipeline.ordered(options.batch_size):
+  if indices is None:
+    indices = np.arange(pipeline.num_images)
+  with reporter.task(name, len(indices), 'images') as task:
+    for batch, valid in pipeline.ordered(indices, options.batch_size):
       if not parts:
         estimator = machinery.pilot(machinery.e_estimator, params, batch, key)
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
@@ -138,49 +187,64 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
   for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
     allowed = np.isfinite(values) | (np.isinf(values) if term == 'margin' else False)
+    allowed = allowed.reshape(len(tau), -1).all(axis=1)
     if not allowed.all():
-      raise NonFiniteError(f'E-step: the {term} of image {int(np.argmin(allowed))} is '
-                           'not finite')
+      image = int(indices[np.argmin(allowed)])
+      raise NonFiniteError(f'E-step: the {term} of image {image} is not finite')
   return Assignment(tau, info, rate)
 
 
-def weighted_means(pipeline, responsibilities, batch_size: int) -> jax.Array:
+def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.Array:
   """mu_q, the responsibility-weighted mean image of each cluster.
 
   Args:
     pipeline: of the images.
-    responsibilities: tau on the devices, [N, Q].
+    indices: of the images to average, [n].
+    responsibilities: their tau on the devices, [n, Q].
     batch_size: images summed at once, at most.
 
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
   @jax.jit
-  def add(sums, batch, responsibilities, valid):
-    rows = (jnp.arange(len(batch.indices)) < valid)[:, None]
-    tau = jnp.where(rows, responsibilities[batch.indices], 0)
+  def add(sums, batch, responsibilities, begin, valid):
+    rows = jnp.arange(len(batch.indices))
+    tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
+    tau = jnp.where((rows < valid)[:, None], tau, 0)
     return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
 
-  sums = 0.
-  for batch, valid in pipeline.ordered(batch_size):
-    sums = add(sums, batch, responsibilities, valid)
+  sums, begin = 0., 0
+  for batch, valid in pipeline.ordered(indices, batch_size):
+    sums = add(sums, batch, responsibilities, begin, valid)
+    begin += valid
   sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
   overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
   return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
 
 
-def update_mixture(machinery: Machinery, state: TrainState, pipeline,
+def update_mixture(machinery: Machinery, state: TrainState, pipeline, indices,
                    responsibilities) -> TrainState:
   """The closed-form part of the M-step: pi = N_q / N, and mu unless by gradient.
 
   Means learned by gradient start from the weighted means too.
+
+  Args:
+    machinery: the model.
+    state: the state.
+    pipeline: of the images.
+    indices: of the images whose tau is known, [n].
+    responsibilities: their tau, [n, Q].
+
+  Returns:
+    The new state.
   """
   config = machinery.config
   tiny = np.finfo(np.float32).tiny
   shares = jnp.mean(responsibilities, axis=0)
   means = None
   if config.m_step.means == 'weighted' or int(state.step) == 0:
-    means = weighted_means(pipeline, responsibilities, config.e_step.batch_size)
+    means = weighted_means(pipeline, indices, responsibilities,
+                           config.e_step.batch_size)
   return replicate(to_host(
       set_mixture(state, jnp.log(jnp.maximum(shares, tiny)), means)), machinery.mesh)
 
@@ -212,6 +276,7 @@ def new_progress(source: ImageSource) -> dict:
       'stop_reason': '',          # not empty: EM has ended
       'history': [],              # an object per completed iteration
       'warnings': [],
+      'start': '', 'starts': [],  # the starting partition; the trials it won
       'num_images': source.num_images,
       'image_shape': list(source.image_shape),
       'levels': source.levels,
@@ -228,9 +293,15 @@ def template(machinery: Machinery):
     state = machinery.abstract_state()
     like = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32,
                              sharding=state.step.sharding)
-    tau = like((progress['num_images'], machinery.config.num_clusters))
+    tracked = tracked_images(progress['num_images'], machinery.config)
+    tau = like((len(tracked), machinery.config.num_clusters))
     return state, {'current': tau, 'start': tau, 'bound': like(tau.shape[:1])}
   return shaped
+
+
+def e_step_key(config, iteration: int):
+  """The typed key of the E-step of EM iteration 1, 2, ..."""
+  return jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
 
 
 class Fitter:
@@ -252,6 +323,7 @@ class Fitter:
     """
     self.machinery, self.config = machinery, machinery.config
     self.source, self.pipeline = source, pipeline
+    self.tracked = tracked_images(source.num_images, self.config)
     self.checkpoints, self.reporter = checkpoints, reporter
     self._clock = started
     restored = checkpoints.restore_newest(template(machinery), reporter.warning,
@@ -275,14 +347,41 @@ class Fitter:
       self._save()
 
   def _start(self):
-    options = self.config.em
-    with self.reporter.task(f'start ({options.init})', 1, 'starts') as task:
-      sample = fit_sample(self.source, options.init_max_images, self.config.seed)
-      assign = fit_start(options.init, sample, self.source.image_shape, self.config)
-      tau = partition(assign, self.source)
-      task.advance(1)
+    options, machinery = self.config.em, self.machinery
+    best = options.init == 'best'
+    names = options.init_candidates if best else (options.init,)
+    sample = fit_sample(self.source, options.init_max_images, self.config.seed)
+    trials = []
+    for name in names:
+      with self.reporter.task(f'start ({name})', 1, 'starts') as task:
+        assign = fit_start(name, sample, self.source.image_shape, self.config)
+        tau = partition(assign, self.source, self.tracked)
+        task.advance(1)
+      bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)
+      trials.append(trial.Trial(name, tau, bound))
+    chosen, table = trial.best(trials)
+    self.progress['start'] = chosen.name
+    if best:
+      self.progress['starts'] = table
+      self.reporter.line('Starts by their bounds: ' + ', '.join(
+          f"{row['start']} {row['bound_nats']:.2f}" for row in table)
+          + f' nats an image; taking {chosen.name}')
+    tau = chosen.responsibilities
     bound = np.zeros(len(tau), np.float32)
-    return replicate({'current': tau, 'start': tau, 'bound': bound}, self.machinery.mesh)
+    return replicate({'current': tau, 'start': tau, 'bound': bound}, machinery.mesh)
+
+  def _trial_bound(self, name, tau):
+    machinery = self.machinery
+    state = trial.short_fit(machinery, self.pipeline, self.tracked,
+                            replicate(tau, machinery.mesh), update_mixture, self._table)
+    return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
+                      self.reporter, f'trial of {name}', self.tracked).info.bound
+
+  def _table(self, tau):
+    """What the M-step looks up of an image: its tau, or its start if amortised."""
+    if self.config.em.schedule == 'batch':
+      return tau
+    return SampleTable(replicate(self.tracked.astype(np.int32), self.machinery.mesh), tau)
 
   @property
   def step(self) -> int:
@@ -333,7 +432,16 @@ class Fitter:
       self.writer.close()
     self.checkpoints.wait()
     host = to_host(self.tau)
-    return Fit(self.state, host['current'], host['bound'], host['start'], self.progress)
+    tau, bound = host['current'], host['bound']
+    if len(self.tracked) < self.source.num_images:
+      found = assign_all(self.machinery, self.state.ema, self.pipeline,
+                         self._e_step_key(), self.reporter, 'all images')
+      tau, bound = found.responsibilities, found.info.bound
+    start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
+    return Fit(self.state, tau, bound, start, self.progress)
+
+  def _e_step_key(self):
+    return e_step_key(self.config, self.progress['iteration'])
 
   def m_phase(self):
     """Closed forms, then the gradient steps that this iteration still lacks."""
@@ -343,9 +451,12 @@ class Fitter:
     end = steps_until(config.m_step, iteration + 1)
     step = self.step
     tau = self.tau['current']
-    if step == begin:
-      self.state = update_mixture(machinery, self.state, self.pipeline, tau)
+    stepwise = config.em.schedule == 'stepwise'
+    if step == begin and not (stepwise and step):
+      self.state = update_mixture(machinery, self.state, self.pipeline, self.tracked, tau)
     key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
+    table = self._table(
+        self.tau['start' if config.em.posterior == 'amortised' else 'current'])
     batches = self.pipeline.training(step)
     with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
                             (end - begin) * config.m_step.batch_size, 'images') as task:
@@ -355,7 +466,7 @@ class Fitter:
       while step < end:
         self.reporter.check_stopped()
         self.state, info = machinery.m_step(self.state, machinery.m_estimator,
-                                            next(batches), tau, key)
+                                            next(batches), table, key)
         step, unreported = step + 1, unreported + 1
         in_flight.append(info.loss)
         if len(in_flight) > MAX_IN_FLIGHT:
@@ -391,15 +502,20 @@ class Fitter:
     """The E-step, its guards and its record."""
     config, machinery, progress = self.config, self.machinery, self.progress
     iteration = progress['iteration'] + 1
-    key = jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
-    result = assign_all(machinery, self.state.ema, self.pipeline, key, self.reporter,
-                        f'EM {iteration}/{config.em.max_iterations} E-step')
+    result = assign_all(machinery, self.state.ema, self.pipeline,
+                        e_step_key(config, iteration), self.reporter,
+                        f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked)
     old = to_host(self.tau)
     tau, info = result.responsibilities, result.info
-    line = iteration_record(old['current'], tau, info, machinery.image_shape)
+    line = {**iteration_record(tau, info, machinery.image_shape),
+            **diagnostics.movement(old['current'], tau, old['start'])}
+    if iteration > 1:  # the start has no bound
+      line['bound_change'], line['bound_change_error'] = diagnostics.paired_change(
+          old['bound'], info.bound)
     tau, empty = self._guard_empty(tau, info, iteration)
     progress['iteration'] = iteration
-    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty})
+    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty,
+                                'advice': {}})
     progress['e_step_evaluations_per_second'] = (
         result.evaluations_per_second or progress['e_step_evaluations_per_second'])
     reseeded = bool(empty) and config.em.reseed_empty
@@ -410,11 +526,29 @@ class Fitter:
     self.tau = replicate({'current': tau, 'start': old['start'], 'bound': info.bound},
                          machinery.mesh)
     self._write(**line, empty_clusters=len(empty))
-    self._save()
     self.reporter.line(
         f"EM {iteration}: bound {line['bound_bits_per_dim']:.4f} bits/dim, entropy "
-        f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} of the images "
-        'changed cluster')
+        f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} changed "
+        f"cluster, sizes {line['smallest_cluster']:,.0f} to "
+        f"{line['largest_cluster']:,.0f}, {line['uncertain_fraction']:.1%} uncertain"
+        + ''.join(f'; {event}' for event in diagnostics.splits_and_merges(line)))
+    self._advise()
+    self._save()
+
+  def _advise(self):
+    """Tells what is amiss, each kind once in a run."""
+    progress, history = self.progress, self.progress['history']
+    told = {kind for line in history for kind in line.get('advice', ())}
+    for kind, text in diagnostics.advice(history, progress['num_images'],
+                                         self.config.num_clusters,
+                                         self.config.em.posterior == 'amortised'):
+      if kind not in told:
+        history[-1]['advice'][kind] = text
+        self._warn(f"EM {progress['iteration']}: {text}")
+
+  def _warn(self, text):
+    self.progress['warnings'].append(text)
+    self.reporter.warning(text)
 
   def _guard_empty(self, tau, info, iteration):
     config = self.config.em
@@ -428,28 +562,31 @@ class Fitter:
     warning = f'EM {iteration}: clusters {empty} are empty; {what}.'
     if not config.reseed_empty:
       warning += ' Try --config.em.reseed_empty=True or fewer clusters.'
-    self.progress['warnings'].append(warning)
-    self.reporter.warning(warning)
+    self._warn(warning)
     return (reseeded if config.reseed_empty and not last else tau), empty
 
 
-def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
-  """What the history keeps of an EM iteration; plain floats.
+def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
+  """What the history keeps of an E-step; plain floats.
 
   Args:
-    old: responsibilities before, [N, Q].
-    tau: responsibilities after, [N, Q].
-    info: of the E-step, arrays [N].
+    tau: responsibilities, [N, Q].
+    info: of the E-step, arrays [N, ...].
     image_shape: (H, W, C).
 
   Returns:
     bound_nats (mean per image) and its standard error over images, its three terms,
-    bits per dimension, mean entropy (nats), changed_fraction, uncertain_fraction:
-    images whose lead of the best cluster is under two standard errors, and the mean of
-    evaluations_per_image of the network.
+    bits per dimension, mean entropy (nats), uncertain_fraction: images whose cluster
+    leads, or lags, by less than two standard errors; contradicted_fraction: those whose
+    cluster lags by more (an amortised one only); evaluations_per_image of the network;
+    bound_level_1, 2, ...: the diffusion term by bands of noise levels, rising, each
+    with its standard error over images; and `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
-  sizes = tau.sum(axis=0, dtype=np.float64)
+  levels = {}
+  for k, level in enumerate(np.asarray(info.levels, np.float64).T, 1):
+    levels |= {f'bound_level_{k}': float(level.mean()),
+               f'bound_level_{k}_standard_error': float(level.std() / len(tau)**.5)}
   return {
       'bound_nats': bound,
       'bound_standard_error': float(np.std(info.bound) / np.sqrt(len(tau))),
@@ -458,8 +595,8 @@ def iteration_record(old, tau, info: EStepInfo, image_shape) -> dict:
       'bound_diffusion': float(np.mean(info.diffusion)),
       'bound_decoder': float(np.mean(info.decoder)),
       'mean_entropy': float(np.mean(info.entropy)),
-      'changed_fraction': float(np.mean(old.argmax(1) != tau.argmax(1))),
-      'uncertain_fraction': float(np.mean(info.margin < 2 * info.margin_error)),
+      'uncertain_fraction': float(np.mean(np.abs(info.margin) < 2 * info.margin_error)),
+      'contradicted_fraction': float(np.mean(info.margin < -2 * info.margin_error)),
       'evaluations_per_image': float(np.mean(info.evaluations)),
-      'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
+      **levels, **diagnostics.occupancy(tau),
   }

@@ -13,13 +13,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.clustering import m_step as m_step_lib
+from jdiffclust.clustering.amortised import Posterior
 from jdiffclust.clustering.assign import make_e_step, make_pilot
-from jdiffclust.clustering.e_step import Estimator, make_estimator
+from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, as_float32, process_from_config
 from jdiffclust.diffusion.samplers import ancestral
 from jdiffclust.errors import UserError
+from jdiffclust.networks.inference import InferenceNetwork
 from jdiffclust.networks.unet import SharedTrunkUNet, unet_from_config
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import stream
@@ -41,6 +43,7 @@ class Machinery:
     pilot: what an E-step begins with, see `assign.make_pilot`.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
     init_network: from a key to the network's variables.
+    init_posterior: from a key to the inference network's, or to None.
   """
 
   config: Any
@@ -54,6 +57,13 @@ class Machinery:
   pilot: Callable
   m_step: Callable
   init_network: Callable
+  init_posterior: Callable
+
+  def noise_bands(self) -> list[list[int] | None]:
+    """[first, last] step of each band of `EStepInfo.levels`; None: an empty band."""
+    of_step = np.asarray(self.e_estimator.bands)
+    bands = (np.flatnonzero(of_step == band) for band in range(NUM_BANDS))
+    return [[int(t[0]), int(t[-1])] if t.size else None for t in bands]
 
   def init_state(self) -> TrainState:
     """The state before the first step: random weights, zero means, equal proportions."""
@@ -68,7 +78,8 @@ class Machinery:
     params = Parameters(
         network=self.init_network(stream(self.config.seed, 'network')),
         means=jnp.zeros((q, *self.image_shape)),
-        log_proportions=jnp.full((q,), -np.log(q), jnp.float32))
+        log_proportions=jnp.full((q,), -np.log(q), jnp.float32),
+        posterior=self.init_posterior(stream(self.config.seed, 'posterior')))
     return m_step_lib.init_state(params, make_optimizer(self.config.m_step))
 
   def abstract_state(self) -> TrainState:
@@ -108,6 +119,11 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     return network.init(key, x, jnp.ones((1,), jnp.int32), x)
 
   mixture = Mixture(denoise, None if decoder == 'gaussian' else levels, trunk)
+  posterior, init_posterior = None, lambda key: None
+  if config.em.posterior == 'amortised':
+    inference = InferenceNetwork(config.num_clusters, config.posterior.channels)
+    posterior = Posterior(inference.apply, config.posterior, config.views)
+    init_posterior = lambda key: inference.init(key, jnp.zeros((1, *image_shape)))
   m_weighting = config.m_step.weighting
   estimators = (
       make_estimator(process, config.e_step.weighting, config.e_step.proposal),
@@ -117,9 +133,11 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   return Machinery(
       config=config, image_shape=tuple(image_shape), mesh=mesh, mixture=mixture,
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
-      e_step=make_e_step(mixture, config.e_step, mesh),
+      e_step=make_e_step(mixture, config.e_step, mesh, posterior),
       pilot=make_pilot(mixture, config.e_step, mesh),
-      m_step=make_m_step(mixture, config.m_step, mesh), init_network=init_network)
+      m_step=make_m_step(mixture, config.m_step, mesh, posterior,
+                         config.em.schedule == 'stepwise'),
+      init_network=init_network, init_posterior=init_posterior)
 
 
 def two_stages(network, process: Process) -> tuple[Callable, Trunk | None]:

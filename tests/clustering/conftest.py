@@ -46,24 +46,32 @@ def prior(p, x0, mu):
   return .5 * (mean**2 + delta - 1 - np.log(delta)).sum()
 
 
-def exact_parts(p, network, x0, mu):
-  """Negative parts of the bound given a cluster: KL_T, levels t > 1, decoder."""
+def exact_levels(p, network, x0, mu):
+  """Negative parts of the bound given a cluster, of the levels t > 1; [T + 1]."""
   errors = expected_errors(p, network, x0, mu)
   abar = np.cumprod(1 - p.beta)
   a, b = (1 - p.m) * abar**.5, 1 - abar - p.m**2 * abar
-  diffusion = 0.
+  levels = np.zeros(len(abar))
   for t in range(2, len(abar)):
     k = a[t] / a[t - 1]
     step = b[t] - k**2 * b[t - 1]  # the model's variance
     posterior = 1 / (1 / b[t - 1] + k**2 / step)
     shift = posterior * a[t - 1] / b[t - 1] * ((1 - abar[t]) / abar[t])**.5
-    diffusion += shift**2 * errors[t] / (2 * step)
-    diffusion += np.asarray(x0).size / 2 * (posterior / step - 1
+    levels[t] = shift**2 * errors[t] / (2 * step)
+    levels[t] += np.asarray(x0).size / 2 * (posterior / step - 1
                                             - np.log(posterior / step))
+  return levels
+
+
+def exact_parts(p, network, x0, mu):
+  """Negative parts of the bound given a cluster: KL_T, levels t > 1, decoder."""
+  errors = expected_errors(p, network, x0, mu)
+  abar = np.cumprod(1 - p.beta)
+  a, b = (1 - p.m) * abar**.5, 1 - abar - p.m**2 * abar
   variance = b[1] / a[1]**2
   decoder = ((1 - abar[1]) / abar[1] * errors[1] / (2 * variance)
              + np.asarray(x0).size / 2 * np.log(2 * np.pi * variance))
-  return prior(p, x0, mu), diffusion, decoder
+  return prior(p, x0, mu), exact_levels(p, network, x0, mu).sum(), decoder
 
 
 def make(steps=10, betas='cosine', rescale=True):
@@ -100,7 +108,8 @@ def oracle():
   return types.SimpleNamespace(
       mixture=Mixture(denoise), known=Mixture(known_error), network=linear_network,
       known_network=known_network, expected_errors=expected_errors, prior=prior,
-      exact_parts=exact_parts, make=make, parameters=parameters)
+      exact_parts=exact_parts, exact_levels=exact_levels, make=make,
+      parameters=parameters)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import scipy.stats
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering import e_step as e
+from jdiffclust.clustering import mixture as mixture_lib
 from jdiffclust.clustering.assign import make_e_step
 from jdiffclust.clustering.mixture import Mixture
 from jdiffclust.config import default_config
@@ -63,6 +64,40 @@ def test_bound_is_unbiased(oracle, images, key, proposal, stratify, noise):
   close_in_error(info.bound, -prior - diffusion - decoder)
   assert (tau == 1).all() and (info.entropy == 0).all()
   assert np.isinf(info.margin).all() and (info.margin_error == 0).all()
+
+
+@pytest.mark.parametrize('proposal', ['weight', 'uniform'])
+def test_bands_split_the_diffusion_term(oracle, images, key, proposal):
+  """Two clusters: each band is the tau-weighted sum of its levels in closed form."""
+  p, network = oracle.make(40, 'linear'), oracle.network(40)
+  x0, means = images(0, 1)[0], images(1, 2)
+  estimator = e.make_estimator(p, 'elbo', proposal)
+  # Temperature without end: tau is 1/2 whatever the draws say.
+  tau, info = step(oracle.mixture, temperature=1e9)(
+      estimator, oracle.parameters(network, means), copies(x0, 4000), key)
+  np.testing.assert_allclose(tau, .5, atol=1e-4)
+  levels = np.mean([oracle.exact_levels(p, network, x0, mu) for mu in means], axis=0)
+  bands = np.asarray(estimator.bands)
+  exact = [-levels[bands == band].sum() for band in range(e.NUM_BANDS)]
+  close_in_error(info.levels, exact)
+  assert sum(level < 0 for level in exact) >= 5  # not all of it in one band
+  np.testing.assert_allclose(info.levels.sum(axis=1), info.diffusion, rtol=1e-5)
+
+
+def test_noise_bands_by_hand(monkeypatch):
+  """Weights 1, 1, 2, 4, 8 in quarters: middles at 1/32, 3/32, 6/32, 12/32, 24/32."""
+  monkeypatch.setattr(mixture_lib, 'step_weights', lambda process, weighting: np.array(
+      [0., 99., 1., 1., 2., 4., 8.]))
+  assert mixture_lib.noise_bands(None, 4).tolist() == [-1, -1, 0, 0, 0, 1, 3]
+
+
+def test_bands_have_equal_weight(oracle):
+  """Of a long schedule, within the weight of one level; they rise with t."""
+  p = oracle.make(1000, 'linear')
+  bands, weights = mixture_lib.noise_bands(p, 8), mixture_lib.step_weights(p, 'elbo')
+  assert (np.diff(bands[1:]) >= 0).all() and bands[:2].tolist() == [-1, -1]
+  shares = np.bincount(bands[2:], weights=weights[2:]) / weights[2:].sum()
+  np.testing.assert_allclose(shares, 1 / 8, atol=weights[2:].max() / weights[2:].sum())
 
 
 @pytest.mark.parametrize('weighting,proposal,stratify,share,noise', [
@@ -322,7 +357,10 @@ def test_margins_by_loops():
   fixed = rng.normal(size=(5, 50)).astype(np.float32)
   counts = rng.integers(2, 5, (5, 50))
   most = counts == counts.max(axis=0)
-  margin, error = e.margins(e.leads(*map(jnp.asarray, (fixed, costs, counts, most))))
+  leads = e.leads(*map(jnp.asarray, (fixed, costs, counts, most)))
+  margin, error = e.margins(leads, leads.best)
+  own = rng.integers(0, 5, 50)
+  of_own, error_of_own = e.margins(leads, jnp.asarray(own))
   for i in range(50):
     joint = [fixed[q, i] - costs[:counts[q, i], :, q, i].sum(axis=1).mean()
              if most[q, i] else -np.inf for q in range(5)]
@@ -334,6 +372,10 @@ def test_margins_by_loops():
       others[q] = lead, (excess.var(axis=0, ddof=1).sum() / counts[q, i])**.5
     expected = min(others.values())
     np.testing.assert_allclose((margin[i], error[i]), expected, rtol=1e-4, atol=1e-5)
+    lag = others.get(own[i])  # of an image that is not in its best cluster
+    expected = expected if lag is None else (-lag[0], lag[1])
+    np.testing.assert_allclose((of_own[i], error_of_own[i]), expected, rtol=1e-4,
+                               atol=1e-5)
 
 
 @pytest.mark.parametrize('noise,stratify', [

@@ -1,5 +1,7 @@
 """Starting partitions against scikit-learn itself, and what re-seeding promises."""
 
+import sys
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -12,6 +14,7 @@ from sklearn.mixture import GaussianMixture
 
 from jdiffclust.clustering import initialise
 from jdiffclust.config import default_config
+from jdiffclust.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +106,36 @@ def test_random_is_uniform_on_the_simplex():
   np.testing.assert_allclose(rows.var(axis=0), variance, rtol=.1)
 
 
-@pytest.mark.parametrize('name', ('random', 'kmeans', 'gaussian_mixture', 'neighbours'))
+def test_components_above_the_average_variance():
+  """Variances 9, 4, 1, .01 (mean 3.5): Kaiser's rule keeps two; 3 keeps three."""
+  rng = np.random.default_rng(0)
+  x = np.linalg.qr(rng.normal(size=(200, 4)) - 0.)[0]
+  x = (x - x.mean(axis=0)) @ np.diag([3., 2., 1., .1])
+  assert initialise.principal_components(x, 0).n_components_ == 2
+  assert initialise.principal_components(x, 3).n_components_ == 3
+  assert initialise.principal_components(x, 50).n_components_ == 4
+
+
+def test_mixture_on_tsne_finds_groups_far_apart():
+  """Three tight groups: found exactly; new images go to the nearest one's cluster."""
+  rng = np.random.default_rng(0)
+  owners = np.arange(90) % 3
+  x = (10 * np.eye(3, 5)[owners] + .1 * rng.normal(size=(90, 5))).astype(np.float32)
+  assign = initialise.mixture_on_manifold('tsne', x, 3, 3, 0)
+  assert adjusted_rand_score(owners, assign(x, None).argmax(axis=1)) == 1
+  new = x[:9] + np.float32(.05)
+  np.testing.assert_array_equal(assign(new, None), assign(x[:9], None))
+
+
+def test_umap_is_optional(blobs, monkeypatch):
+  """Without umap-learn: what to install."""
+  monkeypatch.setitem(sys.modules, 'umap', None)
+  with pytest.raises(UserError, match=r"pip install 'jdiffclust\[umap\]'"):
+    initialise.mixture_on_manifold('umap', blobs, 3, 3, 0)
+
+
+@pytest.mark.parametrize('name', ('random', 'kmeans', 'gaussian_mixture', 'neighbours',
+                                  'tsne'))
 def test_fit_start_is_deterministic(blobs, name):
   """Every start fitted twice is the same, and sums to one."""
   config = default_config()

@@ -41,9 +41,17 @@ def batch_of(images):
   return Batch(images, jnp.arange(len(images), dtype=jnp.int32))
 
 
+def example_losses(mixture, estimator, params, batch, tau, key, step, **choices):
+  noise = m.draw_noise(estimator, batch, key)
+  features = mixture.features(estimator.process, params.network, batch.images, noise.t,
+                              noise.eps, noise.dropout_keys)
+  return m.example_losses(mixture, estimator, params, batch.images, features, noise, tau,
+                          step, **choices)
+
+
 @functools.cache
 def jitted(mixture, assignment, weighting):
-  return jax.jit(lambda *arguments: m.example_losses(
+  return jax.jit(lambda *arguments: example_losses(
       mixture, *arguments, assignment=assignment, weighting=weighting))
 
 
@@ -114,7 +122,7 @@ def test_sampled_gradient_is_unbiased(oracle, images, key, weighting):
 
   @functools.partial(jax.jit, static_argnums=0)
   def gradient(assignment, tau):
-    loss = lambda params: m.example_losses(
+    loss = lambda params: example_losses(
         oracle.mixture, estimator, params, batch_of(x0), tau, key, 0,
         assignment=assignment, weighting=weighting)[0]
     return jax.grad(loss)(params)
@@ -220,7 +228,7 @@ def test_unet_with_dropout_agrees_with_plain_gradient(oracle, key):
   estimator = make_estimator(oracle.make(), 'uniform', 'uniform')
 
   def plain(params):
-    losses = m.example_losses(mixture, estimator, params, batch_of(x0), tau,
+    losses = example_losses(mixture, estimator, params, batch_of(x0), tau,
                               jax.random.fold_in(key, 0), 0, assignment='sampled',
                               weighting='uniform')
     return jnp.mean(losses)
@@ -245,7 +253,7 @@ def test_first_adam_step(oracle, images, key):
   state, infos = take_steps(oracle.mixture, params, estimator, x0, tau, key, 1, steps=1,
                             means='weighted')
   moves = np.concatenate([state.params.network[k] - before.network[k] for k in 'ghk'])
-  gradient = jax.jit(jax.grad(lambda p: jnp.mean(m.example_losses(
+  gradient = jax.jit(jax.grad(lambda p: jnp.mean(example_losses(
       oracle.mixture, estimator, p, batch_of(x0), tau, jax.random.fold_in(key, 0), 0,
       assignment='sampled', weighting='uniform'))))(params).network
   signs = np.concatenate([np.sign(gradient[k]) for k in 'ghk'])

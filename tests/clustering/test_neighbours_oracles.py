@@ -115,7 +115,7 @@ def test_shapes_are_found_wherever_they_are():
   """With views that shift; and images outside the sample join their kind."""
   pictures, labels = shapes(300, 0)
   flat = pictures.reshape(300, -1)
-  views = SimpleNamespace(num=64, rotation=0., scale=0., shear=0., shift=.15)
+  views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15)
   assign = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, views)
   tau = assign(flat, np.arange(300))
   assert tau.shape == (300, 3) and tau.dtype == np.float32

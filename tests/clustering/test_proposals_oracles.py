@@ -61,6 +61,8 @@ def test_spread_in_closed_form(oracle, images, key, antithetic):
   g, h, k = (np.asarray(network[name], np.float64) for name in 'ghk')
   x0, means = np.asarray(x0, np.float64)[None], np.asarray(means, np.float64)
   abar, expected = np.cumprod(1 - p.beta), []
+  x0, means = (np.asarray(a, np.float64)[None] if a.ndim == 3 else
+               np.asarray(a, np.float64) for a in (x0, means))
   for t in levels:
     root, m = (1 - abar[t])**.5, p.m[t]
     mean = abar[t]**.5 * ((1 - m) * x0 + m * means)

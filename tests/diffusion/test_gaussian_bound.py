@@ -88,7 +88,7 @@ def bound(p, x0, mu, centre=None):
     return (of(1.) + of(-1.)) / 2
 
   total = jax.lax.map(cost, jnp.arange(1, p.num_steps + 1)).sum(axis=0)
-  return np.asarray(-forward.prior_kl(device, x0, mu) - total) - variance_kl(p)
+  return np.asarray(-forward.prior_kl(device, x0, mu) - total) - variance_kl(p).sum()
 
 
 POINTS = np.linspace(-1.5, 2., 15)

@@ -169,6 +169,53 @@ def test_cluster_sizes(tmp_path):
   pixels(figure, tmp_path / 'x.png')
 
 
+def test_cluster_sizes_beside_those_of_the_start():
+  axes = figures.cluster_sizes([3, 0, 5], [2.5, .5, 5.], [4, 4, 0]).axes[0]
+  assert [bar.get_height() for bar in axes.patches] == [4, 4, 0, 3, 0, 5]
+
+
+BANDS = [[2, 2], [3, 9], None]
+
+
+def term_record(iteration, decoder, low, high, error=0.):
+  return {'iteration': iteration, 'bound_prior': 0., 'bound_decoder': decoder,
+          'bound_level_1': low, 'bound_level_2': high, 'bound_level_3': 0.,
+          'bound_level_1_standard_error': error}
+
+
+def test_bound_terms_by_hand(tmp_path):
+  """With 1 / log 2 dimensions, bits are -nats; the empty band is left out."""
+  figure = figures.bound_terms(
+      [term_record(1, -2., -8., -3., 3.), term_record(2, -2., -6., -4., 4.)], BANDS,
+      1 / np.log(2))
+  last, change = figure.axes
+  np.testing.assert_allclose([bar.get_height() for bar in last.patches], [2, 6, 4, 0])
+  assert [tick.get_text() for tick in last.get_xticklabels()] == [
+      'decoder', '2', '3–9', 'prior']
+  np.testing.assert_allclose(change.lines[0].get_ydata(), [0, -2, 1, 0], atol=1e-12)
+  bars = np.asarray(change.collections[0].get_segments())[:, :, 1]
+  np.testing.assert_allclose(bars[1], [-2 - 5, -2 + 5])  # hypot(3, 4)
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_bound_terms_of_one_iteration(tmp_path):
+  figure = figures.bound_terms([term_record(1, -2., -8., -3.)], BANDS, 64)
+  assert len(figure.axes) == 1
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_cluster_flows(tmp_path):
+  figure = figures.cluster_flows(
+      np.array([[3, 1], [0, 0]]), np.array([[0, .25], [.25, 0]]))
+  moves, shared = figure.axes
+  np.testing.assert_allclose(moves.images[0].get_array(), [[.75, .25], [0, 0]])
+  np.testing.assert_allclose(shared.images[0].get_array(), [[0, .5], [.5, 0]])
+  assert [text.get_text() for text in moves.texts] == ['3', '1', '', '']
+  assert [text.get_text() for text in shared.texts] == ['', '25%', '25%', '']
+  pixels(figure, tmp_path / 'x.png')
+  assert not figures.cluster_flows(np.eye(30), np.eye(30)).axes[0].texts
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / 'x.png'
   path.write_bytes(b'old')

@@ -68,7 +68,7 @@ def test_full_page(tmp_path):
        'confusion_matrix': None},
       {'em': {'num_clusters': 3}})
   images = [attrs for tag, attrs in result.tags if tag == 'img']
-  assert [image['alt'] for image in images] == ['Cluster sizes', 'Mine']
+  assert [image['alt'] for image in images] == ['Mine', 'Cluster sizes']
   for expected in (
       'digits', '1,797', '8 × 8 grey', '0.932', 'Start of the fit (kmeans)',
       'Gaussian mixture', '3.2500 bits per dimension', '1 h 7 min', '2 × cpu',
@@ -118,6 +118,42 @@ def test_missing_facts_are_dashes(summary, tmp_path):
 def test_nan_is_a_dash(tmp_path):
   result = write(tmp_path, {**SUMMARY, 'bound_bits_per_dim': float('nan')})
   assert 'Bound–' in result.text
+
+
+RECORD = {
+    'iteration': 2, 'bound_bits_per_dim': 2.5, 'bound_change': 1.25,
+    'bound_change_error': .5, 'mean_entropy': .1, 'certain_fraction': .75,
+    'uncertain_fraction': .125, 'changed_fraction': .25, 'moved_fraction': .375,
+    'smallest_cluster': 100., 'largest_cluster': 1200., 'effective_clusters': 2.5,
+    'flows': [[0, 1, 1012], [1, 0, 7]], 'splits': [[0, 1, .4]], 'overlaps': [],
+    'advice': {}}
+
+
+def test_em_section(tmp_path):
+  """A row per iteration, in numbers and words; no remark where nothing is amiss."""
+  result = write(tmp_path, {**SUMMARY, 'history': [RECORD]})
+  assert ('2 2.5000 +1.25 ± 0.50 0.100 75.0 % 12.5 % 25.0 % 37.5 % 100 to 1,200 2.50 '
+          '0 → 1: 1,012, 1 → 0: 7; 0 splits (40% of its images go to 1)') in result.text
+  assert 'Nothing was amiss' in result.text and 'Please note' not in result.text
+  assert 'How EM went' not in write(tmp_path).text
+
+
+def test_advice_is_shown_once(tmp_path):
+  """In the section on EM; the note on top points there and keeps other warnings."""
+  history = [RECORD | {'advice': {'noisy': 'draw <more>'}}]
+  result = write(tmp_path, {**SUMMARY, 'history': history,
+                            'warnings': ['EM 2: draw <more>', 'two files skipped']})
+  assert result.text.count('EM 2: draw <more>') == 1
+  assert 'Nothing was amiss' not in result.text
+  assert 'two files skipped The fit has 1 remark on itself' in result.text
+  targets = [attrs['href'] for tag, attrs in result.tags if tag == 'a']
+  assert targets == ['#em'] and ('h2', {'id': 'em'}) in result.tags
+
+
+def test_a_history_of_little(tmp_path):
+  """What an iteration does not say is a dash."""
+  assert '7 – – – – – – – – to – – –' in write(
+      tmp_path, {**SUMMARY, 'history': [{'iteration': 7}]}).text
 
 
 def test_many_clusters_fold(tmp_path):

@@ -35,7 +35,7 @@ TINY = tuple(f'--config.{option}' for option in (
     'network.channel_multipliers=(1,)', 'network.blocks_per_level=1',
     'network.middle_attention=False', 'diffusion.num_steps=20',
     'diffusion.beta_end=.01', 'em.max_iterations=2',
-    'em.init=gaussian_mixture', 'em.init_restarts=1',
+    'em.init=gaussian_mixture', 'em.init_restarts=1', 'em.posterior=monte_carlo',
     'e_step.num_draws=4', 'e_step.batch_size=32', 'm_step.num_steps=6',
     'm_step.first_num_steps=0', 'm_step.batch_size=16', 'log.every_steps=2',
     'checkpoint.every_steps=4', 'sample.num_images=2'))

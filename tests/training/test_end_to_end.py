@@ -3,6 +3,10 @@
 import json
 
 import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from jdiffclust.training import trial
 
 
 def summary_of(workdir):
@@ -42,3 +46,58 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
   found = summary_of(tmp_path / 'run')
   assert found['init']['acc'] < .7
   assert found['acc'] > .9
+
+
+def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
+  """Its checkpoints hold tau of a sample only; its results are of every image."""
+  outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
+                         'em.init_max_images=20', 'num_clusters=2')
+  assert outcome.code == 0, outcome.err
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+  arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.metadata(arrays).item_metadata.tree
+  assert tree['responsibilities']['current'].shape == (20, 2)
+  again = commands.small('--mode=evaluate', f'--workdir={tmp_path}')
+  assert again.code == 0, again.err
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+
+
+@pytest.mark.parametrize('options,message', [
+    (['em.schedule=stepwise'], "'stepwise' keeps no table"),
+    (['em.schedule=stepwise', 'em.posterior=amortised', 'em.reseed_empty=True'],
+     'em.reseed_empty = True changes the table'),
+    (['em.posterior=amortised', 'em.init=random'], 'posterior.anchor = 1.0 would hold'),
+    (['posterior.noise_low=.5', 'posterior.noise_high=.4'], 'noise_low = 0.5 must be'),
+    (['posterior.channels=12'], 'channels = 12 is not divisible by 8')])
+def test_options_that_contradict(commands, tmp_path, options, message):
+  """One clear message, exit code 2, nothing written."""
+  outcome = commands.fit(tmp_path / 'run', *options)
+  assert outcome.code == 2 and message in outcome.err
+  assert not (tmp_path / 'run').exists()
+
+
+def test_best_start_has_the_best_bound(commands, tmp_path):
+  """The start taken is that of the highest bound; the trials are in the summary."""
+  outcome = commands.fit(
+      tmp_path, 'em.init=best', "em.init_candidates=('kmeans', 'gaussian_mixture')",
+      'em.init_trial_steps=5', 'em.max_iterations=1')
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path)
+  trials = {row['start']: row for row in found['init_trials']}
+  assert set(trials) == {'kmeans', 'gaussian_mixture'}
+  best = max(trials, key=lambda name: trials[name]['bound_nats'])
+  assert found['init']['method'] == best and trials[best]['lack'] == 0
+  other, = set(trials) - {best}
+  lack = trials[best]['bound_nats'] - trials[other]['bound_nats']
+  assert abs(trials[other]['lack'] - lack) < 1e-3 * abs(trials[best]['bound_nats'])
+
+
+def test_choice_by_hand():
+  """Mean bounds 2 and 3: the second; the first lacks 1, with its paired error."""
+  trials = [trial.Trial('a', None, np.array([1., 2., 3.])),
+            trial.Trial('b', None, np.array([3., 2., 4.]))]
+  winner, table = trial.best(trials)
+  assert winner.name == 'b' and [row['bound_nats'] for row in table] == [2., 3.]
+  assert table[0]['lack'] == 1 and table[1]['lack'] == 0
+  np.testing.assert_allclose(table[0]['lack_error'], np.std([2, 0, 1], ddof=1) / 3**.5)

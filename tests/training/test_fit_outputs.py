@@ -1,7 +1,9 @@
 """What a fit leaves in its workdir, and what it prints."""
 
 import csv
+import html
 import json
+import re
 import shutil
 
 import matplotlib.image
@@ -54,8 +56,49 @@ def test_metrics(fitted):
   lines = [json.loads(line) for line in open(fitted / 'metrics.jsonl')]
   assert [(line['step'], line['iteration']) for line in lines] == [
       (2, 0), (4, 0), (6, 0), (6, 1), (8, 1), (10, 1), (12, 1), (12, 2)]
-  assert all(np.isfinite(v) for line in lines for v in line.values())
+  # Lists are pairs of clusters and their numbers, of some length.
+  assert all(np.isfinite(number) for line in lines for value in line.values()
+             for number in np.ravel(value))
   assert all(('loss' in line) != ('bound_nats' in line) for line in lines)
+
+
+def test_metrics_of_an_iteration(fitted):
+  """The terms add up to the bound, the bands to the diffusion term; the sizes and the
+  rest are those of tau."""
+  lines = [line for line in map(json.loads, open(fitted / 'metrics.jsonl'))
+           if 'bound_nats' in line]
+  for line in lines:
+    bands = [line[f'bound_level_{k}'] for k in range(1, 9)]
+    assert sum(bands) == pytest.approx(line['bound_diffusion'], rel=1e-5)
+    assert len(line['flows']) <= 5 and line['moved_fraction'] >= 0
+  assert 'bound_change' not in lines[0]
+  assert lines[1]['bound_change'] == pytest.approx(
+      lines[1]['bound_nats'] - lines[0]['bound_nats'], rel=1e-4)
+  assert lines[1]['bound_change_error'] > 0
+  tau = np.load(fitted / 'responsibilities.npy').astype(np.float64)
+  sizes = tau.sum(axis=0)
+  last = lines[-1]
+  assert last['smallest_cluster'] == pytest.approx(sizes.min(), rel=1e-5)
+  assert last['largest_cluster'] == pytest.approx(sizes.max(), rel=1e-5)
+  assert last['effective_clusters'] == pytest.approx(
+      np.exp(-(sizes / N * np.log(sizes / N)).sum()), rel=1e-5)
+  assert last['certain_fraction'] == pytest.approx((tau.max(axis=1) > .95).mean())
+
+
+def test_remarks_are_told_once(first_fit):
+  """Each kind of advice: one warning on stderr, in the summary and in the report."""
+  fitted, outcome = first_fit
+  summary = read_summary(fitted)
+  kinds = [kind for record in summary['history'] for kind in record['advice']]
+  # The tiny U-Net of 12 steps and 4 draws knows nothing yet: most are close calls.
+  assert 'noisy' in kinds and len(set(kinds)) == len(kinds)
+  page = (fitted / 'report.html').read_text(encoding='utf-8')
+  for record in summary['history']:
+    for text in record['advice'].values():
+      text = f"EM {record['iteration']}: {text}"
+      assert outcome.err.count(f'warning: {text}') == 1
+      assert summary['warnings'].count(text) == 1
+      assert page.count(html.escape(text)) == 1
 
 
 def test_bound_is_its_terms_in_bits(fitted):
@@ -74,6 +117,8 @@ def test_tensorboard_has_the_metrics(fitted, events):
   wanted = [(line['step'] + line['iteration'], line['loss'])
             for line in lines if 'loss' in line]
   np.testing.assert_allclose(losses, wanted, rtol=1e-6)
+  tags = {value.tag for event in events(fitted) for value in event.summary.value}
+  assert tags >= {'bound_level_1', 'bound_level_8', 'effective_clusters', 'bound_change'}
 
 
 def test_responsibilities_and_assignments(fitted):
@@ -137,7 +182,7 @@ def test_figures_and_page(fitted):
   assert '</html>' in page and 'digits' in page
   names = {path.stem for path in (fitted / 'figures').iterdir()}
   assert names == {'hero', 'cluster_gallery', 'sample_grid', 'history_curves',
-                   'cluster_sizes', 'confusion_matrix'}
+                   'cluster_sizes', 'cluster_flows', 'bound_terms', 'confusion_matrix'}
   for path in (fitted / 'figures').iterdir():
     assert np.ptp(matplotlib.image.imread(path)[..., :3]) > .2
 
@@ -149,6 +194,8 @@ def test_lines_on_a_pipe_are_plain(first_fit):
     assert '\x1b' not in text and '\r' not in text
   for stage in ('start', 'M-step', 'E-step', 'EM 1:', 'EM 2:', 'baselines', 'samples'):
     assert stage in outcome.err
+  for figure in ('bits/dim', 'entropy', 'changed cluster', 'sizes', 'uncertain'):
+    assert figure in re.search(r'^EM 2: .*$', outcome.err, re.MULTILINE)[0]
   assert '60 images in 3 clusters' in outcome.out and 'report.html' in outcome.out
 
 

@@ -97,7 +97,8 @@ def test_fewer_images_than_a_batch(name, count, batch_size):
 def test_ordered_has_every_image_once(name, count, at_most, devices, size):
   """In order, in as few batches as asked for, of one size, with the least filling."""
   found = []
-  for batch, valid in make(name, count, 16, devices=devices).ordered(at_most):
+  pipeline = make(name, count, 16, devices=devices)
+  for batch, valid in pipeline.ordered(np.arange(count), at_most):
     assert batch.images.shape == (size, 8, 8, 1)
     assert batch.indices.shape == (size,)
     found.append(np.asarray(batch.indices)[:valid])
@@ -107,13 +108,36 @@ def test_ordered_has_every_image_once(name, count, at_most, devices, size):
 
 
 @NAMES
+def test_first_batches_stay_the_first(name):
+  """Before and after training they are what a new pipeline trains on first."""
+  first = [np.asarray(batch.indices) for batch in
+           itertools.islice(make(name, 60, 16).training(0), 3)]
+  pipeline = make(name, 60, 16)
+  for _ in range(2):
+    again = itertools.islice(pipeline.first_batches(), 3)
+    np.testing.assert_array_equal([np.asarray(batch.indices) for batch in again], first)
+    next(pipeline.training(0))
+
+
+@NAMES
+def test_ordered_of_some(name):
+  """The images of the indices asked for, in their order, and no others."""
+  wanted, found = np.array([3, 10, 11, 40, 59]), []
+  for batch, valid in make(name, 60, 16).ordered(wanted, 2):
+    found.append(np.asarray(batch.indices)[:valid])
+    np.testing.assert_allclose(batch.images,
+                               digits(60).images[np.asarray(batch.indices)] / 8. - 1)
+  np.testing.assert_array_equal(np.concatenate(found), wanted)
+
+
+@NAMES
 @pytest.mark.parametrize('devices', [1, 2])
 def test_images_are_the_scaled_digits(name, devices):
   """Every batch holds the images of its indices, in [-1, 1], on all devices."""
   wanted = digits(60).images / 8. - 1
   pipeline = make(name, 60, 16, devices=devices)
   batches = list(itertools.islice(pipeline.training(0), 5))
-  batches += [batch for batch, _ in pipeline.ordered(16)]
+  batches += [batch for batch, _ in pipeline.ordered(np.arange(60), 16)]
   for batch in batches:
     assert batch.images.dtype == np.float32
     assert len(batch.images.sharding.device_set) == devices

@@ -103,10 +103,11 @@ def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
   check_same(tmp_path / 'run', plain)
 
 
-@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
-def test_cut_at_every_moment(pipeline, commands, plain, tmp_path, monkeypatch):
+@pytest.mark.parametrize('pipeline,posterior', [
+    ('memory', 'monte_carlo'), ('grain', 'monte_carlo'), ('memory', 'amortised')])
+def test_cut_at_every_moment(pipeline, posterior, commands, tmp_path, monkeypatch):
   """Cut at the 1st, 2nd, 3rd, ... report of progress, each run going on from there."""
-  options = [f'data.pipeline={pipeline}']
+  options = [f'data.pipeline={pipeline}', f'em.posterior={posterior}']
   reference = tmp_path / 'reference'
   assert commands.fit(reference, *options).code == 0
   countdown = []

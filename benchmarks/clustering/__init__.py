@@ -1,0 +1,1 @@
+"""The table of clustering methods; see `python -m benchmarks.clustering --help`."""

@@ -1,0 +1,285 @@
+"""How EM goes: what an iteration did to the clusters, what is amiss, what to try.
+
+Nothing here looks at labels, and nothing feeds back into a fit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jdiffclust.evaluation.clustering import entropy
+
+# An image is certain if its largest responsibility exceeds this.
+CERTAIN = .95
+# Pairs of clusters that a record names at most, of each kind.
+MOST_PAIRS = 5
+# A cluster splits where more than this share of its images, and more than one, goes to
+# one other cluster; where it is the greater part, it merges into that one.
+SPLIT, MERGE = .25, .5
+# Frozen: after two iterations, hardly an image changes cluster, few have since the start,
+# and most are certain. A right start looks the same: only another start can tell.
+FROZEN_CHANGED, FROZEN_MOVED, FROZEN_CERTAIN = .05, .1, .9
+# Collapsing: a cluster keeps less than this share of its size in an iteration and of an
+# equal share of the images; or the effective number of clusters falls below this share
+# of the start's; or one cluster holds more of the images (and twice an equal share).
+SHRUNK, FEWER, LARGEST = .5, .75, .5
+# Where more of the images change cluster, the clusters before meant nothing (as those of
+# a random start): no word of shrinking, splits and merges then.
+RESHUFFLED = .5
+# Melting: the mean entropy exceeds this share of log Q.
+MELTED = .5
+# Limited by Monte Carlo: more of the images lead by under two standard errors.
+UNCERTAIN = .1
+# Contradicted: by the draws, more of the images belong to another cluster than the
+# amortised posterior says, beyond two standard errors.
+CONTRADICTED = .1
+# The bound falls: by more than so many of its paired standard errors.
+FALL_ERRORS = 3.
+# Overlapping: an image of one cluster is in the other with this probability. (Two equal
+# clusters that share all their images reach 1/2.)
+OVERLAP = .1
+
+
+class Advice(NamedTuple):
+  """Something amiss.
+
+  Attributes:
+    kind: one word; a kind is told once in a run.
+    text: what was found, and what to try.
+  """
+
+  kind: str
+  text: str
+
+
+def flows(old, new) -> np.ndarray:
+  """Counts the images that went from each cluster to each.
+
+  Args:
+    old: responsibilities before, [N, Q]; an image is in its most probable cluster.
+    new: responsibilities after, [N, Q].
+
+  Returns:
+    int [Q, Q]: from (down) and to (across); those that stayed are on the diagonal.
+  """
+  num_clusters = old.shape[1]
+  pairs = old.argmax(axis=1) * num_clusters + new.argmax(axis=1)
+  return np.bincount(pairs, minlength=num_clusters**2).reshape(num_clusters, -1)
+
+
+def overlaps(responsibilities) -> np.ndarray:
+  """sum_i tau_iq tau_ir / min(N_q, N_r): how much two clusters claim the same images.
+
+  It is the mean probability of the larger cluster over the images of the smaller one.
+
+  Args:
+    responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
+
+  Returns:
+    float64 [Q, Q], symmetric, from 0 to 1; 0 on the diagonal and for empty clusters.
+  """
+  tau = np.asarray(responsibilities, np.float64)
+  sizes = tau.sum(axis=0)
+  shared = tau.T @ tau / np.maximum(np.minimum.outer(sizes, sizes), 1e-9)
+  np.fill_diagonal(shared, 0)
+  return shared
+
+
+def effective_clusters(responsibilities) -> float:
+  """exp of the entropy of the clusters' shares: Q if all are of one size, 1 if one rules.
+
+  Args:
+    responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
+
+  Returns:
+    A number from 1 to Q.
+  """
+  shares = np.mean(responsibilities, axis=0, dtype=np.float64)
+  return float(np.exp(entropy(shares / shares.sum())))
+
+
+def largest_pairs(matrix) -> list[tuple[int, int]]:
+  """The pairs of clusters of the largest positive values, largest first.
+
+  Args:
+    matrix: [Q, Q]; its diagonal is left out.
+
+  Returns:
+    At most `MOST_PAIRS` pairs (row, column).
+  """
+  matrix = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+  order = np.argsort(-matrix, axis=None, kind='stable')[:MOST_PAIRS]
+  pairs = zip(*np.unravel_index(order, matrix.shape))
+  return [(int(q), int(r)) for q, r in pairs if matrix[q, r] > 0]
+
+
+def occupancy(responsibilities) -> dict:
+  """How the images spread over the clusters, and how surely.
+
+  Args:
+    responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
+
+  Returns:
+    smallest_cluster and largest_cluster (sums of responsibilities),
+    effective_clusters, certain_fraction (of the images), and overlaps: the pairs that
+    overlap most, [q, r, share].
+  """
+  sizes = np.sum(responsibilities, axis=0, dtype=np.float64)
+  shared = np.triu(overlaps(responsibilities))
+  return {
+      'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
+      'effective_clusters': effective_clusters(responsibilities),
+      'certain_fraction': float(np.mean(np.max(responsibilities, axis=1) > CERTAIN)),
+      'overlaps': [[q, r, round(float(shared[q, r]), 4)]
+                   for q, r in largest_pairs(shared)]}
+
+
+def movement(old, new, start) -> dict:
+  """What an EM iteration did to the clusters.
+
+  Args:
+    old: responsibilities before, [N, Q].
+    new: responsibilities after, [N, Q].
+    start: those of the start, [N, Q].
+
+  Returns:
+    changed_fraction and moved_fraction (images whose cluster is not that before, and
+    not that of the start), effective_clusters_start, shrunk ([q, size before, size
+    after] of the cluster that kept least of itself), flows: the largest moves,
+    [from, to, images], and splits: [from, to, share of the images of from].
+  """
+  table = flows(old, new)
+  shares = np.where(table > 1, table / np.maximum(table.sum(axis=1, keepdims=True), 1), 0)
+  before, after = (np.sum(tau, axis=0, dtype=np.float64) for tau in (old, new))
+  least = int(np.argmin(after / np.maximum(before, 1e-9)))
+  return {
+      'changed_fraction': float(np.mean(old.argmax(axis=1) != new.argmax(axis=1))),
+      'moved_fraction': float(np.mean(start.argmax(axis=1) != new.argmax(axis=1))),
+      'effective_clusters_start': effective_clusters(start),
+      'shrunk': [least, round(float(before[least]), 2), round(float(after[least]), 2)],
+      'flows': [[q, r, int(table[q, r])] for q, r in largest_pairs(table)],
+      'splits': [[q, r, round(float(shares[q, r]), 4)]
+                 for q, r in largest_pairs(shares) if shares[q, r] > SPLIT]}
+
+
+def paired_change(old, new) -> tuple[float, float]:
+  """How much a mean has changed, and how sure that is.
+
+  Args:
+    old: a value of each image, [N], N > 1.
+    new: its new value, from draws of its own, [N].
+
+  Returns:
+    The mean difference and its standard error. The images' own spread cancels; the
+    Monte Carlo error of both values is included.
+  """
+  difference = np.asarray(new, np.float64) - old
+  return (float(difference.mean()),
+          float(difference.std(ddof=1) / math.sqrt(len(difference))))
+
+
+def splits_and_merges(record: dict) -> list[str]:
+  """What became of single clusters in an EM iteration, in words.
+
+  Args:
+    record: `occupancy` and `movement` of the iteration.
+
+  Returns:
+    A phrase for each split, each merge, and each pair that overlaps; [] if nothing
+    happened.
+  """
+  splits = record['splits'] if record['changed_fraction'] < RESHUFFLED else []
+  moved = [f'{q} merges into {r} ({share:.0%} of its images)' if share > MERGE
+           else f'{q} splits ({share:.0%} of its images go to {r})'
+           for q, r, share in splits]
+  return moved + [f'{q} and {r} overlap by {share:.0%}'
+                  for q, r, share in _overlapping(record)]
+
+
+def _overlapping(record):
+  return [pair for pair in record['overlaps'] if pair[2] > OVERLAP]
+
+
+def advice(history: list[dict], num_images: int, num_clusters: int,
+           amortised: bool = False) -> list[Advice]:
+  """What is amiss after an EM iteration, by the constants above.
+
+  Args:
+    history: records of all iterations so far: `occupancy`, `movement`, and
+      mean_entropy (nats), uncertain_fraction, and bound_change with bound_change_error
+      (nats; both missing after the first iteration).
+    num_images: N.
+    num_clusters: Q.
+    amortised: whether tau is by an inference network, which the draws but check.
+
+  Returns:
+    `Advice`, none for a healthy iteration.
+  """
+  if num_clusters == 1:
+    return []
+  last, found = history[-1], []
+  changed, moved = last['changed_fraction'], last['moved_fraction']
+  if (len(history) > 1 and changed < FROZEN_CHANGED and moved < FROZEN_MOVED
+      and last['certain_fraction'] > FROZEN_CERTAIN):
+    found.append(Advice('frozen', (
+        f'EM is frozen at its start, or the start was right: {changed:.1%} of the images '
+        f'changed cluster, {moved:.1%} since the start, and '
+        f"{last['certain_fraction']:.0%} are certain. The clusters are those of "
+        'config.em.init. Try another config.em.init or config.seed, and keep the run of '
+        'the better bound.')))
+
+  equal, (cluster, before, after) = num_images / num_clusters, last['shrunk']
+  signs = []
+  if changed < RESHUFFLED and after < SHRUNK * before and after < SHRUNK * equal:
+    signs.append(f'cluster {cluster} shrank from {before:,.0f} to {after:,.0f} images')
+  effective, first = last['effective_clusters'], last['effective_clusters_start']
+  if effective < FEWER * first:
+    signs.append(f'{first:.1f} effective clusters became {effective:.1f}')
+  if last['largest_cluster'] > max(LARGEST * num_images, 2 * equal):
+    signs.append('one cluster holds '
+                 f"{last['largest_cluster'] / num_images:.0%} of the images")
+  if signs:
+    found.append(Advice('collapsing', (
+        f"clusters are collapsing: {'; '.join(signs)}. Try a smaller "
+        'config.num_clusters, config.em.reseed_empty=True, or more '
+        'config.m_step.first_num_steps, so that the denoiser knows all clusters before '
+        'they compete.')))
+
+  share = last['mean_entropy'] / math.log(num_clusters)
+  if share > MELTED:
+    found.append(Advice('melting', (
+        f'the clusters melt into each other: the mean entropy is {share:.0%} of log Q, '
+        'where all clusters are equally likely. Try more config.m_step.num_steps, a '
+        'lower config.e_step.temperature, or another config.em.init.')))
+
+  if amortised and last['contradicted_fraction'] > CONTRADICTED:
+    found.append(Advice('contradicted', (
+        f"for {last['contradicted_fraction']:.0%} of the images the bound clearly "
+        'prefers another cluster than the inference network. Try a lower '
+        'config.posterior.temper or config.posterior.anchor, so that the errors count '
+        'more, or config.em.posterior=monte_carlo.')))
+
+  if not amortised and last['uncertain_fraction'] > UNCERTAIN:
+    found.append(Advice('noisy', (
+        f"{last['uncertain_fraction']:.0%} of the assignments lie within two standard "
+        'errors of their Monte Carlo estimate. Try more config.e_step.num_draws (four '
+        'times as many halve the error), with config.e_step.share_draws and '
+        'config.e_step.stratify on.')))
+
+  change, error = (last.get(key) for key in ('bound_change', 'bound_change_error'))
+  if change is not None and change < -FALL_ERRORS * error:
+    found.append(Advice('falling', (
+        f'the bound fell by {-change:.2f} ± {error:.2f} nats an image. Try more '
+        'config.m_step.num_steps, a smaller config.m_step.learning_rate, or a larger '
+        'config.m_step.ema_decay.')))
+
+  pairs = [f'{q} and {r} by {share:.0%}' for q, r, share in _overlapping(last)]
+  if pairs:
+    found.append(Advice('overlap', (
+        f"clusters overlap and may be one: {', '.join(pairs)}. Try a smaller "
+        'config.num_clusters; if they look different, more config.e_step.num_draws or '
+        'config.m_step.num_steps tell them apart better.')))
+  return found

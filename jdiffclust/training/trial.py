@@ -1,0 +1,76 @@
+"""A choice between starting partitions by the model's own bound.
+
+Every candidate gets the same short fit: the same first weights, minibatches, noise and
+number of gradient steps; then the E-step's bound, from the same draws. So the bounds
+differ by the partitions alone, and their difference has a paired standard error. No
+label is looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from jdiffclust.data.pipelines import replicate_key
+from jdiffclust.evaluation.diagnostics import paired_change
+from jdiffclust.streams import stream
+
+
+class Trial(NamedTuple):
+  """A candidate and how it fared.
+
+  Attributes:
+    name: of the start.
+    responsibilities: its tau, [n, Q].
+    bound: per image after the short fit, nats, [n].
+  """
+
+  name: str
+  responsibilities: np.ndarray
+  bound: np.ndarray
+
+
+def short_fit(machinery, pipeline, tracked, tau, update_mixture, make_table):
+  """The training state after `em.init_trial_steps` gradient steps from a start.
+
+  Args:
+    machinery: the model.
+    pipeline: of the images.
+    tracked: indices of the images of tau, [n].
+    tau: the start on the devices, [n, Q].
+    update_mixture: the closed forms of the M-step, see `loop.update_mixture`.
+    make_table: from tau to what the M-step looks up.
+
+  Returns:
+    A `TrainState`.
+  """
+  config = machinery.config
+  state = update_mixture(machinery, machinery.init_state(), pipeline, tracked, tau)
+  key = replicate_key(stream(config.seed, 'trial'), machinery.mesh)
+  batches = itertools.islice(pipeline.first_batches(), config.em.init_trial_steps)
+  for batch in batches:
+    state, info = machinery.m_step(state, machinery.m_estimator, batch, make_table(tau),
+                                   key)
+    info.loss.block_until_ready()
+  return state
+
+
+def best(trials: list[Trial]) -> tuple[Trial, list[dict]]:
+  """The candidate of the highest mean bound.
+
+  Args:
+    trials: of the same images.
+
+  Returns:
+    It, and for every candidate its name, bound_nats (mean per image), and what it lacks
+    to the best one with the standard error of that difference.
+  """
+  winner = max(trials, key=lambda trial: trial.bound.mean(dtype=np.float64))
+  table = []
+  for trial in trials:
+    lack, error = paired_change(trial.bound, winner.bound)
+    table.append({'start': trial.name, 'lack': lack, 'lack_error': error,
+                  'bound_nats': float(trial.bound.mean(dtype=np.float64))})
+  return winner, table

@@ -1,0 +1,116 @@
+"""The table of clustering methods: its arithmetic, its cache, and a run for real."""
+
+import json
+import statistics
+
+import pytest
+from sklearn import datasets
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from benchmarks.clustering import __main__ as command
+from benchmarks.clustering import methods, runs, table
+from jdiffclust.config import check_config
+
+
+def keep(out, run, threads=1, **result):
+  """Puts a result into the cache."""
+  runs.write_result(run, out, runs.describe(run, threads) | result)
+
+
+def scored(acc, nmi=.5, ari=.4, smallest=10, seconds=1., **more):
+  return {'acc': acc, 'nmi': nmi, 'ari': ari, 'smallest_cluster': smallest,
+          'seconds': seconds, 'cpu_seconds': 2 * seconds, **more}
+
+
+@pytest.fixture
+def filled(tmp_path):
+  """K-means with three seeds done; Ward with one done, one failed, one to do; ours."""
+  accs, starts = [.5, .7, .9], [.4, .7, .7]
+  for seed, (acc, start) in enumerate(zip(accs, starts)):
+    keep(tmp_path, runs.Run('digits', 'kmeans', seed),
+         **scored(acc, smallest=10 * seed, seconds=[1., 2., 9.][seed]))
+    keep(tmp_path, runs.Run('digits', 'cddpm', seed),
+         **scored(acc, start={'acc': start, 'nmi': .5, 'ari': .4}))
+  keep(tmp_path, runs.Run('digits', 'ward', 0), **scored(.8))
+  keep(tmp_path, runs.Run('digits', 'ward', 1), error='no memory')
+  return tmp_path
+
+
+def rendered(out, capsys, *options):
+  command.main([f'--out={out}', '--datasets=digits', '--methods=kmeans,ward,cddpm',
+                '--seeds=0,1,2', '--table-only', *options])
+  found = json.loads((out / 'table.json').read_text())['digits']
+  text = (out / 'table.md').read_text()
+  assert capsys.readouterr().out == text
+  return found, text
+
+
+def test_means_and_deviations(filled, capsys):
+  found, text = rendered(filled, capsys)
+  assert found['kmeans']['acc'] == pytest.approx({'mean': .7, 'sd': .2})
+  assert found['kmeans']['seconds'] == 2 and found['kmeans']['cpu_seconds'] == 4
+  assert found['kmeans']['smallest_cluster'] == 10
+  assert ('| kmeans | 0.700 ± 0.200 | 0.500 ± 0.000 | 0.400 ± 0.000 | 2 | 4 | 10 '
+          '| 3 of 3 |') in text
+  # The gain is paired by seed: .1, 0, .2, not the difference of two spreads.
+  assert found['cddpm']['gain']['acc'] == pytest.approx({'mean': .1, 'sd': .1})
+  starts = [.4, .7, .7]
+  assert found['cddpm']['start']['acc'] == pytest.approx(
+      {'mean': statistics.mean(starts), 'sd': statistics.stdev(starts)})
+  assert '| cddpm | 0.600 ± 0.173 | 0.700 ± 0.200 | +0.100 ± 0.100 |' in text
+
+
+def test_failed_and_missing_runs_are_shown(filled, capsys):
+  found, text = rendered(filled, capsys)
+  assert found['ward']['acc'] == {'mean': .8, 'sd': None}  # a single run has none
+  assert found['ward']['failed'] == {'1': 'no memory'} and found['ward']['not_run'] == [2]
+  assert '| ward | 0.800 | 0.500 | 0.400 | 1 | 2 | 10 | 1 of 3 |' in text
+  assert '- ward failed, seed 1: no memory' in text
+  assert '- ward not run yet, seed 2' in text
+
+
+def test_results_of_other_settings_do_not_count(filled, capsys):
+  about = runs.describe(runs.Run('digits', 'kmeans', 1), 1) | {'settings': {'n_init': 1}}
+  runs.write_result(runs.Run('digits', 'kmeans', 1), filled, about | scored(.1))
+  assert rendered(filled, capsys)[0]['kmeans']['seeds'] == [0, 2]
+  assert rendered(filled, capsys, '--threads=2')[0]['kmeans']['seeds'] == []
+
+
+def test_bars_are_the_means(filled, capsys):
+  found, _ = rendered(filled, capsys)
+  axes = table.draw({'digits': found}).axes[0]
+  assert sorted(bar.get_width() for bar in axes.patches) == pytest.approx(
+      [.5, .5, .5, .7, .7, .8])
+  assert (filled / 'table.png').stat().st_size > 0
+
+
+def test_a_run_fails_stays_and_is_repeated(tmp_path, capsys):
+  options = [f'--out={tmp_path}', '--datasets=digits', '--methods=kmeans', '--seeds=3']
+  run = runs.Run('digits', 'kmeans', 3)
+  command.main([*options, '--timeout=.01'])
+  assert 'time limit' in runs.read_result(run, tmp_path)['error']
+  command.main(options)
+  assert 'time limit of 0.01 s' in capsys.readouterr().out.split('###')[-1]
+  command.main([*options, '--retry'])
+  result = runs.read_result(run, tmp_path)
+  digits = datasets.load_digits()
+  expected = KMeans(10, n_init=10, random_state=3).fit_predict(digits.data / 8 - 1)
+  assert result['nmi'] == pytest.approx(
+      normalized_mutual_info_score(digits.target, expected), abs=.01)
+  command.main([*options, '--timeout=.01', '--retry'])  # a success is not repeated
+  assert runs.read_result(run, tmp_path) == result
+
+
+def test_data_that_are_not_there_are_a_failure(tmp_path, capsys):
+  command.main([f'--out={tmp_path}', '--datasets=fashion5k', '--methods=kmeans',
+                '--seeds=0', f'--fashion={tmp_path}/nowhere'])
+  assert 'nowhere' in runs.read_result(
+      runs.Run('fashion5k', 'kmeans', 0), tmp_path)['error']
+  assert '| 0 of 1 |' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('dataset', methods.DATASETS)
+def test_our_settings_are_configs(dataset):
+  check_config(methods.our_config(dataset, seed=4))
+  assert methods.our_config(dataset, seed=4).num_clusters == methods.NUM_CLUSTERS
