@@ -59,6 +59,7 @@ def test_spread_in_closed_form(oracle, images, key, antithetic):
   # n_t - eta = u_q + v eps: the difference of two clusters' costs is
   # (norm2(u_q) - norm2(u_r) + 2 v <u_q - u_r, eps>) / T.
   g, h, k = (np.asarray(network[name], np.float64) for name in 'ghk')
+  x0, means = np.asarray(x0, np.float64)[None], np.asarray(means, np.float64)
   abar, expected = np.cumprod(1 - p.beta), []
   x0, means = (np.asarray(a, np.float64)[None] if a.ndim == 3 else
                np.asarray(a, np.float64) for a in (x0, means))
@@ -66,7 +67,7 @@ def test_spread_in_closed_form(oracle, images, key, antithetic):
     root, m = (1 - abar[t])**.5, p.m[t]
     mean = abar[t]**.5 * ((1 - m) * x0 + m * means)
     u = m * abar[t]**.5 * (means - x0) / root - g[t] * mean - h[t] * means - k[t]
-    u = np.asarray(u, np.float64).reshape(3, -1)
+    u = u.reshape(3, -1)
     v = (1 - abar[t] - m**2 * abar[t])**.5 * (1 / root - g[t])
     norms = (u**2).sum(axis=1)
     square = (norms - norms.mean())**2
