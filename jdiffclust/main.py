@@ -251,9 +251,9 @@ def given_or_chosen(config, source, workdir, reporter) -> int:
                            lambda: task.advance(1))
   low, high = options.auto_clusters
   reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}: '
-                f'{choice.confidence:.0%} of the votes, {choice.within_one:.0%} within '
+                f'{choice.share(0):.0%} of the votes, {choice.share(1):.0%} within '
                 'one of it.')
-  if choice.chosen in (low, high):
+  if choice.chosen == high or choice.chosen == low > 2:
     reporter.warning(f'{choice.chosen} clusters is an end of config.em.auto_clusters = '
                      f'({low}, {high}): a wider range may hold a better number.')
   if is_main_process():

@@ -13,10 +13,12 @@ these partitions, none of which looks at labels:
               smoothed by noise: log p(x, z) less half a log n for each parameter
               (Biernacki, Celeux and Govaert, 2000).
 
-Every part of the images and every graph (of 7, 10, ... neighbours) votes for the number
-of greatest modularity. The number of most votes is chosen, and its share of the votes is
-how sure that is. ICL is a second opinion only: its penalty depends on how many images
-and principal components there are, and a cluster of shifted copies is no Gaussian.
+Chosen are the fewest clusters whose modularity, mean over the graphs (of 7, 10, ...
+neighbours), is within TOLERANCE of the best: one neighbour in a hundred is not worth
+another cluster. By the same rule every part votes on every graph; the share of the votes
+for the chosen number is how sure it is. Stability and ICL are second opinions: ICL's
+penalty depends on how many images and principal components there are, and a cluster of
+shifted copies is no Gaussian.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from jdiffclust.clustering.neighbours import (
 from jdiffclust.data.views import draw_maps
 from jdiffclust.streams import integer_seed
 
+TOLERANCE = .01  # of modularity
 PART = .8  # of the images
 
 
@@ -48,6 +51,7 @@ class Choice(NamedTuple):
     stability: adjusted Rand index, at most 1, [K].
     icl: nats per image, larger is better, [K].
     votes: of parts and graphs, [K].
+    chosen: one of the numbers.
   """
 
   numbers: list[int]
@@ -55,11 +59,7 @@ class Choice(NamedTuple):
   stability: list[float]
   icl: list[float]
   votes: list[int]
-
-  @property
-  def chosen(self) -> int:
-    """The number of most votes, the least of equals."""
-    return self.numbers[int(np.argmax(self.votes))]
+  chosen: int
 
   def share(self, most: int) -> float:
     """The share of the votes for numbers that differ by `most` or less from it."""
@@ -68,8 +68,7 @@ class Choice(NamedTuple):
 
   def as_dict(self) -> dict:
     """The content of num_clusters.json."""
-    return {'chosen': self.chosen, 'confidence': self.share(0),
-            'within_one': self.share(1), **self._asdict()}
+    return {**self._asdict(), 'confidence': self.share(0), 'within_one': self.share(1)}
 
 
 def modularity(graph, members: np.ndarray) -> float:
@@ -88,6 +87,12 @@ def modularity(graph, members: np.ndarray) -> float:
   within = (graph @ clusters).multiply(clusters).sum()
   shares = clusters.T @ degrees / degrees.sum()
   return float(within / degrees.sum() - np.sum(shares**2))
+
+
+def fewest(modularities: np.ndarray) -> np.ndarray:
+  """The first place [...] within TOLERANCE of the largest of each row of [..., K]."""
+  enough = np.max(modularities, axis=-1, keepdims=True) - TOLERANCE
+  return np.argmax(modularities >= enough, axis=-1)
 
 
 def icl(features: np.ndarray, members: np.ndarray, noise: float) -> float:
@@ -153,20 +158,24 @@ def choose(neighbours: Neighbours, features: np.ndarray, numbers: Sequence[int],
     The `Choice`.
   """
   count = neighbours.count
-  whole, scores = partitions(neighbours, numbers, seed)
-  advance()
   rng = np.random.default_rng(seed)
   votes, agreement = np.zeros(len(numbers), int), []
-  for _ in range(parts):
-    rows = np.sort(rng.choice(count, round(PART * count), replace=False))
-    members, part_scores = partitions(neighbours.among(rows), numbers, seed)
-    np.add.at(votes, part_scores.argmax(axis=1), 1)
-    agreement.append([adjusted_rand_score(one[rows], other)
-                      for one, other in zip(whole, members)])
+  # On one thread, since sums over several differ in the last bits from run to run.
+  with threadpool_limits(1):
+    whole, scores = partitions(neighbours, numbers, seed)
     advance()
-  return Choice(numbers=list(numbers), modularity=scores.mean(axis=0).tolist(),
+    for _ in range(parts):
+      rows = np.sort(rng.choice(count, round(PART * count), replace=False))
+      members, part_scores = partitions(neighbours.among(rows), numbers, seed)
+      np.add.at(votes, fewest(part_scores), 1)
+      agreement.append([adjusted_rand_score(one[rows], other)
+                        for one, other in zip(whole, members)])
+      advance()
+  modularities = scores.mean(axis=0)
+  return Choice(numbers=list(numbers), modularity=modularities.tolist(),
                 stability=np.mean(agreement, axis=0).tolist(),
-                icl=[icl(features, one, noise) for one in whole], votes=votes.tolist())
+                icl=[icl(features, one, noise) for one in whole], votes=votes.tolist(),
+                chosen=numbers[fewest(modularities)])
 
 
 def choose_number(sample: np.ndarray, image_shape, config,
@@ -188,9 +197,8 @@ def choose_number(sample: np.ndarray, image_shape, config,
   maps = draw_maps(jax.random.key(seed), config.views.num, config.views)
   low, high = options.auto_clusters
   components = min(options.init_components, len(sample) - 1, sample.shape[1])
-  # On one thread, since sums over several differ in the last bits from run to run.
   with threadpool_limits(1):
     features = PCA(components, svd_solver='full').fit_transform(sample)
-    return choose(find_neighbours(sample.reshape(-1, *image_shape), maps),
-                  features.astype(np.float64), range(low, high + 1), options.auto_parts,
-                  options.init_noise, seed, advance)
+  return choose(find_neighbours(sample.reshape(-1, *image_shape), maps),
+                features.astype(np.float64), range(low, high + 1), options.auto_parts,
+                options.init_noise, seed, advance)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from jdiffclust.data.views import AffineMaps, draw_maps, transform
 
@@ -155,6 +157,13 @@ def unit_rows(matrix: np.ndarray) -> np.ndarray:
   return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
+def k_means(rows: np.ndarray, num: int, restarts: int, seed: int) -> np.ndarray:
+  """Cell numbers [n] of rows [n, D]: fewer than `num` if fewer rows are distinct."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
+    return KMeans(num, n_init=restarts, random_state=seed).fit_predict(rows)
+
+
 def spectral_embedding(graph, num: int, seed: int) -> np.ndarray:
   """The leading eigenvectors of the normalised adjacency D^-1/2 W D^-1/2.
 
@@ -213,7 +222,7 @@ def cuts(embeddings: list[np.ndarray], num_clusters: int, seed: int,
   for vectors, dimension, k in itertools.product(
       embeddings, times(EIGENVECTORS, width), times(CELLS, count)):
     rows = unit_rows(vectors[:, :dimension])
-    found.append(KMeans(k, n_init=restarts, random_state=seed).fit_predict(rows))
+    found.append(k_means(rows, k, restarts, seed))
   return found
 
 
@@ -233,8 +242,7 @@ def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int) -> np.
       [indicator_matrix(cells, cells.max() + 1) for cells in partitions]).tocsr()
   alike = aslinearoperator(indicators) @ aslinearoperator(indicators.T.tocsr())
   vectors = spectral_embedding(alike, min(num_clusters, count - 1), seed)
-  members = KMeans(num_clusters, n_init=20, random_state=seed).fit_predict(
-      unit_rows(vectors))
+  members = k_means(unit_rows(vectors), num_clusters, 20, seed)
   sizes = np.bincount(members, minlength=num_clusters)
   sums = (indicator_matrix(members, num_clusters).T @ indicators).toarray()
   shared = indicators @ (sums / np.maximum(sizes, 1)[:, None]).T

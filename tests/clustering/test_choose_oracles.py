@@ -37,13 +37,13 @@ def test_cliques_are_counted(count):
   near = cliques(count, 30)
   features = np.random.default_rng(1).normal(size=(near.count, 3))
   calls = []
-  choice = lib.choose(near, features, range(2, 8), 3, .1, 0, lambda: calls.append(1))
-  assert choice.chosen == count and choice.share(0) == 1 and len(calls) == 4
+  choice = lib.choose(near, features, range(2, 7), 2, .1, 0, lambda: calls.append(1))
+  assert choice.chosen == count and choice.share(0) == 1 and len(calls) == 3
   at = choice.numbers.index(count)
   assert choice.stability[at] == 1 == max(choice.stability)
   # The groups' weights differ a little, as their distances do.
   assert choice.modularity[at] == pytest.approx(1 - 1 / count, abs=1e-3)
-  assert sum(choice.votes) == 3 * 4 and choice.as_dict()['chosen'] == count
+  assert sum(choice.votes) == 2 * 4 and choice.as_dict()['confidence'] == 1
 
 
 def test_neighbours_among_some_images():
@@ -80,10 +80,16 @@ def test_icl_is_that_of_a_gaussian_mixture(clusters):
 
 
 def test_shares_of_votes():
-  """Of the winner, and with its next; of equals the least wins."""
-  choice = lib.Choice([2, 3, 4, 6], [0.] * 4, [0.] * 4, [0.] * 4, [4, 1, 4, 1])
-  assert (choice.chosen, choice.share(0), choice.share(1)) == (2, .4, .5)
-  assert choice._replace(votes=[0, 3, 4, 3]).share(1) == .7
+  """For the number itself, and with the next ones."""
+  choice = lib.Choice([2, 3, 4, 6], [0.] * 4, [0.] * 4, [0.] * 4, [4, 1, 4, 1], 4)
+  assert (choice.share(0), choice.share(1)) == (.4, .5)
+
+
+def test_fewest_of_the_nearly_best():
+  """Within a hundredth of the best, the first; row by row."""
+  np.testing.assert_array_equal(
+      lib.fewest(np.array([[.1, .295, .3, .299], [.2, .1, .05, .15], [0, .28, .3, .2]])),
+      [1, 0, 2])
 
 
 def test_patterns_are_counted_and_repeat():
@@ -95,7 +101,7 @@ def test_patterns_are_counted_and_repeat():
   images = np.array([np.roll(patterns[k], s, (0, 1)) for k, s in zip(labels, shift)])
   images = (images * rng.uniform(.6, 1, (120, 1, 1)) + .1 * rng.normal(size=images.shape))
   config = default_config()
-  config.em.auto_clusters, config.em.auto_parts = (2, 7), 2
+  config.em.auto_clusters, config.em.auto_parts = (2, 6), 1
   config.views.num, config.views.shift = 32, .15
   sample = np.clip(images, -1, 1).astype(np.float32).reshape(120, -1)
   choice = lib.choose_number(sample, (6, 6, 1), config)
