@@ -1,11 +1,11 @@
 """How many clusters: num_clusters='auto' where the number is known, over seeds.
 
-  python -m benchmarks.num_clusters [--sets=digits,shapes,glyphs] [--seeds=0,1,2,3,4]
+  python -m benchmarks.num_clusters [--sets=digits,shapes,glyphs,both] [--seeds=0,1,2,3,4]
       [--out=DIR]
 
-Digits (10) and the two sets of `benchmarks.synthetic` (4 and 7), which every seed draws
-anew. Defaults throughout. Beside the choice: what each score alone would have chosen.
-Choices already in DIR are not repeated.
+Digits (10) and the sets of `benchmarks.synthetic`: 4 shapes, 7 glyphs, and all 11 of
+them, which every seed draws anew. Defaults throughout. Beside the choice: what each score
+alone would have chosen. Choices already in DIR are not repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from jdiffclust import files
 from jdiffclust.clustering.choose import choose_number
 from jdiffclust.config import default_config
 
-TRUTH = {'digits': 10, 'shapes': len(SHAPES), 'glyphs': len(GLYPHS)}
+TRUTH = {'digits': 10, 'shapes': len(SHAPES), 'glyphs': len(GLYPHS),
+         'both': len(SHAPES | GLYPHS)}
 SCORES = ('modularity', 'icl', 'stability')
 
 
@@ -33,7 +34,8 @@ def images(name: str, seed: int) -> np.ndarray:
   """Images in [-1, 1], [n, H, W, 1]."""
   if name == 'digits':
     return (load_digits().images / 8 - 1).astype(np.float32)[..., None]
-  figures, num = {'shapes': (SHAPES, 800), 'glyphs': (GLYPHS, 1000)}[name]
+  figures, num = {'shapes': (SHAPES, 800), 'glyphs': (GLYPHS, 1000),
+                  'both': (SHAPES | GLYPHS, 1500)}[name]
   return draw(figures, num, seed).images
 
 

@@ -296,6 +296,7 @@ def num_clusters(choice):
       axes.plot(numbers, choice[key], color=_ACCENT, linewidth=1.6, marker='o',
                 markersize=3)
     axes.axvline(choice['chosen'], color=_GREY, linewidth=.8, linestyle='--', zorder=0)
+    axes.set_xlim(numbers[0] - .6, numbers[-1] + .6)
     axes.set_title(title, fontsize=10, loc='left', color=_INK)
     axes.set_ylabel(label, fontsize=9, color=_INK)
     axes.set_xlabel('clusters', fontsize=9, color=_INK)
