@@ -30,6 +30,7 @@ class Option:
     meaning: one line for `--help`.
     defines_run: whether a fitted workdir belongs to this value. Resuming with
       another one is refused.
+    word: a text allowed beside values of that type, or ''.
   """
 
   default: Any
@@ -37,6 +38,17 @@ class Option:
   check: Callable[[Any], bool]
   meaning: str
   defines_run: bool = True
+  word: str = ''
+
+  def allows(self, value) -> bool:
+    """Whether `value` has the type and passes the check, or is the word."""
+    if self.word and isinstance(value, str):
+      return value == self.word
+    kind = type(self.default)
+    kinds = (int, float) if kind is float else kind
+    # True is an integer to Python, not to us.
+    right_type = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
+    return right_type and self.check(value)
 
 
 def _integer(default, low, meaning, high=None, **kwargs):
@@ -74,10 +86,13 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
 
 # Starting partitions that are fitted to the images, see `clustering.initialise`.
 STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+AUTO = 'auto'  # the num_clusters to be chosen
 
 OPTIONS: Mapping[str, Any] = {
     'method': _choice('cddpm', ('cddpm',), 'the model: a mixture of conditional DDPMs'),
-    'num_clusters': _integer(10, 1, 'Q, the number of clusters'),
+    'num_clusters': Option(10, "an integer >= 1, or 'auto'", lambda v: v >= 1,
+                           'Q, the number of clusters; auto: chosen from the images, see '
+                           'em.auto_clusters', word=AUTO),
     'seed': _integer(0, 0, 'every random number follows from it', high=2**31 - 1),
     'num_devices': _integer(
         0, 0, 'devices to spread minibatches over; 0 takes all', defines_run=False),
@@ -160,6 +175,14 @@ OPTIONS: Mapping[str, Any] = {
         'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
                             open_low=True),
         'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),
+        'auto_clusters': Option(
+            (2, 20), 'two integers (LOW, HIGH) with 2 <= LOW < HIGH',
+            lambda v: len(v) == 2 and all(type(n) is int for n in v) and 2 <= v[0] < v[1],
+            'num_clusters=auto: the least and the greatest number tried'),
+        'auto_parts': _integer(5, 1, 'num_clusters=auto: random parts of the images '
+                                'that vote for a number'),
+        'auto_max_images': _integer(5000, 8, 'num_clusters=auto: choose on at most so '
+                                    'many images'),
         'max_iterations': _integer(4, 1, 'EM iterations at most'),
         'bound_tolerance': _real(1e-4, 0, 1, 'stop when the bound changes relatively '
                                  'by less'),
@@ -277,7 +300,8 @@ def default_config() -> ml_collections.ConfigDict:
       if section not in node:
         node[section] = ml_collections.ConfigDict()
       node = node[section]
-    node[leaf] = option.default
+    node[leaf] = (ml_collections.FieldReference(option.default, field_type=object)
+                  if option.word else option.default)
   return config.lock()
 
 
@@ -322,12 +346,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if name not in known:
       raise unknown_option(name)
     option = known[name]
-    wanted = type(option.default)
-    right_type = isinstance(value, wanted) and (
-        wanted is bool or not isinstance(value, bool))
-    if wanted is float:
-      right_type = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not right_type or not option.check(value):
+    if not option.allows(value):
       raise UserError(
           f'config.{name} = {value!r} is not allowed: it must be {option.allowed} '
           f'({option.meaning}).')
@@ -403,7 +422,8 @@ def _check_together(config) -> None:
         f'config.network.attention_levels names level {too_deep[0]}, but the U-Net '
         f'has levels 0..{len(multipliers) - 1} (channel_multipliers = '
         f'{tuple(multipliers)}).')
-  bad = [q for q in config.sample.clusters if q >= config.num_clusters]
+  chosen = config.num_clusters != AUTO
+  bad = [q for q in config.sample.clusters if chosen and q >= config.num_clusters]
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
                     f'clusters 0..{config.num_clusters - 1}.')
@@ -427,7 +447,14 @@ def check_against_data(config, image_shape, num_images: int) -> None:
   Raises:
     UserError: more clusters than images, or a U-Net too deep for the images.
   """
-  if config.num_clusters > num_images:
+  half = min(num_images, config.em.auto_max_images) // 2
+  if config.num_clusters == AUTO and config.em.auto_clusters[1] >= half:
+    raise UserError(
+        f'config.em.auto_clusters = {tuple(config.em.auto_clusters)} asks for more '
+        f'clusters than half of the images can show: HIGH must be below {half}'
+        + (f', or config.em.auto_max_images = {config.em.auto_max_images} larger.'
+           if num_images > config.em.auto_max_images else '.'))
+  if config.num_clusters != AUTO and config.num_clusters > num_images:
     raise UserError(
         f'config.num_clusters = {config.num_clusters} exceeds the {num_images} images: '
         f'it must be in 1..{num_images}.')

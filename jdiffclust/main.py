@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import resource
@@ -38,6 +39,7 @@ from jdiffclust.report import figures  # noqa: E402
 from jdiffclust.report import results as results_lib  # noqa: E402
 from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
 from jdiffclust.streams import stream  # noqa: E402
+from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
@@ -178,8 +180,12 @@ def has_config(workdir) -> bool:
 
 def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
   """Fits the model and writes its results; continues a run that was cut off."""
-  if has_config(workdir):
-    different = config_lib.differences(fitted_config(workdir), config)
+  begun = has_config(workdir)
+  if begun:
+    fitted = fitted_config(workdir)
+    if config.num_clusters == config_lib.AUTO and results_lib.read_choice(workdir):
+      config.num_clusters = fitted.num_clusters  # chosen when the run began
+    different = config_lib.differences(fitted, config)
     if different:
       raise UserError(f'The workdir {str(workdir)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "
@@ -198,6 +204,9 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
       reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
                        f"{', '.join(source.skipped[:5])}"
                        + (' ...' if len(source.skipped) > 5 else ''))
+    if not begun:
+      config.num_clusters = given_or_chosen(config, source, workdir, reporter)
+    machinery = dataclasses.replace(machinery, config=config)
     shape = 'x'.join(map(str, source.image_shape))
     reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
                   f'{config.num_clusters} clusters, {mesh.size} '
@@ -227,6 +236,29 @@ def make_workdir(workdir: pathlib.Path) -> None:
                     'be written.') from None
   if not writable:
     raise UserError(f'--workdir={workdir} may not be written: choose another folder.')
+
+
+def given_or_chosen(config, source, workdir, reporter) -> int:
+  """The number of clusters of a new run; how it was chosen goes to the workdir."""
+  options = config.em
+  if config.num_clusters != config_lib.AUTO:
+    if is_main_process():  # of a run that was cut off before it began
+      (workdir / 'num_clusters.json').unlink(missing_ok=True)
+    return config.num_clusters
+  with reporter.task('num_clusters', 1 + options.auto_parts, 'parts') as task:
+    sample = loop.fit_sample(source, options.auto_max_images, config.seed)
+    choice = choose_number(sample, source.image_shape, config,
+                           lambda: task.advance(1))
+  low, high = options.auto_clusters
+  reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}: '
+                f'{choice.share(0):.0%} of the votes, {choice.share(1):.0%} within '
+                'one of it.')
+  if choice.chosen == high or choice.chosen == low > 2:
+    reporter.warning(f'{choice.chosen} clusters is an end of config.em.auto_clusters = '
+                     f'({low}, {high}): a wider range may hold a better number.')
+  if is_main_process():
+    results_lib.write_choice(workdir, choice.as_dict())
+  return choice.chosen
 
 
 def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) -> None:
@@ -271,7 +303,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
       samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
-      facts=facts)
+      facts=facts, choice=results_lib.read_choice(workdir))
 
   def images_at(indices):
     return np.asarray(scale_to_model(read_images(source, indices), source.levels))

@@ -104,6 +104,15 @@ def test_zero_is_out_of_open_ranges(name):
     assert f'config.{name}' in refused(changed(name, value))
 
 
+def test_number_of_clusters_may_be_auto():
+  """Read back from JSON too; no other word, and nowhere else."""
+  config = changed('num_clusters', 'auto')
+  config_lib.check_config(config)
+  assert config_lib.from_json(config_lib.to_json(config)).num_clusters == 'auto'
+  for name, value in (('num_clusters', 'Auto'), ('num_clusters', 2.), ('seed', 'auto')):
+    assert f'config.{name}' in refused(changed(name, value))
+
+
 def test_integer_for_a_real_number():
   """1 is as good as 1.0."""
   config_lib.check_config(changed('e_step.temperature', 2))

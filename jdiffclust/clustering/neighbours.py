@@ -23,7 +23,9 @@ it is soft.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from jdiffclust.data.views import AffineMaps, draw_maps, transform
 
@@ -113,11 +116,21 @@ class Neighbours:
     closeness = scipy.sparse.csr_array(
         (1 / (1 + squares.ravel()[other]), (rows[other], found.ravel()[other])),
         shape=(count, count))
-    both = closeness.maximum(closeness.T).tocoo()
+    self._hold(closeness.maximum(closeness.T))
+
+  def _hold(self, closeness):
+    both = closeness.tocoo()
     order = np.lexsort((both.col, -both.data, both.row))
+    self._closeness, self.count = closeness.tocsr(), both.shape[0]
     self._columns, self._squares = both.col[order], 1 / both.data[order] - 1
-    self._starts = np.searchsorted(both.row[order], np.arange(count))
-    self.count, self.most = count, int(np.bincount(both.row, minlength=count).min())
+    self._starts = np.searchsorted(both.row[order], np.arange(self.count))
+    self.most = int(np.bincount(both.row, minlength=self.count).min())
+
+  def among(self, rows: np.ndarray) -> 'Neighbours':
+    """The same of some images alone: `rows` [m], ascending, are the images 0..m - 1."""
+    part = copy.copy(self)
+    part._hold(self._closeness[rows][:, rows])
+    return part
 
   def graph(self, num: int):
     """The self-tuning graph of each image's `num` <= `most` nearest, sparse [n, n]."""
@@ -135,9 +148,22 @@ class Neighbours:
     return graph.maximum(graph.T)
 
 
+def find_neighbours(images, maps: AffineMaps) -> Neighbours:
+  """The `Neighbours` of images [n, H, W, C] among themselves."""
+  return Neighbours(*nearest_by_views(images, images, maps,
+                                      min(CANDIDATES + 1, len(images))))
+
+
 def unit_rows(matrix: np.ndarray) -> np.ndarray:
   """Rows scaled to norm 1; rows of zeros stay."""
   return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+
+
+def k_means(rows: np.ndarray, num: int, restarts: int, seed: int) -> np.ndarray:
+  """Cell numbers [n] of rows [n, D]: fewer than `num` if fewer rows are distinct."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
+    return KMeans(num, n_init=restarts, random_state=seed).fit_predict(rows)
 
 
 def spectral_embedding(graph, num: int, seed: int) -> np.ndarray:
@@ -165,27 +191,40 @@ def spectral_embedding(graph, num: int, seed: int) -> np.ndarray:
   return vectors[:, np.argsort(-values)]
 
 
-def cuts(neighbours: Neighbours, num_clusters: int, seed: int) -> list[np.ndarray]:
+def graphs(neighbours: Neighbours) -> list:
+  """The graphs of all of NEIGHBOURS, as far as images have so many."""
+  return [neighbours.graph(num)
+          for num in sorted({min(num, neighbours.most) for num in NEIGHBOURS})]
+
+
+def embeddings(graphs: list, num_clusters: int, seed: int) -> list[np.ndarray]:
+  """As many eigenvectors of each graph as `cuts` takes for up to `num_clusters`."""
+  most = round(EIGENVECTORS[-1] * num_clusters)
+  return [spectral_embedding(graph, min(most, graph.shape[0] - 1), seed)
+          for graph in graphs]
+
+
+def cuts(embeddings: list[np.ndarray], num_clusters: int, seed: int,
+         restarts: int = 3) -> list[np.ndarray]:
   """The partitions of all combinations of NEIGHBOURS, EIGENVECTORS and CELLS.
 
   Args:
-    neighbours: of n images.
+    embeddings: of `embeddings`, [n, at least all that EIGENVECTORS asks for].
     num_clusters: Q <= n.
     seed: of K-means.
+    restarts: of K-means.
 
   Returns:
     A list of cell numbers [n].
   """
-  count = neighbours.count
+  count, width = embeddings[0].shape
   times = lambda factors, most: sorted(
       {min(round(factor * num_clusters), most) for factor in factors})
-  dimensions, cells = times(EIGENVECTORS, count - 1), times(CELLS, count)
   found = []
-  for num in sorted({min(num, neighbours.most) for num in NEIGHBOURS}):
-    vectors = spectral_embedding(neighbours.graph(num), dimensions[-1], seed)
-    for dimension, k in itertools.product(dimensions, cells):
-      rows = unit_rows(vectors[:, :dimension])
-      found.append(KMeans(k, n_init=3, random_state=seed).fit_predict(rows))
+  for vectors, dimension, k in itertools.product(
+      embeddings, times(EIGENVECTORS, width), times(CELLS, count)):
+    rows = unit_rows(vectors[:, :dimension])
+    found.append(k_means(rows, k, restarts, seed))
   return found
 
 
@@ -205,8 +244,7 @@ def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int) -> np.
       [indicator_matrix(cells, cells.max() + 1) for cells in partitions]).tocsr()
   alike = aslinearoperator(indicators) @ aslinearoperator(indicators.T.tocsr())
   vectors = spectral_embedding(alike, min(num_clusters, count - 1), seed)
-  members = KMeans(num_clusters, n_init=20, random_state=seed).fit_predict(
-      unit_rows(vectors))
+  members = k_means(unit_rows(vectors), num_clusters, 20, seed)
   sizes = np.bincount(members, minlength=num_clusters)
   sums = (indicator_matrix(members, num_clusters).T @ indicators).toarray()
   shared = indicators @ (sums / np.maximum(sizes, 1)[:, None]).T
@@ -245,9 +283,8 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
   if num_clusters > 1:
     found = []
     for maps in sets:
-      near = Neighbours(*nearest_by_views(sample, sample, maps,
-                                          min(CANDIDATES + 1, count)))
-      found += cuts(near, num_clusters, seed)
+      vectors = embeddings(graphs(find_neighbours(sample, maps)), num_clusters, seed)
+      found += cuts(vectors, num_clusters, seed)
     tau = consensus(found, num_clusters, seed)
 
   def assign(images, indices):

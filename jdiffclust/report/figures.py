@@ -367,6 +367,40 @@ def cluster_flows(flows, overlaps):
   return figure
 
 
+def num_clusters(choice):
+  """What speaks for each number of clusters, and the number that was chosen.
+
+  Args:
+    choice: a dict of lists by number: numbers, modularity, icl, stability, votes; and
+      chosen, one of the numbers.
+
+  Returns:
+    A Figure with four axes.
+  """
+  figure = _figure(9, 4.6)
+  numbers = choice['numbers']
+  panels = (
+      ('modularity', 'Neighbours kept together', 'modularity'),
+      ('votes', 'Votes', 'random parts and graphs'),
+      ('stability', 'Stability', 'adjusted Rand index'),
+      ('icl', 'Penalised likelihood', 'ICL (nats per image)'))
+  for axes, (key, title, label) in zip(figure.subplots(2, 2).flat, panels):
+    if key == 'votes':
+      axes.bar(numbers, choice[key], color=_ACCENT, width=.75)
+    else:
+      axes.plot(numbers, choice[key], color=_ACCENT, linewidth=1.6, marker='o',
+                markersize=3)
+    axes.axvline(choice['chosen'], color=_GREY, linewidth=.8, linestyle='--', zorder=0)
+    axes.set_xlim(numbers[0] - .6, numbers[-1] + .6)
+    axes.set_title(title, fontsize=10, loc='left', color=_INK)
+    axes.set_ylabel(label, fontsize=9, color=_INK)
+    axes.set_xlabel('clusters', fontsize=9, color=_INK)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(10, integer=True))
+    axes.ticklabel_format(axis='y', useOffset=False)
+    _tidy(axes)
+  return figure
+
+
 def _sheet(rows, headings, row_titles=None, row_labels=None, title=''):
   """Lays out rows of picture groups on white.
 

@@ -29,6 +29,13 @@ _FIGURES = {
         'Generated images',
         'New images that the model invented for each cluster, none of them part '
         'of your data: what a row has in common is what the cluster stands for.'),
+    'num_clusters': (
+        'How many clusters?',
+        'The number was chosen without labels: where neighbours, that is images that '
+        'look alike, stay together more often than by chance (top left). The votes are '
+        'the same question put to random parts of the images; stability is how far '
+        'such a part gives the same clusters; the penalised likelihood of a simple '
+        'mixture is a second opinion.'),
     'confusion_matrix': (
         'Clusters against labels',
         'Each column is a cluster and shows how its images spread over labels: one '
@@ -76,7 +83,8 @@ def write_report(path, summary, figures, config, per_cluster):
     summary: facts of the run, any of them None or missing: dataset, num_images,
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
       ari, method), baselines ({name: scores}), bound_bits_per_dim, cluster_sizes,
-      mean_entropy (nats), uncertain_fraction, num_em_iterations, train_images_per_second,
+      mean_entropy (nats), uncertain_fraction, num_em_iterations, num_clusters_choice
+      (with chosen, confidence, within_one, numbers), train_images_per_second,
       e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
       stop_reason, history (a dict per EM iteration).
     figures: {name: path of a PNG, or None to leave it out}; the names of the
@@ -99,6 +107,7 @@ def write_report(path, summary, figures, config, per_cluster):
       dataset=_text(summary.get('dataset')),
       facts=_facts(summary, per_cluster),
       scores=_scores(summary),
+      choice=summary.get('num_clusters_choice'),
       close_calls=_percent(summary.get('uncertain_fraction')),
       figures=_figures(_FIGURES, {
           name: path for name, path in figures.items() if name not in _EM_FIGURES}),

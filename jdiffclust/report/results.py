@@ -34,6 +34,7 @@ class Results(NamedTuple):
     noise_bands: [first, last] step of each band of `bound_level_1`, 2, ... in the
       history; None: an empty band.
     facts: the other entries of the summary.
+    choice: how Q was chosen, as in num_clusters.json; None: it was given.
   """
 
   responsibilities: np.ndarray
@@ -45,6 +46,7 @@ class Results(NamedTuple):
   history: list[dict]
   noise_bands: list[list[int] | None]
   facts: dict[str, Any]
+  choice: dict | None = None
 
 
 def versions() -> dict[str, str]:
@@ -95,6 +97,7 @@ def summarise(results: Results, labels) -> dict:
       'num_em_iterations': len(results.history),
       'noise_bands': results.noise_bands,
       'history': results.history,
+      'num_clusters_choice': results.choice,
       'versions': versions(),
   }
 
@@ -122,6 +125,19 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
           row.append('' if not known else
                      label_names[labels[i]] if label_names else labels[i])
         writer.writerow(row)
+
+
+def write_choice(workdir, choice: dict) -> None:
+  """Writes how Q was chosen: num_clusters.png, and last num_clusters.json."""
+  workdir = pathlib.Path(workdir)
+  figures.save_figure(figures.num_clusters(choice), workdir / 'num_clusters.png')
+  files.write_text(workdir / 'num_clusters.json', json.dumps(choice, indent=2) + '\n')
+
+
+def read_choice(workdir) -> dict | None:
+  """What `write_choice` wrote; None if Q was given."""
+  path = pathlib.Path(workdir) / 'num_clusters.json'
+  return json.loads(path.read_bytes()) if path.is_file() else None
 
 
 def write_array(path, array: np.ndarray) -> None:
@@ -197,6 +213,8 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           diagnostics.flows(results.start, responsibilities),
           diagnostics.overlaps(responsibilities)),
   }
+  if results.choice is not None:
+    drawings['num_clusters'] = figures.num_clusters(results.choice)
   if labels is not None and (labels >= 0).any():
     known = labels >= 0
     drawings['confusion_matrix'] = figures.confusion_matrix(

@@ -163,6 +163,19 @@ def test_large_confusion_matrix_prints_no_counts():
   assert not axes.texts and len(axes.get_xticks()) <= 40
 
 
+def test_num_clusters(tmp_path):
+  choice = {'numbers': [2, 3, 4], 'modularity': [.3, .6, .5], 'icl': [-3., -2., -4.],
+            'stability': [1., .9, .2], 'votes': [1, 6, 1], 'chosen': 3}
+  figure = figures.num_clusters(choice)
+  kept, votes, stability, likelihood = figure.axes
+  for axes, key in ((kept, 'modularity'), (stability, 'stability'), (likelihood, 'icl')):
+    line, chosen = axes.get_lines()
+    assert line.get_xydata().tolist() == [list(p) for p in zip([2, 3, 4], choice[key])]
+    assert chosen.get_xdata() == [3, 3]
+  assert [bar.get_height() for bar in votes.patches] == [1, 6, 1]
+  assert np.ptp(pixels(figure, tmp_path / 'a.png')) > 100
+
+
 def test_cluster_sizes(tmp_path):
   figure = figures.cluster_sizes([3, 0, 5], [2.5, .5, 5.])
   assert [bar.get_height() for bar in figure.axes[0].patches] == [3, 0, 5]

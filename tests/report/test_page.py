@@ -77,6 +77,17 @@ def test_full_page(tmp_path):
     assert expected in result.text, expected
 
 
+@pytest.mark.parametrize('share', [.4, .8])
+def test_how_sure_the_number_of_clusters_is(share, tmp_path):
+  choice = {'chosen': 3, 'numbers': [2, 3, 4, 5], 'confidence': share, 'within_one': .9}
+  text = write(tmp_path, {**SUMMARY, 'num_clusters_choice': choice}).text
+  assert ('3 was chosen among 2 to 5. How sure is that? '
+          f'{100 * share:.1f} % of the votes of random parts of the images are for 3, '
+          '90.0 % for it or one more') in text
+  assert ('another number may do as well' in text) == (share < .5)
+  assert 'was chosen' not in write(tmp_path).text
+
+
 def test_page_needs_nothing_from_elsewhere(tmp_path):
   figures.save_figure(figures.cluster_sizes([2, 1]), tmp_path / 'sizes.png')
   result = write(tmp_path, pictures={'cluster_sizes': tmp_path / 'sizes.png'})
