@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from jdiffclust.clustering import neighbours as lib
 from jdiffclust.data.views import draw_maps, transform
 
-VIEWS = SimpleNamespace(num=6, rotation=.1, scale=.1, shear=.1, shift=.1)
+VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1)
 
 
 def images(count, seed=0, side=5):
