@@ -46,6 +46,8 @@ def test_exports(oracle, images, key, dtype):
   network, variables = unet(dtype)
   config = default_config()
   config.e_step.update(num_draws=4)
+  raced = default_config().e_step
+  raced.update(num_draws=4, max_draws=8, noise='antithetic')
   mesh, mixture = make_mesh(1), Mixture(network.apply, 17)
   p = oracle.make()
   estimator = make_estimator(p, 'elbo', 'weight')
@@ -61,7 +63,8 @@ def test_exports(oracle, images, key, dtype):
   calls = (
       (m.make_m_step(mixture, config.m_step, mesh),
        (state, estimator, batch, jnp.ones((9, 3)), key)),
-      (make_e_step(mixture, config.e_step, mesh), (estimator, params, batch, key)),
+      *((make_e_step(mixture, section, mesh), (estimator, params, batch, key))
+        for section in (config.e_step, raced)),
       (sample, (as_float32(p), params, jax.random.split(key, 4), batch.images)))
   for function, arguments in calls:
     exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
