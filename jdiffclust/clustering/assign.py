@@ -67,15 +67,20 @@ def make_pilot(mixture: Mixture, options, mesh: Mesh):
     mesh: as of `make_e_step`.
 
   Returns:
-    A function (estimator, params, first batch, key) -> the estimator to use, on all
-    devices: another one if `options.proposal` is 'spread'.
+    A function (estimator, params, batch, its number of valid rows, key) -> the estimator
+    to use, on all devices: another one if `options.proposal` is 'spread'. The batch has
+    the first `proposals.NUM_IMAGES` images, whatever the batches of the E-step.
   """
   if options.proposal != 'spread':
-    return lambda estimator, params, batch, key: estimator
-  pilot = functools.partial(measured_estimator, mixture, weighting=options.weighting,
-                            antithetic=options.noise == 'antithetic')
-  # Apart from the draws of the E-step: indices of images never reach 2^32 - 1.
-  return jax.jit(
-      lambda estimator, params, batch, key: pilot(
-          estimator, params, batch, jax.random.fold_in(key, np.uint32(2**32 - 1))),
-      out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return lambda estimator, params, batch, valid, key: estimator
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  @functools.partial(jax.jit, static_argnums=3, out_shardings=whole)
+  def pilot(estimator, params, batch, valid, key):
+    # Apart from the draws of the E-step: indices of images never reach 2^32 - 1.
+    return measured_estimator(
+        mixture, estimator, params, jax.tree.map(lambda a: a[:valid], batch),
+        jax.random.fold_in(key, np.uint32(2**32 - 1)), weighting=options.weighting,
+        antithetic=options.noise == 'antithetic')
+
+  return pilot

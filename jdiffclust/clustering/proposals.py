@@ -95,13 +95,13 @@ def spread_proposal(spread, levels, weight_proposal) -> jax.Array:
 def measured_estimator(mixture: Mixture, estimator: Estimator, params: Parameters,
                        batch: Batch, key, *, weighting: str,
                        antithetic: bool) -> Estimator:
-  """The estimator with the proposal that a pilot on the batch's first images measures.
+  """The estimator with the proposal that a pilot measures.
 
   Args:
     mixture: the model.
     estimator: its proposal is by weight.
     params: Q clusters.
-    batch: at least the pilot's images; fewer than `NUM_IMAGES` are all taken.
+    batch: the pilot's images.
     key: a typed key, of no other use.
     weighting: 'elbo' or 'uniform': of the costs.
     antithetic: see `cost_spread`.
@@ -110,8 +110,7 @@ def measured_estimator(mixture: Mixture, estimator: Estimator, params: Parameter
     The new estimator.
   """
   levels = pilot_levels(estimator.proposal.shape[0] - 1)
-  pilot = jax.tree.map(lambda a: a[:NUM_IMAGES], batch)
-  spread = cost_spread(mixture, estimator, params, pilot, key, jnp.asarray(levels),
+  spread = cost_spread(mixture, estimator, params, batch, key, jnp.asarray(levels),
                        weighting=weighting, antithetic=antithetic)
   return estimator._replace(
       proposal=spread_proposal(spread, levels, estimator.proposal))

@@ -77,7 +77,7 @@ class UNetBody(nn.Module):
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
     Returns:
-      [B, H, W, channels] of `dtype`.
+      [B, H, W, channels of the first level] of `dtype`.
     """
     dtype = jnp.dtype(self.dtype)
     embedding = TimeEmbedding(self.channels, self.dtype)(t)
@@ -174,7 +174,7 @@ class ClusterHead(nn.Module):
   shift of the normalisation.
 
   Attributes:
-    channels: the trunk's channels.
+    channels: of the features.
     num_groups: groups of the group normalisations.
     dropout: dropout rate.
     dtype: compute type.
@@ -219,7 +219,7 @@ class Trunk(nn.Module):
     body, dtype = self.body, jnp.dtype(self.body.dtype)
     h = body(centred, t, dropout_keys)
     normalised = nn.silu(GroupNorm(body.num_groups, dtype)(h))
-    return h, nn.Conv(body.channels, (3, 3), dtype=dtype)(normalised)
+    return h, nn.Conv(h.shape[-1], (3, 3), dtype=dtype)(normalised)
 
 
 class SharedTrunkUNet(nn.Module):
@@ -235,7 +235,8 @@ class SharedTrunkUNet(nn.Module):
     """Names the two parts."""
     body = self.body
     self.trunk = Trunk(body)
-    self.head = ClusterHead(body.channels, body.num_groups, body.dropout, body.dtype)
+    self.head = ClusterHead(body.channels * body.channel_multipliers[0], body.num_groups,
+                            body.dropout, body.dtype)
 
   def features(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
     """What all clusters share.
@@ -246,7 +247,7 @@ class SharedTrunkUNet(nn.Module):
       dropout_keys: typed keys [B], or None.
 
     Returns:
-      Two arrays [B, H, W, channels].
+      Two arrays [B, H, W, F].
     """
     return self.trunk(centred, t, dropout_keys)
 

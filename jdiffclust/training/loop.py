@@ -31,6 +31,7 @@ from jdiffclust.clustering.e_step import EStepInfo
 from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
 from jdiffclust.clustering.m_step import SampleTable, TrainState, set_mixture
 from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
+from jdiffclust.clustering.proposals import NUM_IMAGES
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
@@ -173,9 +174,9 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   if indices is None:
     indices = np.arange(pipeline.num_images)
   with reporter.task(name, len(indices), 'images') as task:
+    first = pipeline.ordered(indices[:NUM_IMAGES], options.batch_size)
+    estimator = machinery.pilot(machinery.e_estimator, params, *next(first), key)
     for batch, valid in pipeline.ordered(indices, options.batch_size):
-      if not parts:
-        estimator = machinery.pilot(machinery.e_estimator, params, batch, key)
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))

@@ -78,15 +78,19 @@ def test_spread_in_closed_form(oracle, images, key, antithetic):
 
 
 def test_pilot_does_not_depend_on_devices(oracle, images, key):
-  """The same proposal from one device and eight; none measured unless asked for."""
+  """The same from one device and eight, of the valid rows; none unless asked for."""
   options = default_config().e_step
   options.proposal = 'spread'
   estimator = e.make_estimator(oracle.make(), 'elbo', 'spread')
   arguments = (estimator, oracle.parameters(oracle.network(10), images(1, 3)),
-               Batch(images(0, 64), jnp.arange(64, dtype=jnp.int32)), key)
+               Batch(images(0, 64), jnp.arange(64, dtype=jnp.int32)), 27, key)
   one, eight = (make_pilot(oracle.mixture, options, make_mesh(n))(*arguments).proposal
                 for n in (1, 8))
   np.testing.assert_allclose(one, eight, rtol=1e-5)
   assert not np.allclose(one, estimator.proposal, rtol=.01)
+  valid = jax.tree.map(lambda a: a[:27], arguments[2])
+  alone = make_pilot(oracle.mixture, options, make_mesh(1))(
+      *arguments[:2], valid, 27, key)
+  np.testing.assert_allclose(one, alone.proposal, rtol=1e-5)
   options.proposal = 'weight'
   assert make_pilot(oracle.mixture, options, make_mesh(1))(*arguments) is estimator

@@ -9,9 +9,13 @@ import pytest
 import scipy.special
 
 from jdiffclust.config import check_config, default_config
+from jdiffclust.diffusion import forward
+from jdiffclust.diffusion.process import as_float32, process_from_config
 from jdiffclust.errors import UserError
 from jdiffclust.networks import layers
-from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody, unet_from_config
+from jdiffclust.networks.unet import (
+    ConcatenatedUNet, SharedTrunkUNet, UNetBody, unet_from_config)
+from jdiffclust.training import machinery
 
 
 def UNet(**options):
@@ -78,12 +82,14 @@ def test_zero_at_the_start(dtype):
   assert (out == 0).all() and out.dtype == jnp.float32
 
 
+@pytest.mark.parametrize('conditioning', ['shared_trunk', 'concatenated'])
 @pytest.mark.parametrize('channels,multipliers', [(8, (2, 2)), (8, (1, 2)), (16, (3, 1))])
-def test_whatever_the_config_allows_can_be_built(channels, multipliers):
+def test_whatever_the_config_allows_can_be_built(channels, multipliers, conditioning):
   """A config that check_config accepts gives a U-Net that runs."""
   config = default_config()
-  config.network.update(channels=channels, channel_multipliers=multipliers,
-                        blocks_per_level=1, num_groups=8, num_heads=1)
+  config.network.update(conditioning=conditioning, channels=channels,
+                        channel_multipliers=multipliers, blocks_per_level=1,
+                        num_groups=8, num_heads=1)
   check_config(config)
   network = unet_from_config(config.network)
   x, t, mu = inputs(1)
@@ -100,6 +106,46 @@ def test_groups_must_divide_the_first_channels(channels, multipliers):
                         blocks_per_level=1, num_groups=8, num_heads=1)
   with pytest.raises(UserError, match='num_groups = 8 does not divide'):
     check_config(config)
+
+
+def shared(**options):
+  return SharedTrunkUNet(UNetBody(**TINY | dict(channel_multipliers=(1,)) | options))
+
+
+def test_shared_trunk_sees_mu_in_its_head_only():
+  """Features do not depend on mu; the output does, and on all else; rows do not mix."""
+  network = shared()
+  x, t, mu = inputs()
+  variables = randomised(network, x, t, mu)
+  features = jax.jit(lambda *args: network.apply(*args, method='features'))
+  head = jax.jit(lambda *args: network.apply(*args, method='from_features'))
+  base = np.asarray(head(variables, features(variables, x, t), t, mu))
+  whole = jax.jit(network.apply)(variables, x, t, mu)
+  np.testing.assert_allclose(base, whole, rtol=1e-4, atol=1e-5)
+  for other in ((x + 1, t, mu), (x, t + 1, mu), (x, t, mu + 1)):
+    changed = head(variables, features(variables, *other[:2]), *other[1:])
+    assert np.abs(np.asarray(changed) - base).max() > 1e-3
+  order = np.array([2, 0])
+  some = head(variables, features(variables, x[order], t[order]), t[order], mu[order])
+  np.testing.assert_allclose(some, base[order], rtol=1e-4, atol=1e-5)
+
+
+def test_two_stages_are_the_whole_denoiser():
+  """x_t - m_t sqrt(abar_t) mu is what x_t would be with a mean of zero, for every mu."""
+  process = process_from_config(default_config().diffusion)
+  network = shared()
+  x0, t, mu = inputs()
+  variables = randomised(network, x0, t, mu)
+  denoise, trunk = machinery.two_stages(network, process)
+  eps = jnp.asarray(np.random.default_rng(3).normal(size=x0.shape), jnp.float32)
+  device = as_float32(process)
+  for mean in (mu, mu + .5):
+    x_t = forward.noised(device, x0, t, mean, eps)
+    centred = forward.noised(device, x0, t, jnp.zeros_like(mu), eps)
+    features = trunk.features(variables, centred, t)
+    np.testing.assert_allclose(denoise(variables, x_t, t, mean),
+                               trunk.from_features(variables, features, t, mean),
+                               rtol=1e-3, atol=1e-4)
 
 
 def test_inputs_matter():
