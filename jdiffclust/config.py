@@ -221,9 +221,10 @@ OPTIONS: Mapping[str, Any] = {
                             "loses its best cluster early; 0: no cluster loses"),
         'weighting': _choice('elbo', ('elbo', 'uniform'),
                              'weights of the noise levels: the exact bound, or equal'),
-        'proposal': _choice('spread', ('spread', 'weight', 'uniform'),
+        'proposal': _choice('auto', ('auto', 'spread', 'weight', 'uniform'),
                             'how t is drawn: in proportion to how clusters differ there '
-                            '(a pilot measures it), or to its weight; uniformly'),
+                            '(a pilot measures it), best where the draws decide tau; or '
+                            'to its weight, best where they score it; uniformly'),
         'noise': _choice('independent', ('independent', 'antithetic'),
                          'eps of the draws; antithetic: in pairs of opposite sign'),
         'share_draws': _flag(True, 'all clusters of an image see the same (t, eps)'),

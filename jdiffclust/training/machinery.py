@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -124,17 +125,20 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     inference = InferenceNetwork(config.num_clusters, config.posterior.channels)
     posterior = Posterior(inference.apply, config.posterior, config.views)
     init_posterior = lambda key: inference.init(key, jnp.zeros((1, *image_shape)))
+  e_options = ml_collections.ConfigDict(config.e_step)
+  if e_options.proposal == 'auto':  # draws decide a table of tau, and score any other
+    e_options.proposal = 'spread' if posterior is None else 'weight'
   m_weighting = config.m_step.weighting
   estimators = (
-      make_estimator(process, config.e_step.weighting, config.e_step.proposal),
+      make_estimator(process, e_options.weighting, e_options.proposal),
       make_estimator(process, m_weighting,
                      'weight' if m_weighting == 'elbo' else 'uniform'))
   e_estimator, m_estimator = replicate(to_host(estimators), mesh)
   return Machinery(
       config=config, image_shape=tuple(image_shape), mesh=mesh, mixture=mixture,
       process=process, e_estimator=e_estimator, m_estimator=m_estimator,
-      e_step=make_e_step(mixture, config.e_step, mesh, posterior),
-      pilot=make_pilot(mixture, config.e_step, mesh),
+      e_step=make_e_step(mixture, e_options, mesh, posterior),
+      pilot=make_pilot(mixture, e_options, mesh),
       m_step=make_m_step(mixture, config.m_step, mesh, posterior,
                          config.em.schedule == 'stepwise'),
       init_network=init_network, init_posterior=init_posterior)
