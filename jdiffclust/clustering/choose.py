@@ -16,7 +16,8 @@ these partitions, none of which looks at labels:
 Chosen are the fewest clusters whose modularity, mean over the graphs (of 7, 10, ...
 neighbours), is within TOLERANCE of the best: one neighbour in a hundred is not worth
 another cluster. By the same rule every part votes on every graph; the share of the votes
-for the chosen number is how sure it is. Stability and ICL are second opinions: ICL's
+for the chosen number is how sure it is, against the chance of the sample (no vote can see
+that all partitions are wrong). Stability and ICL are second opinions: ICL's
 penalty depends on how many images and principal components there are, and a cluster of
 shifted copies is no Gaussian.
 """
