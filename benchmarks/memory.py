@@ -1,10 +1,10 @@
 """Peak memory of stepwise EM at N and at 10 N images.
 
-  python -m benchmarks.memory [--images=10000] [--out=DIR]
+  python -m benchmarks.memory [--images=5000] [--out=DIR]
 
-Random 8-bit images of 8x8, a small U-Net, `em.schedule=stepwise` with a start on 1,000
-images, read by Grain; each fit in a process of its own. Beside it `batch`, which keeps a
-table of N x Q responsibilities. Also the size of a checkpoint, the last of a run.
+Random 8-bit images of 8x8 in 10 clusters, a small U-Net, `em.schedule=stepwise` with a
+start on 1,000 images, read by Grain; each fit in a process of its own. Beside it `batch`,
+which keeps a table of N x Q responsibilities. Also the size of a run's last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import numpy as np
 
 OPTIONS = (
-    'data.source=npz', 'data.pipeline=grain', 'num_clusters=50', 'num_devices=1',
+    'data.source=npz', 'data.pipeline=grain', 'num_devices=1',
     'em.init=kmeans', 'em.init_restarts=1', 'em.init_max_images=1000',
     'em.max_iterations=1', 'network.channels=8', 'network.channel_multipliers=(1,)',
     'network.middle_attention=False', 'diffusion.num_steps=50', 'diffusion.beta_end=.01',
@@ -46,7 +46,7 @@ def main():
   """Runs the four fits and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--images', type=int, default=10000)
+  parser.add_argument('--images', type=int, default=5000)
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/memory'))
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The whole method clusters: the digits, and a set where only EM can have done it."""
 
+import csv
 import json
 
 import numpy as np
@@ -58,9 +59,17 @@ def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   with ocp.StandardCheckpointer() as reader:
     tree = reader.metadata(arrays).item_metadata.tree
   assert tree['responsibilities']['current'].shape == (20, 2)
+  tau = np.load(tmp_path / 'responsibilities.npy')
   again = commands.small('--mode=evaluate', f'--workdir={tmp_path}')
   assert again.code == 0, again.err
-  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+  np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'), tau, atol=1e-5)
+  # The same images as new ones: the inference network knows them, by other views.
+  new = commands.small('--mode=predict', f'--workdir={tmp_path}', commands.config,
+                       '--config.data.max_images=60', '--config.num_devices=1')
+  assert new.code == 0, new.err
+  rows = list(csv.DictReader(open(tmp_path / 'predictions.csv', encoding='utf-8')))
+  same = np.mean([int(row['cluster']) for row in rows] == tau.argmax(axis=1))
+  assert len(rows) == 60 and same > .8
 
 
 @pytest.mark.parametrize('options,message', [
