@@ -1,8 +1,8 @@
 """How many clusters: the number that the images' neighbourhoods show, and how surely.
 
-For each Q of a range, the start from neighbourhoods (`neighbours.py`) clusters the
-images; their distances are computed once, and the graphs' eigenvectors. Three scores of
-these partitions, none of which looks at labels:
+For each Q of a range, the start from neighbourhoods (`neighbours.py`, but by one set of
+views) clusters the images; their distances are computed once, and the graphs'
+eigenvectors. Three scores of these partitions, none of which looks at labels:
 
   modularity  the share of neighbours within a cluster, less the share that chance would
               put there (Newman and Girvan, 2004). Both fall when a cluster is split;
