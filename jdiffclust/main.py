@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import resource
@@ -205,8 +204,10 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
                        f"{', '.join(source.skipped[:5])}"
                        + (' ...' if len(source.skipped) > 5 else ''))
     if not begun:
-      config.num_clusters = given_or_chosen(config, source, workdir, reporter)
-    machinery = dataclasses.replace(machinery, config=config)
+      number = given_or_chosen(config, source, workdir, reporter)
+      if number != config.num_clusters:  # chosen: the inference network is of that width
+        config.num_clusters = number
+        machinery = build(config, source.image_shape, source.levels, mesh)
     shape = 'x'.join(map(str, source.image_shape))
     reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
                   f'{config.num_clusters} clusters, {mesh.size} '

@@ -35,6 +35,16 @@ def test_files_of_a_choice(chosen):
   assert 'How sure is that?' in (workdir / 'report.html').read_text(encoding='utf-8')
 
 
+def test_a_choice_with_the_default_posterior(commands, tmp_path):
+  """The inference network is as wide as the number that was chosen."""
+  outcome = commands.fit(tmp_path, *AUTO, 'em.posterior=amortised')
+  assert outcome.code == 0, outcome.err
+  number = json.loads((tmp_path / 'num_clusters.json').read_bytes())['chosen']
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, number)
+  again = commands.fit(tmp_path, *AUTO, 'em.posterior=amortised')
+  assert again.code == 0 and 'Resuming' in again.err, again.err
+
+
 def test_resume_does_not_choose_again(chosen, commands):
   """With auto or with the number; other numbers and ranges are refused by name."""
   workdir, _, choice = chosen
