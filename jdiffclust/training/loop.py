@@ -436,13 +436,11 @@ class Fitter:
     tau, bound = host['current'], host['bound']
     if len(self.tracked) < self.source.num_images:
       found = assign_all(self.machinery, self.state.ema, self.pipeline,
-                         self._e_step_key(), self.reporter, 'all images')
+                         e_step_key(self.config, self.progress['iteration']),
+                         self.reporter, 'all images')
       tau, bound = found.responsibilities, found.info.bound
     start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
     return Fit(self.state, tau, bound, start, self.progress)
-
-  def _e_step_key(self):
-    return e_step_key(self.config, self.progress['iteration'])
 
   def m_phase(self):
     """Closed forms, then the gradient steps that this iteration still lacks."""

@@ -49,10 +49,9 @@ def short_fit(machinery, pipeline, tracked, tau, update_mixture, make_table):
   config = machinery.config
   state = update_mixture(machinery, machinery.init_state(), pipeline, tracked, tau)
   key = replicate_key(stream(config.seed, 'trial'), machinery.mesh)
-  batches = itertools.islice(pipeline.first_batches(), config.em.init_trial_steps)
-  for batch in batches:
-    state, info = machinery.m_step(state, machinery.m_estimator, batch, make_table(tau),
-                                   key)
+  table = make_table(tau)
+  for batch in itertools.islice(pipeline.first_batches(), config.em.init_trial_steps):
+    state, info = machinery.m_step(state, machinery.m_estimator, batch, table, key)
     info.loss.block_until_ready()
   return state
 
