@@ -20,12 +20,6 @@ def reverse_mean(process: Process, x_t, t, mu, eta) -> jax.Array:
           + at(process.c_eta, t, n) * eta)
 
 
-def predicted_x0(process: Process, x_t, t, eta) -> jax.Array:
-  """x_0 that the noise prediction implies: (x_t - sqrt(1 - abar) eta) / sqrt(abar)."""
-  abar = at(process.alphas_cumprod, t, x_t.ndim)
-  return (x_t - jnp.sqrt(1 - abar) * eta) / jnp.sqrt(abar)
-
-
 def gaussian_log_decoder(process: Process, x0, mean) -> jax.Array:
   """log p(x_0 | x_1, mu) of the Gaussian decoder, per image.
 

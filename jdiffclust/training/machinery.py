@@ -19,8 +19,9 @@ from jdiffclust.clustering.assign import make_e_step, make_pilot
 from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
-from jdiffclust.diffusion.process import Process, as_float32, process_from_config
-from jdiffclust.diffusion.samplers import ancestral
+from jdiffclust.diffusion import predictions, samplers
+from jdiffclust.diffusion.paths import from_process
+from jdiffclust.diffusion.process import Process, process_from_config
 from jdiffclust.errors import UserError
 from jdiffclust.networks.inference import InferenceNetwork
 from jdiffclust.networks.unet import SharedTrunkUNet, unet_from_config
@@ -184,21 +185,24 @@ def draw_samples(machinery: Machinery, params: Parameters, clusters, num_images:
   owners = np.repeat(np.asarray(clusters), num_images)
   # An image's key follows from its cluster and place, not from the other clusters.
   numbers = np.concatenate([np.arange(num_images) for _ in clusters])
-  process = as_float32(machinery.process)
+  path = from_process(machinery.process)
+  sampler = samplers.make_sampler(
+      'ddpm', path, path.num_steps, variance=machinery.config.diffusion.reverse_variance)
   mixture = machinery.mixture
 
   @jax.jit
-  def draw(process, params, key, owners, numbers):
+  def draw(sampler, path, params, key, owners, numbers):
     keys = jax.vmap(lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n))(
         owners, numbers)
-    eta = lambda x, t, mu: mixture.denoise(params.network, x, t, mu)
-    return ancestral(process, eta, keys, params.means[owners])
+    eta = lambda x, t, mu: mixture.denoise(params.network, x, t.astype(jnp.int32), mu)
+    denoise = predictions.denoiser(path, eta, 'eta')
+    return samplers.draw(sampler, denoise, keys, params.means[owners]).images
 
   key = stream(seed, 'sample')
   images = []
   for start in range(0, total, batch_size):
     rows = np.minimum(np.arange(start, start + batch_size), total - 1)
-    drawn = draw(process, params, key, jnp.asarray(owners[rows], jnp.int32),
+    drawn = draw(sampler, path, params, key, jnp.asarray(owners[rows], jnp.int32),
                  jnp.asarray(numbers[rows], jnp.int32))
     images.append(np.asarray(drawn)[:total - start])
     if task is not None:

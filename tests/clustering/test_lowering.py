@@ -14,8 +14,8 @@ from jdiffclust.clustering.mixture import Mixture, Parameters
 from jdiffclust.config import default_config
 from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import MemoryPipeline, replicate_key
-from jdiffclust.diffusion.process import as_float32
-from jdiffclust.diffusion.samplers import ancestral
+from jdiffclust.diffusion import predictions, samplers
+from jdiffclust.diffusion.paths import from_process
 from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, to_host
 
@@ -50,22 +50,26 @@ def test_exports(oracle, images, key, dtype):
   raced.update(num_draws=4, max_draws=8, noise='antithetic')
   mesh, mixture = make_mesh(1), Mixture(network.apply, 17)
   p = oracle.make()
+  path = from_process(p)
+  sampler = samplers.make_sampler('ddpm', path, path.num_steps)
   estimator = make_estimator(p, 'elbo', 'weight')
   params = Parameters(variables, jnp.zeros((3, 4, 4, 1)), jnp.zeros(3))
   batch = Batch(jnp.zeros((4, 4, 4, 1)), jnp.arange(4, dtype=jnp.int32))
   state = m.init_state(params, m.make_optimizer(config.m_step))
 
   @jax.jit
-  def sample(process, params, keys, mu):
-    eta = lambda x, t, mu: mixture.denoise(params.network, x, t, mu, None)
-    return ancestral(process, eta, keys, mu)
+  def sample(sampler, path, params, keys, mu):
+    eta = lambda x, t, mu: mixture.denoise(
+        params.network, x, t.astype(jnp.int32), mu, None)
+    denoise = predictions.denoiser(path, eta, 'eta')
+    return samplers.draw(sampler, denoise, keys, mu)
 
   calls = (
       (m.make_m_step(mixture, config.m_step, mesh),
        (state, estimator, batch, jnp.ones((9, 3)), key)),
       *((make_e_step(mixture, section, mesh), (estimator, params, batch, key))
         for section in (config.e_step, raced)),
-      (sample, (as_float32(p), params, jax.random.split(key, 4), batch.images)))
+      (sample, (sampler, path, params, jax.random.split(key, 4), batch.images)))
   for function, arguments in calls:
     exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
     assert exported.platforms == PLATFORMS

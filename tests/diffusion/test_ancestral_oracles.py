@@ -1,4 +1,4 @@
-"""The ancestral sampler against the exact affine recursion of a Gaussian."""
+"""Sampler ddpm on all steps against the exact affine recursion of a Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jdiffclust.config import default_config
-from jdiffclust.diffusion.process import as_float32, process_from_config
-from jdiffclust.diffusion.samplers import ancestral
+from jdiffclust.diffusion import predictions, samplers
+from jdiffclust.diffusion.paths import from_process
+from jdiffclust.diffusion.process import process_from_config
+from jdiffclust.diffusion.reverse import reverse_mean
 
 CENTRE, SPREAD = .3, .4
 
@@ -34,6 +36,15 @@ def denoiser(p):
     x0 = CENTRE + pick(gain) * (x_t - pick(a) * CENTRE - pick(b) * mu)
     return (x_t - jnp.sqrt(pick(abar)) * x0) / jnp.sqrt(1 - pick(abar))
   return eta
+
+
+def ancestral(p, keys, mu, variance='step'):
+  """Images of `ddpm` on all steps; the denoiser knows whole steps only."""
+  path = from_process(p)
+  eta = lambda x, t, mu: denoiser(p)(x, t.astype(jnp.int32), mu)
+  sampler = samplers.make_sampler('ddpm', path, p.num_steps, variance=variance)
+  return samplers.draw(
+      sampler, predictions.denoiser(path, eta, 'eta'), keys, mu).images
 
 
 def exact(p, mu, variance_of='step'):
@@ -65,8 +76,7 @@ def keys(numbers):
 def test_moments(steps, betas, pull, choice):
   """Mean and variance of many samples equal the recursion's, within 4 s.e."""
   p = make(steps, betas, pull, choice)
-  sample = jax.jit(lambda mu: ancestral(as_float32(p), denoiser(p),
-                                        keys(jnp.arange(5000)), mu))
+  sample = jax.jit(lambda mu: ancestral(p, keys(jnp.arange(5000)), mu, choice))
   for mu in (-.5, .8):
     images = sample(jnp.full((5000, 2, 2, 1), mu))
     x = np.asarray(images, np.float64).ravel()
@@ -80,8 +90,8 @@ def test_no_noise_is_used_twice():
   options = default_config().diffusion
   options.update(num_steps=3, beta_start=.1, beta_end=.3, rescale_betas=False)
   p = process_from_config(options)
-  images = jax.jit(lambda k: ancestral(as_float32(p), denoiser(p), k, jnp.zeros(
-      (5000, 2, 2, 1))))(keys(jnp.arange(5000)))
+  images = jax.jit(lambda k: ancestral(p, k, jnp.zeros((5000, 2, 2, 1))))(
+      keys(jnp.arange(5000)))
   variance = exact(p, 0.)[1]
   x = np.asarray(images, np.float64)
   assert abs(x.var() / variance - 1) < 4 * (2 / x.size)**.5 + 1e-4
@@ -92,9 +102,8 @@ def test_thousand_steps_reach_the_data():
   p = make(1000)
   mean, variance = exact(p, -.5)
   assert abs(mean - CENTRE) < .005 and abs(variance**.5 - SPREAD) < .005
-  images = jax.jit(lambda k: ancestral(
-      as_float32(p), denoiser(p), k, jnp.full((500, 4, 4, 1), -.5)))(
-          keys(jnp.arange(500)))
+  images = jax.jit(lambda k: ancestral(p, k, jnp.full((500, 4, 4, 1), -.5)))(
+      keys(jnp.arange(500)))
   x = np.asarray(images, np.float64).ravel()
   assert abs(x.mean() - CENTRE) < .005 + 4 * SPREAD / x.size**.5
   assert abs(x.std() - SPREAD) < .005 + 4 * SPREAD / (2 * x.size)**.5
@@ -103,7 +112,7 @@ def test_thousand_steps_reach_the_data():
 def test_pixels_are_independent():
   """No noise is used twice: neighbouring pixels and images are uncorrelated."""
   p = make(50)
-  images = jax.jit(lambda k, mu: ancestral(as_float32(p), denoiser(p), k, mu))(
+  images = jax.jit(lambda k, mu: ancestral(p, k, mu))(
       keys(jnp.arange(4000)), jnp.zeros((4000, 2, 2, 1)))
   x = np.asarray(images, np.float64).reshape(4000, 4)
   correlation = np.corrcoef(np.c_[x[:-1], x[1:]].T) - np.eye(8)
@@ -113,7 +122,7 @@ def test_pixels_are_independent():
 def test_neighbours_do_not_matter():
   """An image follows from its key and mean alone, whoever shares its batch."""
   p = make(50)
-  sample = jax.jit(lambda k, mu: ancestral(as_float32(p), denoiser(p), k, mu))
+  sample = jax.jit(lambda k, mu: ancestral(p, k, mu))
   mu = jnp.linspace(-1, 1, 6)[:, None, None, None] * jnp.ones((1, 2, 2, 3))
   whole = sample(keys(jnp.arange(6)), mu)
   order = jnp.array([4, 0, 5])
@@ -122,17 +131,46 @@ def test_neighbours_do_not_matter():
   assert len(np.unique(np.asarray(whole).round(5))) == whole.size
 
 
+@pytest.mark.parametrize('pull,choice', [
+    ('one_minus_sqrt_abar', 'step'), ('linear', 'posterior'), ('zero', 'step')])
+def test_is_the_chain_of_the_paper(pull, choice):
+  """x_{t-1} = c_x x_t + c_mu mu + c_eta eta + sigma_t z in a loop, from N(0, I)."""
+  p = make(50, 'linear', pull, choice)
+  mu = jnp.linspace(-1, 1, 4)[:, None, None, None] * jnp.ones((1, 2, 2, 1))
+  k, eta = keys(jnp.arange(4)), denoiser(p)
+  normal = lambda t: jax.vmap(lambda k: jax.random.normal(
+      jax.random.fold_in(k, t), (2, 2, 1)))(k)
+  device = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), p)
+  x = normal(p.num_steps)
+  for t in range(p.num_steps, 0, -1):
+    steps = jnp.full(4, t)
+    x = reverse_mean(device, x, steps, mu, eta(x, steps, mu))
+    if t > 1:
+      x += device.reverse_variance[t]**.5 * normal(t - 1)
+  np.testing.assert_allclose(jax.jit(lambda k, mu: ancestral(p, k, mu, choice))(k, mu), x,
+                             atol=2e-5)
+
+
 def test_traced_once():
-  """The denoiser is traced in a scan, not once per step, and never again."""
-  p, calls = make(50), []
+  """Once in a scan, not once per step; other samplers of as many rows do not compile."""
+  path, calls = from_process(make(50)), []
 
-  def eta(x_t, t, mu):
-    calls.append(x_t.shape)
-    return denoiser(p)(x_t, t, mu)
+  @jax.jit
+  def sample(path, sampler, k, mu):
+    def denoise(x_t, t, mu):
+      calls.append(x_t.shape)
+      return .9 * path.centred(x_t, t, mu)
+    return samplers.draw(sampler, denoise, k, mu).images
 
-  sample = jax.jit(lambda process, k, mu: ancestral(process, eta, k, mu))
   mu = jnp.zeros((3, 2, 2, 1))
-  sample(as_float32(p), keys(jnp.arange(3)), mu)
-  first = len(calls)
-  sample(as_float32(p), keys(jnp.arange(3, 6)), mu + 1)
-  assert 1 <= first <= 2 and len(calls) == first
+  sample(path, samplers.make_sampler('ddpm', path, 15), keys(jnp.arange(3)), mu)
+  assert len(calls) == 1
+  other = from_process(make(50, 'cosine', 'zero'))
+  for name, steps in (('ddim', 15), ('euler_maruyama', 15), ('dpm_solver_pp_2m', 15),
+                      ('heun', 8), ('predictor_corrector', 8)):
+    for grid in ('uniform', 'karras'):
+      sampler = samplers.make_sampler(name, other, steps, grid)
+      sample(other, sampler, keys(jnp.arange(3, 6)), mu + 1)
+  assert len(calls) == 1
+  sample(path, samplers.make_sampler('ddpm', path, 16), keys(jnp.arange(3)), mu)
+  assert len(calls) == 2

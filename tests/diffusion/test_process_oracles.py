@@ -12,7 +12,8 @@ import scipy.integrate
 import scipy.stats
 
 from jdiffclust.config import default_config
-from jdiffclust.diffusion import forward, reverse, schedules
+from jdiffclust.diffusion import forward, predictions, reverse, schedules
+from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.process import (
     as_float32, at, make_process, process_from_config)
 from jdiffclust.errors import UserError
@@ -257,7 +258,9 @@ def test_forward_and_reverse_means(x64, pull):
                              rtol=0, atol=1e-12)
   np.testing.assert_allclose(reverse.reverse_mean(p, x_t, t, mu, n_t),
                              forward.posterior_mean(p, x_t, x0, t, mu), atol=1e-11)
-  np.testing.assert_allclose(reverse.predicted_x0(p, x_t, t, n_t), x0, atol=1e-11)
+  path = from_process(config_process('linear', pull, 50))
+  np.testing.assert_allclose(
+      predictions.x0_from_eta(path, x_t, t.astype(float), mu, n_t), x0, atol=1e-11)
 
 
 def test_noised_is_the_marginal(x64):

@@ -1,0 +1,126 @@
+"""The probability-flow ODE dy / du = y - E[x_0 | y], u = log sigma, and its solvers.
+
+In y = (x_t - b mu) / a it is the same for every path and holds no derivative of one
+(Karras et al., 2022). Fields and states are of *one* image: solvers are mapped over a
+batch with `jax.vmap`, so that no image's step sizes depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdiffclust.diffusion.paths import Path
+from jdiffclust.errors import UserError
+
+
+def estimate(path: Path, denoise: Callable, y, u, mu) -> jax.Array:
+  """E[x_0 | y] of one image.
+
+  Args:
+    path: the path.
+    denoise: (x [B, ...], t [B], mu [B, ...]) -> x_0.
+    y: centred image (x - b mu) / a, [...].
+    u: log sigma, [].
+    mu: [...].
+
+  Returns:
+    x_0, [...].
+  """
+  t = path.time(u)
+  x = path.scale(t) * y + path.pull(t) * mu
+  return denoise(x[None], t[None], mu[None])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """Runge-Kutta in equal steps of u.
+
+  Attributes:
+    num_steps: at least 1.
+    order: 2, Heun's method, or 4, the classical one; also the evaluations a step.
+  """
+
+  num_steps: int = 100
+  order: int = 4
+
+  def __post_init__(self):
+    if self.order not in (2, 4) or self.num_steps < 1:
+      raise UserError(f'ODE solver of order {self.order} in {self.num_steps} steps: set '
+                      'the order to 2 or 4, and at least 1 step.')
+
+  def solve(self, field: Callable, state, start, end) -> tuple[Any, jax.Array]:
+    """Integrates d state / du = field(u, state) from u = start to end.
+
+    Args:
+      field: from u [] and a tree of arrays to a tree of the same shapes.
+      state: the tree at `start`.
+      start: [].
+      end: [].
+
+    Returns:
+      The tree at `end`, and the evaluations of `field` used, [].
+    """
+    h = (end - start) / self.num_steps
+    # Nodes and weights of the tableau; each stage builds on the one before alone.
+    nodes, weights = {2: ((0., 1.), (.5, .5)),
+                      4: ((0., .5, .5, 1.), (1 / 6, 1 / 3, 1 / 3, 1 / 6))}[self.order]
+
+    def move(state, amount, slope):
+      return jax.tree.map(lambda s, d: s + amount * d, state, slope)
+
+    def step(state, i):
+      u, result, slope = start + i.astype(h.dtype) * h, state, None
+      for node, weight in zip(nodes, weights):
+        stage = state if slope is None else move(state, node * h, slope)
+        slope = field(u + node * h, stage)
+        result = move(result, weight * h, slope)
+      return result, None
+
+    state, _ = jax.lax.scan(step, state, jnp.arange(self.num_steps))
+    return state, jnp.asarray(self.num_steps * self.order)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+  """Tsitouras' 5(4) pair under a PID controller, by diffrax (`pip install .[ode]`).
+
+  Attributes:
+    rtol: relative tolerance of a step's error, root mean square over an image.
+    atol: absolute tolerance of the same, in units of x_0.
+    max_steps: steps, refused ones included, before it gives up.
+  """
+
+  rtol: float = 1e-3
+  atol: float = 1e-3
+  max_steps: int = 4096
+
+  def __post_init__(self):
+    if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
+      raise UserError(f'Adaptive solver with rtol = {self.rtol}, atol = {self.atol}, '
+                      f'max_steps = {self.max_steps}: set all above 0.')
+
+  def solve(self, field: Callable, state, start, end) -> tuple[Any, jax.Array]:
+    """As `Fixed.solve`; a state that `max_steps` do not bring to `end` is NaN.
+
+    Raises:
+      UserError: diffrax is not installed.
+    """
+    try:
+      import diffrax  # slow to import, and needed here only
+    except ImportError:
+      raise UserError('The adaptive solver needs diffrax: pip install '
+                      "'jdiffclust[ode]', or use sampler=heun.") from None
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda u, y, _: field(u, y)), diffrax.Tsit5(), start, end, None,
+        state, stepsize_controller=diffrax.PIDController(self.rtol, self.atol),
+        max_steps=self.max_steps, throw=False)
+    done = solution.result == diffrax.RESULTS.successful
+    final = jax.tree.map(lambda a: jnp.where(done, a[-1], jnp.nan), solution.ys)
+    # The step size is guessed from 2 evaluations; a step has 6, since the seventh stage
+    # of one is the first of the next, and the very first step 7.
+    return final, 6 * solution.stats['num_steps'] + 3

@@ -1,0 +1,273 @@
+"""Gaussian noising paths x_t = a(t) x_0 + b(t) mu + s(t) eps, all that follows from them.
+
+A path is three functions of a time t in [t_min, t_max], falling from noise to data:
+the log scale log a, the pull b towards a known image mu (zero but for CDDPM), and the
+log noise level log sigma, sigma = s / a. With alpha = (log a)' and rho = (log sigma)',
+the forward SDE dx = f dt + g dw of these marginals is (Song et al., 2021; Karras et al.,
+2022, appendix B)
+
+  f(x, t, mu) = alpha x + (b' - alpha b) mu
+  g(t)^2      = (s^2)' - 2 alpha s^2 = 2 rho s^2.
+
+With y = (x_t - b mu) / a every path is y = x_0 + sigma eps: the samplers, the
+probability-flow ODE dy / d log sigma = y - E[x_0 | y] and the likelihood are written
+once, in y and sigma, and a path only says what the network is shown.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiffclust.diffusion.process import Process
+
+
+def expand(values, images) -> jax.Array:
+  """Gives values [B] (or []) axes of length 1, to multiply images [B, ...]."""
+  values = jnp.asarray(values)
+  return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
+
+
+def on_host(function, *arguments) -> np.ndarray:
+  """Evaluates in float64 on the CPU, now, whatever the session's precision.
+
+  Args:
+    function: of JAX arrays.
+    *arguments: numbers or NumPy arrays.
+
+  Returns:
+    A tree of float64 NumPy arrays.
+  """
+  cpu = jax.local_devices(backend='cpu')[0]
+  with jax.enable_x64(True), jax.ensure_compile_time_eval(), jax.default_device(cpu):
+    values = function(*(jnp.asarray(v, jnp.float64) for v in arguments))
+    return jax.tree.map(np.asarray, values)
+
+
+class Levels(NamedTuple):
+  """A path at N times, float64 on the host; every field [N].
+
+  Attributes:
+    t: the times.
+    scale: a.
+    pull: b.
+    sigma: s / a.
+    d_log_scale: alpha, per unit of time.
+    d_log_sigma: rho, per unit of time.
+  """
+
+  t: np.ndarray
+  scale: np.ndarray
+  pull: np.ndarray
+  sigma: np.ndarray
+  d_log_scale: np.ndarray
+  d_log_sigma: np.ndarray
+
+
+class Path(abc.ABC):
+  """A path; its numbers are leaves of a pytree, so that it passes through `jax.jit`.
+
+  Times are floats [] or [B]; images x, x0, mu, eps, y are [B, ...].
+
+  Attributes:
+    t_min: the first time, of the least noise.
+    t_max: the last time.
+    num_steps: T of a discrete process, whose network knows t = 1..T; None: continuous.
+  """
+
+  t_min: float
+  t_max: float
+  num_steps: int | None = None
+
+  @abc.abstractmethod
+  def log_scale(self, t) -> jax.Array:
+    """log a(t)."""
+
+  @abc.abstractmethod
+  def log_sigma(self, t) -> jax.Array:
+    """log sigma(t), rising."""
+
+  @abc.abstractmethod
+  def time(self, log_sigma) -> jax.Array:
+    """The inverse of `log_sigma`."""
+
+  def pull(self, t) -> jax.Array:
+    """b(t), the weight of mu."""
+    return jnp.zeros_like(t)
+
+  def prior_std(self, t) -> jax.Array:
+    """Standard deviation of x_t taken for pure noise, N(0, that^2), near t_max."""
+    return jnp.ones_like(t)
+
+  def scale(self, t) -> jax.Array:
+    """a(t)."""
+    return jnp.exp(self.log_scale(t))
+
+  def sigma(self, t) -> jax.Array:
+    """The noise level s / a."""
+    return jnp.exp(self.log_sigma(t))
+
+  def std(self, t) -> jax.Array:
+    """s(t), the standard deviation of x_t given x_0."""
+    return jnp.exp(self.log_scale(t) + self.log_sigma(t))
+
+  def noised(self, x0, t, mu, eps) -> jax.Array:
+    """x_t of x_0 by the standard normal `eps`; with eps = 0 its mean."""
+    a, b, s = (expand(v(t), x0) for v in (self.scale, self.pull, self.std))
+    return a * x0 + b * mu + s * eps
+
+  def centred(self, x, t, mu) -> jax.Array:
+    """y = (x_t - b mu) / a, which is x_0 + sigma eps."""
+    return (x - expand(self.pull(t), x) * mu) / expand(self.scale(t), x)
+
+  def drift(self, x, t, mu) -> jax.Array:
+    """f(x, t, mu) of the forward SDE."""
+    alpha, (b, db) = _slope(self.log_scale, t), _jvp(self.pull, t)
+    return expand(alpha, x) * x + expand(db - alpha * b, x) * mu
+
+  def diffusion(self, t) -> jax.Array:
+    """g(t)^2 of the forward SDE."""
+    return 2 * _slope(self.log_sigma, t) * self.std(t)**2
+
+  def levels(self, times) -> Levels:
+    """The path at host times [N], in float64; not for use within `jax.jit`."""
+    def evaluate(t):
+      return Levels(t, self.scale(t), self.pull(t), self.sigma(t),
+                    _slope(self.log_scale, t), _slope(self.log_sigma, t))
+    return on_host(evaluate, times)
+
+
+def _jvp(function, t):
+  return jax.jvp(function, (t,), (jnp.ones_like(t),))
+
+
+def _slope(function, t):
+  return _jvp(function, t)[1]
+
+
+_register = lambda fields, static=(): lambda cls: jax.tree_util.register_dataclass(
+    dataclasses.dataclass(frozen=True, eq=False)(cls), fields, static)
+
+
+@_register(('beta_min', 'beta_max'), ('t_min',))
+class VariancePreserving(Path):
+  """Song et al.'s (2021) VP-SDE, dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw.
+
+  beta(t) = beta_min + t (beta_max - beta_min), t in [t_min, 1]. The course's beta is
+  half of this one: its SDE is dx = -beta x dt + sqrt(2 beta) dw.
+  """
+
+  beta_min: float = .1
+  beta_max: float = 20.
+  t_min: float = 1e-3
+  t_max = 1.
+
+  def log_scale(self, t):
+    """-1/2 the integral of beta up to t."""
+    return -.5 * t * (self.beta_min + .5 * t * (self.beta_max - self.beta_min))
+
+  def log_sigma(self, t):
+    """From a^2 + s^2 = 1."""
+    return .5 * jnp.log(jnp.expm1(-2 * self.log_scale(t)))
+
+  def time(self, log_sigma):
+    """The positive root of the integral of beta = log(1 + sigma^2)."""
+    integral = jax.nn.softplus(2 * log_sigma)
+    rise = self.beta_max - self.beta_min
+    return 2 * integral / (
+        self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * rise * integral))
+
+
+@_register(('sigma_min', 'sigma_max'))
+class VarianceExploding(Path):
+  """Song et al.'s (2021) VE-SDE: a = 1, sigma = sigma_min (sigma_max / sigma_min)^t."""
+
+  sigma_min: float = .01
+  sigma_max: float = 50.
+  t_min, t_max = 0., 1.
+
+  def log_scale(self, t):
+    """Zero."""
+    return jnp.zeros_like(t)
+
+  def log_sigma(self, t):
+    """Linear in t in [0, 1]."""
+    low, high = jnp.log(self.sigma_min), jnp.log(self.sigma_max)
+    return low + t * (high - low)
+
+  def time(self, log_sigma):
+    """Linear in log sigma."""
+    low, high = jnp.log(self.sigma_min), jnp.log(self.sigma_max)
+    return (log_sigma - low) / (high - low)
+
+  def prior_std(self, t):
+    """s(t): the data's own spread is neglected."""
+    return self.std(t)
+
+
+@_register(('log_scales', 'pulls', 'log_sigmas'))
+class Tabulated(Path):
+  """A path given at t = 1..T by arrays [T], linear in between.
+
+  Interpolating log sigma linearly makes its inverse exact. In y and sigma a path's
+  kinks do not show: they are in the times shown to the network only.
+  """
+
+  log_scales: np.ndarray
+  pulls: np.ndarray
+  log_sigmas: np.ndarray
+  t_min = 1.
+
+  @property
+  def num_steps(self):
+    """T."""
+    return len(self.log_sigmas)
+
+  @property
+  def t_max(self):
+    """T, as a time."""
+    return float(self.num_steps)
+
+  def log_scale(self, t):
+    """log a, interpolated."""
+    return self._at(t, self.log_scales)
+
+  def pull(self, t):
+    """b, interpolated."""
+    return self._at(t, self.pulls)
+
+  def log_sigma(self, t):
+    """log sigma, interpolated."""
+    return self._at(t, self.log_sigmas)
+
+  def time(self, log_sigma):
+    """The inverse of a rising piecewise linear function."""
+    table = jnp.asarray(self.log_sigmas, log_sigma.dtype)
+    return jnp.interp(log_sigma, table, self._steps(table.dtype))
+
+  def _at(self, t, table):
+    return jnp.interp(t, self._steps(t.dtype), jnp.asarray(table, t.dtype))
+
+  def _steps(self, dtype):
+    return jnp.arange(1, self.num_steps + 1, dtype=dtype)
+
+
+def from_process(process: Process) -> Tabulated:
+  """The path of a discrete process (DDPM, CDDPM), exact at t = 1..T.
+
+  a = (1 - m) sqrt(abar), b = m sqrt(abar), s = sqrt(delta).
+
+  sigma rises, or the process would not be valid: its steps would have no variance.
+
+  Args:
+    process: the diffusion, float64 on the host.
+  """
+  root = np.sqrt(process.alphas_cumprod[1:])
+  log_scale = np.log1p(-process.m[1:]) + np.log(root)
+  log_sigma = .5 * np.log(process.delta[1:]) - log_scale
+  return Tabulated(log_scale, process.m[1:] * root, log_sigma)
