@@ -497,9 +497,11 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
     raise UserError(f'config.json of the workdir is damaged ({error}): {mend}') from None
   flat = _flat_json(stored)
   config = default_config()
-  for name in dict(options()):
-    if name not in flat:
-      raise UserError(f'config.json of the workdir is damaged (it lacks {name}): {mend}')
+  for name, option in options():
+    # An option that came later and does not define the run has its default.
+    if name not in flat and option.defines_run:
+      raise UserError('config.json of the workdir is damaged, or of another version of '
+                      f'jdiffclust (it lacks {name}): {mend}')
   for name, value in flat.items():
     *sections, leaf = name.split('.')
     node = config

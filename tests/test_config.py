@@ -191,6 +191,20 @@ def test_json_round_trip(clusters, rate, labels, multipliers, path):
   assert config_lib.differences(found, config) == []
 
 
+@pytest.mark.parametrize('name', ['sample.seed', 'seed'])
+def test_config_of_an_older_version(name):
+  """An option that came later: its default, unless results depend on it."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  *section, leaf = name.split('.')
+  del (stored[section[0]] if section else stored)[leaf]
+  if OPTIONS[name].defines_run:
+    with pytest.raises(UserError, match='another version.*it lacks seed'):
+      config_lib.from_json(json.dumps(stored))
+  else:
+    found = config_lib.from_json(json.dumps(stored))
+    assert config_lib.flatten(found)[name] == OPTIONS[name].default
+
+
 def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
   free = {
