@@ -199,6 +199,7 @@ OPTIONS: Mapping[str, Any] = {
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),
         'shift': _real(.05, 0, 1, 'their shift, share of the side'),
+        'flip': _real(0., 0, 1, 'share of them that are mirrored, left to right'),
     },
     'posterior': {
         'channels': _integer(32, 8, 'amortised: first channels of the inference network'),
@@ -328,7 +329,8 @@ def unknown_option(name: str) -> UserError:
   known = [known for known, _ in options()]
   hint = nearest(name, known) or nearest(name.split('.')[-1],
                                          [k.split('.')[-1] for k in known])
-  return UserError(f'Unknown option config.{name}.{hint} '
+  shown = name if name.isprintable() else repr(name)[1:-1]  # the message is one line
+  return UserError(f'Unknown option config.{shown}.{hint} '
                    '`python -m jdiffclust.main --help` lists them all.')
 
 

@@ -65,6 +65,7 @@ def test_another_type_is_refused(name):
 
 @MANY
 @hypothesis.given(st.sampled_from(sorted(OPTIONS)), JUNK)
+@hypothesis.example('checkpoint.every_steps', {'\n': 0})
 def test_junk_is_refused_or_of_the_right_kind(name, value):
   """No value makes `check_config` fail otherwise; what it takes has the type."""
   config = changed(name, value)
