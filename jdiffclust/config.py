@@ -273,6 +273,10 @@ OPTIONS: Mapping[str, Any] = {
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
                               defines_run=False),
+        'foreign_share': _real(.01, 0, 1, 'an image is foreign to all clusters if '
+                               'its bound is below that of all but this share of the '
+                               'fitted images',
+                               defines_run=False),
     },
     'distributed': {
         'coordinator': _text('', 'host:port of process 0; empty: one process',
