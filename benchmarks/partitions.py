@@ -1,7 +1,7 @@
 """Is it the search or the model? Bounds of given partitions under one network budget.
 
   python -m benchmarks.partitions [--dataset=digits|npz:FILE] [--steps=600]
-      [--seeds=0,1,2] [--out=DIR]
+      [--seeds=0,1,2] [--partitions=neighbours,...] [--out=DIR]
 
 For each seed and each partition (the true classes, the start from neighbourhoods, a
 likely Gaussian mixture, K-means) the same denoiser, from the same first weights, with
@@ -48,7 +48,7 @@ def config_of(dataset: str, seed: int, steps: int):
     config = digits_config()
   else:
     config = folder_config()
-    config.num_clusters = 10
+    config.num_clusters, config.data.channels = 10, 1
     config.data.source, config.data.path = 'npz', dataset.removeprefix('npz:')
   config.seed, config.num_devices = seed, 1
   config.em.posterior, config.em.init_trial_steps = 'monte_carlo', steps
@@ -56,11 +56,11 @@ def config_of(dataset: str, seed: int, steps: int):
   return config
 
 
-def partitions(source, config) -> dict[str, np.ndarray]:
-  """One-hot responsibilities [N, Q] by name."""
+def partitions(source, config, names) -> dict[str, np.ndarray]:
+  """One-hot responsibilities [N, Q] by name, the classes first."""
   images = loop.flat_images(source, np.arange(source.num_images))
   found = {'classes': source.labels}
-  for name in ('neighbours', 'gaussian_mixture', 'kmeans'):
+  for name in names:
     assign = fit_start(name, images, source.image_shape, config)
     found[name] = assign(images, np.arange(len(images))).argmax(axis=1)
   return {name: np.eye(config.num_clusters, dtype=np.float32)[clusters]
@@ -90,7 +90,7 @@ def score(machinery, state, pipeline, tau, seed: int):
   return [np.concatenate(part) for part in zip(*parts)]
 
 
-def measure(dataset: str, seed: int, steps: int) -> dict:
+def measure(dataset: str, seed: int, steps: int, names) -> dict:
   """A row per partition: bound, what it lacks to the classes, scores."""
   config = config_of(dataset, seed, steps)
   source = load_source(config.data)
@@ -98,7 +98,7 @@ def measure(dataset: str, seed: int, steps: int) -> dict:
   machinery = build(config, source.image_shape, source.levels, mesh)
   pipeline = make_pipeline(source, config.data, config.m_step.batch_size, seed, mesh)
   tracked, rows, of_classes = np.arange(source.num_images), {}, None
-  for name, tau in partitions(source, config).items():
+  for name, tau in partitions(source, config, names).items():
     state = trial.short_fit(machinery, pipeline, tracked, replicate(tau, mesh),
                             loop.update_mixture, lambda table: table)
     bound, preferred = score(machinery, state, pipeline, tau, seed)
@@ -138,9 +138,12 @@ def main():
   parser.add_argument('--dataset', default='digits')
   parser.add_argument('--steps', type=int, default=600)
   parser.add_argument('--seeds', default='0,1,2')
+  parser.add_argument('--partitions', default='neighbours,gaussian_mixture,kmeans',
+                      help='starts to compare with the classes')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/partitions'))
   args = parser.parse_args()
-  runs = [measure(args.dataset, int(seed), args.steps) for seed in args.seeds.split(',')]
+  runs = [measure(args.dataset, int(seed), args.steps, args.partitions.split(','))
+          for seed in args.seeds.split(',')]
   args.out.mkdir(parents=True, exist_ok=True)
   name = args.dataset if args.dataset == 'digits' else pathlib.Path(args.dataset).stem
   files.write_text(args.out / f'{name}.json', json.dumps(runs, indent=1) + '\n')

@@ -5,7 +5,8 @@ Command:    python -m jdiffclust.main --config=configs/cifar10.py --workdir=runs
 Time:       meant for several GPUs or TPUs; not timed.
 Provenance: the U-Net and schedule of Ho, Jain and Abbeel (2020) for CIFAR-10 (T = 1000,
             128 channels times 1, 2, 2, 2, attention at 16x16, dropout .1, step size 2e-4,
-            batch 128, EMA .9999), 35.7 M parameters there. Not tuned.
+            batch 128, EMA .9999), 35.7 M parameters there. Views of photographs may be
+            mirrored. Not tuned.
 """
 
 from jdiffclust.config import default_config
@@ -24,6 +25,7 @@ def get_config():
   config.network.num_heads = 4
   config.network.dropout = .1
   config.network.dtype = 'bfloat16'
+  config.views.flip = .5
   config.em.max_iterations = 20
   config.em.init_components = 50
   config.e_step.batch_size = 512

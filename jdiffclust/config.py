@@ -199,6 +199,7 @@ OPTIONS: Mapping[str, Any] = {
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),
         'shift': _real(.05, 0, 1, 'their shift, share of the side'),
+        'flip': _real(0., 0, 1, 'share of them that are mirrored, left to right'),
     },
     'posterior': {
         'channels': _integer(32, 8, 'amortised: first channels of the inference network'),
@@ -272,6 +273,10 @@ OPTIONS: Mapping[str, Any] = {
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
                               defines_run=False),
+        'foreign_share': _real(.01, 0, 1, 'an image is foreign to all clusters if '
+                               'its bound is below that of all but this share of the '
+                               'fitted images',
+                               defines_run=False),
     },
     'distributed': {
         'coordinator': _text('', 'host:port of process 0; empty: one process',
@@ -328,7 +333,8 @@ def unknown_option(name: str) -> UserError:
   known = [known for known, _ in options()]
   hint = nearest(name, known) or nearest(name.split('.')[-1],
                                          [k.split('.')[-1] for k in known])
-  return UserError(f'Unknown option config.{name}.{hint} '
+  shown = name if name.isprintable() else repr(name)[1:-1]  # the message is one line
+  return UserError(f'Unknown option config.{shown}.{hint} '
                    '`python -m jdiffclust.main --help` lists them all.')
 
 
@@ -497,9 +503,11 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
     raise UserError(f'config.json of the workdir is damaged ({error}): {mend}') from None
   flat = _flat_json(stored)
   config = default_config()
-  for name in dict(options()):
-    if name not in flat:
-      raise UserError(f'config.json of the workdir is damaged (it lacks {name}): {mend}')
+  for name, option in options():
+    # An option that came later and does not define the run has its default.
+    if name not in flat and option.defines_run:
+      raise UserError('config.json of the workdir is damaged, or of another version of '
+                      f'jdiffclust (it lacks {name}): {mend}')
   for name, value in flat.items():
     *sections, leaf = name.split('.')
     node = config

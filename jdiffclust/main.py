@@ -411,9 +411,20 @@ def predict(config, workdir, reporter) -> None:
                           stream(fitted.seed, 'predict'), reporter, 'predict')
   if is_main_process():
     path = workdir / 'predictions.csv'
-    results_lib.write_assignments(path, source.ids, found.responsibilities,
-                                  source.labels, source.label_names)
-    print(f'{source.num_images:,} images of {source.name} assigned: {path}')
+    share = share_below(found.info.bound, to_host(snapshot.responsibilities)['bound'])
+    foreign = share < config.predict.foreign_share
+    results_lib.write_assignments(
+        path, source.ids, found.responsibilities, source.labels, source.label_names,
+        {'bound': [f'{value:.2f}' for value in found.info.bound],
+         'typicality': [f'{value:.4f}' for value in share],
+         'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]})
+    print(f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} of '
+          f'them foreign to all clusters: {path}')
+
+
+def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+  """The share of the reference [m] that is smaller than each of values [n], [n]."""
+  return np.searchsorted(np.sort(reference), values) / len(reference)
 
 
 def sample(config, workdir, reporter) -> None:

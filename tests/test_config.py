@@ -65,6 +65,7 @@ def test_another_type_is_refused(name):
 
 @MANY
 @hypothesis.given(st.sampled_from(sorted(OPTIONS)), JUNK)
+@hypothesis.example('checkpoint.every_steps', {'\n': 0})
 def test_junk_is_refused_or_of_the_right_kind(name, value):
   """No value makes `check_config` fail otherwise; what it takes has the type."""
   config = changed(name, value)
@@ -191,13 +192,27 @@ def test_json_round_trip(clusters, rate, labels, multipliers, path):
   assert config_lib.differences(found, config) == []
 
 
+@pytest.mark.parametrize('name', ['sample.seed', 'seed'])
+def test_config_of_an_older_version(name):
+  """An option that came later: its default, unless results depend on it."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  *section, leaf = name.split('.')
+  del (stored[section[0]] if section else stored)[leaf]
+  if OPTIONS[name].defines_run:
+    with pytest.raises(UserError, match='another version.*it lacks seed'):
+      config_lib.from_json(json.dumps(stored))
+  else:
+    found = config_lib.from_json(json.dumps(stored))
+    assert config_lib.flatten(found)[name] == OPTIONS[name].default
+
+
 def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
   free = {
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
       'log.every_steps', 'sample.clusters', 'sample.num_images', 'sample.batch_size',
-      'sample.seed', 'predict.num_draws', 'distributed.coordinator',
-      'distributed.num_processes', 'distributed.process_id'}
+      'sample.seed', 'predict.num_draws', 'predict.foreign_share',
+      'distributed.coordinator', 'distributed.num_processes', 'distributed.process_id'}
   assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
   old = config_lib.default_config()
   for name, option in OPTIONS.items():

@@ -68,11 +68,12 @@ def make_pilot(mixture: Mixture, options, mesh: Mesh):
 
   Returns:
     A function (estimator, params, batch, its number of valid rows, key) -> the estimator
-    to use, on all devices: another one if `options.proposal` is 'spread'. The batch has
-    the first `proposals.NUM_IMAGES` images, whatever the batches of the E-step.
+    to use, on all devices; None unless `options.proposal` is 'spread': then there is
+    nothing to measure. The batch has `proposals.NUM_IMAGES` images at most, whatever the
+    batches of the E-step.
   """
   if options.proposal != 'spread':
-    return lambda estimator, params, batch, valid, key: estimator
+    return None
   whole = NamedSharding(mesh, PartitionSpec())
 
   @functools.partial(jax.jit, static_argnums=3, out_shardings=whole)

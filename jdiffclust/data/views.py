@@ -24,11 +24,13 @@ class AffineMaps(NamedTuple):
 def draw_maps(key, num: int, options) -> AffineMaps:
   """Draws maps whose rotation, scale, shear and shift are independent normals.
 
+  With probability `flip` the view is mirrored, left and right exchanged.
+
   Args:
     key: a typed key.
     num: n, how many.
     options: the `views` section of a config: standard deviations of rotation (radians),
-      scale (of the logarithm, each axis), shear and shift (share of the side).
+      scale (of the logarithm, each axis), shear and shift (share of the side); flip.
 
   Returns:
     `AffineMaps` of n.
@@ -41,6 +43,8 @@ def draw_maps(key, num: int, options) -> AffineMaps:
   stack = lambda rows: jnp.stack([jnp.stack(row, -1) for row in rows], -2)
   rotate = stack([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
   slant = stack([[one, zero], [shear, one]])
+  mirrored = jax.random.bernoulli(jax.random.fold_in(key, 1), options.flip, (num,))
+  scale = scale * jnp.stack([one, jnp.where(mirrored, -1., 1.)], -1)
   matrix = jnp.einsum('nij,njk,nk->nik', rotate, slant, scale)
   return AffineMaps(matrix, options.shift * normal[:, 4:])
 

@@ -102,7 +102,8 @@ def summarise(results: Results, labels) -> dict:
   }
 
 
-def write_assignments(path, ids, responsibilities, labels=None, label_names=None) -> None:
+def write_assignments(path, ids, responsibilities, labels=None, label_names=None,
+                      further: dict | None = None) -> None:
   """Writes index,id,cluster,probability and, where known, label: a line per image.
 
   Args:
@@ -111,15 +112,18 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
     responsibilities: [N, Q]; the cluster is the most probable one.
     labels: int [N] or None; -1 where unknown.
     label_names: names of the labels; None: numbers.
+    further: columns by name, N values each, before the label.
   """
   clusters = responsibilities.argmax(axis=1)
+  further = further or {}
   with files.replacing(path) as temporary:
     with open(temporary, 'w', newline='', encoding='utf-8') as file:
       writer = csv.writer(file)
-      writer.writerow(['index', 'id', 'cluster', 'probability']
+      writer.writerow(['index', 'id', 'cluster', 'probability', *further]
                       + ['label'] * (labels is not None))
       for i, q in enumerate(clusters):
         row = [i, ids[i], q, f'{responsibilities[i, q]:.6f}']
+        row += [values[i] for values in further.values()]
         if labels is not None:
           known = labels[i] >= 0
           row.append('' if not known else

@@ -174,8 +174,11 @@ def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
   if indices is None:
     indices = np.arange(pipeline.num_images)
   with reporter.task(name, len(indices), 'images') as task:
-    first = pipeline.ordered(indices[:NUM_IMAGES], options.batch_size)
-    estimator = machinery.pilot(machinery.e_estimator, params, *next(first), key)
+    estimator = machinery.e_estimator
+    if machinery.pilot is not None:  # from all over: files may be sorted by class
+      some = indices[np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES, dtype=int))]
+      batch, valid = next(pipeline.ordered(some, options.batch_size))
+      estimator = machinery.pilot(estimator, params, batch, valid, key)
     for batch, valid in pipeline.ordered(indices, options.batch_size):
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))

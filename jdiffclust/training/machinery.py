@@ -42,7 +42,7 @@ class Machinery:
     e_estimator: what the E-step draws from, on the devices.
     m_estimator: what the M-step draws from, on the devices.
     e_step: the compiled E-step, see `assign.make_e_step`.
-    pilot: what an E-step begins with, see `assign.make_pilot`.
+    pilot: what an E-step begins with, see `assign.make_pilot`; None: nothing.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
     init_network: from a key to the network's variables.
     init_posterior: from a key to the inference network's, or to None.
@@ -56,7 +56,7 @@ class Machinery:
   e_estimator: Estimator
   m_estimator: Estimator
   e_step: Callable
-  pilot: Callable
+  pilot: Callable | None
   m_step: Callable
   init_network: Callable
   init_posterior: Callable

@@ -146,7 +146,8 @@ def tiny_posterior():
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
       lambda s: jnp.asarray(.3 * rng.normal(size=s.shape), jnp.float32), shapes)
-  views = types.SimpleNamespace(rotation=.2, scale=.1, shear=.1, shift=.1)
+  views = types.SimpleNamespace(rotation=.2, scale=.1, shear=.1, shift=.1,
+                                flip=0.)
   return amortised.Posterior(network.apply, settings(num_views=3), views), variables
 
 

@@ -11,7 +11,8 @@ from sklearn.metrics import adjusted_rand_score
 from jdiffclust.clustering import neighbours as lib
 from jdiffclust.data.views import draw_maps, transform
 
-VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1)
+VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1,
+                        flip=0.)
 
 
 def images(count, seed=0, side=5):
@@ -115,7 +116,8 @@ def test_shapes_are_found_wherever_they_are():
   """With views that shift; and images outside the sample join their kind."""
   pictures, labels = shapes(300, 0)
   flat = pictures.reshape(300, -1)
-  views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15)
+  views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15,
+                          flip=0.)
   assign = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, views)
   tau = assign(flat, np.arange(300))
   assert tau.shape == (300, 3) and tau.dtype == np.float32

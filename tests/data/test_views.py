@@ -10,7 +10,7 @@ import scipy.ndimage
 
 from jdiffclust.data.views import AffineMaps, draw_maps, transform
 
-OPTIONS = dict(rotation=.3, scale=.2, shear=.2, shift=.1)
+OPTIONS = dict(rotation=.3, scale=.2, shear=.2, shift=.1, flip=.5)
 
 
 def options(**changes):
@@ -50,8 +50,7 @@ def test_no_change_and_a_whole_pixel():
 
 def test_all_zero_options_change_nothing():
   """Standard deviations of 0 give identities."""
-  maps = draw_maps(jax.random.key(0), 3, options(rotation=0., scale=0., shear=0.,
-                                                 shift=0.))
+  maps = draw_maps(jax.random.key(0), 3, options(**dict.fromkeys(OPTIONS, 0.)))
   np.testing.assert_array_equal(maps.matrix, np.broadcast_to(np.eye(2), (3, 2, 2)))
   np.testing.assert_array_equal(maps.shift, np.zeros((3, 2)))
 
@@ -69,3 +68,16 @@ def test_spread_is_the_options(name, recover):
   sigma = OPTIONS[name]
   assert abs(values.mean()) < 4 * sigma / num**.5
   assert abs(values.std() - sigma) < 4 * sigma / (2 * num)**.5
+
+
+def test_flip_exchanges_left_and_right():
+  """Alone and at 1 every view is NumPy's mirror image; at .3 that share is."""
+  image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, 8, 3)), jnp.float32)
+  alone = dict.fromkeys(OPTIONS, 0.)
+  maps = draw_maps(jax.random.key(3), 4, options(**alone | {'flip': 1.}))
+  for view in jax.vmap(transform, (None, 0))(image, maps):
+    np.testing.assert_allclose(view, np.flip(image, axis=1), atol=1e-6)
+  num = 4000
+  maps = draw_maps(jax.random.key(4), num, options(**alone | {'flip': .3}))
+  share = float(np.mean(np.asarray(maps.matrix)[:, 1, 1] < 0))
+  assert abs(share - .3) < 4 * (.3 * .7 / num)**.5

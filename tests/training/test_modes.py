@@ -3,10 +3,14 @@
 import csv
 import shutil
 
+import hypothesis
+from hypothesis import strategies as st
 import matplotlib.image
 import numpy as np
 import pytest
 from sklearn import datasets
+
+from jdiffclust.main import share_below
 
 
 @pytest.fixture
@@ -57,6 +61,34 @@ def test_predict_new_images(commands, run, tmp_path):
     assert '256 grey levels' in outcome.err  # not the 17 of the digits
     found.append(read_predictions(run))
   assert len(found[0]) == 37 and found[0] == found[1]
+
+
+def test_predict_marks_images_that_belong_nowhere(commands, run, tmp_path):
+  """Typicality is about uniform on the fit's own images, and low on noise."""
+  noise = np.random.default_rng(0).choice([0, 16], (60, 8, 8)).astype(np.uint8)
+  np.savez(tmp_path / 'noise.npz', images=noise)
+  found = {}
+  for name, options in {'own': [], 'noise': ['data.source=npz',
+                                             f'data.path={tmp_path}/noise.npz']}.items():
+    outcome = commands.fit(run, 'predict.foreign_share=.3', *options,
+                           flags=['--mode=predict'])
+    assert outcome.code == 0, outcome.err
+    rows = read_predictions(run)
+    found[name] = np.array([float(row['typicality']) for row in rows])
+    assert [row['foreign'] for row in rows] == [
+        'yes' if typicality < .3 else 'no' for typicality in found[name]]
+  # 60 independent uniform numbers have a mean of .5 +- .04. The network has seen six
+  # minibatches twice: noise cannot be told with certainty.
+  assert abs(found['own'].mean() - .5) < .15
+  assert found['noise'].mean() < found['own'].mean() - .1
+
+
+@hypothesis.given(st.lists(st.integers(-5, 5)), st.lists(st.integers(-5, 5), min_size=1))
+def test_share_below_is_counted(values, reference):
+  """Against counting one by one, ties included."""
+  found = share_below(np.asarray(values, float), np.asarray(reference, float))
+  expected = [sum(r < v for r in reference) / len(reference) for v in values]
+  np.testing.assert_allclose(found, expected)
 
 
 def test_predict_refuses_other_types_of_images(commands, run, tmp_path):
