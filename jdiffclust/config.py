@@ -269,6 +269,31 @@ OPTIONS: Mapping[str, Any] = {
         'batch_size': _integer(80, 1, 'images drawn at once', defines_run=False),
         'seed': _integer(0, 0, 'another seed draws other images', high=2**31 - 1,
                          defines_run=False),
+        'sampler': _choice('ddpm', (
+            'ddpm', 'ddim', 'euler', 'euler_maruyama', 'reverse_diffusion', 'heun',
+            'dpm_solver_pp_2m', 'predictor_corrector', 'adaptive'),
+                           'how images are drawn; the last with pip install '
+                           "'jdiffclust[ode]'", defines_run=False),
+        'num_steps': _integer(0, 0, 'noise levels it visits; 0: all of the model',
+                              defines_run=False),
+        'grid': _choice('trailing', ('uniform', 'leading', 'trailing', 'karras'),
+                        'which ones', defines_run=False),
+        'eta': _real(0., 0, 1, "ddim's noise: 0 none, 1 as ddpm", defines_run=False),
+        'predictor': _choice('reverse_diffusion', (
+            'ddpm', 'ddim', 'euler', 'euler_maruyama', 'reverse_diffusion', 'heun'),
+                             'of predictor_corrector', defines_run=False),
+        'snr': _real(.16, 0, 10, 'signal-to-noise ratio of its Langevin steps',
+                     open_low=True, defines_run=False),
+        'corrections': _integer(1, 1, 'Langevin steps after each of its steps',
+                                defines_run=False),
+        'tolerance': _real(1e-3, 0, 1, "adaptive's error of a step, in units of pixels",
+                           open_low=True, defines_run=False),
+        'guidance': _real(1., 0, 100, 'exaggerates what sets a cluster apart from the '
+                          'mixture; 1: not at all', defines_run=False),
+        'interpolate': _integer(0, 0, 'rows of images from the first of two clusters to '
+                                'the second; 0: none', defines_run=False),
+        'trajectory': _integer(0, 0, 'pictures to keep on the way from noise to image; '
+                               '0: none', defines_run=False),
     },
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
@@ -434,6 +459,18 @@ def _check_together(config) -> None:
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
                     f'clusters 0..{config.num_clusters - 1}.')
+  for name in ('interpolate', 'trajectory'):
+    if config.sample[name] == 1:
+      raise UserError(f'config.sample.{name} = 1: set it to 0 for none, or to 2 or more, '
+                      'the first and the last included.')
+  if config.sample.interpolate and len(config.sample.clusters) != 2:
+    raise UserError(
+        f'config.sample.interpolate = {config.sample.interpolate} goes from one cluster '
+        f'to another: name two, not {len(config.sample.clusters)}, such as '
+        '--config.sample.clusters=0,3.')
+  if config.sample.trajectory and config.sample.sampler == 'adaptive':
+    raise UserError("config.sample.sampler = 'adaptive' keeps no pictures on the way: "
+                    'set config.sample.trajectory to 0, or take another sampler.')
   d = config.distributed
   if d.process_id >= d.num_processes:
     raise UserError(f'config.distributed.process_id = {d.process_id} must be below '

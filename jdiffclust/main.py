@@ -42,8 +42,9 @@ from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
-from jdiffclust.training.machinery import build, draw_samples  # noqa: E402
+from jdiffclust.training.machinery import build  # noqa: E402
 from jdiffclust.training.progress import Reporter  # noqa: E402
+from jdiffclust.training.sampling import draw_samples  # noqa: E402
 
 MODES = ('fit', 'predict', 'sample', 'evaluate')
 
@@ -277,11 +278,14 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
         assign = fit_start(name, sample, source.image_shape, config)
         baselines[name] = loop.partition(assign, source).argmax(axis=1)
       task.advance(1)
-  params = to_host(fit_result.state.ema)
-  count = config.sample.num_images
-  with reporter.task('samples', config.num_clusters * count, 'images') as task:
-    samples = draw_samples(machinery, params, range(config.num_clusters), count,
-                           config.sample.batch_size, config.sample.seed, task)
+  params = fit_result.state.ema
+  # Of the sampler's options those that say how, not of which clusters.
+  options = ml_collections.ConfigDict(config.sample)
+  options.interpolate = options.trajectory = 0
+  with reporter.task('samples', config.num_clusters * options.num_images,
+                     'images') as task:
+    samples = draw_samples(machinery, params, range(config.num_clusters), options,
+                           task).images
   if not is_main_process():
     return
   rate = lambda amount, seconds: amount / seconds if seconds else None
@@ -302,7 +306,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
   }
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
-      baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
+      baselines=baselines, bound=fit_result.bound, means=to_host(params.means),
       samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
       facts=facts, choice=results_lib.read_choice(workdir))
 
@@ -428,23 +432,33 @@ def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def sample(config, workdir, reporter) -> None:
-  """Draws images from clusters of a fitted workdir: samples.npy and samples.png."""
-  machinery, snapshot = restore(workdir, make_mesh(1), reporter)
-  fitted = machinery.config
-  clusters = config.sample.clusters or tuple(range(fitted.num_clusters))
+  """Draws images from clusters of a fitted workdir: samples.npy, and pictures."""
+  machinery, snapshot = restore(workdir, make_mesh(config.num_devices), reporter)
+  fitted, options = machinery.config, config.sample
+  clusters = options.clusters or tuple(range(fitted.num_clusters))
   bad = [q for q in clusters if q >= fitted.num_clusters]
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but the model in '
                     f'{workdir} has clusters 0..{fitted.num_clusters - 1}.')
-  options = config.sample
-  with reporter.task('samples', len(clusters) * options.num_images, 'images') as task:
-    drawn = draw_samples(machinery, snapshot.state.ema, clusters, options.num_images,
-                         options.batch_size, options.seed, task)
-  results_lib.write_array(workdir / 'samples.npy', drawn)
-  figures.save_figure(figures.sample_grid(drawn, list(clusters)),
-                      workdir / 'samples.png')
-  print(f'{drawn.shape[0] * drawn.shape[1]:,} images of shape {drawn.shape[2:]}, in '
-        f"[-1, 1]: {workdir / 'samples.npy'} and {workdir / 'samples.png'}")
+  rows = list(map(str, clusters))
+  if options.interpolate:
+    rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]
+    rows[0], rows[-1] = map(str, clusters)
+  with reporter.task('samples', len(rows) * options.num_images, 'images') as task:
+    drawn = draw_samples(machinery, snapshot.state.ema, clusters, options, task)
+  if not is_main_process():
+    return
+  written = [workdir / 'samples.npy', workdir / 'samples.png']
+  results_lib.write_array(written[0], drawn.images)
+  figures.save_figure(figures.sample_grid(drawn.images, rows), written[1])
+  if drawn.states is not None:
+    written += [workdir / 'trajectory.png', workdir / 'trajectory.gif']
+    figures.save_figure(figures.film_strip(drawn.states, rows), written[2])
+    figures.save_animation(drawn.states, written[3])
+  count = drawn.images.shape[0] * drawn.images.shape[1]
+  print(f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
+        f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
+        f"{', '.join(map(str, written))}")
 
 
 def evaluate(config, workdir, reporter) -> None:

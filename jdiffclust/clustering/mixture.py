@@ -78,8 +78,9 @@ class Mixture:
   """The static part of the model: what the compiler may build on.
 
   Attributes:
-    denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B],
-      mu [B, H, W, C], dropout keys [B] or None) -> [B, H, W, C].
+    denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B], whole
+      numbers or fractions between, mu [B, H, W, C], dropout keys [B] or None) ->
+      [B, H, W, C].
     levels: grey levels of the discretized decoder; None: the Gaussian decoder.
     trunk: the same eta_theta in two stages; None: it has but one.
   """

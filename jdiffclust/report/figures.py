@@ -115,6 +115,53 @@ def sample_grid(samples, clusters=None, max_rows=MAX_ROWS):
       title=_cap_title('first', min(len(samples), max_rows), len(samples)))
 
 
+def film_strip(states, rows=None, max_rows=MAX_ROWS):
+  """From noise to image: a row for the first image of each cluster.
+
+  Args:
+    states: [Q, n, k, H, W, C], around [-1, 1], C 1 or 3; only the first of n is drawn.
+    rows: [Q] names of the rows, 0 to Q - 1 if None.
+    max_rows: only the first rows are drawn.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  rows = range(len(states)) if rows is None else rows
+  return _sheet(
+      [[row[0]] for row in states[:max_rows]],
+      headings=('from noise to image',),
+      row_labels=[str(row) for row in rows][:max_rows],
+      title=_cap_title('first', min(len(states), max_rows), len(states)))
+
+
+def save_animation(states, path, milliseconds=120):
+  """Writes the way from noise to image as a GIF, a row of images per cluster.
+
+  Args:
+    states: [Q, n, k, H, W, C], around [-1, 1], C 1 or 3.
+    path: the file; it appears when it is complete.
+    milliseconds: a state is shown so long; the last one ten times as long.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  num_rows, num_images, num_states = states.shape[:3]
+  frames = []
+  for k in range(num_states):
+    tiles = _pictures(states[:, :, k].reshape(-1, *states.shape[3:]))
+    height, width = tiles.shape[1:3]
+    tiles = tiles.reshape(num_rows, num_images, height, width, 3)
+    sheet = np.moveaxis(tiles, 1, 2).reshape(num_rows * height, num_images * width, 3)
+    frames.append(Image.fromarray(sheet))
+  durations = [milliseconds] * (num_states - 1) + [10 * milliseconds]
+  with files.replacing(path) as temporary:
+    frames[0].save(temporary, format='GIF', save_all=True, append_images=frames[1:],
+                   duration=durations, loop=0)
+
+
 def hero(means, members, samples, sizes=None, columns=6, max_rows=10):
   """One wide picture: per cluster its mean, members and generated images.
 

@@ -17,10 +17,9 @@ from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.amortised import Posterior
 from jdiffclust.clustering.assign import make_e_step, make_pilot
 from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
+from jdiffclust.clustering.generate import make_draw
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
-from jdiffclust.diffusion import predictions, samplers
-from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.process import Process, process_from_config
 from jdiffclust.errors import UserError
 from jdiffclust.networks.inference import InferenceNetwork
@@ -44,6 +43,7 @@ class Machinery:
     e_step: the compiled E-step, see `assign.make_e_step`.
     pilot: what an E-step begins with, see `assign.make_pilot`; None: nothing.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
+    draw: the compiled generation of images, see `generate.make_draw`.
     init_network: from a key to the network's variables.
     init_posterior: from a key to the inference network's, or to None.
   """
@@ -58,6 +58,7 @@ class Machinery:
   e_step: Callable
   pilot: Callable | None
   m_step: Callable
+  draw: Callable
   init_network: Callable
   init_posterior: Callable
 
@@ -142,6 +143,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       pilot=make_pilot(mixture, e_options, mesh),
       m_step=make_m_step(mixture, config.m_step, mesh, posterior,
                          config.em.schedule == 'stepwise'),
+      draw=make_draw(mixture, mesh),
       init_network=init_network, init_posterior=init_posterior)
 
 
@@ -155,57 +157,13 @@ def two_stages(network, process: Process) -> tuple[Callable, Trunk | None]:
   if not isinstance(network, SharedTrunkUNet):
     return network.apply, None
   pull = jnp.asarray(process.m * np.sqrt(process.alphas_cumprod), jnp.float32)
+  steps = jnp.arange(len(pull), dtype=jnp.float32)
 
   def denoise(variables, x_t, t, mu, dropout_keys=None):
-    centred = x_t - pull[t][:, None, None, None] * mu
+    # Samplers may ask for times between the steps.
+    pull_t = jnp.interp(t.astype(jnp.float32), steps, pull)
+    centred = x_t - pull_t[:, None, None, None] * mu
     return network.apply(variables, centred, t, mu, dropout_keys)
 
   return denoise, Trunk(functools.partial(network.apply, method='features'),
                         functools.partial(network.apply, method='from_features'))
-
-
-def draw_samples(machinery: Machinery, params: Parameters, clusters, num_images: int,
-                 batch_size: int, seed: int, task=None) -> np.ndarray:
-  """Generates images of clusters by ancestral sampling.
-
-  Args:
-    machinery: the model.
-    params: fitted parameters (the averaged ones).
-    clusters: k cluster numbers.
-    num_images: n, images per cluster.
-    batch_size: drawn at once; the result does not depend on it.
-    seed: another one draws other images.
-    task: advanced by the images drawn, or None.
-
-  Returns:
-    float32 [k, n, H, W, C], in [-1, 1] up to what the network overshoots.
-  """
-  total = len(clusters) * num_images
-  batch_size = min(batch_size, total)
-  owners = np.repeat(np.asarray(clusters), num_images)
-  # An image's key follows from its cluster and place, not from the other clusters.
-  numbers = np.concatenate([np.arange(num_images) for _ in clusters])
-  path = from_process(machinery.process)
-  sampler = samplers.make_sampler(
-      'ddpm', path, path.num_steps, variance=machinery.config.diffusion.reverse_variance)
-  mixture = machinery.mixture
-
-  @jax.jit
-  def draw(sampler, path, params, key, owners, numbers):
-    keys = jax.vmap(lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n))(
-        owners, numbers)
-    eta = lambda x, t, mu: mixture.denoise(params.network, x, t.astype(jnp.int32), mu)
-    denoise = predictions.denoiser(path, eta, 'eta')
-    return samplers.draw(sampler, denoise, keys, params.means[owners]).images
-
-  key = stream(seed, 'sample')
-  images = []
-  for start in range(0, total, batch_size):
-    rows = np.minimum(np.arange(start, start + batch_size), total - 1)
-    drawn = draw(sampler, path, params, key, jnp.asarray(owners[rows], jnp.int32),
-                 jnp.asarray(numbers[rows], jnp.int32))
-    images.append(np.asarray(drawn)[:total - start])
-    if task is not None:
-      task.advance(len(images[-1]))
-  return np.concatenate(images).reshape(len(clusters), num_images,
-                                        *machinery.image_shape)

@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2
 from jdiffclust import config as config_lib
 from jdiffclust import main
 from jdiffclust.report import results
-from jdiffclust.training import machinery
+from jdiffclust.training import machinery, sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -56,8 +56,8 @@ class TinyDenoiser(nn.Module):
 @contextlib.contextmanager
 def small(samples=False):
   """With the tiny denoiser, and without figures (and samples), which take seconds."""
-  none = lambda model, params, clusters, count, *rest: np.zeros(
-      (len(clusters), count, *model.image_shape), np.float32)
+  none = lambda model, params, clusters, options, task: sampling.Samples(np.zeros(
+      (len(clusters), options.num_images, *model.image_shape), np.float32), 0., None)
   with (mock.patch.object(machinery, 'unet_from_config', lambda _: TinyDenoiser()),
         mock.patch.object(results, 'draw_figures', lambda *args: {}),
         contextlib.nullcontext() if samples else

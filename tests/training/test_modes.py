@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import datasets
 
+from jdiffclust import config as config_lib
+from jdiffclust.diffusion import grids, samplers
 from jdiffclust.main import share_below
 
 
@@ -136,6 +139,92 @@ def test_sample_of_a_cluster_that_is_not_there(clusters, commands, run):
                              f'--config.sample.clusters={clusters}')
     check_error(outcome, 'cluster 3', '0..2')
   assert not (run / 'samples.npy').exists()
+
+
+@pytest.mark.parametrize('options', [
+    ['sampler=ddim', 'num_steps=5', 'eta=.5'],
+    ['sampler=heun', 'num_steps=4', 'grid=karras'],
+    ['sampler=predictor_corrector', 'num_steps=4', 'snr=.1', 'corrections=2'],
+    ['guidance=2', 'num_steps=5']], ids=' '.join)
+def test_other_samplers(options, commands, run):
+  """Images of the usual shape, finite, and not those of the default."""
+  of = lambda *more: commands.small(
+      '--mode=sample', f'--workdir={run}', '--config.sample.num_images=2',
+      *(f'--config.sample.{option}' for option in more))
+  assert of().code == 0
+  default = np.load(run / 'samples.npy')
+  outcome = of(*options)
+  assert outcome.code == 0, outcome.err
+  found = np.load(run / 'samples.npy')
+  assert found.shape == default.shape and np.isfinite(found).all()
+  assert np.abs(found - default).max() > .01
+
+
+def test_number_of_evaluations_is_told(commands, run):
+  """Heun's method takes two a step, but for the last one."""
+  outcome = commands.small('--mode=sample', f'--workdir={run}',
+                           '--config.sample.sampler=heun', '--config.sample.num_steps=4')
+  assert 'by heun in 7 network evaluations each' in outcome.out
+
+
+def test_interpolation_goes_from_one_cluster_to_the_other(commands, run):
+  """Its first row is the first cluster's own images; then they change bit by bit."""
+  commands.small('--mode=sample', f'--workdir={run}', '--config.sample.num_images=2')
+  own = np.load(run / 'samples.npy')
+  outcome = commands.small(
+      '--mode=sample', f'--workdir={run}', '--config.sample.num_images=2',
+      '--config.sample.clusters=2,0', '--config.sample.interpolate=4')
+  assert outcome.code == 0, outcome.err
+  rows = np.load(run / 'samples.npy')
+  assert rows.shape == (4, *own.shape[1:])
+  np.testing.assert_allclose(rows[0], own[2], atol=1e-5)
+  steps = np.abs(np.diff(rows, axis=0)).max(axis=(1, 2, 3, 4))
+  assert (steps > 0).all() and steps.max() < np.abs(rows[-1] - rows[0]).max() + 1e-6
+
+
+def test_trajectory(commands, run):
+  """A film strip and a GIF of as many frames, beside the usual images."""
+  outcome = commands.small('--mode=sample', f'--workdir={run}',
+                           '--config.sample.num_images=2', '--config.sample.trajectory=5')
+  assert outcome.code == 0, outcome.err
+  assert matplotlib.image.imread(run / 'trajectory.png').ndim == 3
+  with Image.open(run / 'trajectory.gif') as film:
+    assert film.n_frames == 5 and film.info['loop'] == 0
+    film.seek(4)
+    last = np.asarray(film.convert('L'), float)
+  # The last frame shows the images: 3 rows of 2, 16 pixels each of the GIF's a pixel.
+  images = np.load(run / 'samples.npy')[..., 0]
+  sheet = np.concatenate([np.concatenate(row, axis=1) for row in images])
+  shown = last.reshape(24, 16, 16, 16).mean(axis=(1, 3))
+  np.testing.assert_allclose(shown, np.clip(sheet * 127.5 + 127.5, 0, 255), atol=4)
+
+
+@pytest.mark.parametrize('options, fragments', [
+    (['num_steps=21'], ['21', '20']),
+    (['interpolate=3'], ['interpolate', 'not 0']),
+    (['interpolate=1'], ['interpolate = 1', '0']),
+    (['interpolate=3', 'clusters=0,1,2'], ['interpolate', 'not 3']),
+    (['trajectory=99'], ['99', '2..21']),
+    (['sampler=adaptive', 'trajectory=3'], ['adaptive', 'trajectory']),
+    (['sampler=nonsense'], ['nonsense', 'ddim']),
+    (['eta=2'], ['eta', '1'])], ids=lambda v: ' '.join(v))
+def test_sampling_options_that_make_no_sense(options, fragments, commands, run):
+  """One line, and nothing is written."""
+  outcome = commands.small('--mode=sample', f'--workdir={run}',
+                           *(f'--config.sample.{option}' for option in options))
+  check_error(outcome, *fragments)
+  assert not (run / 'samples.npy').exists()
+
+
+def test_names_of_samplers_are_the_librarys():
+  """What the config allows is what there is."""
+  allowed = config_lib.OPTIONS['sample']
+  for name in samplers.SAMPLERS:
+    assert allowed['sampler'].allows(name)
+  for name in grids.GRIDS:
+    assert allowed['grid'].allows(name)
+  for word in ('', 'x', 'Heun'):
+    assert not allowed['sampler'].allows(word) and not allowed['grid'].allows(word)
 
 
 def test_evaluate_reproduces_the_fit(commands, run):
