@@ -6,8 +6,9 @@
 Rounds alternate between fresh processes of the two libraries, with the same batch, the
 same parameter count within a few percent, the same levels, blocks and attention, and as
 many threads. Reported: the median over rounds of each process's median time of a
-training step (forward, backward, Adam) and of an E-step network evaluation (forward
-only), the ratio of the medians, and peak resident memory.
+training step (forward, backward, Adam), of an E-step network evaluation (forward only)
+and of drawing images by 10 steps of DDIM (ours against `DDIMPipeline`, whose U-Net sees
+one image, not two), the ratio of the medians, and peak resident memory.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 
 SIDE = 28
+STEPS = 10  # of DDIM
 
 
 def median_seconds(call, repeats: int) -> float:
@@ -45,6 +47,8 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
   import numpy as np
 
   from jdiffclust.batch import Batch
+  from jdiffclust.diffusion.paths import from_process
+  from jdiffclust.diffusion.samplers import make_sampler
   from jdiffclust.sharding import make_mesh
   from jdiffclust.streams import stream
   from jdiffclust.training.machinery import build
@@ -55,6 +59,7 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
   config = module.get_config()
   config.m_step.batch_size = batch
   config.network.dropout = 0.
+  config.network.conditioning = 'concatenated'  # one whole U-Net, as the other's
   machinery = build(config, (SIDE, SIDE, 1), 256, make_mesh(1))
   state = machinery.init_state()
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params.network))
@@ -74,23 +79,30 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
   denoise = jax.jit(machinery.mixture.denoise)
   t = jnp.full((batch,), 500, jnp.int32)
   evaluate = lambda: denoise(network, images, t, images).block_until_ready()
+  path = from_process(machinery.process)
+  sampler = make_sampler('ddim', path, STEPS, 'leading')
+  keys = jax.random.split(jax.random.key(0), batch)
+  sample = lambda: machinery.draw(sampler, path, box[0].params, keys, images,
+                                  jnp.float32(1)).images.block_until_ready()
   return {'parameters': count, 'train': train_seconds,
-          'evaluate': median_seconds(evaluate, repeats)}
+          'evaluate': median_seconds(evaluate, repeats),
+          'sample': median_seconds(sample, 3) / STEPS}
 
 
 def measure_diffusers(batch: int, threads: int, repeats: int) -> dict:
   """The matched UNet2DModel: 32, 64, 64 channels, attention at the last level."""
   import torch
-  from diffusers import UNet2DModel
+  from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
   torch.set_num_threads(threads)
   torch.manual_seed(0)
-  network = UNet2DModel(
-      sample_size=SIDE, in_channels=2, out_channels=1, layers_per_block=2,
+  make = lambda in_channels: UNet2DModel(
+      sample_size=SIDE, in_channels=in_channels, out_channels=1, layers_per_block=2,
       block_out_channels=(32, 64, 64), norm_num_groups=8, attention_head_dim=16,
       down_block_types=('DownBlock2D', 'DownBlock2D', 'AttnDownBlock2D'),
       up_block_types=('AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
       resnet_time_scale_shift='scale_shift')
+  network = make(2)
   optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
   images = torch.rand(batch, 2, SIDE, SIDE) * 2 - 1
   noise = torch.randn(batch, 1, SIDE, SIDE)
@@ -107,9 +119,13 @@ def measure_diffusers(batch: int, threads: int, repeats: int) -> dict:
     with torch.no_grad():
       network(images, t)
 
+  pipeline = DDIMPipeline(make(1), DDIMScheduler())
+  pipeline.set_progress_bar_config(disable=True)
+  sample = lambda: pipeline(batch, num_inference_steps=STEPS, output_type='np')
   return {'parameters': sum(p.numel() for p in network.parameters()),
           'train': median_seconds(train, repeats),
-          'evaluate': median_seconds(evaluate, repeats)}
+          'evaluate': median_seconds(evaluate, repeats),
+          'sample': median_seconds(sample, 3) / STEPS}
 
 
 MEASURES = {'jdiffclust': measure_jdiffclust, 'diffusers': measure_diffusers}
@@ -139,15 +155,16 @@ def main() -> None:
           check=True, capture_output=True, text=True,
           env=os.environ | {'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': str(args.threads)})
       found[name].append(json.loads(done.stdout.splitlines()[-1]))
-  print('| U-Net 28x28 | parameters | train images/s | evaluations/s | peak MiB |')
-  print('|---|---|---|---|---|')
+  kinds = ('train', 'evaluate', 'sample')
+  print('| U-Net 28x28 | parameters | train images/s | evaluations/s | image steps/s of '
+        'DDIM | peak MiB |\n|---|---|---|---|---|---|')
   speed = {}
   for name, runs in found.items():
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    speed[name] = {key: args.batch / middle[key] for key in ('train', 'evaluate')}
+    speed[name] = {key: args.batch / middle[key] for key in kinds}
     print(f"| {name} | {runs[0]['parameters']:,} | {speed[name]['train']:.1f} | "
-          f"{speed[name]['evaluate']:.1f} | {middle['peak_mib']:.0f} |")
-  for key in ('train', 'evaluate'):
+          f"{speed[name]['evaluate']:.1f} | {speed[name]['sample']:.1f} | {middle['peak_mib']:.0f} |")
+  for key in kinds:
     ratio = speed['jdiffclust'][key] / speed['diffusers'][key]
     print(f'jdiffclust / diffusers, {key}: {ratio:.2f}')
 
