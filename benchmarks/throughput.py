@@ -163,7 +163,8 @@ def main() -> None:
     middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     speed[name] = {key: args.batch / middle[key] for key in kinds}
     print(f"| {name} | {runs[0]['parameters']:,} | {speed[name]['train']:.1f} | "
-          f"{speed[name]['evaluate']:.1f} | {speed[name]['sample']:.1f} | {middle['peak_mib']:.0f} |")
+          f"{speed[name]['evaluate']:.1f} | {speed[name]['sample']:.1f} | "
+          f"{middle['peak_mib']:.0f} |")
   for key in kinds:
     ratio = speed['jdiffclust'][key] / speed['diffusers'][key]
     print(f'jdiffclust / diffusers, {key}: {ratio:.2f}')

@@ -65,6 +65,7 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
       traces = jax.lax.map(lambda e: jnp.sum(e * along(e)), probes)
       return state[0] - estimate, traces
 
+    probes = probes + 0 * y[None]  # over devices they vary as their image does
     zero = 0 * jnp.sum(probes, axis=tuple(range(1, probes.ndim)))
     (y, integrals), evaluations = solver.solve(field, (y, zero), start, end)
     x = path.scale(times[1]) * y + path.pull(times[1]) * mu
