@@ -58,20 +58,21 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
   shape, size = x0.shape[1:], x0[0].size
   times = jnp.asarray([path.t_min, path.t_max], x0.dtype)
   start, end = path.log_sigma(times)
-
   first, last = ode.shrinkage(start), ode.shrinkage(end)
 
   def one(y, mu, probes):
+    zero = 0 * y[(0,) * y.ndim]  # under shard_map it varies as y does; axes do not
+
     def field(u, state):
       z = state[0]
       x0, along = jax.linearize(
           lambda y: ode.estimate(path, denoise, ode.shrinkage(u) * y, u, mu),
           z / ode.shrinkage(u))
-      traces = jax.lax.map(lambda e: jnp.sum(e * along(e)), probes)
+      traces = jax.lax.map(lambda e: jnp.sum(e * along(e + zero)), probes)
       return ode.flow(u, z, x0), traces
 
-    zero = 0 * jnp.sum(probes, axis=tuple(range(1, probes.ndim)))
-    (z, traces), evaluations = solver.solve(field, (first * y, zero), start, end)
+    begin = first * y, jnp.full(len(probes), zero)
+    (z, traces), evaluations = solver.solve(field, begin, start, end)
     t = times[1]
     x = path.scale(t) / last * z + path.pull(t) * mu
     std = path.prior_std(t)

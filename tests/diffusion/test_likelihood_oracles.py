@@ -111,6 +111,23 @@ def test_images_of_any_rank(world):
   np.testing.assert_array_equal(alone.evaluations[0], whole.evaluations[1])
 
 
+@pytest.mark.parametrize('num_probes', (0, 2))
+def test_devices_do_not_matter(world, num_probes):
+  """8 devices under shard_map give one device's densities."""
+  path, data = world.path('vp'), world.gaussian(DIM)
+  call = lambda data, x, keys: likelihood.log_density(
+      path, analytic.denoiser(path, data), x, jnp.zeros_like(x), ode.Fixed(20), keys,
+      num_probes)
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  part = jax.sharding.PartitionSpec
+  split = jax.jit(jax.shard_map(
+      call, mesh=mesh, in_specs=(part(), part('data'), part('data')),
+      out_specs=likelihood.LogDensity(part('data'), part('data'), part('data'))))
+  x, keys = data.sample(jax.random.key(0), 8), world.keys(8)
+  for found, expected in zip(split(data, x, keys), jax.jit(call)(data, x, keys)):
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_bits_per_dimension(world):
   """Uniform noise over 8-bit levels: 8 bits; the density of its bins is uniform."""
   levels = 256
