@@ -36,7 +36,7 @@ def karras(path: Path, num_steps: int, rho: float = 7.) -> np.ndarray:
   """sigma^(1 / rho) in equal strides (Karras et al., 2022, equation 5)."""
   high, low = np.exp(on_host(path.log_sigma, [path.t_max, path.t_min])) ** (1 / rho)
   sigma = np.linspace(high, low, num_steps) ** rho
-  # The ends are met exactly, not up to the rounding of an inverse.
+  # The inverse's rounding shall not lead outside.
   return np.clip(on_host(path.time, np.log(sigma)), path.t_min, path.t_max)
 
 

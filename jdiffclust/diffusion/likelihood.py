@@ -5,8 +5,9 @@ d log p / du = -div(y - x_0^) (Chen et al., 2018), so that
 
   log p(y_min) = log p(y_max) + integral over u of (D - trace of d x_0^ / d y),
 
-with log p(y_max) that of the prior. It is the density of the data *with the noise of
-t_min*: the image given is taken for that y.
+with p(y_max) that of the prior. The path of y is found in the coordinates of
+`jdiffclust.diffusion.ode`. It is the density of the data *with the noise of t_min*: the
+image given is taken for that y.
 """
 
 from __future__ import annotations
@@ -57,23 +58,28 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
   shape, size = x0.shape[1:], x0[0].size
   times = jnp.asarray([path.t_min, path.t_max], x0.dtype)
   start, end = path.log_sigma(times)
+  first, last = ode.shrinkage(start), ode.shrinkage(end)
 
   def one(y, mu, probes):
-    def field(u, state):
-      x0_of = lambda y: ode.estimate(path, denoise, y, u, mu)
-      estimate, along = jax.linearize(x0_of, state[0])
-      traces = jax.lax.map(lambda e: jnp.sum(e * along(e)), probes)
-      return state[0] - estimate, traces
+    zero = 0 * y[(0,) * y.ndim]  # under shard_map it varies as y does; axes do not
 
-    probes = probes + 0 * y[None]  # over devices they vary as their image does
-    zero = 0 * jnp.sum(probes, axis=tuple(range(1, probes.ndim)))
-    (y, integrals), evaluations = solver.solve(field, (y, zero), start, end)
-    x = path.scale(times[1]) * y + path.pull(times[1]) * mu
-    std = path.prior_std(times[1])
-    # p(y) = p(x) a^D.
-    prior = jnp.sum(path.log_scale(times[1]) - .5 * jnp.log(2 * jnp.pi * std**2)
+    def field(u, state):
+      z = state[0]
+      x0, along = jax.linearize(
+          lambda y: ode.estimate(path, denoise, ode.shrinkage(u) * y, u, mu),
+          z / ode.shrinkage(u))
+      traces = jax.lax.map(lambda e: jnp.sum(e * along(e + zero)), probes)
+      return ode.flow(u, z, x0), traces
+
+    begin = first * y, jnp.full(len(probes), zero)
+    (z, traces), evaluations = solver.solve(field, begin, start, end)
+    t = times[1]
+    x = path.scale(t) / last * z + path.pull(t) * mu
+    std = path.prior_std(t)
+    # p(y) = a^D p(x).
+    prior = jnp.sum(path.log_scale(t) - .5 * jnp.log(2 * jnp.pi * std**2)
                     - .5 * (x / std)**2)
-    return prior + size * (end - start), integrals, evaluations
+    return prior + size * (end - start), traces, evaluations
 
   if num_probes:
     probes = jax.vmap(lambda k: jax.random.rademacher(

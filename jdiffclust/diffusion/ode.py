@@ -1,8 +1,13 @@
-"""The probability-flow ODE dy / du = y - E[x_0 | y], u = log sigma, and its solvers.
+"""The probability-flow ODE in u = log sigma, and its solvers.
 
-In y = (x_t - b mu) / a it is the same for every path and holds no derivative of one
-(Karras et al., 2022). Fields and states are of *one* image: solvers are mapped over a
-batch with `jax.vmap`, so that no image's step sizes depend on its neighbours.
+dy / du = y - E[x_0 | y] is the same for every path and holds no derivative of one
+(Karras et al., 2022). At high noise y grows like sigma, which costs a solver steps and
+digits, so the ODE is solved for z = c y, c = 1 / sqrt(1 + sigma^2), which does not grow:
+
+  dz / du = c^2 z - c E[x_0 | z / c].
+
+Fields and states are of *one* image: solvers are mapped over a batch with `jax.vmap`, so
+that no image's step sizes depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -18,13 +23,18 @@ from jdiffclust.diffusion.paths import Path
 from jdiffclust.errors import UserError
 
 
-def estimate(path: Path, denoise: Callable, y, u, mu) -> jax.Array:
-  """E[x_0 | y] of one image.
+def shrinkage(u) -> jax.Array:
+  """c = 1 / sqrt(1 + sigma^2) at u = log sigma."""
+  return jnp.sqrt(jax.nn.sigmoid(-2 * u))
+
+
+def estimate(path: Path, denoise: Callable, z, u, mu) -> jax.Array:
+  """E[x_0 | z] of one image.
 
   Args:
     path: the path.
     denoise: (x [B, ...], t [B], mu [B, ...]) -> x_0.
-    y: centred image (x - b mu) / a, [...].
+    z: c (x - b mu) / a, [...].
     u: log sigma, [].
     mu: [...].
 
@@ -32,8 +42,14 @@ def estimate(path: Path, denoise: Callable, y, u, mu) -> jax.Array:
     x_0, [...].
   """
   t = path.time(u)
-  x = path.scale(t) * y + path.pull(t) * mu
+  x = path.scale(t) / shrinkage(u) * z + path.pull(t) * mu
   return denoise(x[None], t[None], mu[None])[0]
+
+
+def flow(u, z, x0) -> jax.Array:
+  """dz / du, where E[x_0 | z] is `x0`."""
+  c = shrinkage(u)
+  return c**2 * z - c * x0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Adaptive:
 
   Attributes:
     rtol: relative tolerance of a step's error, root mean square over an image.
-    atol: absolute tolerance of the same, in units of x_0.
+    atol: absolute tolerance of the same, in units of z.
     max_steps: steps, refused ones included, before it gives up.
   """
 
@@ -107,6 +123,9 @@ class Adaptive:
   def solve(self, field: Callable, state, start, end) -> tuple[Any, jax.Array]:
     """As `Fixed.solve`; a state that `max_steps` do not bring to `end` is NaN.
 
+    Within `shard_map` it needs check_vma=False: diffrax starts its loops with zeros
+    that are the same on all devices.
+
     Raises:
       UserError: diffrax is not installed.
     """
@@ -115,12 +134,14 @@ class Adaptive:
     except ImportError:
       raise UserError('The adaptive solver needs diffrax: pip install '
                       "'jdiffclust[ode]', or use sampler=heun.") from None
+    first = (end - start) / 100
+    # At high noise z stands almost still, and steps would grow until they leap over the
+    # levels where it begins to move: none is longer than one power of e in sigma.
+    controller = diffrax.PIDController(self.rtol, self.atol, dtmax=1.)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda u, y, _: field(u, y)), diffrax.Tsit5(), start, end, None,
-        state, stepsize_controller=diffrax.PIDController(self.rtol, self.atol),
-        max_steps=self.max_steps, throw=False)
+        diffrax.ODETerm(lambda u, y, _: field(u, y)), diffrax.Tsit5(), start, end, first,
+        state, stepsize_controller=controller, max_steps=self.max_steps, throw=False)
     done = solution.result == diffrax.RESULTS.successful
     final = jax.tree.map(lambda a: jnp.where(done, a[-1], jnp.nan), solution.ys)
-    # The step size is guessed from 2 evaluations; a step has 6, since the seventh stage
-    # of one is the first of the next, and the very first step 7.
-    return final, 6 * solution.stats['num_steps'] + 3
+    # The last of a step's 7 stages is the first of the next step.
+    return final, 6 * solution.stats['num_steps'] + 1

@@ -201,14 +201,14 @@ def _integrate(sampler, denoise, keys, mu):
   t = jnp.asarray([path.t_max, path.t_min], mu.dtype)
   start, end = path.log_sigma(t)
   x = path.prior_std(t[0]) * _normal(keys, 0, mu)
-  y = path.centred(x, t[0], mu)
+  z = ode.shrinkage(start) * path.centred(x, t[0], mu)
 
-  def one(y, mu):
-    field = lambda u, y: y - ode.estimate(path, denoise, y, u, mu)
-    y, evaluations = sampler.solver.solve(field, y, start, end)
-    return ode.estimate(path, denoise, y, end, mu), evaluations + 1
+  def one(z, mu):
+    field = lambda u, z: ode.flow(u, z, ode.estimate(path, denoise, z, u, mu))
+    z, evaluations = sampler.solver.solve(field, z, start, end)
+    return ode.estimate(path, denoise, z, end, mu), evaluations + 1
 
-  return Drawn(*jax.vmap(one)(y, mu))
+  return Drawn(*jax.vmap(one)(z, mu))
 
 
 def _row(at: Levels, **weights):
@@ -294,14 +294,15 @@ def _predictor_corrector(now: Levels, then: Levels, predictor: str = 'reverse_di
   return _PREDICTORS[predictor](now, then) + corrections * [correct]
 
 
-_TABLES = {**_PREDICTORS, 'dpm_solver_pp_2m': _dpm_solver_pp_2m,
+# Name -> (starts, ends of the steps, **options) -> rows.
+TABLES = {**_PREDICTORS, 'dpm_solver_pp_2m': _dpm_solver_pp_2m,
            'predictor_corrector': _predictor_corrector}
-SAMPLERS = (*_TABLES, 'adaptive')
+SAMPLERS = (*TABLES, 'adaptive')
 
 
 def sampler_options(name: str) -> dict:
   """The options of a sampler of `SAMPLERS` and their defaults."""
-  function, skip = (ode.Adaptive, 0) if name == 'adaptive' else (_TABLES[name], 2)
+  function, skip = (ode.Adaptive, 0) if name == 'adaptive' else (TABLES[name], 2)
   parameters = list(inspect.signature(function).parameters.values())[skip:]
   return {p.name: p.default for p in parameters}
 
@@ -332,7 +333,7 @@ def make_sampler(name: str, path: Path, num_steps: int, grid: str = 'uniform',
   if name == 'adaptive':
     return Continuous(path, ode.Adaptive(**options))
   return make_table(path, make_grid(grid, path, num_steps),
-                    lambda now, then: _TABLES[name](now, then, **options))
+                    lambda now, then: TABLES[name](now, then, **options))
 
 
 def make_table(path: Path, times: np.ndarray, steps: Callable) -> Table:
