@@ -96,7 +96,8 @@ def make_draw(mixture: Mixture, mesh: Mesh) -> Callable:
                          PartitionSpec(None, DATA_AXIS) if num_states else None)
     return jax.shard_map(
         lambda *args: draw(*args, guided, num_states), mesh=mesh,
-        in_specs=(whole, whole, whole, rows, rows, whole), out_specs=out)(
+        in_specs=(whole, whole, whole, rows, rows, whole), out_specs=out,
+        check_vma=not isinstance(sampler, samplers.Continuous))(  # diffrax fails it
             sampler, path, params, keys, mu, scale)
 
   return jax.jit(spread, static_argnums=(6, 7))
