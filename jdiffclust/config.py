@@ -269,6 +269,16 @@ OPTIONS: Mapping[str, Any] = {
         'seed': _integer(0, 0, 'another seed draws other images', high=2**31 - 1,
                          defines_run=False),
     },
+    'quality': {
+        'num_images': _integer(100, 0, 'evaluate: generated images per cluster that are '
+                               'compared with real ones; 0: none', defines_run=False),
+        'max_images': _integer(5000, 4, 'real images that they are compared with, at '
+                               'most', defines_run=False),
+        'neighbours': _integer(5, 1, 'k of precision, recall, density and coverage',
+                               defines_run=False),
+        'splits': _integer(5, 1, 'random halvings of the real images, for means and '
+                           'standard deviations', defines_run=False),
+    },
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
                               defines_run=False),
@@ -428,6 +438,11 @@ def _check_together(config) -> None:
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
                     f'clusters 0..{config.num_clusters - 1}.')
+  quality = config.quality
+  if 0 < quality.num_images <= quality.neighbours:
+    raise UserError(
+        f'config.quality.num_images = {quality.num_images} must exceed '
+        f'config.quality.neighbours = {quality.neighbours} (or be 0: no comparison).')
   d = config.distributed
   if d.process_id >= d.num_processes:
     raise UserError(f'config.distributed.process_id = {d.process_id} must be below '

@@ -34,10 +34,12 @@ from jdiffclust import files, locks  # noqa: E402
 from jdiffclust.data.dataset import load_source, read_images, scale_to_model  # noqa: E402
 from jdiffclust.data.pipelines import make_pipeline  # noqa: E402
 from jdiffclust.errors import UserError  # noqa: E402
+from jdiffclust.evaluation import features, sample_quality  # noqa: E402
+from jdiffclust.networks.inference import InferenceNetwork  # noqa: E402
 from jdiffclust.report import figures  # noqa: E402
 from jdiffclust.report import results as results_lib  # noqa: E402
 from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
-from jdiffclust.streams import stream  # noqa: E402
+from jdiffclust.streams import integer_seed, stream  # noqa: E402
 from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
@@ -262,8 +264,18 @@ def given_or_chosen(config, source, workdir, reporter) -> int:
   return choice.chosen
 
 
-def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) -> None:
-  """Baselines, samples, summary, figures and page of a finished fit."""
+def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
+                  num_compared: int = 0) -> None:
+  """Baselines, samples, summary, figures and page of a finished fit.
+
+  Args:
+    machinery: the model.
+    workdir: the folder.
+    source: the images.
+    fit_result: of the fit.
+    reporter: for progress.
+    num_compared: generated images per cluster that are compared with real ones.
+  """
   config, progress = machinery.config, fit_result.progress
   began = time.perf_counter()
   labels = source.labels
@@ -279,11 +291,19 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       task.advance(1)
   params = to_host(fit_result.state.ema)
   count = config.sample.num_images
-  with reporter.task('samples', config.num_clusters * count, 'images') as task:
-    samples = draw_samples(machinery, params, range(config.num_clusters), count,
+  drawn = max(count, num_compared)
+  with reporter.task('samples', config.num_clusters * drawn, 'images') as task:
+    samples = draw_samples(machinery, params, range(config.num_clusters), drawn,
                            config.sample.batch_size, config.sample.seed, task)
   if not is_main_process():
     return
+
+  def images_at(indices):
+    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
+
+  quality = measure_quality(
+      machinery, params, source, fit_result.responsibilities, samples[:, :num_compared],
+      images_at, reporter) if num_compared else None
   rate = lambda amount, seconds: amount / seconds if seconds else None
   facts = {
       'dataset': source.name, 'num_images': source.num_images,
@@ -303,15 +323,47 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
-      samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
-      facts=facts, choice=results_lib.read_choice(workdir))
-
-  def images_at(indices):
-    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
-
+      samples=samples[:, :count], history=progress['history'],
+      noise_bands=machinery.noise_bands(), facts=facts,
+      choice=results_lib.read_choice(workdir), quality=quality)
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
+
+
+def measure_quality(machinery, params, source, responsibilities, generated, images_at,
+                    reporter):
+  """Compares generated images with real ones.
+
+  Args:
+    machinery: the model.
+    params: fitted parameters, on the host.
+    source: the images.
+    responsibilities: [N, Q].
+    generated: [Q, n, H, W, C].
+    images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
+    reporter: for progress.
+
+  Returns:
+    `sample_quality.Quality`.
+  """
+  config, options = machinery.config, machinery.config.quality
+  indices = loop.sample_indices(source.num_images, options.max_images, config.seed)
+  real = sample_quality.RealImages(
+      images_at(indices), responsibilities.argmax(axis=1)[indices],
+      None if source.labels is None else source.labels[indices], indices)
+  maps = {'pca': features.pca(real.images),
+          'random encoder': features.random_encoder(machinery.image_shape)}
+  if config.em.posterior == 'amortised':
+    network = InferenceNetwork(config.num_clusters, config.posterior.channels)
+    maps['inference network'] = features.trained_encoder(network, params.posterior)
+  blocks = (images_at(block) for block in np.array_split(
+      np.arange(source.num_images), -(-source.num_images // 1024)))
+  with reporter.task('sample quality', 1 + options.splits, 'parts') as task:
+    return sample_quality.measure(
+        real, generated, np.exp(params.log_proportions), blocks, maps, source.levels,
+        options.neighbours, options.splits, integer_seed(config.seed, 'quality'),
+        lambda: task.advance(1))
 
 
 def peak_memory_mib() -> float:
@@ -439,6 +491,8 @@ def sample(config, workdir, reporter) -> None:
 def evaluate(config, workdir, reporter) -> None:
   """Recomputes tau from the newest checkpoint's weights, and all results from it."""
   fitted = fitted_config(workdir)
+  with fitted.unlocked():
+    fitted.quality = config.quality
   mesh = make_mesh(config.num_devices)
   check_batch_size('e_step.batch_size', fitted.e_step.batch_size, mesh)
   with main_process_lock(workdir):
@@ -461,7 +515,7 @@ def evaluate(config, workdir, reporter) -> None:
     write_outputs(machinery, workdir, source, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound,
         loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
-        reporter)
+        reporter, fitted.quality.num_images)
 
 
 # ------------------------------------------------------------------- processes
