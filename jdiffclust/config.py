@@ -443,6 +443,11 @@ def _check_together(config) -> None:
     raise UserError(
         f'config.quality.num_images = {quality.num_images} must exceed '
         f'config.quality.neighbours = {quality.neighbours} (or be 0: no comparison).')
+  if quality.num_images and quality.max_images // 2 <= quality.neighbours:
+    raise UserError(
+        f'config.quality.neighbours = {quality.neighbours} asks for more neighbours than '
+        f'half of config.quality.max_images = {quality.max_images} images have: raise '
+        f'max_images to {2 * quality.neighbours + 2} or more, or lower neighbours.')
   d = config.distributed
   if d.process_id >= d.num_processes:
     raise UserError(f'config.distributed.process_id = {d.process_id} must be below '

@@ -349,11 +349,14 @@ def measure_quality(machinery, params, source, responsibilities, generated, imag
   """
   config, options = machinery.config, machinery.config.quality
   indices = loop.sample_indices(source.num_images, options.max_images, config.seed)
+  if len(indices) // 2 <= options.neighbours:
+    reporter.warning(f'{source.num_images} images are too few to compare samples with, '
+                     f'by config.quality.neighbours = {options.neighbours} neighbours.')
   real = sample_quality.RealImages(
       images_at(indices), responsibilities.argmax(axis=1)[indices],
       None if source.labels is None else source.labels[indices], indices)
-  maps = {'pca': features.pca(real.images),
-          'random encoder': features.random_encoder(machinery.image_shape)}
+  maps = {'random encoder': features.random_encoder(machinery.image_shape),
+          'pca': features.pca(real.images)}
   if config.em.posterior == 'amortised':
     network = InferenceNetwork(config.num_clusters, config.posterior.channels)
     maps['inference network'] = features.trained_encoder(network, params.posterior)

@@ -196,7 +196,8 @@ def test_differences_are_of_options_that_define_the_run():
   free = {
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
       'log.every_steps', 'sample.clusters', 'sample.num_images', 'sample.batch_size',
-      'sample.seed', 'predict.num_draws', 'distributed.coordinator',
+      'sample.seed', 'quality.num_images', 'quality.max_images', 'quality.neighbours',
+      'quality.splits', 'predict.num_draws', 'distributed.coordinator',
       'distributed.num_processes', 'distributed.process_id'}
   assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
   old = config_lib.default_config()

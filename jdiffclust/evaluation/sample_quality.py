@@ -42,7 +42,8 @@ DEFINITIONS = {
     'label_accuracy': 'share of the images that a k-nearest-neighbour classifier on '
                       'pixels, trained on the reference, gives the label matched to '
                       'their cluster (Hungarian method); without labels, their '
-                      'cluster. Clusters without a label are left out',
+                      'cluster. Clusters without a label are left out. (Noise with the '
+                      'moments of a cluster mostly looks like it to such a classifier)',
     'classifier_accuracy': 'share of the held-out real images that this classifier '
                            'gives their own label (without labels: their cluster)',
     'nearest_distance': 'median distance to the nearest training image (real ones: to '
@@ -235,8 +236,10 @@ def predict_labels(training, labels, images, k: int) -> np.ndarray:
     k: neighbours, all if there are fewer.
 
   Returns:
-    int [n].
+    int [n]; -1 without training images.
   """
+  if not len(training):
+    return np.full(len(images), -1)
   model = KNeighborsClassifier(min(k, len(training)), algorithm='brute')
   return model.fit(_flat(training), labels).predict(_flat(images))
 
@@ -245,14 +248,14 @@ def generated_label_accuracy(predicted, expected) -> float | None:
   """Share of images whose predicted label is the expected one.
 
   Args:
-    predicted: int [n].
-    expected: int [n]; -1: an image of a cluster without a label, left out.
+    predicted: int [n]; -1: not known.
+    expected: int [n]; -1: an image of a cluster without a label. Both are left out.
 
   Returns:
     A number in [0, 1], None if no image is left.
   """
   predicted, expected = np.asarray(predicted), np.asarray(expected)
-  known = expected >= 0
+  known = (expected >= 0) & (predicted >= 0)
   return float(np.mean(predicted[known] == expected[known])) if known.any() else None
 
 
@@ -274,13 +277,15 @@ def noise_like(images, count: int, rng) -> np.ndarray:
   """Images of independent Gaussian pixels, with each pixel's mean and deviation.
 
   Args:
-    images: [n, H, W, C], n > 0.
+    images: [n, H, W, C].
     count: how many.
     rng: a NumPy generator.
 
   Returns:
-    float32 [count, H, W, C].
+    float32 [count, H, W, C]; none if there are no images.
   """
+  if not len(images):
+    return np.zeros_like(images, np.float32)
   drawn = rng.normal(size=(count, *images.shape[1:]))
   return (images.mean(axis=0) + images.std(axis=0) * drawn).astype(np.float32)
 
@@ -354,7 +359,7 @@ def measure(real: RealImages, generated, proportions, blocks,
       q * count + np.arange(share)
       for q, share in enumerate(proportional(proportions, count))])
   noise = [noise_like(real.images, len(taken), rng)] + [
-      noise_like(real.images[rows], count * bool(rows.size), rng) for rows in members]
+      noise_like(real.images[rows], count, rng) for rows in members]
   images = snap_to_levels(generated, levels)
   parts = [real.images, images.reshape(-1, *shape),
            *(snap_to_levels(part, levels) for part in noise)]
@@ -412,15 +417,18 @@ def _targets(real, num_clusters):
   if real.labels is None or (real.labels < 0).all():
     return real.clusters, np.arange(num_clusters)
   known = real.labels >= 0
-  return real.labels, match_clusters(real.labels[known], real.clusters[known],
-                                     num_clusters)
+  labels, clusters = real.labels[known], real.clusters[known]
+  matched = match_clusters(labels, clusters, num_clusters)
+  # Clusters that are left over are matched to labels that none of their images has.
+  agree = np.bincount(clusters[matched[clusters] == labels], minlength=num_clusters)
+  return real.labels, np.where(agree > 0, matched, -1)
 
 
 def _shares(predicted, owners, num_labels):
   """The shares of each cluster's images with each predicted label, [Q, L]."""
   table = np.zeros((owners.max() + 1, num_labels))
-  np.add.at(table, (owners, predicted), 1)
-  return table / table.sum(axis=1, keepdims=True)
+  np.add.at(table, (owners[predicted >= 0], predicted[predicted >= 0]), 1)
+  return table / np.maximum(table.sum(axis=1, keepdims=True), 1)
 
 
 def _compare_group(pool, group, held, labels, k, rng):
@@ -466,7 +474,8 @@ def _over_splits(rows):
 
 
 def _mean_and_deviation(values):
-  if values[0] is None:
+  values = [value for value in values if value is not None]
+  if not values:
     return None
   return {'mean': float(np.mean(values)),
           'std': float(np.std(values, ddof=1)) if len(values) > 1 else None}
