@@ -265,17 +265,8 @@ def given_or_chosen(config, source, workdir, reporter) -> int:
 
 
 def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
-                  num_compared: int = 0) -> None:
-  """Baselines, samples, summary, figures and page of a finished fit.
-
-  Args:
-    machinery: the model.
-    workdir: the folder.
-    source: the images.
-    fit_result: of the fit.
-    reporter: for progress.
-    num_compared: generated images per cluster that are compared with real ones.
-  """
+                  with_quality: bool = False) -> None:
+  """Baselines, samples and perhaps their quality, summary, figures and page of a fit."""
   config, progress = machinery.config, fit_result.progress
   began = time.perf_counter()
   labels = source.labels
@@ -291,19 +282,18 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
       task.advance(1)
   params = to_host(fit_result.state.ema)
   count = config.sample.num_images
-  drawn = max(count, num_compared)
-  with reporter.task('samples', config.num_clusters * drawn, 'images') as task:
-    samples = draw_samples(machinery, params, range(config.num_clusters), drawn,
+  with reporter.task('samples', config.num_clusters * count, 'images') as task:
+    samples = draw_samples(machinery, params, range(config.num_clusters), count,
                            config.sample.batch_size, config.sample.seed, task)
+  wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
   if not is_main_process():
     return
 
   def images_at(indices):
     return np.asarray(scale_to_model(read_images(source, indices), source.levels))
 
-  quality = measure_quality(
-      machinery, params, source, fit_result.responsibilities, samples[:, :num_compared],
-      images_at, reporter) if num_compared else None
+  quality = measure_quality(machinery, params, source, fit_result.responsibilities,
+                            images_at, reporter) if with_quality else None
   rate = lambda amount, seconds: amount / seconds if seconds else None
   facts = {
       'dataset': source.name, 'num_images': source.num_images,
@@ -316,31 +306,28 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
       'train_images_per_second': rate(progress['train_images'],
                                       progress['train_seconds']),
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
-      'wall_seconds': progress['wall_seconds'] + time.perf_counter() - began,
+      'wall_seconds': wall_seconds,
       'peak_memory_mib': peak_memory_mib(),
       'devices': [f'{d.platform}:{d.device_kind}' for d in machinery.mesh.devices.flat],
   }
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=np.asarray(params.means),
-      samples=samples[:, :count], history=progress['history'],
-      noise_bands=machinery.noise_bands(), facts=facts,
-      choice=results_lib.read_choice(workdir), quality=quality)
+      samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
+      facts=facts, choice=results_lib.read_choice(workdir), quality=quality)
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
 
 
-def measure_quality(machinery, params, source, responsibilities, generated, images_at,
-                    reporter):
-  """Compares generated images with real ones.
+def measure_quality(machinery, params, source, responsibilities, images_at, reporter):
+  """Generates images and compares them with real ones, as config.quality says.
 
   Args:
     machinery: the model.
     params: fitted parameters, on the host.
     source: the images.
     responsibilities: [N, Q].
-    generated: [Q, n, H, W, C].
     images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
     reporter: for progress.
 
@@ -348,6 +335,10 @@ def measure_quality(machinery, params, source, responsibilities, generated, imag
     `sample_quality.Quality`.
   """
   config, options = machinery.config, machinery.config.quality
+  clusters, count = range(config.num_clusters), options.num_images
+  with reporter.task('samples to judge', len(clusters) * count, 'images') as task:
+    generated = draw_samples(machinery, params, clusters, count, config.sample.batch_size,
+                             config.sample.seed, task)
   indices = loop.sample_indices(source.num_images, options.max_images, config.seed)
   if len(indices) // 2 <= options.neighbours:
     reporter.warning(f'{source.num_images} images are too few to compare samples with, '
@@ -518,7 +509,7 @@ def evaluate(config, workdir, reporter) -> None:
     write_outputs(machinery, workdir, source, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound,
         loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
-        reporter, fitted.quality.num_images)
+        reporter, with_quality=config.quality.num_images > 0)
 
 
 # ------------------------------------------------------------------- processes
