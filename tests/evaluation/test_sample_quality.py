@@ -110,6 +110,7 @@ def test_manifolds_against_brute_force(seed, k):
   found = (*quality.precision_recall(real, generated, k),
            *quality.density_coverage(real, generated, k))
   assert found == pytest.approx(brute_force(real, generated, k))
+  assert tuple(quality.compare(real, generated, k).values())[1:] == found
 
 
 @pytest.mark.parametrize('n,m,k', [(20, 20, 3), (30, 12, 5)])
@@ -167,6 +168,8 @@ def test_a_doubled_training_image_is_at_distance_zero():
   training = np.array([1., 2, 2, 5])[:, None, None, None]
   distances, indices = quality.nearest_training(training[1:3], [training], [1, 2])
   assert distances.tolist() == [0, 0] and indices.tolist() == [2, 1]
+  _, indices = quality.nearest_training(training[2:3], np.split(training, 4))
+  assert indices.tolist() == [1]  # the first of equals, across blocks
 
 
 def test_label_accuracy_by_hand():
@@ -281,6 +284,16 @@ def test_copies_are_detected(judged):
     assert group['generated']['nearest_ratio'] == 0
     assert group['generated']['near_copies'] == 1
     assert group['generated']['pixels']['precision']['mean'] > .9
+
+
+def test_more_samples_than_needed(judged):
+  """As many as the real images are taken, of all clusters alike."""
+  rng = np.random.default_rng(12)
+  real = real_images(rng)
+  found = measured(real, generate('perfect', real, rng, 400)).summary['overall']
+  assert found['num_images'] == 90
+  assert found['generated']['pixels']['recall']['mean'] > .8
+  assert found['generated']['pixels']['frechet']['mean'] < .03
 
 
 def test_noise_is_detected(judged):
