@@ -346,7 +346,8 @@ def measure(real: RealImages, generated, proportions, blocks,
   Returns:
     `Quality`. Its summary: definitions, neighbours, splits, features ({name: d}),
     targets ('labels' or 'clusters'), classifier_accuracy, predicted [Q, L], and overall
-    and clusters (a list) of groups: num_images, and generated, real and noise with
+    and clusters (a list, with the matched label, the number of the cluster itself where
+    there are no labels) of groups: num_images, and generated, real and noise with
     {feature map: `compare`}, label_accuracy, nearest_distance, nearest_ratio and
     near_copies. What depends on the splits is {'mean', 'std'}; None: too few images.
   """
@@ -406,7 +407,8 @@ def measure(real: RealImages, generated, proportions, blocks,
       'classifier_accuracy': _mean_and_deviation(judged),
       'predicted': np.mean(predicted, axis=0).round(4).tolist(),
       'overall': found[0],
-      'clusters': [{'cluster': q, **group} for q, group in enumerate(found[1:])]}
+      'clusters': [{'cluster': q, 'label': int(label) if label >= 0 else None, **group}
+                   for q, (label, group) in enumerate(zip(matched, found[1:]))]}
   chosen = slice(num_real, num_real + len(owners))
   return Quality(summary, images, nearest[chosen].reshape(-1, count),
                  distances[chosen].reshape(-1, count))

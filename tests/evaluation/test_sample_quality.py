@@ -313,6 +313,7 @@ def test_images_of_the_wrong_cluster_are_detected(judged):
   for group in found['clusters']:
     assert group['generated']['pixels']['coverage']['mean'] == 0
   assert found['predicted'] == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]
+  assert [row['label'] for row in found['clusters']] == [4, 1]
 
 
 def test_without_labels_clusters_take_their_place(judged):
@@ -340,6 +341,7 @@ def test_more_clusters_than_labels():
   generated = np.stack([draw(rng, q, 20) for q in (0, 1, 0)])
   found = measured(real._replace(clusters=clusters), generated).summary
   accuracies = [group['generated']['label_accuracy'] for group in found['clusters']]
+  assert [row['label'] for row in found['clusters']] == [4, 1, None]
   assert accuracies[2] is None and accuracies[0]['mean'] == accuracies[1]['mean'] == 1
   assert found['overall']['generated']['label_accuracy']['mean'] == 1
 
