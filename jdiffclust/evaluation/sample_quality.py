@@ -310,11 +310,17 @@ class RealImages(NamedTuple):
 
 
 class _Pool(NamedTuple):
-  """Real images, generated ones and noise, one after the other, P in all."""
+  """What is known of real images, generated ones and noise, one after the other, P in all.
 
-  features: Mapping[str, np.ndarray]  # [P, d] each
-  distances: np.ndarray  # [P], to the nearest training image
-  expected: np.ndarray  # [P], the label matched to the image's cluster, -1: none
+  Attributes:
+    features: {name: [P, d]}.
+    distances: to the nearest training image, [P].
+    expected: the label matched to the image's cluster, [P]; -1: none.
+  """
+
+  features: Mapping[str, np.ndarray]
+  distances: np.ndarray
+  expected: np.ndarray
 
 
 class _Group(NamedTuple):
@@ -353,47 +359,29 @@ def measure(real: RealImages, generated, proportions, blocks,
   """
   rng = np.random.default_rng(seed)
   num_clusters, count = generated.shape[:2]
-  num_real, shape = len(real.images), generated.shape[2:]
+  num_real = len(real.images)
   targets, matched = _targets(real, num_clusters)
-  members = [np.flatnonzero(real.clusters == q) for q in range(num_clusters)]
-  taken = np.concatenate([
-      q * count + np.arange(share)
-      for q, share in enumerate(proportional(proportions, count))])
-  noise = [noise_like(real.images, len(taken), rng)] + [
-      noise_like(real.images[rows], count, rng) for rows in members]
-  images = snap_to_levels(generated, levels)
-  parts = [real.images, images.reshape(-1, *shape),
-           *(snap_to_levels(part, levels) for part in noise)]
-  starts = np.cumsum([0, *map(len, parts)])
-  rows_of = lambda part: np.arange(starts[part], starts[part + 1])
-  groups = [_Group(np.arange(num_real), num_real + taken, rows_of(2))] + [
-      _Group(rows, num_real + q * count + np.arange(count), rows_of(3 + q))
-      for q, rows in enumerate(members)]
-
-  everything = np.concatenate(parts)
-  owners = np.repeat(np.arange(num_clusters), count)
-  own = np.full(len(everything), -1)
+  samples = slice(num_real, num_real + num_clusters * count)
+  by_cluster = lambda of: of[samples].reshape(num_clusters, count, *of.shape[1:])
+  images, owners, groups = _lay_out(real, generated, proportions, levels, rng)
+  own = np.full(len(images), -1)
   own[:num_real] = real.indices
-  distances, nearest = nearest_training(everything, blocks, own)
+  distances, nearest = nearest_training(images, blocks, own)
   pool = _Pool(
-      {name: scaled(features, real.images)(everything) for name, features in
-       maps.items()},
-      distances,
-      # Noise of no cluster passes for the generated images beside it.
-      matched[np.concatenate([real.clusters, owners, owners[taken], *(
-          np.full(len(part), q) for q, part in enumerate(noise[1:]))])])
+      {name: scaled(features, real.images)(images) for name, features in maps.items()},
+      distances, matched[owners])
   advance()
 
   rows, judged, predicted = [[] for _ in groups], [], []
   for _ in range(splits):
-    held = np.zeros(len(everything), bool)
+    held = np.zeros(len(images), bool)
     for group in groups[1:]:
       held[rng.permutation(group.real)[len(group.real) // 2:]] = True
     known = np.flatnonzero(~held[:num_real] & (targets >= 0))
-    labels = predict_labels(everything[known], targets[known], everything, neighbours)
+    labels = predict_labels(images[known], targets[known], images, neighbours)
     judged.append(generated_label_accuracy(
         labels[:num_real][held[:num_real]], targets[held[:num_real]]))
-    predicted.append(_shares(labels[num_real:][:len(owners)], owners,
+    predicted.append(_shares(labels[samples], owners[samples],
                              max(targets.max(), matched.max()) + 1))
     for group, found in zip(groups, rows):
       found.append(_compare_group(pool, group, held, labels, neighbours, rng))
@@ -409,9 +397,27 @@ def measure(real: RealImages, generated, proportions, blocks,
       'overall': found[0],
       'clusters': [{'cluster': q, 'label': int(label) if label >= 0 else None, **group}
                    for q, (label, group) in enumerate(zip(matched, found[1:]))]}
-  chosen = slice(num_real, num_real + len(owners))
-  return Quality(summary, images, nearest[chosen].reshape(-1, count),
-                 distances[chosen].reshape(-1, count))
+  return Quality(summary, *map(by_cluster, (images, nearest, distances)))
+
+
+def _lay_out(real, generated, proportions, levels, rng):
+  """The pool's images [P, H, W, C], the cluster of each [P], and its groups of rows."""
+  num_real, (num_clusters, count) = len(real.images), generated.shape[:2]
+  samples = num_real + np.arange(num_clusters * count).reshape(-1, count)
+  taken = [rows[:share] for rows, share in zip(samples, proportional(proportions, count))]
+  members = [np.flatnonzero(real.clusters == q) for q in range(num_clusters)]
+  owner = np.concatenate([real.clusters, np.repeat(np.arange(num_clusters), count)])
+  images = [real.images,
+            snap_to_levels(generated, levels).reshape(-1, *generated.shape[2:])]
+  owners, groups, end = [owner], [], len(owner)
+  for rows, ours in [(np.arange(num_real), np.concatenate(taken)), *zip(members, samples)]:
+    noise = snap_to_levels(noise_like(real.images[rows], len(ours), rng), levels)
+    images.append(noise)
+    # Noise of all clusters passes for the generated images beside it.
+    owners.append(owner[ours[:len(noise)]])
+    groups.append(_Group(rows, ours, end + np.arange(len(noise))))
+    end += len(noise)
+  return np.concatenate(images), np.concatenate(owners), groups
 
 
 def _targets(real, num_clusters):
