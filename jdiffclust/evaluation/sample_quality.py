@@ -52,12 +52,12 @@ DEFINITIONS = {
     'nearest_ratio': 'that median over the one of the real images; 0 if samples are '
                      'copies, 1 if they are as far from the training images as these '
                      'from each other',
-    'near_copies': 'share of the images nearer to a training image than 95% of the real '
-                   'images are to another one; .05 for new real images',
+    'near_copies': 'share of the images as near to a training image as the nearest 5% of '
+                   'the real images are to another one, or nearer; .05 for new real ones',
     'predicted': 'per cluster, the shares of its generated images that the classifier '
                  'gives each label',
 }
-# Of the real images so many are nearer to another one than a near copy may be.
+# The share of the real images that count as near copies of another one.
 NEAR_COPY = .05
 
 
@@ -310,7 +310,7 @@ class RealImages(NamedTuple):
 
 
 class _Pool(NamedTuple):
-  """What is known of real images, generated ones and noise, one after the other, P in all.
+  """What is known of real images, generated ones and noise, in this order, P in all.
 
   Attributes:
     features: {name: [P, d]}.
@@ -410,7 +410,8 @@ def _lay_out(real, generated, proportions, levels, rng):
   images = [real.images,
             snap_to_levels(generated, levels).reshape(-1, *generated.shape[2:])]
   owners, groups, end = [owner], [], len(owner)
-  for rows, ours in [(np.arange(num_real), np.concatenate(taken)), *zip(members, samples)]:
+  for rows, ours in zip([np.arange(num_real), *members],
+                        [np.concatenate(taken), *samples]):
     noise = snap_to_levels(noise_like(real.images[rows], len(ours), rng), levels)
     images.append(noise)
     # Noise of all clusters passes for the generated images beside it.
@@ -463,7 +464,7 @@ def _group_summary(pool, group, over_splits, held):
              for name, d in distances.items()}
   found = {'num_images': min(int(held[group.real].sum()), len(group.generated))}
   for name in ('generated', 'real', 'noise'):
-    close = (np.mean(distances[name] < np.quantile(distances['real'], NEAR_COPY))
+    close = (np.mean(distances[name] <= np.quantile(distances['real'], NEAR_COPY))
              if distances['real'].size and distances[name].size else None)
     found[name] = {
         **_over_splits([split[name] for split in over_splits]),
