@@ -295,6 +295,16 @@ OPTIONS: Mapping[str, Any] = {
         'trajectory': _integer(0, 0, 'pictures to keep on the way from noise to image; '
                                '0: none', defines_run=False),
     },
+    'quality': {
+        'num_images': _integer(100, 0, 'evaluate: generated images per cluster that are '
+                               'compared with real ones; 0: none', defines_run=False),
+        'max_images': _integer(5000, 4, 'real images that they are compared with, at '
+                               'most', defines_run=False),
+        'neighbours': _integer(5, 1, 'k of precision, recall, density and coverage',
+                               defines_run=False),
+        'splits': _integer(5, 1, 'random halvings of the real images, for means and '
+                           'standard deviations', defines_run=False),
+    },
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
                               defines_run=False),
@@ -471,6 +481,16 @@ def _check_together(config) -> None:
   if config.sample.trajectory and config.sample.sampler == 'adaptive':
     raise UserError("config.sample.sampler = 'adaptive' keeps no pictures on the way: "
                     'set config.sample.trajectory to 0, or take another sampler.')
+  quality = config.quality
+  if 0 < quality.num_images <= quality.neighbours:
+    raise UserError(
+        f'config.quality.num_images = {quality.num_images} must exceed '
+        f'config.quality.neighbours = {quality.neighbours} (or be 0: no comparison).')
+  if quality.num_images and quality.max_images // 2 <= quality.neighbours:
+    raise UserError(
+        f'config.quality.neighbours = {quality.neighbours} asks for more neighbours than '
+        f'half of config.quality.max_images = {quality.max_images} images have: raise '
+        f'max_images to {2 * quality.neighbours + 2} or more, or lower neighbours.')
   d = config.distributed
   if d.process_id >= d.num_processes:
     raise UserError(f'config.distributed.process_id = {d.process_id} must be below '

@@ -34,10 +34,12 @@ from jdiffclust import files, locks  # noqa: E402
 from jdiffclust.data.dataset import load_source, read_images, scale_to_model  # noqa: E402
 from jdiffclust.data.pipelines import make_pipeline  # noqa: E402
 from jdiffclust.errors import UserError  # noqa: E402
+from jdiffclust.evaluation import features, sample_quality  # noqa: E402
+from jdiffclust.networks.inference import InferenceNetwork  # noqa: E402
 from jdiffclust.report import figures  # noqa: E402
 from jdiffclust.report import results as results_lib  # noqa: E402
 from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
-from jdiffclust.streams import stream  # noqa: E402
+from jdiffclust.streams import integer_seed, stream  # noqa: E402
 from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
@@ -263,8 +265,9 @@ def given_or_chosen(config, source, workdir, reporter) -> int:
   return choice.chosen
 
 
-def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) -> None:
-  """Baselines, samples, summary, figures and page of a finished fit."""
+def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
+                  with_quality: bool = False) -> None:
+  """Baselines, samples and perhaps their quality, summary, figures and page of a fit."""
   config, progress = machinery.config, fit_result.progress
   began = time.perf_counter()
   labels = source.labels
@@ -278,16 +281,28 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
         assign = fit_start(name, sample, source.image_shape, config)
         baselines[name] = loop.partition(assign, source).argmax(axis=1)
       task.advance(1)
-  params = fit_result.state.ema
+  params, clusters = fit_result.state.ema, range(config.num_clusters)
   # Of the sampler's options those that say how, not of which clusters.
   options = ml_collections.ConfigDict(config.sample)
   options.interpolate = options.trajectory = 0
-  with reporter.task('samples', config.num_clusters * options.num_images,
-                     'images') as task:
-    samples = draw_samples(machinery, params, range(config.num_clusters), options,
-                           task).images
+
+  def generate(name, count):
+    options.num_images = count
+    with reporter.task(name, config.num_clusters * count, 'images') as task:
+      return draw_samples(machinery, params, clusters, options, task).images
+
+  samples = generate('samples', options.num_images)
+  wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
+  judged = generate('samples to judge', config.quality.num_images) if with_quality else None
   if not is_main_process():
     return
+
+  def images_at(indices):
+    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
+
+  params = to_host(params)
+  quality = None if judged is None else measure_quality(
+      machinery, params, source, fit_result.responsibilities, images_at, judged, reporter)
   rate = lambda amount, seconds: amount / seconds if seconds else None
   facts = {
       'dataset': source.name, 'num_images': source.num_images,
@@ -300,22 +315,56 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter) ->
       'train_images_per_second': rate(progress['train_images'],
                                       progress['train_seconds']),
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
-      'wall_seconds': progress['wall_seconds'] + time.perf_counter() - began,
+      'wall_seconds': wall_seconds,
       'peak_memory_mib': peak_memory_mib(),
       'devices': [f'{d.platform}:{d.device_kind}' for d in machinery.mesh.devices.flat],
   }
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
-      baselines=baselines, bound=fit_result.bound, means=to_host(params.means),
+      baselines=baselines, bound=fit_result.bound, means=params.means,
       samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
-      facts=facts, choice=results_lib.read_choice(workdir))
-
-  def images_at(indices):
-    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
-
+      facts=facts, choice=results_lib.read_choice(workdir), quality=quality)
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
+
+
+def measure_quality(machinery, params, source, responsibilities, images_at, generated,
+                    reporter):
+  """Compares generated images with real ones, as config.quality says.
+
+  Args:
+    machinery: the model.
+    params: fitted parameters, on the host.
+    source: the images.
+    responsibilities: [N, Q].
+    images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
+    generated: [Q, n, H, W, C].
+    reporter: for progress.
+
+  Returns:
+    `sample_quality.Quality`.
+  """
+  config, options = machinery.config, machinery.config.quality
+  indices = loop.sample_indices(source.num_images, options.max_images, config.seed)
+  if len(indices) // 2 <= options.neighbours:
+    reporter.warning(f'{source.num_images} images are too few to compare samples with, '
+                     f'by config.quality.neighbours = {options.neighbours} neighbours.')
+  real = sample_quality.RealImages(
+      images_at(indices), responsibilities.argmax(axis=1)[indices],
+      None if source.labels is None else source.labels[indices], indices)
+  maps = {'random encoder': features.random_encoder(machinery.image_shape),
+          'pca': features.pca(real.images)}
+  if config.em.posterior == 'amortised':
+    network = InferenceNetwork(config.num_clusters, config.posterior.channels)
+    maps['inference network'] = features.trained_encoder(network, params.posterior)
+  blocks = (images_at(block) for block in np.array_split(
+      np.arange(source.num_images), -(-source.num_images // 1024)))
+  with reporter.task('sample quality', 1 + options.splits, 'parts') as task:
+    return sample_quality.measure(
+        real, generated, np.exp(params.log_proportions), blocks, maps, source.levels,
+        options.neighbours, options.splits, integer_seed(config.seed, 'quality'),
+        lambda: task.advance(1))
 
 
 def peak_memory_mib() -> float:
@@ -464,6 +513,8 @@ def sample(config, workdir, reporter) -> None:
 def evaluate(config, workdir, reporter) -> None:
   """Recomputes tau from the newest checkpoint's weights, and all results from it."""
   fitted = fitted_config(workdir)
+  with fitted.unlocked():
+    fitted.quality, fitted.sample = config.quality, config.sample
   mesh = make_mesh(config.num_devices)
   check_batch_size('e_step.batch_size', fitted.e_step.batch_size, mesh)
   with main_process_lock(workdir):
@@ -486,7 +537,7 @@ def evaluate(config, workdir, reporter) -> None:
     write_outputs(machinery, workdir, source, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound,
         loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
-        reporter)
+        reporter, with_quality=config.quality.num_images > 0)
 
 
 # ------------------------------------------------------------------- processes

@@ -113,6 +113,21 @@ def scale_to_model(images, levels):
   return images if levels is None else images / (levels - 1) * 2 - 1
 
 
+def snap_to_levels(images, levels):
+  """Brings generated images to what a file could hold.
+
+  Args:
+    images: NumPy array of any shape.
+    levels: number of grey levels, or None.
+
+  Returns:
+    float32 of the same shape, in [-1, 1], on the levels if there are any.
+  """
+  images = np.clip(np.asarray(images, np.float32), -1, 1)
+  if levels is None:
+    return images
+  return scale_to_model(np.round((images + 1) / 2 * (levels - 1)), levels)
+
 
 def read_images(source, indices):
   """Reads images into memory, decoding in threads where they are files.

@@ -38,4 +38,5 @@ class InferenceNetwork(nn.Module):
     for _ in range(halvings):
       h = layer(h, 2 * self.channels, 2)
     h = nn.relu(nn.Dense(4 * self.channels)(h.reshape(len(h), -1)))
+    self.sow('intermediates', 'features', h)  # for whoever asks, see evaluation.features
     return nn.Dense(self.num_clusters, kernel_init=nn.initializers.zeros)(h)

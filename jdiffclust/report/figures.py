@@ -115,6 +115,29 @@ def sample_grid(samples, clusters=None, max_rows=MAX_ROWS):
       title=_cap_title('first', min(len(samples), max_rows), len(samples)))
 
 
+def nearest_training(generated, training, distances, max_rows=MAX_ROWS):
+  """A row per cluster: generated images, and the training images nearest to them.
+
+  Args:
+    generated: Q arrays [n, H, W, C] in [-1, 1], C 1 or 3.
+    training: the nearest training image of each, in the same order.
+    distances: Q arrays [n], root mean square over pixels.
+    max_rows: only the first rows are drawn.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  rows = list(zip(generated, training))[:max_rows]
+  return _sheet(
+      rows, headings=('generated', 'nearest training images'),
+      row_titles=[f'cluster {q} · distances {min(d):.2f} to {max(d):.2f}'
+                  for q, d in enumerate(distances)][:max_rows],
+      title=_cap_title('first', len(rows), len(generated)))
+
+
 def film_strip(states, rows=None, max_rows=MAX_ROWS):
   """From noise to image: a row for the first image of each cluster.
 

@@ -43,6 +43,15 @@ _FIGURES = {
         'it mixes labels.'),
 }
 
+# Those of the section on the quality of generated images.
+_QUALITY_FIGURES = {
+    'nearest_training': (
+        'Copies?',
+        'For each cluster the generated images that come nearest to a training image, '
+        'and these training images beside them, in the same order. Pairs that cannot be '
+        'told apart are copies; distances are root mean squares over the pixels.'),
+}
+
 # Those of the section on EM.
 _EM_FIGURES = {
     'history_curves': (
@@ -68,6 +77,9 @@ _EM_FIGURES = {
         'standard errors.'),
 }
 
+_MEASURES = ('frechet', 'precision', 'recall', 'density', 'coverage')
+_KINDS = {'generated': 'generated', 'real': 'real, held out', 'noise': 'noise'}
+
 _METHODS = {
     'init': 'Start of the fit',
     'kmeans': 'k-means',
@@ -86,7 +98,8 @@ def write_report(path, summary, figures, config, per_cluster):
       mean_entropy (nats), uncertain_fraction, num_em_iterations, num_clusters_choice
       (with chosen, confidence, within_one, numbers), train_images_per_second,
       e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
-      stop_reason, history (a dict per EM iteration).
+      stop_reason, history (a dict per EM iteration), sample_quality (the summary of
+      `evaluation.sample_quality.measure`).
     figures: {name: path of a PNG, or None to leave it out}; the names of the
       functions in `figures` get a title and a caption.
     config: the configuration, of plain JSON types (others show as text).
@@ -110,7 +123,11 @@ def write_report(path, summary, figures, config, per_cluster):
       choice=summary.get('num_clusters_choice'),
       close_calls=_percent(summary.get('uncertain_fraction')),
       figures=_figures(_FIGURES, {
-          name: path for name, path in figures.items() if name not in _EM_FIGURES}),
+          name: path for name, path in figures.items()
+          if name not in _EM_FIGURES | _QUALITY_FIGURES}),
+      quality=_quality(summary.get('sample_quality')),
+      quality_figures=_figures(_QUALITY_FIGURES, {
+          name: path for name, path in figures.items() if name in _QUALITY_FIGURES}),
       em_figures=_figures(_EM_FIGURES, {
           name: path for name, path in figures.items() if name in _EM_FIGURES}),
       iterations=[_iteration(record) for record in history],
@@ -157,6 +174,48 @@ def _scores(summary):
       for name, scores in rows.items()]
   labelled = any(value is not None for _, *values in rows for value in values)
   return rows if labelled else []
+
+
+def _quality(found):
+  """Rows of the tables on generated images, as text; None where nothing was measured."""
+  if not found:
+    return None
+  names = list(found['features'])
+
+  def mean(value, digits=2, deviation=False):
+    if value is None:
+      return _DASH
+    spread = (f" ± {_number(value['std'], digits)}"
+              if deviation and value['std'] is not None else '')
+    return _number(value['mean'], digits) + spread
+
+  def measures(judged, name, deviation=False):
+    return [mean((judged[name] or {}).get(key), 3 if key == 'frechet' else 2, deviation)
+            for key in _MEASURES]
+
+  def others(judged):
+    accuracy, ratio = judged['label_accuracy'], judged['nearest_ratio']
+    return [_percent(accuracy and accuracy['mean']), _number(ratio, 2),
+            _percent(judged['near_copies'])]
+
+  overall = found['overall']
+  groups = [('All', overall)] + [(row['cluster'], row) for row in found['clusters']]
+  return {
+      'by_features': [
+          (f'{name} ({found["features"][name]})', kind,
+           measures(overall[key], name, deviation=True))
+          for name in names for key, kind in _KINDS.items()],
+      'by_cluster': [
+          (cluster, _number(group['num_images']), kind,
+           measures(group[key], names[0]) + others(group[key]))
+          for cluster, group in groups for key, kind in _KINDS.items()],
+      'features': names[0], 'num_clusters': len(found['clusters']),
+      'num_images': _number(overall['num_images']),
+      'neighbours': found['neighbours'], 'splits': found['splits'],
+      'targets': found['targets'],
+      'classifier_accuracy': _percent(
+          (found['classifier_accuracy'] or {}).get('mean')),
+      'definitions': found['definitions']}
 
 
 def _run(summary):

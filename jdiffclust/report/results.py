@@ -14,6 +14,7 @@ import numpy as np
 from jdiffclust import files
 from jdiffclust.evaluation import clustering as scores
 from jdiffclust.evaluation import diagnostics
+from jdiffclust.evaluation.sample_quality import Quality
 from jdiffclust.report import figures, page
 
 VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
@@ -35,6 +36,7 @@ class Results(NamedTuple):
       history; None: an empty band.
     facts: the other entries of the summary.
     choice: how Q was chosen, as in num_clusters.json; None: it was given.
+    quality: of generated images; None: not measured.
   """
 
   responsibilities: np.ndarray
@@ -47,6 +49,7 @@ class Results(NamedTuple):
   noise_bands: list[list[int] | None]
   facts: dict[str, Any]
   choice: dict | None = None
+  quality: Quality | None = None
 
 
 def versions() -> dict[str, str]:
@@ -98,6 +101,7 @@ def summarise(results: Results, labels) -> dict:
       'noise_bands': results.noise_bands,
       'history': results.history,
       'num_clusters_choice': results.choice,
+      'sample_quality': results.quality and results.quality.summary,
       'versions': versions(),
   }
 
@@ -217,6 +221,9 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           diagnostics.flows(results.start, responsibilities),
           diagnostics.overlaps(responsibilities)),
   }
+  if results.quality is not None:
+    drawings['nearest_training'] = figures.nearest_training(
+        *closest(results.quality, images_at, count))
   if results.choice is not None:
     drawings['num_clusters'] = figures.num_clusters(results.choice)
   if labels is not None and (labels >= 0).any():
@@ -228,3 +235,20 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
   for name, drawing in drawings.items():
     figures.save_figure(drawing, paths[name])
   return paths
+
+
+def closest(quality: Quality, images_at, count: int) -> tuple[list, list, list]:
+  """Each cluster's generated images that are nearest to a training image.
+
+  Args:
+    quality: what `sample_quality.measure` found.
+    images_at: as in `write_results`.
+    count: of each cluster at most.
+
+  Returns:
+    Q generated images [n, H, W, C], nearest first; the training images; the distances.
+  """
+  orders = np.argsort(quality.distances, axis=1, kind='stable')[:, :count]
+  return ([of[order] for of, order in zip(quality.images, orders)],
+          [images_at(of[order]) for of, order in zip(quality.nearest, orders)],
+          [of[order] for of, order in zip(quality.distances, orders)])

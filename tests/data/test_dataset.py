@@ -66,6 +66,16 @@ def test_levels_meet_minus_one_and_one_exactly():
   assert scaled.tolist() == [-1, 1]
 
 
+def test_snapping_is_to_the_nearest_level_in_range():
+  """Stored images stay as they are; overshoot is cut; real values are only clipped."""
+  stored = dataset.scale_to_model(np.arange(17, dtype=np.uint8), 17)
+  np.testing.assert_array_equal(dataset.snap_to_levels(stored, 17), stored)
+  found = dataset.snap_to_levels(np.array([-3, -.9, -.1, .4, .6, 2.]), 3)
+  assert found.tolist() == [-1, -1, 0, 0, 1, 1] and found.dtype == np.float32
+  np.testing.assert_allclose(dataset.snap_to_levels([-3, -.9, .6, 2], None),
+                             [-1, -.9, .6, 1], rtol=1e-6)
+
+
 def test_scale_keeps_jax_arrays_and_real_values():
   scaled = dataset.scale_to_model(jnp.array([0, 16], jnp.uint8), 17)
   assert isinstance(scaled, jnp.ndarray) and scaled.dtype == jnp.float32

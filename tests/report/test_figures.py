@@ -107,6 +107,18 @@ def test_pixels_are_the_images_own(tmp_path):
       for y, x in zip(*np.nonzero(corner)))
 
 
+def test_nearest_training_stands_beside_the_generated(tmp_path):
+  generated = [flat_images([.5] * 4), flat_images([.5] * 3), flat_images([.9])]
+  training = [flat_images([-.5] * 4), flat_images([-.5] * 3), flat_images([.9])]
+  distances = [np.array([.12, .2, .3, .4]), np.array([0, .1, .25]), np.array([1.])]
+  figure = figures.nearest_training(generated, training, distances, max_rows=2)
+  picture = pixels(figure, tmp_path / 'x.png')
+  assert area(picture, .5) == area(picture, -.5) == 7 * 128 ** 2
+  assert area(picture, .9) == 0
+  assert {'cluster 0 · distances 0.12 to 0.40', 'The first 2 of 3 clusters',
+          'cluster 1 · distances 0.00 to 0.25'} <= set(texts(figure))
+
+
 def test_hero(tmp_path):
   members = {q: (flat_images([.3] * 9), flat_images([.9] * 9)) for q in range(4)}
   figure = figures.hero(

@@ -167,6 +167,40 @@ def test_a_history_of_little(tmp_path):
       tmp_path, {**SUMMARY, 'history': [{'iteration': 7}]}).text
 
 
+def quality_of(num_clusters=2):
+  """A summary of samples: three times the same, a cluster too small to compare."""
+  number = lambda mean, std=.125: {'mean': mean, 'std': std}
+  images = {
+      'pixels': {'frechet': number(.5), 'precision': number(.75), 'recall': number(.625),
+                 'density': number(1.25), 'coverage': number(.875, None)},
+      'label_accuracy': number(.9), 'nearest_distance': .3, 'nearest_ratio': 1.5,
+      'near_copies': .05}
+  group = {'num_images': 1234, **dict.fromkeys(('generated', 'real', 'noise'), images)}
+  few = {**images, 'pixels': None, 'label_accuracy': None, 'near_copies': None}
+  small = {'num_images': 2, **dict.fromkeys(('generated', 'real', 'noise'), few)}
+  return {'features': {'pixels': 64}, 'neighbours': 5, 'splits': 3, 'targets': 'labels',
+          'classifier_accuracy': number(.96), 'definitions': {'recall': 'of <what>'},
+          'overall': group, 'clusters': [{'cluster': q, **small}
+                                         for q in range(num_clusters)]}
+
+
+def test_quality_section(tmp_path):
+  """Rows of generated, real and noise images, overall and by cluster; dashes."""
+  figures.save_figure(figures.cluster_sizes([2, 1]), tmp_path / 'nearest.png')
+  result = write(tmp_path, {**SUMMARY, 'sample_quality': quality_of()},
+                 {'nearest_training': tmp_path / 'nearest.png'})
+  assert ('pixels (64)generated 0.500 ± 0.125 0.75 ± 0.12 0.62 ± 0.12 1.25 ± 0.12 0.88 '
+          'real, held out 0.500') in result.text
+  assert ('All 1,234generated 0.500 0.75 0.62 1.25 0.88 90.0 % 1.50 5.0 %'
+          in result.text)
+  assert '1 2generated – – – – – – 1.50 – real, held out' in result.text
+  assert '96.0 % right' in result.text and 'recall: of <what>' in result.text
+  assert [attrs['alt'] for tag, attrs in result.tags if tag == 'img'] == ['Copies?']
+  assert 'All 21 clusters' in write(
+      tmp_path, {**SUMMARY, 'sample_quality': quality_of(21)}).text
+  assert 'generated images?' not in write(tmp_path).text
+
+
 def test_many_clusters_fold(tmp_path):
   responsibilities = np.eye(30)
   result = write(tmp_path, table=clustering.cluster_table(responsibilities))

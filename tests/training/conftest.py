@@ -38,7 +38,8 @@ TINY = tuple(f'--config.{option}' for option in (
     'em.init=gaussian_mixture', 'em.init_restarts=1', 'em.posterior=monte_carlo',
     'e_step.num_draws=4', 'e_step.batch_size=32', 'm_step.num_steps=6',
     'm_step.first_num_steps=0', 'm_step.batch_size=16', 'log.every_steps=2',
-    'checkpoint.every_steps=4', 'sample.num_images=2'))
+    'checkpoint.every_steps=4', 'sample.num_images=2', 'quality.num_images=12',
+    'quality.splits=2'))
 
 
 class TinyDenoiser(nn.Module):
@@ -92,7 +93,8 @@ class Commands:
 
   def _build(self, config, image_shape, levels, mesh):
     """`machinery.build`, but what is compiled is shared between equal models."""
-    sections = ('num_clusters', 'network', 'diffusion', 'e_step', 'm_step')
+    sections = ('num_clusters', 'network', 'diffusion', 'e_step', 'm_step',
+                'em.posterior')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections) and 'num_steps' not in name}
     compiled_for['T'] = config.diffusion.num_steps

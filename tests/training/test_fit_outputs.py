@@ -226,6 +226,7 @@ def test_quiet_leaves_stderr_empty(commands, fitted, tmp_path):
   outcome = commands.run('--mode=evaluate', '--quiet', f'--workdir={tmp_path}/run')
   assert config.exists() and outcome.code == 0
   assert outcome.err == '' and outcome.out.startswith('60 images in 3 clusters')
+  assert (tmp_path / 'run' / 'figures' / 'nearest_training.png').is_file()
 
 
 def test_one_cluster(commands, tmp_path):

@@ -1,6 +1,7 @@
 """predict, sample and evaluate on a fitted workdir; what they refuse."""
 
 import csv
+import json
 import shutil
 
 import hypothesis
@@ -29,6 +30,11 @@ def check_error(outcome, *fragments):
   assert line.startswith('error: ')
   for fragment in fragments:
     assert fragment in line
+
+
+def summary_of(workdir):
+  """The content of summary.json."""
+  return json.loads((workdir / 'summary.json').read_bytes())
 
 
 def read_predictions(workdir):
@@ -238,6 +244,62 @@ def test_evaluate_reproduces_the_fit(commands, run):
   assert (run / 'responsibilities.npy').read_bytes() == tau
   assert (run / 'assignments.csv').read_bytes() == rows
   assert (run / 'summary.json').exists()
+
+
+def test_evaluate_measures_the_samples(commands, run):
+  """The measures of equal numbers of images are in the summary; a fit's has none."""
+  assert summary_of(run)['sample_quality'] is None
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}')
+  assert outcome.code == 0 and 'sample quality: 3/3' in outcome.err
+  found = summary_of(run)['sample_quality']
+  assert found['targets'] == 'labels' and len(found['clusters']) == 3
+  # 12 of the largest cluster, fewer of the others: all of 60 / 2 would be too many.
+  assert 12 < found['overall']['num_images'] <= 30
+  assert set(found['features']) == {'random encoder', 'pca'}
+  for name in found['features']:
+    trained, noise = (found['overall'][kind][name]['frechet']['mean']
+                      for kind in ('real', 'noise'))
+    assert trained < noise
+  report = (run / 'report.html').read_text(encoding='utf-8')
+  assert 'How good are the generated images?' in report
+  assert report.count('real, held out') == 2 + 4  # feature maps; all, and each cluster
+
+
+def test_evaluate_with_an_inference_network(commands, tmp_path):
+  """Its hidden layer is one more feature map; options of the command line count."""
+  assert commands.fit(tmp_path, 'em.posterior=amortised').code == 0
+  outcome = commands.small('--mode=evaluate', f'--workdir={tmp_path}',
+                           '--config.quality.neighbours=2', '--config.quality.splits=1')
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path)['sample_quality']
+  assert found['features']['inference network'] == 4 * 32
+  assert found['neighbours'] == 2 and found['splits'] == 1
+  json.dumps(found, allow_nan=False)
+
+
+def test_evaluate_without_the_samples(commands, run):
+  """config.quality.num_images = 0."""
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}',
+                           '--config.quality.num_images=0')
+  assert outcome.code == 0 and 'sample quality' not in outcome.err
+  assert summary_of(run)['sample_quality'] is None
+
+
+@pytest.mark.parametrize('options,message', [
+    (['quality.num_images=5'], 'config.quality.num_images = 5 must exceed '
+     'config.quality.neighbours = 5'),
+    (['quality.num_images=-1'], 'config.quality.num_images = -1 is not allowed'),
+    (['quality.splits=0'], 'config.quality.splits = 0 is not allowed'),
+    (['quality.neighbours=0'], 'config.quality.neighbours = 0 is not allowed'),
+    (['quality.neighbours=11', 'quality.max_images=20'],
+     'config.quality.neighbours = 11 asks for')])
+def test_options_of_the_quality(commands, run, options, message):
+  """One clear message, before any work."""
+  before = (run / 'summary.json').read_bytes()
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}',
+                           *(f'--config.{option}' for option in options))
+  check_error(outcome, message)
+  assert (run / 'summary.json').read_bytes() == before
 
 
 def test_evaluate_in_another_folder(commands, run, tmp_path, monkeypatch):
