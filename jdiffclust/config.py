@@ -308,6 +308,13 @@ OPTIONS: Mapping[str, Any] = {
     'predict': {
         'num_draws': _integer(0, 0, 'draws per image, an even number; 0: as in the fit',
                               defines_run=False),
+        'likelihood': _flag(False, 'also the log-likelihood by the probability-flow ODE: '
+                            'hundreds of evaluations an image and cluster',
+                            defines_run=False),
+        'ode_steps': _integer(25, 1, 'its Runge-Kutta steps, of 4 evaluations each',
+                              defines_run=False),
+        'probes': _integer(4, 0, 'its probes of the trace; 0: the exact trace, as many as '
+                           'an image has numbers', defines_run=False),
         'foreign_share': _real(.01, 0, 1, 'an image is foreign to all clusters if '
                                'its bound is below that of all but this share of the '
                                'fitted images',

@@ -42,8 +42,10 @@ from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E4
 from jdiffclust.streams import integer_seed, stream  # noqa: E402
 from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
+from jdiffclust.clustering.mixture import bits_per_dimension  # noqa: E402
 from jdiffclust.training import loop  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
+from jdiffclust.training.densities import densities_of_all  # noqa: E402
 from jdiffclust.training.machinery import build  # noqa: E402
 from jdiffclust.training.progress import Reporter  # noqa: E402
 from jdiffclust.training.sampling import draw_samples  # noqa: E402
@@ -293,7 +295,8 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
 
   samples = generate('samples', options.num_images)
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
-  judged = generate('samples to judge', config.quality.num_images) if with_quality else None
+  judged = (generate('samples to judge', config.quality.num_images) if with_quality
+            else None)
   if not is_main_process():
     return
 
@@ -462,17 +465,42 @@ def predict(config, workdir, reporter) -> None:
   pipeline = make_pipeline(source, data, fitted.e_step.batch_size, fitted.seed, mesh)
   found = loop.assign_all(machinery, snapshot.state.ema, pipeline,
                           stream(fitted.seed, 'predict'), reporter, 'predict')
-  if is_main_process():
-    path = workdir / 'predictions.csv'
-    share = share_below(found.info.bound, to_host(snapshot.responsibilities)['bound'])
-    foreign = share < config.predict.foreign_share
-    results_lib.write_assignments(
-        path, source.ids, found.responsibilities, source.labels, source.label_names,
-        {'bound': [f'{value:.2f}' for value in found.info.bound],
-         'typicality': [f'{value:.4f}' for value in share],
-         'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]})
-    print(f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} of '
-          f'them foreign to all clusters: {path}')
+  densities = densities_of_all(
+      machinery, snapshot.state.ema, pipeline, stream(fitted.seed, 'densities'),
+      config.predict, reporter) if config.predict.likelihood else None
+  if not is_main_process():
+    return
+  path, bound = workdir / 'predictions.csv', found.info.bound
+  share = share_below(bound, to_host(snapshot.responsibilities)['bound'])
+  foreign = share < config.predict.foreign_share
+  further = {'bound': [f'{value:.2f}' for value in bound],
+             'typicality': [f'{value:.4f}' for value in share],
+             'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]}
+  message = (f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} '
+             f'of them foreign to all clusters: {path}')
+  if densities is not None:
+    likelihood = log_likelihood(densities.mixture, machinery)
+    further |= {'log_likelihood': [f'{value:.2f}' for value in likelihood],
+                'log_likelihood_error': [f'{v:.2f}' for v in densities.standard_error]}
+    bits = [bits_per_dimension(np.mean(values, dtype=np.float64), machinery.image_shape)
+            for values in (bound, likelihood)]
+    message += ('\nBits per dimension, mean: {:.3f} by the bound, {:.3f} by the '
+                'probability-flow ODE'.format(*bits))
+  results_lib.write_assignments(path, source.ids, found.responsibilities, source.labels,
+                                source.label_names, further)
+  print(message)
+
+
+def log_likelihood(nats: np.ndarray, machinery) -> np.ndarray:
+  """Log densities [N] as log probabilities of grey levels, if the model has them.
+
+  The density of dequantised images times the width of their bins: a lower bound of the
+  log probability on average (Theis et al., 2016).
+  """
+  levels = machinery.mixture.levels
+  if levels is None:
+    return nats
+  return nats + np.prod(machinery.image_shape) * np.log(2 / (levels - 1))
 
 
 def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

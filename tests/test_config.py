@@ -210,9 +210,10 @@ def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
   free = {
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
-      'log.every_steps', 'predict.num_draws', 'predict.foreign_share',
+      'log.every_steps',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),
       *(f'quality.{name}' for name in config_lib.OPTIONS['quality']),
+      *(f'predict.{name}' for name in config_lib.OPTIONS['predict']),
       'distributed.coordinator', 'distributed.num_processes', 'distributed.process_id'}
   assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
   old = config_lib.default_config()

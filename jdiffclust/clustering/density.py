@@ -46,7 +46,8 @@ def make_density(mixture: Mixture, mesh: Mesh) -> Callable:
   Returns:
     A jitted function (path, params, images [B, H, W, C], keys [B], num_steps,
     num_probes) -> `Densities`; the last two are static: Runge-Kutta steps of 4
-    evaluations, and probes of the trace, 0 for the exact one. B is a multiple of the device count.
+    evaluations, and probes of the trace, 0 for the exact one. B is a multiple of the
+    device count.
   """
   def densities(path, params, images, keys, num_steps, num_probes):
     denoise = cluster_denoiser(mixture, path, params.network)

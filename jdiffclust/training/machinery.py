@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.amortised import Posterior
 from jdiffclust.clustering.assign import make_e_step, make_pilot
+from jdiffclust.clustering.density import make_density
 from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
 from jdiffclust.clustering.generate import make_draw
 from jdiffclust.clustering.m_step import TrainState, make_m_step, make_optimizer
@@ -44,6 +45,7 @@ class Machinery:
     pilot: what an E-step begins with, see `assign.make_pilot`; None: nothing.
     m_step: the compiled gradient step, see `m_step.make_m_step`.
     draw: the compiled generation of images, see `generate.make_draw`.
+    density: the compiled densities, see `density.make_density`.
     init_network: from a key to the network's variables.
     init_posterior: from a key to the inference network's, or to None.
   """
@@ -59,6 +61,7 @@ class Machinery:
   pilot: Callable | None
   m_step: Callable
   draw: Callable
+  density: Callable
   init_network: Callable
   init_posterior: Callable
 
@@ -143,7 +146,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       pilot=make_pilot(mixture, e_options, mesh),
       m_step=make_m_step(mixture, config.m_step, mesh, posterior,
                          config.em.schedule == 'stepwise'),
-      draw=make_draw(mixture, mesh),
+      draw=make_draw(mixture, mesh), density=make_density(mixture, mesh),
       init_network=init_network, init_posterior=init_posterior)
 
 

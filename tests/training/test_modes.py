@@ -92,6 +92,25 @@ def test_predict_marks_images_that_belong_nowhere(commands, run, tmp_path):
   assert found['noise'].mean() < found['own'].mean() - .1
 
 
+def test_predict_with_likelihood(commands, run):
+  """Two more columns; they do not depend on the batches; the mean is told in bits."""
+  found = {}
+  for name, options in {'a': [], 'b': ['e_step.batch_size=8']}.items():
+    outcome = commands.small(
+        '--mode=predict', f'--workdir={run}', '--config.data.max_images=16',
+        '--config.predict.likelihood=True', '--config.predict.ode_steps=6',
+        *(f'--config.{option}' for option in options))
+    assert outcome.code == 0, outcome.err
+    found[name] = np.array([[float(row['log_likelihood']),
+                             float(row['log_likelihood_error'])]
+                            for row in read_predictions(run)])
+  assert found['a'].shape == (16, 2) and np.isfinite(found['a']).all()
+  np.testing.assert_allclose(found['a'], found['b'], atol=.02)
+  assert (found['a'][:, 1] > 0).all()
+  bits = -found['a'][:, 0].mean() / (64 * np.log(2))
+  assert f'{bits:.3f} by the probability-flow ODE' in outcome.out
+
+
 @hypothesis.given(st.lists(st.integers(-5, 5)), st.lists(st.integers(-5, 5), min_size=1))
 def test_share_below_is_counted(values, reference):
   """Against counting one by one, ties included."""
