@@ -313,8 +313,8 @@ OPTIONS: Mapping[str, Any] = {
                             defines_run=False),
         'ode_steps': _integer(25, 1, 'its Runge-Kutta steps, of 4 evaluations each',
                               defines_run=False),
-        'probes': _integer(4, 0, 'its probes of the trace; 0: the exact trace, a probe for '
-                           'each number of an image', defines_run=False),
+        'probes': _integer(4, 0, 'its probes of the trace; 0: the exact trace, a probe '
+                           'for each number of an image', defines_run=False),
         'foreign_share': _real(.01, 0, 1, 'an image is foreign to all clusters if '
                                'its bound is below that of all but this share of the '
                                'fitted images',
