@@ -1,6 +1,8 @@
 # `make cluster` clusters the digits; `make test` runs the tests. Both make their own
 # virtual environment first, from constraints.txt.
 PYTHON ?= python3
+# Processes that share the tests, file by file.
+JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -12,7 +14,7 @@ cluster: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 install: $(VENV)/.ready
 
