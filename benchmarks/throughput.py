@@ -59,7 +59,8 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
   config = module.get_config()
   config.m_step.batch_size = batch
   config.network.dropout = 0.
-  config.network.conditioning = 'concatenated'  # one whole U-Net, as the other's
+  # One whole U-Net, once an image, as the other's.
+  config.network.conditioning, config.em.posterior = 'concatenated', 'monte_carlo'
   machinery = build(config, (SIDE, SIDE, 1), 256, make_mesh(1))
   state = machinery.init_state()
   count = sum(leaf.size for leaf in jax.tree.leaves(state.params.network))
