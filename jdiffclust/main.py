@@ -530,7 +530,8 @@ def sample(config, workdir, reporter) -> None:
   figures.save_figure(figures.sample_grid(drawn.images, rows), written[1])
   if drawn.states is not None:
     written += [workdir / 'trajectory.png', workdir / 'trajectory.gif']
-    figures.save_figure(figures.film_strip(drawn.states, rows), written[2])
+    film = figures.sample_grid(drawn.states[:, 0], rows, heading='from noise to image')
+    figures.save_figure(film, written[2])
     figures.save_animation(drawn.states, written[3])
   count = drawn.images.shape[0] * drawn.images.shape[1]
   print(f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '

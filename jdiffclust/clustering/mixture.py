@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiffclust.diffusion import forward, reverse
+from jdiffclust.diffusion import forward, likelihood, reverse
 from jdiffclust.diffusion.process import Process
 
 
@@ -214,4 +214,4 @@ def step_costs(terms: DrawTerms, t, weights, weighting: str) -> jax.Array:
 
 def bits_per_dimension(bound_nats: float, image_shape) -> float:
   """A bound in nats per image as bits per dimension: smaller is better."""
-  return -bound_nats / (np.log(2.) * np.prod(image_shape))
+  return likelihood.bits_per_dimension(bound_nats, np.prod(image_shape))

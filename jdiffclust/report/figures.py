@@ -93,13 +93,15 @@ def cluster_gallery(means, members, sizes, certainties, max_rows=MAX_ROWS):
       title=_cap_title('largest', len(shown), len(means)))
 
 
-def sample_grid(samples, clusters=None, max_rows=MAX_ROWS):
+def sample_grid(samples, clusters=None, max_rows=MAX_ROWS,
+                heading='generated images'):
   """A row of generated images per cluster.
 
   Args:
     samples: [Q, n, H, W, C] in [-1, 1], C 1 or 3.
     clusters: [Q] names of the rows, 0 to Q - 1 if None.
     max_rows: only the first rows are drawn.
+    heading: what the images are.
 
   Returns:
     A Figure.
@@ -110,7 +112,7 @@ def sample_grid(samples, clusters=None, max_rows=MAX_ROWS):
   clusters = range(len(samples)) if clusters is None else clusters
   return _sheet(
       [[row] for row in samples[:max_rows]],
-      headings=('generated images',),
+      headings=(heading,),
       row_labels=[str(cluster) for cluster in clusters][:max_rows],
       title=_cap_title('first', min(len(samples), max_rows), len(samples)))
 
@@ -136,28 +138,6 @@ def nearest_training(generated, training, distances, max_rows=MAX_ROWS):
       row_titles=[f'cluster {q} · distances {min(d):.2f} to {max(d):.2f}'
                   for q, d in enumerate(distances)][:max_rows],
       title=_cap_title('first', len(rows), len(generated)))
-
-
-def film_strip(states, rows=None, max_rows=MAX_ROWS):
-  """From noise to image: a row for the first image of each cluster.
-
-  Args:
-    states: [Q, n, k, H, W, C], around [-1, 1], C 1 or 3; only the first of n is drawn.
-    rows: [Q] names of the rows, 0 to Q - 1 if None.
-    max_rows: only the first rows are drawn.
-
-  Returns:
-    A Figure.
-
-  Raises:
-    ValueError: C is neither 1 nor 3.
-  """
-  rows = range(len(states)) if rows is None else rows
-  return _sheet(
-      [[row[0]] for row in states[:max_rows]],
-      headings=('from noise to image',),
-      row_labels=[str(row) for row in rows][:max_rows],
-      title=_cap_title('first', min(len(states), max_rows), len(states)))
 
 
 def save_animation(states, path, milliseconds=120):
