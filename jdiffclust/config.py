@@ -87,9 +87,13 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
 # Starting partitions that are fitted to the images, see `clustering.initialise`.
 STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
 AUTO = 'auto'  # the num_clusters to be chosen
+METHODS = ('cddpm', 'cluster_ddpm')
+LATENTS = 'latents'  # the start of cluster_ddpm's own paper
 
 OPTIONS: Mapping[str, Any] = {
-    'method': _choice('cddpm', ('cddpm',), 'the model: a mixture of conditional DDPMs'),
+    'method': _choice('cddpm', METHODS, 'the model: a mixture of conditional DDPMs, or a '
+                      'DDPM conditioned on latents that a Gaussian mixture describes '
+                      '(ClusterDDPM)'),
     'num_clusters': Option(10, "an integer >= 1, or 'auto'", lambda v: v >= 1,
                            'Q, the number of clusters; auto: chosen from the images, see '
                            'em.auto_clusters', word=AUTO),
@@ -154,9 +158,10 @@ OPTIONS: Mapping[str, Any] = {
     },
     'em': {
         'init': _choice('neighbours',
-                        (*STARTS, 'random', 'best'),
+                        (*STARTS, 'random', 'best', LATENTS),
                         'the starting partition; umap is an optional extra; best: that '
-                        'of init_candidates with the best bound'),
+                        'of init_candidates with the best bound; latents (cluster_ddpm): '
+                        'a Gaussian mixture of the first latents'),
         'init_candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {STARTS}',
             lambda v: len(v) > 0 and all(name in STARTS for name in v),
@@ -213,6 +218,24 @@ OPTIONS: Mapping[str, Any] = {
         'noise_low': _real(.1, 0, 1, 'errors count from this noise level (share of T)'),
         'noise_high': _real(.8, 0, 1, 'and up to this one'),
         'transform_denoised': _flag(False, 'the denoiser sees views too, not the images'),
+    },
+    'latent': {
+        'size': _integer(32, 1, 'cluster_ddpm: J, the numbers of a latent z'),
+        'weight': _real(.1, 0, 1, 'lambda, weight of the prior-matching terms against the '
+                        'noise error summed over pixels; .001 to .1 advised',
+                        open_low=True),
+        'responsibilities': _choice('sampled', ('sampled', 'expected'),
+                                    'q(c | x) in training: p(c | z) of a sampled z, or '
+                                    "the bound's optimum exp(E log p(z, c)), normalised"),
+        'covariance': _choice('diagonal', ('diagonal', 'full'),
+                              'of the Gaussians of the latents'),
+        'min_variance': _real(1e-6, 0, 1, 'added to their variances', open_low=True),
+        'mixture': _choice('auto', ('auto', 'scikit', 'jax'),
+                           'what fits them: scikit-learn on one host, or JAX on all '
+                           'devices; auto: by the size'),
+        'mixture_iterations': _integer(100, 1, 'EM iterations of that fit at most'),
+        'context_dropout': _real(.1, 0, .9, 'share of training images whose z is hidden '
+                                 'from the denoiser'),
     },
     'e_step': {
         'num_draws': _integer(32, 2, 'draws (t, eps) per image, an even number'),
