@@ -41,7 +41,7 @@ from jdiffclust.evaluation.diagnostics import overlaps, paired_change
 from jdiffclust.networks.unet import ClusterHead, SharedTrunkUNet, unet_from_config
 from jdiffclust.sharding import make_mesh, replicate
 from jdiffclust.streams import stream
-from jdiffclust.training import loop, machinery as machinery_lib, trial
+from jdiffclust.training import cddpm, loop, passes, trial
 from jdiffclust.training.progress import Reporter
 
 RANDOM = {'em.init': 'random', 'posterior.anchor': 0., 'posterior.temper': 0.,
@@ -101,18 +101,18 @@ def train(config, source, tau, steps: int):
   """Machinery, pipeline and state after gradient steps on a fixed start tau [N, Q]."""
   config.em.init_trial_steps = steps
   mesh = make_mesh(1)
-  machinery = machinery_lib.build(config, source.image_shape, source.levels, mesh)
+  machinery = cddpm.build(config, source.image_shape, source.levels, mesh)
   pipeline = make_pipeline(source, config.data, config.m_step.batch_size, config.seed,
                            mesh)
   state = trial.short_fit(machinery, pipeline, np.arange(source.num_images),
-                          replicate(tau, mesh), loop.update_mixture, lambda table: table)
+                          replicate(tau, mesh), lambda table: table)
   return machinery, pipeline, state
 
 
 def e_step(machinery, pipeline, state):
   """The `Assignment` of all images."""
-  return loop.assign_all(machinery, state.ema, pipeline,
-                         loop.e_step_key(machinery.config, 1), Reporter(quiet=True))
+  return passes.assign_all(machinery, state.ema, pipeline,
+                           loop.e_step_key(machinery.config, 1), Reporter(quiet=True))
 
 
 def start(source, config) -> np.ndarray:
@@ -277,7 +277,7 @@ def denoiser_features(seed: int, workdir: pathlib.Path) -> dict:
     def of(eps):
       steps = jnp.full(len(images), t)
       x_t = forward.noised(process, images, steps, zero, eps)
-      return machinery.mixture.trunk.features(network, x_t, steps, None)[0]
+      return machinery.model.trunk.features(network, x_t, steps, None)[0]
     eps = jax.random.normal(key, (4, *images.shape))
     return jnp.mean(jax.lax.map(of, jnp.concatenate([eps, -eps])), axis=0)
 
@@ -337,7 +337,7 @@ class AdaptedUNet(SharedTrunkUNet):
 def adapters(seed: int, workdir: pathlib.Path) -> dict:
   """The default fit with low-rank adapters in the head."""
   make = lambda network: AdaptedUNet(unet_from_config(network).body)
-  with mock.patch.object(machinery_lib, 'unet_from_config', make):
+  with mock.patch.object(cddpm, 'unet_from_config', make):
     return fit({}, seed, workdir)
 
 

@@ -37,7 +37,7 @@ from jdiffclust.evaluation.diagnostics import paired_change
 from jdiffclust.sharding import make_mesh, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training import loop, trial
-from jdiffclust.training.machinery import build
+from jdiffclust.training.methods import build
 
 NUM_DRAWS = 32
 
@@ -74,7 +74,7 @@ def score(machinery, state, pipeline, tau, seed: int):
   @jax.jit
   def bound(estimator, params, batch, log_q, key):
     draws = evaluate_draws(
-        machinery.mixture, estimator, params, batch, key, num_draws=NUM_DRAWS,
+        machinery.model, estimator, params, batch, key, num_draws=NUM_DRAWS,
         stratify=True, antithetic=True, share_draws=True,
         clusters_per_chunk=options.clusters_per_chunk, draws_per_chunk=1)
     decides = {'weighting': 'elbo', 'temperature': 1., 'antithetic': True}
@@ -100,7 +100,7 @@ def measure(dataset: str, seed: int, steps: int, names) -> dict:
   tracked, rows, of_classes = np.arange(source.num_images), {}, None
   for name, tau in partitions(source, config, names).items():
     state = trial.short_fit(machinery, pipeline, tracked, replicate(tau, mesh),
-                            loop.update_mixture, lambda table: table)
+                            lambda table: table)
     bound, preferred = score(machinery, state, pipeline, tau, seed)
     of_classes = bound if of_classes is None else of_classes
     change, error = paired_change(of_classes, bound)

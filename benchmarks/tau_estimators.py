@@ -37,7 +37,7 @@ from jdiffclust.clustering.initialise import fit_start
 from jdiffclust.data.dataset import load_source, read_images, scale_to_model
 from jdiffclust.sharding import make_mesh
 from jdiffclust.streams import stream
-from jdiffclust.training.machinery import build
+from jdiffclust.training.methods import build
 
 COUNTS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 REFERENCE = 1024
@@ -95,7 +95,7 @@ def make_bank(machinery, params, images, num_draws: int) -> dict:
     costs [T, Q, K, N], draws 2j and 2j + 1 of opposite noise; shifts <mu_q, eps>
     [T, Q, K, N]; fixed parts of the log-joints [Q, N]; weight proposal [T].
   """
-  mixture, estimator = machinery.mixture, machinery.e_estimator
+  mixture, estimator = machinery.model, machinery.e_estimator
   x0, size = jnp.tile(images, (num_draws, 1, 1, 1)), len(images)
 
   @jax.jit

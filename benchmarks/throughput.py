@@ -51,7 +51,7 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
   from jdiffclust.diffusion.samplers import make_sampler
   from jdiffclust.sharding import make_mesh
   from jdiffclust.streams import stream
-  from jdiffclust.training.machinery import build
+  from jdiffclust.training.methods import build
 
   spec = importlib.util.spec_from_file_location('mnist', 'configs/mnist.py')
   module = importlib.util.module_from_spec(spec)
@@ -77,7 +77,7 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict:
 
   train_seconds = median_seconds(train, repeats)
   network = box[0].params.network
-  denoise = jax.jit(machinery.mixture.denoise)
+  denoise = jax.jit(machinery.model.denoise)
   t = jnp.full((batch,), 500, jnp.int32)
   evaluate = lambda: denoise(network, images, t, images).block_until_ready()
   path = from_process(machinery.process)

@@ -221,8 +221,8 @@ OPTIONS: Mapping[str, Any] = {
     },
     'latent': {
         'size': _integer(32, 1, 'cluster_ddpm: J, the numbers of a latent z'),
-        'weight': _real(.1, 0, 1, 'lambda, weight of the prior-matching terms against the '
-                        'noise error summed over pixels; .001 to .1 advised',
+        'weight': _real(.1, 0, 1, 'lambda, weight of the prior-matching terms against '
+                        'the noise error summed over pixels; .001 to .1 advised',
                         open_low=True),
         'responsibilities': _choice('sampled', ('sampled', 'expected'),
                                     'q(c | x) in training: p(c | z) of a sampled z, or '

@@ -35,18 +35,18 @@ from jdiffclust.data.dataset import load_source, read_images, scale_to_model  # 
 from jdiffclust.data.pipelines import make_pipeline  # noqa: E402
 from jdiffclust.errors import UserError  # noqa: E402
 from jdiffclust.evaluation import features, sample_quality  # noqa: E402
-from jdiffclust.networks.inference import InferenceNetwork  # noqa: E402
 from jdiffclust.report import figures  # noqa: E402
 from jdiffclust.report import results as results_lib  # noqa: E402
-from jdiffclust.sharding import check_batch_size, make_mesh, to_host  # noqa: E402
+from jdiffclust.sharding import (  # noqa: E402
+    check_batch_size, make_mesh, replicate, to_host)
 from jdiffclust.streams import integer_seed, stream  # noqa: E402
 from jdiffclust.clustering.choose import choose_number  # noqa: E402
 from jdiffclust.clustering.initialise import fit_start  # noqa: E402
 from jdiffclust.clustering.mixture import bits_per_dimension  # noqa: E402
-from jdiffclust.training import loop  # noqa: E402
+from jdiffclust.training import loop, passes  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
 from jdiffclust.training.densities import densities_of_all  # noqa: E402
-from jdiffclust.training.machinery import build  # noqa: E402
+from jdiffclust.training.methods import build  # noqa: E402
 from jdiffclust.training.progress import Reporter  # noqa: E402
 from jdiffclust.training.sampling import draw_samples  # noqa: E402
 
@@ -224,7 +224,7 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
     with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
       finished = loop.Fitter(machinery, source, pipeline, checkpoints, reporter, workdir,
                              STARTED).run()
-    write_outputs(machinery, workdir, source, finished, reporter)
+    write_outputs(machinery, workdir, source, pipeline, finished, reporter)
 
 
 def make_workdir(workdir: pathlib.Path) -> None:
@@ -267,7 +267,7 @@ def given_or_chosen(config, source, workdir, reporter) -> int:
   return choice.chosen
 
 
-def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
+def write_outputs(machinery, workdir, source, pipeline, fit_result: loop.Fit, reporter,
                   with_quality: bool = False) -> None:
   """Baselines, samples and perhaps their quality, summary, figures and page of a fit."""
   config, progress = machinery.config, fit_result.progress
@@ -294,6 +294,7 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
       return draw_samples(machinery, params, clusters, options, task).images
 
   samples = generate('samples', options.num_images)
+  means = mean_images(machinery, params, pipeline, fit_result.responsibilities)
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
   judged = (generate('samples to judge', config.quality.num_images) if with_quality
             else None)
@@ -324,12 +325,22 @@ def write_outputs(machinery, workdir, source, fit_result: loop.Fit, reporter,
   }
   outputs = results_lib.Results(
       responsibilities=fit_result.responsibilities, start=fit_result.start,
-      baselines=baselines, bound=fit_result.bound, means=params.means,
+      baselines=baselines, bound=fit_result.bound, means=means,
       samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
       facts=facts, choice=results_lib.read_choice(workdir), quality=quality)
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
+
+
+def mean_images(machinery, params, pipeline, responsibilities) -> np.ndarray:
+  """The clusters' mean images [Q, H, W, C]: the model's own, or else tau's."""
+  if machinery.means is not None:
+    return to_host(machinery.means(params))
+  indices = np.arange(pipeline.num_images)
+  return to_host(passes.weighted_means(pipeline, indices,
+                                       replicate(responsibilities, machinery.mesh),
+                                       machinery.config.e_step.batch_size))
 
 
 def measure_quality(machinery, params, source, responsibilities, images_at, generated,
@@ -358,9 +369,8 @@ def measure_quality(machinery, params, source, responsibilities, images_at, gene
       None if source.labels is None else source.labels[indices], indices)
   maps = {'random encoder': features.random_encoder(machinery.image_shape),
           'pca': features.pca(real.images)}
-  if config.em.posterior == 'amortised':
-    network = InferenceNetwork(config.num_clusters, config.posterior.channels)
-    maps['inference network'] = features.trained_encoder(network, params.posterior)
+  if machinery.features is not None:
+    maps['inference network'] = machinery.features(params)
   blocks = (images_at(block) for block in np.array_split(
       np.arange(source.num_images), -(-source.num_images // 1024)))
   with reporter.task('sample quality', 1 + options.splits, 'parts') as task:
@@ -463,7 +473,7 @@ def predict(config, workdir, reporter) -> None:
     reporter.warning(f'{source.name} has {source.levels} grey levels, the model was '
                      f'fitted to images of {levels}; both are scaled to [-1, 1].')
   pipeline = make_pipeline(source, data, fitted.e_step.batch_size, fitted.seed, mesh)
-  found = loop.assign_all(machinery, snapshot.state.ema, pipeline,
+  found = passes.assign_all(machinery, snapshot.state.ema, pipeline,
                           stream(fitted.seed, 'predict'), reporter, 'predict')
   densities = densities_of_all(
       machinery, snapshot.state.ema, pipeline, stream(fitted.seed, 'densities'),
@@ -497,7 +507,7 @@ def log_likelihood(nats: np.ndarray, machinery) -> np.ndarray:
   The density of dequantised images times the width of their bins: a lower bound of the
   log probability on average (Theis et al., 2016).
   """
-  levels = machinery.mixture.levels
+  levels = machinery.levels
   if levels is None:
     return nats
   return nats + np.prod(machinery.image_shape) * np.log(2 / (levels - 1))
@@ -556,14 +566,14 @@ def evaluate(config, workdir, reporter) -> None:
     pipeline = make_pipeline(source, fitted.data, fitted.m_step.batch_size, fitted.seed,
                              mesh)
     key = loop.e_step_key(fitted, progress['iteration'])
-    found = loop.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
+    found = passes.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
     old = to_host(snapshot.responsibilities)
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
     tracked = loop.tracked_images(source.num_images, fitted)
     progress['history'][-1] |= loop.iteration_record(
         *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
         machinery.image_shape)
-    write_outputs(machinery, workdir, source, loop.Fit(
+    write_outputs(machinery, workdir, source, pipeline, loop.Fit(
         snapshot.state, found.responsibilities, found.info.bound,
         loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
         reporter, with_quality=config.quality.num_images > 0)
@@ -614,7 +624,7 @@ def run(argv: list[str]) -> int:
     command = {'fit': fit, 'predict': predict, 'sample': sample, 'evaluate': evaluate}
     with reporter.stopping_safely():
       command[mode](config, workdir, reporter)
-  except loop.NonFiniteError as error:
+  except passes.NonFiniteError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
   except UserError as error:

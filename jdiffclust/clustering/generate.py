@@ -78,10 +78,7 @@ def make_draw(mixture: Mixture, mesh: Mesh) -> Callable:
     mesh: one-dimensional; images are spread over it.
 
   Returns:
-    A jitted function (sampler, path, params, keys [B], mu [B, H, W, C], scale [],
-    guided, num_states) -> `samplers.Drawn`; the sampler is of `samplers.make_sampler`,
-    B a multiple of the device count, and the last two are static: whether `scale` is
-    used, and the states kept.
+    See `spread_draw`; the conditions are mu [B, H, W, C].
   """
   def draw(sampler, path, params, keys, mu, scale, guided, num_states):
     denoise = cluster_denoiser(mixture, path, params.network)
@@ -90,7 +87,23 @@ def make_draw(mixture: Mixture, mesh: Mesh) -> Callable:
                                    scale)
     return samplers.draw(sampler, denoise, keys, mu, num_states)
 
-  def spread(sampler, path, params, keys, mu, scale, guided=False, num_states=0):
+  return spread_draw(draw, mesh)
+
+
+def spread_draw(draw: Callable, mesh: Mesh) -> Callable:
+  """Spreads the generation of images over devices, and compiles it.
+
+  Args:
+    draw: (sampler, path, params, keys [B], conditions [B, ...], scale [], guided,
+      num_states) -> `samplers.Drawn`; the sampler is of `samplers.make_sampler`, and the
+      last two are static: whether `scale`, that of the guidance, is used, and the states
+      kept.
+    mesh: one-dimensional.
+
+  Returns:
+    The same function, jitted; B a multiple of the device count.
+  """
+  def spread(sampler, path, params, keys, conditions, scale, guided=False, num_states=0):
     whole, rows = PartitionSpec(), PartitionSpec(DATA_AXIS)
     out = samplers.Drawn(rows, rows,
                          PartitionSpec(None, DATA_AXIS) if num_states else None)
@@ -98,6 +111,6 @@ def make_draw(mixture: Mixture, mesh: Mesh) -> Callable:
         lambda *args: draw(*args, guided, num_states), mesh=mesh,
         in_specs=(whole, whole, whole, rows, rows, whole), out_specs=out,
         check_vma=not isinstance(sampler, samplers.Continuous))(  # diffrax fails it
-            sampler, path, params, keys, mu, scale)
+            sampler, path, params, keys, conditions, scale)
 
   return jax.jit(spread, static_argnums=(6, 7))

@@ -349,19 +349,38 @@ def make_m_step(mixture: Mixture, options, mesh: Mesh,
     (_, (loss, error_scale, sums)), gradient = loss_and_gradient(
         state.params, estimator, batch, tau, jax.random.fold_in(key, state.step),
         state.error_scale, state.step)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = average(state.ema, params, state.step, options.ema_decay)
+    state, info = descend(optimizer, state, loss, gradient, options.ema_decay)
+    state = state._replace(error_scale=error_scale)
     if stepwise:
-      params, ema = (follow(p, sums, state.step, learn_means) for p in (params, ema))
-    first_bad = (state.nonfinite_step < 0) & ~jnp.isfinite(loss)
-    state = TrainState(
-        step=state.step + 1, params=params, ema=ema, optimizer=optimizer_state,
-        error_scale=error_scale,
-        nonfinite_step=jnp.where(first_bad, state.step, state.nonfinite_step))
-    return state, MStepInfo(loss, optax.global_norm(gradient))
+      params, ema = (follow(p, sums, state.step - 1, learn_means)
+                     for p in (state.params, state.ema))
+      state = state._replace(params=params, ema=ema)
+    return state, info
 
   return jax.jit(m_step, donate_argnums=0)
+
+
+def descend(optimizer, state: TrainState, loss, gradient, decay: float):
+  """One step of the optimiser and of the running average.
+
+  Args:
+    optimizer: optax's.
+    state: the state before.
+    loss: of the minibatch, [].
+    gradient: of the parameters.
+    decay: see `average`.
+
+  Returns:
+    The new state and `MStepInfo`.
+  """
+  updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+  params = optax.apply_updates(state.params, updates)
+  first_bad = (state.nonfinite_step < 0) & ~jnp.isfinite(loss)
+  state = state._replace(
+      step=state.step + 1, params=params, optimizer=optimizer_state,
+      ema=average(state.ema, params, state.step, decay),
+      nonfinite_step=jnp.where(first_bad, state.step, state.nonfinite_step))
+  return state, MStepInfo(loss, optax.global_norm(gradient))
 
 
 def average(ema: Parameters, params: Parameters, step, decay: float) -> Parameters:

@@ -7,14 +7,14 @@ import numpy as np
 
 from jdiffclust.clustering.density import Densities
 from jdiffclust.clustering.e_step import image_keys
-from jdiffclust.clustering.mixture import Parameters
 from jdiffclust.diffusion.paths import from_process
+from jdiffclust.errors import UserError
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
 
 
-def densities_of_all(machinery: Machinery, params: Parameters, pipeline, key, options,
+def densities_of_all(machinery: Machinery, params, pipeline, key, options,
                      reporter: Reporter) -> Densities:
   """Log densities of every image under every cluster and the mixture.
 
@@ -28,7 +28,14 @@ def densities_of_all(machinery: Machinery, params: Parameters, pipeline, key, op
 
   Returns:
     `Densities` of NumPy arrays, in nats.
+
+  Raises:
+    UserError: the method has no densities.
   """
+  if machinery.density is None:
+    raise UserError(f'config.predict.likelihood = True, but config.method = '
+                    f'{machinery.config.method!r} has no densities by the '
+                    'probability-flow ODE: leave it at False; the bound is given.')
   path = replicate(from_process(machinery.process), machinery.mesh)
   batch_size, parts = machinery.config.e_step.batch_size, []
   with reporter.task('densities', pipeline.num_images, 'images') as task:

@@ -2,9 +2,11 @@
 
 Iteration k = 1, 2, ... is
 
-  1. pi <- the mean of tau; mu <- the tau-weighted mean images (unless by gradient)
-  2. gradient steps on the denoiser                                   (M-step)
-  3. tau <- the Monte Carlo posterior                                 (E-step)
+  1. closed forms before the gradient (cddpm: pi <- the mean of tau; mu <- the
+     tau-weighted mean images, unless by gradient)
+  2. gradient steps on the networks                                   (M-step)
+  3. closed forms after it (cluster_ddpm: the mixture of the latents), and tau <- the
+     posterior                                                        (E-step)
   4. report emptied clusters, re-seed them by option; stop if settled
 
 With `em.schedule = 'stepwise'` there is no table of tau: an inference network gives it
@@ -29,9 +31,9 @@ import numpy as np
 
 from jdiffclust.clustering.e_step import EStepInfo
 from jdiffclust.clustering.initialise import Assign, fit_start, reseed_empty
-from jdiffclust.clustering.m_step import SampleTable, TrainState, set_mixture
-from jdiffclust.clustering.mixture import Parameters, bits_per_dimension
-from jdiffclust.clustering.proposals import NUM_IMAGES
+from jdiffclust.clustering.m_step import SampleTable, TrainState
+from jdiffclust.clustering.mixture import bits_per_dimension
+from jdiffclust.config import LATENTS
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
@@ -41,6 +43,7 @@ from jdiffclust.streams import integer_seed, stream
 from jdiffclust.training import trial
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot
 from jdiffclust.training.machinery import Machinery
+from jdiffclust.training.passes import NonFiniteError, assign_all
 from jdiffclust.training.progress import Reporter
 from jdiffclust.training.writers import MetricsWriter
 
@@ -48,24 +51,6 @@ from jdiffclust.training.writers import MetricsWriter
 # Gradient steps dispatched ahead: enough to keep a device busy. More only queue up, and
 # on many virtual CPU devices they can starve each other's collectives until XLA gives up.
 MAX_IN_FLIGHT = 4
-
-
-class NonFiniteError(UserError):
-  """A loss, bound or responsibility that is not a number stopped the run."""
-
-
-class Assignment(NamedTuple):
-  """An E-step over a data set, on the host.
-
-  Attributes:
-    responsibilities: tau, float32 [N, Q].
-    info: `EStepInfo` of arrays [N, ...].
-    evaluations_per_second: network evaluations, without compilation; None: unknown.
-  """
-
-  responsibilities: np.ndarray
-  info: EStepInfo
-  evaluations_per_second: float | None
 
 
 class Fit(NamedTuple):
@@ -147,110 +132,6 @@ def tracked_images(num_images: int, config) -> np.ndarray:
   if config.em.schedule == 'stepwise':
     return sample_indices(num_images, config.em.init_max_images, config.seed)
   return np.arange(num_images)
-
-
-def assign_all(machinery: Machinery, params: Parameters, pipeline, key,
-               reporter: Reporter, name: str = 'E-step', indices=None) -> Assignment:
-  """Runs the E-step over the images.
-
-  Args:
-    machinery: the model.
-    params: the parameters.
-    pipeline: of the images.
-    key: a typed key.
-    reporter: shows progress.
-    name: what the progress calls it.
-    indices: of the images; None: all.
-
-  Returns:
-    The `Assignment`, of n images.
-
-  Raises:
-    NonFiniteError: a bound or responsibility is not finite; the image is named.
-  """
-  options = machinery.config.e_step
-  key = replicate_key(key, machinery.mesh)
-  parts = []
-  if indices is None:
-    indices = np.arange(pipeline.num_images)
-  with reporter.task(name, len(indices), 'images') as task:
-    estimator = machinery.e_estimator
-    if machinery.pilot is not None:  # from all over: files may be sorted by class
-      some = indices[np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES, dtype=int))]
-      batch, valid = next(pipeline.ordered(some, options.batch_size))
-      estimator = machinery.pilot(estimator, params, batch, valid, key)
-    for batch, valid in pipeline.ordered(indices, options.batch_size):
-      tau, info = to_host(machinery.e_step(estimator, params, batch, key))
-      parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
-      so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
-      task.advance(valid, f'bound {bits_per_dimension(so_far, machinery.image_shape):.3f}'
-                   ' bits/dim')
-    # The first batch compiles.
-    evaluated = sum(int(info.evaluations.sum()) for _, info in parts[1:])
-    rate = evaluated / task.seconds if evaluated else None
-  tau, info = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-  for term, values in (('responsibilities', tau.sum(axis=1)), *info._asdict().items()):
-    allowed = np.isfinite(values) | (np.isinf(values) if term == 'margin' else False)
-    allowed = allowed.reshape(len(tau), -1).all(axis=1)
-    if not allowed.all():
-      image = int(indices[np.argmin(allowed)])
-      raise NonFiniteError(f'E-step: the {term} of image {image} is not finite')
-  return Assignment(tau, info, rate)
-
-
-def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.Array:
-  """mu_q, the responsibility-weighted mean image of each cluster.
-
-  Args:
-    pipeline: of the images.
-    indices: of the images to average, [n].
-    responsibilities: their tau on the devices, [n, Q].
-    batch_size: images summed at once, at most.
-
-  Returns:
-    [Q, H, W, C]; an empty cluster gets the mean of all images.
-  """
-  @jax.jit
-  def add(sums, batch, responsibilities, begin, valid):
-    rows = jnp.arange(len(batch.indices))
-    tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
-    tau = jnp.where((rows < valid)[:, None], tau, 0)
-    return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
-
-  sums, begin = 0., 0
-  for batch, valid in pipeline.ordered(indices, batch_size):
-    sums = add(sums, batch, responsibilities, begin, valid)
-    begin += valid
-  sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
-  overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
-  return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
-
-
-def update_mixture(machinery: Machinery, state: TrainState, pipeline, indices,
-                   responsibilities) -> TrainState:
-  """The closed-form part of the M-step: pi = N_q / N, and mu unless by gradient.
-
-  Means learned by gradient start from the weighted means too.
-
-  Args:
-    machinery: the model.
-    state: the state.
-    pipeline: of the images.
-    indices: of the images whose tau is known, [n].
-    responsibilities: their tau, [n, Q].
-
-  Returns:
-    The new state.
-  """
-  config = machinery.config
-  tiny = np.finfo(np.float32).tiny
-  shares = jnp.mean(responsibilities, axis=0)
-  means = None
-  if config.m_step.means == 'weighted' or int(state.step) == 0:
-    means = weighted_means(pipeline, indices, responsibilities,
-                           config.e_step.batch_size)
-  return replicate(to_host(
-      set_mixture(state, jnp.log(jnp.maximum(shares, tiny)), means)), machinery.mesh)
 
 
 def steps_until(options, iteration: int) -> int:
@@ -357,6 +238,11 @@ class Fitter:
     sample = fit_sample(self.source, options.init_max_images, self.config.seed)
     trials = []
     for name in names:
+      if name == LATENTS:  # the first E-step makes it
+        tau = np.full((len(self.tracked), self.config.num_clusters),
+                      1 / self.config.num_clusters, np.float32)
+        trials.append(trial.Trial(name, tau, np.zeros(len(tau), np.float32)))
+        continue
       with self.reporter.task(f'start ({name})', 1, 'starts') as task:
         assign = fit_start(name, sample, self.source.image_shape, self.config)
         tau = partition(assign, self.source, self.tracked)
@@ -376,8 +262,11 @@ class Fitter:
 
   def _trial_bound(self, name, tau):
     machinery = self.machinery
-    state = trial.short_fit(machinery, self.pipeline, self.tracked,
-                            replicate(tau, machinery.mesh), update_mixture, self._table)
+    tau = replicate(tau, machinery.mesh)
+    state = trial.short_fit(machinery, self.pipeline, self.tracked, tau, self._table)
+    if machinery.before_e_step is not None:
+      state, _ = machinery.before_e_step(machinery, state, self.pipeline, self.tracked,
+                                         tau, 1, self.reporter)
     return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
                       self.reporter, f'trial of {name}', self.tracked).info.bound
 
@@ -454,8 +343,10 @@ class Fitter:
     step = self.step
     tau = self.tau['current']
     stepwise = config.em.schedule == 'stepwise'
-    if step == begin and not (stepwise and step):
-      self.state = update_mixture(machinery, self.state, self.pipeline, self.tracked, tau)
+    begins = step == begin and not (stepwise and step)
+    if begins and machinery.before_m_step is not None:
+      self.state = machinery.before_m_step(machinery, self.state, self.pipeline,
+                                           self.tracked, tau)
     key = replicate_key(stream(config.seed, 'm_step'), machinery.mesh)
     table = self._table(
         self.tau['start' if config.em.posterior == 'amortised' else 'current'])
@@ -503,13 +394,19 @@ class Fitter:
   def e_phase(self):
     """The E-step, its guards and its record."""
     config, machinery, progress = self.config, self.machinery, self.progress
-    iteration = progress['iteration'] + 1
+    iteration, figures = progress['iteration'] + 1, {}
+    if machinery.before_e_step is not None:
+      self.state, figures = machinery.before_e_step(
+          machinery, self.state, self.pipeline, self.tracked, self.tau['current'],
+          iteration, self.reporter)
     result = assign_all(machinery, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
                         f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked)
     old = to_host(self.tau)
     tau, info = result.responsibilities, result.info
-    line = {**iteration_record(tau, info, machinery.image_shape),
+    if iteration == 1 and progress['start'] == LATENTS:
+      old = {**old, 'current': tau, 'start': tau}
+    line = {**iteration_record(tau, info, machinery.image_shape), **figures,
             **diagnostics.movement(old['current'], tau, old['start'])}
     if iteration > 1:  # the start has no bound
       line['bound_change'], line['bound_change_error'] = diagnostics.paired_change(

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jdiffclust.clustering.mixture import Parameters
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.samplers import Continuous, Table, make_sampler
 from jdiffclust.errors import UserError
@@ -56,8 +55,38 @@ def sampler_of(options, diffusion, process) -> Table | Continuous:
                       options.grid, **own.get(options.sampler, {}))
 
 
-def draw_samples(machinery: Machinery, params: Parameters, clusters, options,
-                 task=None) -> Samples:
+def conditions_of(machinery: Machinery, params, clusters, options) -> np.ndarray:
+  """What images of clusters are generated from: mu, or latents of their own.
+
+  Args:
+    machinery: the model.
+    params: fitted parameters (the averaged ones).
+    clusters: k cluster numbers.
+    options: as in `draw_samples`.
+
+  Returns:
+    [k, n, ...]; with interpolation k is `options.interpolate`, and the rows go in equal
+    steps from those of the first of two clusters to those of the second.
+  """
+  keys = image_draws(stream(options.seed, 'condition'), clusters, options.num_images)
+  count = options.num_images
+  of_cluster = lambda q, keys: machinery.conditions(params, np.full(count, q), keys)
+  rows = np.stack([of_cluster(q, row) for q, row in zip(clusters, keys)])
+  if not options.interpolate:
+    return rows
+  first, last = rows
+  shares = np.linspace(0, 1, options.interpolate, dtype=np.float32)
+  return first + shares.reshape(-1, *[1] * first.ndim) * (last - first)
+
+
+def image_draws(key, owners, count: int):
+  """Typed keys [k, n] of the images 0..n - 1 of clusters: of no other clusters."""
+  of = lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n)
+  grid = jax.jit(jax.vmap(jax.vmap(of, (None, 0)), (0, None)))
+  return grid(np.asarray(owners, np.int32), np.arange(count, dtype=np.int32))
+
+
+def draw_samples(machinery: Machinery, params, clusters, options, task=None) -> Samples:
   """Generates images of clusters.
 
   Args:
@@ -66,8 +95,7 @@ def draw_samples(machinery: Machinery, params: Parameters, clusters, options,
     clusters: k cluster numbers.
     options: the `sample` section of a config: num_images n, batch_size (the images do
       not depend on it), seed, the sampler, guidance, trajectory, the states to keep, and
-      interpolate m: then k is m, the rows go in equal steps from the mean of the first
-      of two clusters to that of the second, and every row has the same noise.
+      interpolate m: see `conditions_of`; then k is m, and every row has the same noise.
     task: advanced by the images drawn, or None.
 
   Returns:
@@ -76,26 +104,33 @@ def draw_samples(machinery: Machinery, params: Parameters, clusters, options,
   Raises:
     UserError: see `sampler_of`; more states than the sampler has steps.
   """
-  clusters, mesh = np.asarray(clusters), machinery.mesh
-  means = to_host(params.means)
-  if options.interpolate:
-    first, last = means[clusters]
-    shares = np.linspace(0, 1, options.interpolate, dtype=np.float32)
-    rows = first + shares[:, None, None, None] * (last - first)
-    owners = np.full(options.interpolate, clusters[0])
-  else:
-    rows, owners = means[clusters], clusters
-  # An image's key follows from its cluster and place, not from the other clusters.
-  count = options.num_images
-  mu, owners = np.repeat(rows, count, axis=0), np.repeat(owners, count)
-  numbers = np.tile(np.arange(count), len(rows))
-  make_keys = jax.jit(jax.vmap(
-      lambda key, q, n: jax.random.fold_in(jax.random.fold_in(key, q), n),
-      in_axes=(None, 0, 0)))
-  keys = np.asarray(jax.random.key_data(make_keys(
-      stream(options.seed, 'sample'), owners.astype(np.int32), numbers.astype(np.int32))))
+  clusters = np.asarray(clusters)
+  conditions = conditions_of(machinery, params, clusters, options)
+  owners = (np.full(options.interpolate, clusters[0]) if options.interpolate
+            else clusters)
+  return draw_from(machinery, params, conditions, owners, options, task)
 
-  total = len(mu)
+
+def draw_from(machinery: Machinery, params, conditions, owners, options,
+              task=None) -> Samples:
+  """Generates images from conditions.
+
+  Args:
+    machinery: the model.
+    params: fitted parameters.
+    conditions: [k, n, ...].
+    owners: a number for each row, [k], that decides its noise.
+    options, task: as in `draw_samples`.
+
+  Returns:
+    `Samples`, k rows of n.
+  """
+  mesh, (num_rows, count) = machinery.mesh, conditions.shape[:2]
+  keys = np.asarray(jax.random.key_data(image_draws(
+      stream(options.seed, 'sample'), owners, count)))
+  conditions = conditions.reshape(-1, *conditions.shape[2:])
+  keys = keys.reshape(-1, *keys.shape[2:])
+  total = len(conditions)
   size = min(options.batch_size, total)
   size += -size % mesh.size
   mine = local_rows(size)
@@ -106,7 +141,7 @@ def draw_samples(machinery: Machinery, params: Parameters, clusters, options,
   parts = []
   for start in range(0, total, size):
     at = np.minimum(np.arange(start, start + size), total - 1)
-    key_data, some = split_rows((keys[at][mine], mu[at][mine]), mesh)
+    key_data, some = split_rows((keys[at][mine], conditions[at][mine]), mesh)
     drawn = to_host(machinery.draw(
         *common, params, jax.random.wrap_key_data(key_data), some, scale,
         options.guidance != 1, options.trajectory))
@@ -116,6 +151,6 @@ def draw_samples(machinery: Machinery, params: Parameters, clusters, options,
     if task is not None:
       task.advance(len(parts[-1].images))
   drawn = jax.tree.map(lambda *a: np.concatenate(a), *parts)
-  shaped = lambda a: a.reshape(len(rows), count, *a.shape[1:])
+  shaped = lambda a: a.reshape(num_rows, count, *a.shape[1:])
   return Samples(shaped(drawn.images), float(drawn.evaluations.mean()),
                  None if drawn.states is None else shaped(drawn.states))

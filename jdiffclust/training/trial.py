@@ -32,7 +32,7 @@ class Trial(NamedTuple):
   bound: np.ndarray
 
 
-def short_fit(machinery, pipeline, tracked, tau, update_mixture, make_table):
+def short_fit(machinery, pipeline, tracked, tau, make_table):
   """The training state after `em.init_trial_steps` gradient steps from a start.
 
   Args:
@@ -40,14 +40,15 @@ def short_fit(machinery, pipeline, tracked, tau, update_mixture, make_table):
     pipeline: of the images.
     tracked: indices of the images of tau, [n].
     tau: the start on the devices, [n, Q].
-    update_mixture: the closed forms of the M-step, see `loop.update_mixture`.
     make_table: from tau to what the M-step looks up.
 
   Returns:
     A `TrainState`.
   """
   config = machinery.config
-  state = update_mixture(machinery, machinery.init_state(), pipeline, tracked, tau)
+  state = machinery.init_state()
+  if machinery.before_m_step is not None:
+    state = machinery.before_m_step(machinery, state, pipeline, tracked, tau)
   key = replicate_key(stream(config.seed, 'trial'), machinery.mesh)
   table = make_table(tau)
   for batch in itertools.islice(pipeline.first_batches(), config.em.init_trial_steps):

@@ -13,7 +13,7 @@ from jdiffclust.diffusion.predictions import eta_from_x0
 from jdiffclust.diffusion.samplers import make_sampler
 from jdiffclust.networks.unet import SharedTrunkUNet, UNetBody
 from jdiffclust.sharding import make_mesh
-from jdiffclust.training.machinery import two_stages
+from jdiffclust.training.cddpm import two_stages
 
 SHAPE = (4, 4, 1)
 

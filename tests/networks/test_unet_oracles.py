@@ -15,7 +15,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.networks import layers
 from jdiffclust.networks.unet import (
     ConcatenatedUNet, SharedTrunkUNet, UNetBody, unet_from_config)
-from jdiffclust.training import machinery
+from jdiffclust.training import cddpm
 
 
 def UNet(**options):
@@ -136,7 +136,7 @@ def test_two_stages_are_the_whole_denoiser():
   network = shared()
   x0, t, mu = inputs()
   variables = randomised(network, x0, t, mu)
-  denoise, trunk = machinery.two_stages(network, process)
+  denoise, trunk = cddpm.two_stages(network, process)
   eps = jnp.asarray(np.random.default_rng(3).normal(size=x0.shape), jnp.float32)
   device = as_float32(process)
   for mean in (mu, mu + .5):

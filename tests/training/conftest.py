@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2
 from jdiffclust import config as config_lib
 from jdiffclust import main
 from jdiffclust.report import results
-from jdiffclust.training import machinery, sampling
+from jdiffclust.training import cddpm, methods, sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -59,7 +59,7 @@ def small(samples=False):
   """With the tiny denoiser, and without figures (and samples), which take seconds."""
   none = lambda model, params, clusters, options, task: sampling.Samples(np.zeros(
       (len(clusters), options.num_images, *model.image_shape), np.float32), 0., None)
-  with (mock.patch.object(machinery, 'unet_from_config', lambda _: TinyDenoiser()),
+  with (mock.patch.object(cddpm, 'unet_from_config', lambda _: TinyDenoiser()),
         mock.patch.object(results, 'draw_figures', lambda *args: {}),
         contextlib.nullcontext() if samples else
         mock.patch.object(main, 'draw_samples', none)):
@@ -92,16 +92,16 @@ class Commands:
     self.change = lambda model: model  # tests of faults put theirs in here
 
   def _build(self, config, image_shape, levels, mesh):
-    """`machinery.build`, but what is compiled is shared between equal models."""
+    """`methods.build`, but what is compiled is shared between equal models."""
     sections = ('num_clusters', 'network', 'diffusion', 'e_step', 'm_step',
                 'em.posterior')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections) and 'num_steps' not in name}
     compiled_for['T'] = config.diffusion.num_steps
     key = (repr(compiled_for), tuple(image_shape), levels, mesh,
-           machinery.unet_from_config.__name__)
+           cddpm.unet_from_config.__name__)
     if key not in self._built:
-      self._built[key] = machinery.build(config, image_shape, levels, mesh)
+      self._built[key] = methods.build(config, image_shape, levels, mesh)
     return self.change(dataclasses.replace(self._built[key], config=config))
 
   def run(self, *argv) -> Outcome:
