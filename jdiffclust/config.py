@@ -89,6 +89,7 @@ STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
 AUTO = 'auto'  # the num_clusters to be chosen
 METHODS = ('cddpm', 'cluster_ddpm')
 LATENTS = 'latents'  # the start of cluster_ddpm's own paper
+ADVISED_WEIGHT = (.001, .1)  # its lambda, by the paper's section 4.4
 
 OPTIONS: Mapping[str, Any] = {
     'method': _choice('cddpm', METHODS, 'the model: a mixture of conditional DDPMs, or a '
@@ -233,7 +234,8 @@ OPTIONS: Mapping[str, Any] = {
         'mixture': _choice('auto', ('auto', 'scikit', 'jax'),
                            'what fits them: scikit-learn on one host, or JAX on all '
                            'devices; auto: by the size'),
-        'mixture_iterations': _integer(100, 1, 'EM iterations of that fit at most'),
+        'mixture_iterations': _integer(100, 0, 'EM iterations of that fit at most; 0: '
+                                       'only the moments by the responsibilities so far'),
         'context_dropout': _real(.1, 0, .9, 'share of training images whose z is hidden '
                                  'from the denoiser'),
     },
@@ -449,12 +451,20 @@ def _check_together(config) -> None:
   if config.em.schedule == 'stepwise' and config.em.reseed_empty:
     raise UserError('config.em.reseed_empty = True changes the table of tau that '
                     "config.em.schedule = 'stepwise' has not got: set one of them back.")
-  if (config.em.posterior == 'amortised' and config.em.init == 'random'
+  without = {'random': ' (and config.posterior.temper=0, config.posterior.balance=1)',
+             LATENTS: ''}
+  if (config.em.posterior == 'amortised' and config.em.init in without
       and config.posterior.anchor):
     raise UserError(
         f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
-        "to the random partition of config.em.init = 'random': set it to 0 (and "
-        'config.posterior.temper=0, config.posterior.balance=1), or take another start.')
+        f'to a start that knows nothing, config.em.init = {config.em.init!r}: set it to 0'
+        f'{without[config.em.init]}, or take another start.')
+  if config.method == 'cluster_ddpm' and config.em.schedule == 'stepwise':
+    raise UserError("config.em.schedule = 'stepwise' is of method=cddpm: the mixture of "
+                    'cluster_ddpm is fitted to all latents. Set it to batch.')
+  if config.method != 'cluster_ddpm' and config.em.init == LATENTS:
+    raise UserError(f"config.em.init = {LATENTS!r} needs the latents of "
+                    f'method=cluster_ddpm, not of {config.method!r}: take another start.')
   e_step = config.e_step
   for name in ('e_step', 'predict'):
     if e_step.noise == 'antithetic' and config[name].num_draws % 4:
@@ -528,6 +538,17 @@ def _check_together(config) -> None:
   if d.num_processes > 1 and not d.coordinator:
     raise UserError('config.distributed.coordinator is empty: several processes need '
                     'the host:port of process 0.')
+
+
+def cautions(config) -> list[str]:
+  """What is allowed but known to go wrong, a line each."""
+  low, high = ADVISED_WEIGHT
+  weight = config.latent.weight
+  if config.method != 'cddpm' and not low <= weight <= high:
+    return [f'config.latent.weight = {weight} lies outside of [{low}, {high}], where '
+            'ClusterDDPM was found to be stable: latents that ignore the mixture below '
+            'it, or the images above it.']
+  return []
 
 
 def check_against_data(config, image_shape, num_images: int) -> None:

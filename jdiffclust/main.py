@@ -46,6 +46,7 @@ from jdiffclust.clustering.mixture import bits_per_dimension  # noqa: E402
 from jdiffclust.training import loop, passes  # noqa: E402
 from jdiffclust.training.checkpoints import Checkpoints  # noqa: E402
 from jdiffclust.training.densities import densities_of_all  # noqa: E402
+from jdiffclust.training.latents import latent_results  # noqa: E402
 from jdiffclust.training.methods import build  # noqa: E402
 from jdiffclust.training.progress import Reporter  # noqa: E402
 from jdiffclust.training.sampling import draw_samples  # noqa: E402
@@ -200,6 +201,8 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
   source = load_source(config.data)
   config_lib.check_against_data(config, source.image_shape, source.num_images)
   machinery = build(config, source.image_shape, source.levels, mesh)
+  for line in config_lib.cautions(config):
+    reporter.warning(line)
   make_workdir(workdir)
   # The other processes of a left-over run on several hosts would be out of our reach.
   alone = jax.process_count() == 1
@@ -288,6 +291,9 @@ def write_outputs(machinery, workdir, source, pipeline, fit_result: loop.Fit, re
   options = ml_collections.ConfigDict(config.sample)
   options.interpolate = options.trajectory = 0
 
+  def images_at(indices):
+    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
+
   def generate(name, count):
     options.num_images = count
     with reporter.task(name, config.num_clusters * count, 'images') as task:
@@ -295,14 +301,14 @@ def write_outputs(machinery, workdir, source, pipeline, fit_result: loop.Fit, re
 
   samples = generate('samples', options.num_images)
   means = mean_images(machinery, params, pipeline, fit_result.responsibilities)
+  latents = None if machinery.encode is None else latent_results(
+      machinery, params, pipeline, fit_result.responsibilities, labels, images_at,
+      progress['history'], options, reporter)
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
   judged = (generate('samples to judge', config.quality.num_images) if with_quality
             else None)
   if not is_main_process():
     return
-
-  def images_at(indices):
-    return np.asarray(scale_to_model(read_images(source, indices), source.levels))
 
   params = to_host(params)
   quality = None if judged is None else measure_quality(
@@ -327,7 +333,8 @@ def write_outputs(machinery, workdir, source, pipeline, fit_result: loop.Fit, re
       responsibilities=fit_result.responsibilities, start=fit_result.start,
       baselines=baselines, bound=fit_result.bound, means=means,
       samples=samples, history=progress['history'], noise_bands=machinery.noise_bands(),
-      facts=facts, choice=results_lib.read_choice(workdir), quality=quality)
+      facts=facts, choice=results_lib.read_choice(workdir), quality=quality,
+      latents=latents)
   summary = results_lib.write_results(workdir, config.to_dict(), outputs, source,
                                       images_at, labels)
   print_summary(summary, workdir)
@@ -368,9 +375,7 @@ def measure_quality(machinery, params, source, responsibilities, images_at, gene
       images_at(indices), responsibilities.argmax(axis=1)[indices],
       None if source.labels is None else source.labels[indices], indices)
   maps = {'random encoder': features.random_encoder(machinery.image_shape),
-          'pca': features.pca(real.images)}
-  if machinery.features is not None:
-    maps['inference network'] = machinery.features(params)
+          'pca': features.pca(real.images), **machinery.features(params)}
   blocks = (images_at(block) for block in np.array_split(
       np.arange(source.num_images), -(-source.num_images // 1024)))
   with reporter.task('sample quality', 1 + options.splits, 'parts') as task:

@@ -262,6 +262,14 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
         'config.posterior.temper or config.posterior.anchor, so that the errors count '
         'more, or config.em.posterior=monte_carlo.')))
 
+  if last.get('latent_active_dimensions') == 0:
+    found.append(Advice('latents', (
+        'the latents have collapsed to the prior: no dimension of z varies with the '
+        f"image (divergence {last['latent_divergence']:.3f} nats, prior-matching terms "
+        f"{last['latent_categorical_kl']:.3f} + {last['latent_gaussian_kl']:.3f}). Try a "
+        'smaller config.latent.weight, more config.m_step.first_num_steps, or fewer '
+        'config.latent.size.')))
+
   if not amortised and last['uncertain_fraction'] > UNCERTAIN:
     found.append(Advice('noisy', (
         f"{last['uncertain_fraction']:.0%} of the assignments lie within two standard "

@@ -76,7 +76,7 @@ def random_encoder(image_shape, seed: int = 0) -> FeatureMap:
   """
   network = RandomEncoder()
   variables = network.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
-  return _in_batches(lambda x: network.apply(variables, x))
+  return in_batches(lambda x: network.apply(variables, x))
 
 
 def trained_encoder(network, variables) -> FeatureMap:
@@ -96,7 +96,7 @@ def trained_encoder(network, variables) -> FeatureMap:
     _, sown = network.apply(variables, x, mutable='intermediates')
     return sown['intermediates']['features'][0]
 
-  return _in_batches(features)
+  return in_batches(features)
 
 
 def scaled(features: FeatureMap, images) -> FeatureMap:
@@ -120,8 +120,8 @@ def _flat(images):
   return np.asarray(images, np.float64).reshape(len(images), -1)
 
 
-def _in_batches(function, size: int = 256) -> FeatureMap:
-  """Applies a JAX function to images in batches of one size, and returns float64."""
+def in_batches(function, size: int = 256) -> FeatureMap:
+  """A `FeatureMap` by a JAX function, applied in batches of one size."""
   compiled = jax.jit(function)
 
   def apply(images):

@@ -45,12 +45,13 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   network = unet_from_config(config.network)
   denoise, trunk = two_stages(network, process)
   mixture = Mixture(denoise, decoder_levels(config, levels), trunk)
-  posterior, init_posterior, learned = None, lambda key: None, None
+  posterior, init_posterior, learned = None, lambda key: None, lambda params: {}
   if config.em.posterior == 'amortised':
     inference = InferenceNetwork(config.num_clusters, config.posterior.channels)
     posterior = Posterior(inference.apply, config.posterior, config.views)
     init_posterior = lambda key: inference.init(key, jnp.zeros((1, *image_shape)))
-    learned = lambda params: trained_encoder(inference, params.posterior)
+    learned = lambda params: {
+        'inference network': trained_encoder(inference, params.posterior)}
 
   def new_params():
     """Random weights, zero means, equal proportions."""

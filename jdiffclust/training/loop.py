@@ -266,7 +266,7 @@ class Fitter:
     state = trial.short_fit(machinery, self.pipeline, self.tracked, tau, self._table)
     if machinery.before_e_step is not None:
       state, _ = machinery.before_e_step(machinery, state, self.pipeline, self.tracked,
-                                         tau, 1, self.reporter)
+                                         tau, tau, 1, self.reporter)
     return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
                       self.reporter, f'trial of {name}', self.tracked).info.bound
 
@@ -398,7 +398,7 @@ class Fitter:
     if machinery.before_e_step is not None:
       self.state, figures = machinery.before_e_step(
           machinery, self.state, self.pipeline, self.tracked, self.tau['current'],
-          iteration, self.reporter)
+          self.tau['start'], iteration, self.reporter)
     result = assign_all(machinery, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
                         f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked)
@@ -437,10 +437,12 @@ class Fitter:
   def _advise(self):
     """Tells what is amiss, each kind once in a run."""
     progress, history = self.progress, self.progress['history']
+    machinery = self.machinery
     told = {kind for line in history for kind in line.get('advice', ())}
     for kind, text in diagnostics.advice(history, progress['num_images'],
                                          self.config.num_clusters,
-                                         self.config.em.posterior == 'amortised'):
+                                         machinery.encode is not None
+                                         or self.config.em.posterior == 'amortised'):
       if kind not in told:
         history[-1]['advice'][kind] = text
         self._warn(f"EM {progress['iteration']}: {text}")

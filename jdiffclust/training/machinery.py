@@ -46,15 +46,16 @@ class Machinery:
     before_m_step: closed forms before the gradient steps of an EM iteration (machinery,
       state, pipeline, indices of n images, tau [n, Q]) -> state; None: nothing.
     before_e_step: closed forms after them, (machinery, state, pipeline, indices, tau,
-      iteration, reporter) -> (state, figures for the history); None: nothing.
+      that of the start, iteration, reporter) -> (state, figures for the history); None:
+      nothing.
     conditions: what distinguishes images of clusters, (params, clusters [n], typed keys
       [n]) -> NumPy [n, ...].
     draw: the compiled generation of images (sampler, path, params, keys, conditions,
       guidance, guided, num_states) -> `samplers.Drawn`, see `generate.make_draw`.
     means: the mean images of the clusters, params -> [Q, H, W, C]; None: the model has
       none.
-    features: what the model has learned to see, from params on the host to a
-      `features.FeatureMap`; None: nothing.
+    features: what the model has learned to see, from params on the host to a dict of
+      `features.FeatureMap` by name.
     density: the compiled densities, see `density.make_density`; None: not to be had.
     encode: the compiled latents (params, images [B, H, W, C]) -> their means and log
       variances, [B, J]; None: there are none.
@@ -77,7 +78,7 @@ class Machinery:
   conditions: Callable
   draw: Callable
   means: Callable | None = None
-  features: Callable | None = None
+  features: Callable = lambda params: {}
   density: Callable | None = None
   encode: Callable | None = None
 

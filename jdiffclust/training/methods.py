@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from jdiffclust.training import cddpm
+from jdiffclust.training import cddpm, cluster_ddpm
 from jdiffclust.training.machinery import Machinery
 
-METHODS = {'cddpm': cddpm.build}
+METHODS = {'cddpm': cddpm.build, 'cluster_ddpm': cluster_ddpm.build}
 
 
 def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:

@@ -111,3 +111,36 @@ def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.
   sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
   overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
   return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
+
+
+def latents_of(machinery: Machinery, params, pipeline, reporter: Reporter,
+               indices=None) -> tuple[np.ndarray, np.ndarray]:
+  """The latents of images.
+
+  Args:
+    machinery: a method that has latents.
+    params: its parameters.
+    pipeline: of the images.
+    reporter: shows progress.
+    indices: of the images, [n]; None: all.
+
+  Returns:
+    Mean and log variance of z, float32 [n, J] each.
+
+  Raises:
+    NonFiniteError: one of them is not finite; the image is named.
+  """
+  if indices is None:
+    indices = np.arange(pipeline.num_images)
+  parts = []
+  with reporter.task('latents', len(indices), 'images') as task:
+    for batch, valid in pipeline.ordered(indices, machinery.config.e_step.batch_size):
+      found = to_host(machinery.encode(params, batch.images))
+      parts.append(jax.tree.map(lambda a: a[:valid], found))
+      task.advance(valid)
+  mean, log_variance = (np.concatenate(rows) for rows in zip(*parts))
+  finite = np.isfinite(mean).all(axis=1) & np.isfinite(log_variance).all(axis=1)
+  if not finite.all():
+    image = int(indices[np.argmin(finite)])
+    raise NonFiniteError(f'E-step: the latent of image {image} is not finite')
+  return mean, log_variance

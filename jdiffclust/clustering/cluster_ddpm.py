@@ -1,0 +1,273 @@
+"""ClusterDDPM: a DDPM conditioned on latents, which a Gaussian mixture describes.
+
+  p(x_0, z, c)   = pi_c N(z; mu_c, Sigma_c) p_theta(x_0 | z)                (9) to (15)
+  q(z, c | x_0)  = N(z; m_phi, diag s_phi^2) w_c                             (17), (18)
+
+An encoder gives m_phi and log s_phi^2, a U-Net that sees z the noise. One gradient step
+descends, over both,
+
+  E norm2(eps - eps_theta(x_t, t, z))
+      + lambda [KL(w || pi) + sum_c w_c KL(q(z | x_0) || p(z | c))]          (24)
+
+per dimension, with one draw (t, eps, z) of each image and w recomputed from it; before
+the first E-step, which makes the mixture, its first term alone. With
+'elbo' weighting and lambda = 1 that is the negative variational bound itself, which the
+E-step reports. What (24) leaves out, and hides with the paper's lambda, is the weight of
+the noise levels.
+
+Beyond the paper, pi may be replaced, as prior of an image's c in w and in KL(w || pi), by
+
+  log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant,
+
+its start: where that is sure, z must be so too to move the image.
+
+A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
+bound and samplers serve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from jdiffclust.clustering import latent_mixture, mixture
+from jdiffclust.clustering.amortised import log_prior
+from jdiffclust.clustering.e_step import (
+    Estimator, evaluate_draws, image_keys, posterior, summarise)
+from jdiffclust.clustering.generate import cluster_denoiser, spread_draw
+from jdiffclust.clustering.latent_mixture import LatentMixture
+from jdiffclust.clustering.m_step import (
+    descend, draw_noise, example_losses, look_up, make_optimizer)
+from jdiffclust.clustering.mixture import Mixture
+from jdiffclust.diffusion import predictions, samplers
+from jdiffclust.sharding import DATA_AXIS
+
+
+class Parameters(NamedTuple):
+  """What EM estimates.
+
+  Attributes:
+    encoder: phi, the encoder's variables.
+    denoiser: theta, the U-Net's.
+    mixture: pi, mu_c and Sigma_c.
+  """
+
+  encoder: Any
+  denoiser: Any
+  mixture: LatentMixture
+
+  @property
+  def log_proportions(self) -> jax.Array:
+    """log pi, [Q]."""
+    return self.mixture.log_proportions
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The static part of the model.
+
+  Attributes:
+    encode: (encoder variables, images [B, H, W, C], dropout keys [B] or None) -> mean and
+      log variance of z, [B, J].
+    denoise: (U-Net variables, x_t [B, H, W, C], t [B], z [B, J], visible bool [B] or
+      None: all, dropout keys [B] or None) -> eps [B, H, W, C].
+    image_shape: (H, W, C).
+    levels: grey levels of the discretized decoder; None: the Gaussian decoder.
+    options: the `latent` section of the config.
+    anchor: share of the start in the prior of c, in [0, 1].
+  """
+
+  encode: Callable[..., tuple[jax.Array, jax.Array]]
+  denoise: Callable[..., jax.Array]
+  image_shape: tuple[int, int, int]
+  levels: int | None
+  options: Any
+  anchor: float
+
+  def given(self, z, visible=None) -> Mixture:
+    """The DDPM of images with latents z [B, J]: a mixture of one cluster."""
+    return Mixture(
+        lambda variables, x_t, t, mu, dropout_keys=None: self.denoise(
+            variables, x_t, t, z, visible, dropout_keys), self.levels)
+
+  def one_cluster(self, params: Parameters) -> mixture.Parameters:
+    """The parameters of `given`: one cluster, whose mean is zero."""
+    return mixture.Parameters(params.denoiser, jnp.zeros((1, *self.image_shape)),
+                              jnp.zeros(1))
+
+
+def sampled_latents(mean, log_variance, keys) -> jax.Array:
+  """z ~ q(z | x_0) of images [B, J], by their typed keys [B]."""
+  eps = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+  return latent_mixture.reparametrise(mean, log_variance, eps)
+
+
+class Terms(NamedTuple):
+  """The terms of (24) of each image, [B]; the latter two without lambda.
+
+  Attributes:
+    noise: the noise error, per dimension.
+    categorical: KL(w || pi), nats.
+    gaussian: sum_c w_c KL(q(z | x_0) || p(z | c)), nats.
+  """
+
+  noise: jax.Array
+  categorical: jax.Array
+  gaussian: jax.Array
+
+
+def anchor_shift(prior: LatentMixture, start, anchor: float) -> jax.Array:
+  """log p_ic - log pi_c, [B, Q], of the responsibilities of the start [B, Q]."""
+  log_pi = prior.log_proportions
+  return jax.nn.log_softmax(log_prior(start, log_pi, anchor), axis=1) - log_pi[None]
+
+
+def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, start, key,
+               weighting: str) -> Terms:
+  """The terms of (24), from one draw of each image.
+
+  Args:
+    model: the model.
+    estimator: its weights are of `weighting`, its proposal is how t is drawn.
+    params: the parameters to differentiate by; the mixture is a constant.
+    batch: B images.
+    start: their responsibilities by the start, [B, Q].
+    key: a typed key, one for all images.
+    weighting: of the noise levels, 'uniform' or 'elbo'.
+  """
+  x0, noise = batch.images, draw_noise(estimator, batch, key)
+  z_keys, visible_keys = (jax.vmap(jax.random.fold_in, (0, None))(noise.cluster_keys, n)
+                          for n in (0, 1))
+  mean, log_variance = model.encode(params.encoder, x0, noise.dropout_keys)
+  z = sampled_latents(mean, log_variance, z_keys)
+  visible = (jax.vmap(jax.random.uniform)(visible_keys)
+             >= model.options.context_dropout)
+  errors = example_losses(
+      model.given(z, visible), estimator, model.one_cluster(params), x0, None,
+      noise, jnp.ones((len(x0), 1)), 0, assignment='summed', weighting=weighting)
+  prior = jax.lax.stop_gradient(params.mixture)
+  joint = (latent_mixture.log_joint(prior, z)
+           if model.options.responsibilities == 'sampled' else
+           latent_mixture.expected_log_joint(prior, mean, log_variance))
+  shift = anchor_shift(prior, start, model.anchor)
+  w = jax.nn.softmax(joint + shift, axis=1)
+  matching = latent_mixture.prior_matching(prior, mean, log_variance, w)
+  categorical = matching.categorical - jnp.sum(w * shift, axis=1)
+  return Terms(errors, categorical, matching.gaussian)
+
+
+def make_m_step(model: Model, options, mesh: Mesh):
+  """Compiles one gradient step for a mesh of devices.
+
+  Args:
+    model: the model.
+    options: the `m_step` section of the config.
+    mesh: one-dimensional; the minibatch is spread over it.
+
+  Returns:
+    A jitted function as that of `m_step.make_m_step`; the table is that of the start.
+  """
+  optimizer = make_optimizer(options)
+
+  before_prior = options.first_num_steps or options.num_steps
+
+  def mean_loss(params, estimator, batch, start, key, step):
+    terms = loss_terms(model, estimator, params, batch, start, key, options.weighting)
+    matching = (terms.categorical + terms.gaussian) / batch.images[0].size
+    # Before the first E-step there is no mixture that latents could match.
+    weight = jnp.where(step < before_prior, 0, model.options.weight)
+    return jax.lax.pmean(jnp.mean(terms.noise + weight * matching), DATA_AXIS)
+
+  whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+  loss_and_gradient = jax.shard_map(
+      jax.value_and_grad(mean_loss), mesh=mesh,
+      in_specs=(whole, whole, split, split, whole, whole), out_specs=(whole, whole))
+
+  def m_step(state, estimator, batch, table, key):
+    loss, gradient = loss_and_gradient(
+        state.params, estimator, batch, look_up(table, batch.indices),
+        jax.random.fold_in(key, state.step), state.step)
+    return descend(optimizer, state, loss, gradient, options.ema_decay)
+
+  return jax.jit(m_step, donate_argnums=0)
+
+
+def make_e_step(model: Model, options, mesh: Mesh):
+  """Compiles the E-step, given the mixture, for a mesh of devices.
+
+  Args:
+    model: the model.
+    options: the `e_step` section of the config: the draws that score the bound.
+    mesh: one-dimensional; images are spread over it.
+
+  Returns:
+    A jitted function as that of `assign.make_e_step`. tau is the optimum of the bound,
+    proportional to exp E_q(z) log p(z, c); a margin's error is the standard deviation,
+    over z given the image, of the difference of the two log p(z, c). The bound's part
+    `prior` has the divergences of z and c.
+  """
+  antithetic = options.noise == 'antithetic'
+
+  def e_step(estimator, params, batch, key):
+    images = batch.images
+    mean, log_variance = model.encode(params.encoder, images, None)
+    keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+    given = model.given(sampled_latents(mean, log_variance, keys))
+    single = model.one_cluster(params)
+    draws = evaluate_draws(
+        given, estimator, single, batch, key, num_draws=options.num_draws,
+        stratify=options.stratify, antithetic=antithetic, share_draws=True,
+        clusters_per_chunk=1, draws_per_chunk=options.draws_per_chunk)
+    _, info = summarise(estimator, single, images, draws, weighting=options.weighting,
+                        temperature=1., antithetic=antithetic)
+    joint = latent_mixture.expected_log_joint(params.mixture, mean, log_variance)
+    tau, log_tau = posterior(joint, options.temperature)
+    matching = latent_mixture.prior_matching(params.mixture, mean, log_variance, tau)
+    divergence = matching.categorical + matching.gaussian
+    of_second = latent_mixture.margins(params.mixture, mean, log_variance)
+    return tau, info._replace(
+        bound=info.bound - divergence, prior=info.prior - divergence,
+        entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=1),
+        margin=of_second.lead, margin_error=of_second.spread)
+
+  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+  return jax.jit(jax.shard_map(
+      e_step, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
+      out_specs=split))
+
+
+def make_encode(model: Model, mesh: Mesh):
+  """Compiles the latents: (params, images [B, H, W, C]) -> mean, log variance [B, J]."""
+  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+  return jax.jit(jax.shard_map(
+      lambda params, images: model.encode(params.encoder, images, None), mesh=mesh,
+      in_specs=(replicated, split), out_specs=split))
+
+
+def make_draw(model: Model, mesh: Mesh):
+  """Compiles the generation of images from latents for a mesh of devices.
+
+  Guidance exaggerates what z adds to the denoiser that does not see it.
+
+  Args:
+    model: the model.
+    mesh: one-dimensional; images are spread over it.
+
+  Returns:
+    See `generate.spread_draw`; the conditions are latents [B, J].
+  """
+  def draw(sampler, path, params, keys, z, scale, guided, num_states):
+    denoise = cluster_denoiser(model.given(z), path, params.denoiser)
+    if guided:
+      blind = model.given(z, jnp.zeros(len(z), bool))
+      denoise = predictions.guided(denoise, cluster_denoiser(blind, path,
+                                                             params.denoiser), scale)
+    mu = jnp.zeros((len(z), *model.image_shape))
+    return samplers.draw(sampler, denoise, keys, mu, num_states)
+
+  return spread_draw(draw, mesh)
