@@ -124,8 +124,10 @@ def test_a_map_of_a_part():
 ] + [np.ones((9, 3))])
 def test_maps_of_little(features):
   """Few images, single numbers, latents that are all the same."""
-  points, _ = latents.embed(features.astype(np.float32), 0)
+  features = features.astype(np.float32)
+  points, _ = latents.embed(features, 0)
   assert points.shape == (len(features), 2) and np.isfinite(points).all()
+  np.testing.assert_array_equal(latents.embed(features, 0)[0], points)
 
 
 # -------------------------------------------------------------------- mistakes
