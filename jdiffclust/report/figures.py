@@ -7,10 +7,12 @@ so 8 x 8 digits stay crisp. Images are floats in [-1, 1] throughout.
 import math
 
 from matplotlib import figure as mpl_figure
+from matplotlib import patheffects
 from matplotlib import ticker
 from matplotlib.backends import backend_agg
 import numpy as np
 from PIL import Image
+from scipy.spatial import distance
 
 from jdiffclust.evaluation import clustering
 from jdiffclust import files
@@ -20,6 +22,12 @@ MAX_ROWS = 50
 
 _TILE = 128  # The longest side of a picture on a sheet, in pixels.
 _INK, _GREY, _ACCENT = '#1f2933', '#8792a0', '#1f6f9f'
+_ALARM = '#c2260f'
+# Ten colours that the colour-blind can tell apart (Petroff, 2021); where there are more
+# clusters they come again, on other markers.
+_COLOURS = ('#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6', '#a96b59', '#e76300',
+            '#b9ac70', '#717581', '#92dadd')
+_MARKERS = 'o^s'
 
 
 def save_figure(figure, path):
@@ -265,7 +273,7 @@ def confusion_matrix(labels, clusters, label_names=None, num_clusters=None):
   order = np.lexsort((-sizes, matched < 0, belongs, sizes == 0))
   table = table[:, order]
   names = range(num_labels) if label_names is None else label_names
-  names = [_shorten(str(name)) for name in names]
+  names = [shorten(str(name)) for name in names]
 
   width = min(9, max(3, .36 * num_clusters))
   height = min(9, max(2, .36 * num_labels))
@@ -451,7 +459,135 @@ def num_clusters(choice):
   return figure
 
 
-def _sheet(rows, headings, row_titles=None, row_labels=None, title=''):
+def latent_map(points, clusters, mistakes=None, examples=(), texts=()):
+  """Images as points, by cluster; beside it, where labels are known, the mistakes.
+
+  Args:
+    points: [n, 2].
+    clusters: [n] integers from 0.
+    mistakes: [m] indices into n of the misclustered ones; None: labels are unknown.
+    examples: images of the first of them, [k <= m, H, W, C] in [-1, 1], C 1 or 3.
+    texts: of each, what to say of it in a few short lines.
+
+  Returns:
+    A Figure: each cluster has a colour, and its number where it is densest. The examples
+    stand below the map, by numbers that stand on it, too.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  columns = 8
+  rows = -(-len(examples) // columns)
+  heights = [4.6] + [1.6 * rows] * (rows > 0)
+  figure = _figure(4.6 if mistakes is None else 9, sum(heights))
+  top, *below = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
+  panels = top.subplots(1, 1 + (mistakes is not None), squeeze=False)[0]
+  area = min(14., max(2.5, 9000 / len(points)))
+  for turn, marker in enumerate(_MARKERS):
+    chosen = clusters // len(_COLOURS) % len(_MARKERS) == turn
+    panels[0].scatter(*points[chosen].T, s=area, marker=marker, linewidths=0,
+                      c=np.take(_COLOURS, clusters[chosen] % len(_COLOURS)))
+  for cluster in np.unique(clusters):
+    _number(panels[0], cluster, _densest(points, clusters == cluster), 11)
+  panels[0].set_title('Clusters', fontsize=10, loc='left', color=_INK)
+  for axes in panels[1:]:
+    axes.scatter(*points.T, s=area, linewidths=0, c='#d3d9df')
+    axes.scatter(*points[mistakes].T, s=1.5 * area, linewidths=0, c=_ALARM)
+    axes.set_title(f'Misclustered ({len(mistakes):,})', fontsize=10, loc='left',
+                   color=_INK)
+    for number, place in enumerate(points[mistakes[:len(examples)]], 1):
+      _number(axes, number, place, 8)
+  for axes in panels:
+    axes.set_aspect('equal', 'datalim')
+  for part in below:
+    pictures = part.subplots(rows, columns, squeeze=False).ravel()
+    for axes in pictures[len(examples):]:
+      axes.set_axis_off()
+    for number, (axes, image) in enumerate(zip(pictures, _pictures(examples)), 1):
+      axes.imshow(image, interpolation='nearest')
+      axes.set_title(f'{number}. {texts[number - 1]}', fontsize=7, loc='left', color=_INK,
+                     parse_math=False)  # names of labels may hold dollars
+    panels = [*panels, *pictures]
+  for axes in panels:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color('#d5dae0')
+  return figure
+
+
+def reconstructions(originals, reconstructed, columns=12):
+  """Real images, and below each what the model makes of its latent.
+
+  Args:
+    originals: [n, H, W, C] in [-1, 1], C 1 or 3.
+    reconstructed: their reconstructions, in the same order.
+    columns: images side by side.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  rows = [[images[first:first + columns]]
+          for first in range(0, len(originals), columns)
+          for images in (originals, reconstructed)]
+  return _sheet(rows, headings=('real above, reconstruction below',), paired=True)
+
+
+def latent_walk(images, pairs):
+  """A row of images for each walk from one cluster to another.
+
+  Args:
+    images: [rows, steps, H, W, C] in [-1, 1], C 1 or 3.
+    pairs: the clusters (from, to) of each row.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: C is neither 1 nor 3.
+  """
+  return sample_grid(images, [f'{q} → {r}' for q, r in pairs],
+                     heading='from one cluster to another')
+
+
+def latent_terms(iterations, terms):
+  """Figures of the latents by EM iteration, each on axes of its own.
+
+  Args:
+    iterations: their numbers, [n].
+    terms: {name: n numbers, None where unknown}, one name at least.
+
+  Returns:
+    A Figure with an axes per name.
+  """
+  columns = min(3, len(terms))
+  rows = -(-len(terms) // columns)
+  figure = _figure(3 * columns, 2.4 * rows)
+  panels = figure.subplots(rows, columns, squeeze=False).ravel()
+  for axes, (name, values) in zip(panels, terms.items()):
+    values = [math.nan if value is None else value for value in values]
+    axes.plot(iterations, values, color=_ACCENT, linewidth=1.6, markersize=3,
+              marker='o' if len(values) <= 30 else None)
+    axes.set_title(name, fontsize=10, loc='left', color=_INK)
+    axes.set_xlabel('EM iteration', fontsize=9, color=_INK)
+    axes.set_xlim(min(iterations) - .5, max(iterations) + .5)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+    axes.ticklabel_format(axis='y', useOffset=False)
+    axes.grid(True, color='#e4e7eb', linewidth=.6)
+    _tidy(axes)
+  for axes in panels[len(terms):]:
+    axes.set_axis_off()
+  return figure
+
+
+def shorten(name, most=24):
+  """Cuts a name to so many characters, the last one an ellipsis."""
+  return name if len(name) <= most else name[:most - 1] + '…'
+
+
+def _sheet(rows, headings, row_titles=None, row_labels=None, title='', paired=False):
   """Lays out rows of picture groups on white.
 
   Args:
@@ -460,6 +596,7 @@ def _sheet(rows, headings, row_titles=None, row_labels=None, title=''):
     row_titles: one line above each row.
     row_labels: a short name left of each row.
     title: a line on top.
+    paired: every two rows belong together.
 
   Returns:
     A Figure that shows the sheet pixel for pixel.
@@ -483,11 +620,13 @@ def _sheet(rows, headings, row_titles=None, row_labels=None, title=''):
   top = margin + (round(1.4 * line) if title else 0) + line
   row_head = round(1.3 * line) if row_titles else 0
   step = row_head + height + (round(line / 3) if row_titles else gap * 2)
-  total_height = top + step * len(rows) + margin
+  tops = [top + row * step + row_head + paired * (row // 2) * group_gap
+          for row in range(len(rows))]
+  total_height = tops[-1] - row_head + step + margin
 
   sheet = np.full((total_height, total_width, 3), 255, np.uint8)
   for row, groups in enumerate(rows):
-    y = top + row * step + row_head
+    y = tops[row]
     for x, group in zip(lefts, groups):
       for column, picture in enumerate(group):
         start = x + column * (width + gap)
@@ -511,7 +650,7 @@ def _sheet(rows, headings, row_titles=None, row_labels=None, title=''):
   for x, heading in zip(lefts, headings):
     write(x, top - line / 6, heading, weight='bold')
   for row in range(len(rows)):
-    y = top + row * step + row_head
+    y = tops[row]
     if row_titles:
       write(left, y - line / 6, row_titles[row])
     if row_labels:
@@ -540,6 +679,20 @@ def _pictures(images):
   return np.reshape(small, (-1, height, width, 3)).astype(np.uint8)
 
 
+def _densest(points, own):
+  """The point, of those that are `own` [n], with most of them and fewest others near."""
+  reach = .05 * np.ptp(points, axis=0).max() + 1e-9
+  weights = np.exp(-(distance.cdist(points[own], points) / reach)**2)
+  return points[own][np.argmax(weights @ np.where(own, 1., -1.))]
+
+
+def _number(axes, number, place, size):
+  """Writes a number at a place of a map, readable on points of any colour."""
+  axes.text(*place, str(number), fontsize=size, color=_INK, weight='bold', ha='center',
+            va='center', path_effects=[
+                patheffects.withStroke(linewidth=size / 4, foreground='white')])
+
+
 def _largest(sizes, count):
   """The indices of the `count` largest sizes, in rising order of index."""
   return sorted(np.argsort(-np.asarray(sizes), kind='stable')[:count].tolist())
@@ -555,10 +708,6 @@ def _row_title(cluster, size, certainty):
   certainty = f'{certainty:.2f}'.removeprefix('0')
   images = 'image' if size == 1 else 'images'
   return f'cluster {cluster} · {size:,} {images} · mean certainty {certainty}'
-
-
-def _shorten(name, most=24):
-  return name if len(name) <= most else name[:most - 1] + '…'
 
 
 def _figure(width, height):

@@ -52,6 +52,28 @@ _QUALITY_FIGURES = {
         'told apart are copies; distances are root mean squares over the pixels.'),
 }
 
+# Those of the section on the latents.
+_LATENT_FIGURES = {
+    'latent_map': (
+        'Map of the latents',
+        'Each point is an image, and points are neighbours if their latents are (t-SNE: '
+        'how far groups lie apart, and how large they are, means little). Colours, '
+        'markers and numbers are the clusters. If there are labels, the images in red '
+        'are those whose cluster is paired with another label, as for ACC, or with '
+        'none. Some are shown below: one of each kind, the surest mistakes first.'),
+    'reconstructions': (
+        'Images from their latents',
+        'Real images, and what the model makes of the latent of each. What is the same '
+        'is what the latent tells of an image; the rest is invented anew.'),
+    'latent_walk': (
+        'From cluster to cluster',
+        'Images made of latents on the way from one cluster to another, a row for each '
+        'two clusters. Those half way show what the clusters have in common.'),
+    'latent_terms': (
+        'Round by round',
+        'The quantities of the table above, in each EM iteration.'),
+}
+
 # Those of the section on EM.
 _EM_FIGURES = {
     'history_curves': (
@@ -99,7 +121,8 @@ def write_report(path, summary, figures, config, per_cluster):
       (with chosen, confidence, within_one, numbers), train_images_per_second,
       e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
       stop_reason, history (a dict per EM iteration), sample_quality (the summary of
-      `evaluation.sample_quality.measure`).
+      `evaluation.sample_quality.measure`), latents (the summary of
+      `evaluation.latents.LatentResults`).
     figures: {name: path of a PNG, or None to leave it out}; the names of the
       functions in `figures` get a title and a caption.
     config: the configuration, of plain JSON types (others show as text).
@@ -124,10 +147,13 @@ def write_report(path, summary, figures, config, per_cluster):
       close_calls=_percent(summary.get('uncertain_fraction')),
       figures=_figures(_FIGURES, {
           name: path for name, path in figures.items()
-          if name not in _EM_FIGURES | _QUALITY_FIGURES}),
+          if name not in _EM_FIGURES | _QUALITY_FIGURES | _LATENT_FIGURES}),
       quality=_quality(summary.get('sample_quality')),
       quality_figures=_figures(_QUALITY_FIGURES, {
           name: path for name, path in figures.items() if name in _QUALITY_FIGURES}),
+      latents=_latents(summary.get('latents')),
+      latent_figures=_figures(_LATENT_FIGURES, {
+          name: path for name, path in figures.items() if name in _LATENT_FIGURES}),
       em_figures=_figures(_EM_FIGURES, {
           name: path for name, path in figures.items() if name in _EM_FIGURES}),
       iterations=[_iteration(record) for record in history],
@@ -216,6 +242,25 @@ def _quality(found):
       'classifier_accuracy': _percent(
           (found['classifier_accuracy'] or {}).get('mean')),
       'definitions': found['definitions']}
+
+
+def _latents(found):
+  """Rows of the tables on latents, as text; None where there are none."""
+  if not found:
+    return None
+  neighbours = found['neighbours'] or {'num_images': 0, 'latents': {}, 'pixels': {}}
+
+  def significant(value):
+    return _DASH if _number(value) == _DASH else f'{value:.4g}'
+
+  return {
+      'num_images': _number(neighbours['num_images']),
+      'ks': [_number(int(k)) for k in neighbours['latents']],
+      'neighbours': [
+          (name, [_percent(value) for value in neighbours[key].values()])
+          for name, key in (('Latents', 'latents'), ('Raw pixels', 'pixels'))],
+      'terms': [(name, significant(values[0]), significant(values[-1]))
+                for name, values in found['terms'].items()]}
 
 
 def _run(summary):

@@ -9,16 +9,20 @@ import pathlib
 import platform
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
 from jdiffclust.evaluation import clustering as scores
 from jdiffclust.evaluation import diagnostics
+from jdiffclust.evaluation.latents import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
 from jdiffclust.report import figures, page
 
 VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'scikit-learn')
+# So many misclustered images are shown beside the map of the latents.
+NUM_MISTAKES = 16
 
 
 class Results(NamedTuple):
@@ -37,6 +41,7 @@ class Results(NamedTuple):
     facts: the other entries of the summary.
     choice: how Q was chosen, as in num_clusters.json; None: it was given.
     quality: of generated images; None: not measured.
+    latents: what they show; None: the method has none.
   """
 
   responsibilities: np.ndarray
@@ -50,6 +55,7 @@ class Results(NamedTuple):
   facts: dict[str, Any]
   choice: dict | None = None
   quality: Quality | None = None
+  latents: LatentResults | None = None
 
 
 def versions() -> dict[str, str]:
@@ -102,6 +108,7 @@ def summarise(results: Results, labels) -> dict:
       'history': results.history,
       'num_clusters_choice': results.choice,
       'sample_quality': results.quality and results.quality.summary,
+      'latents': results.latents and results.latents.summary,
       'versions': versions(),
   }
 
@@ -224,6 +231,8 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
   if results.quality is not None:
     drawings['nearest_training'] = figures.nearest_training(
         *closest(results.quality, images_at, count))
+  if results.latents is not None:
+    drawings |= draw_latents(results, images_at, labels, label_names)
   if results.choice is not None:
     drawings['num_clusters'] = figures.num_clusters(results.choice)
   if labels is not None and (labels >= 0).any():
@@ -252,3 +261,58 @@ def closest(quality: Quality, images_at, count: int) -> tuple[list, list, list]:
   return ([of[order] for of, order in zip(quality.images, orders)],
           [images_at(of[order]) for of, order in zip(quality.nearest, orders)],
           [of[order] for of, order in zip(quality.distances, orders)])
+
+
+def draw_latents(results: Results, images_at, labels, label_names) -> dict[str, Figure]:
+  """Draws what the latents show.
+
+  Args:
+    results: with latents.
+    images_at, labels, label_names: as in `write_results`.
+
+  Returns:
+    {name: Figure}: the map, and the others there is something for.
+  """
+  found = results.latents
+  clusters = results.responsibilities.argmax(axis=1)
+  mistakes = ()
+  if found.mistakes is not None:
+    mapped = first_of_each_kind(found.mistakes[np.isin(found.mistakes, found.indices)],
+                                labels, clusters)
+    shown = mapped[:NUM_MISTAKES]
+    mistakes = (np.searchsorted(found.indices, mapped), images_at(shown),
+                mistake_texts(shown, labels, clusters, label_names))
+  drawings = {'latent_map': figures.latent_map(
+      found.points, clusters[found.indices], *mistakes)}
+  if found.reconstructions is not None:
+    drawings['reconstructions'] = figures.reconstructions(*found.reconstructions)
+  if found.walk is not None:
+    drawings['latent_walk'] = figures.latent_walk(*found.walk)
+  if found.terms and len(results.history) > 1:
+    drawings['latent_terms'] = figures.latent_terms(
+        [record['iteration'] for record in results.history], found.terms)
+  return drawings
+
+
+def mistake_texts(mistakes, labels, clusters, label_names) -> list[str]:
+  """Says of misclustered images what they are, and what their clusters stand for.
+
+  Args:
+    mistakes: their indices into N, [m].
+    labels: int [N]; -1 where unknown.
+    clusters: int [N].
+    label_names: as in `write_results`.
+
+  Returns:
+    m texts of three lines.
+  """
+  known = labels >= 0
+  paired = scores.match_clusters(labels[known], clusters[known])
+
+  def name(label):
+    if label < 0:
+      return 'none'
+    return figures.shorten(str(label_names[label] if label_names else label), 13)
+
+  return [f'label {name(labels[i])}\ncluster {clusters[i]}\n'
+          f'paired with {name(paired[clusters[i]])}' for i in mistakes]

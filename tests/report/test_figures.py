@@ -255,3 +255,98 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     figures.save_figure(figure, path)
   assert path.read_bytes() == b'old'
   assert list(tmp_path.iterdir()) == [path]
+
+
+def map_of(num_clusters, **kwargs):
+  """A tight group of four points per cluster, on a circle."""
+  clusters = np.repeat(np.arange(num_clusters), 4)
+  angles = 2 * np.pi * clusters / num_clusters
+  rng = np.random.default_rng(0)
+  points = np.stack([np.cos(angles), np.sin(angles)], 1) + rng.uniform(0, .01, (
+      len(clusters), 2))
+  return points, clusters, figures.latent_map(points, clusters, **kwargs)
+
+
+def test_latent_map_numbers_every_cluster_on_one_of_its_points(tmp_path):
+  points, clusters, figure = map_of(23)
+  (axes,) = figure.axes
+  drawn = np.concatenate([part.get_offsets() for part in axes.collections])
+  assert {tuple(p) for p in drawn} == {tuple(p) for p in points}
+  assert [text.get_text() for text in axes.texts] == [str(q) for q in range(23)]
+  for cluster, text in enumerate(axes.texts):
+    assert text.get_position() in {tuple(p) for p in points[clusters == cluster]}
+  looks = {(tuple(colour), turn) for turn, part in enumerate(axes.collections)
+           for colour in part.get_facecolors()}
+  assert len(looks) == 23  # colour and marker together
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_the_number_of_a_cluster_stands_in_its_own_part():
+  """Not between its parts, and not where another cluster has more points."""
+  near = lambda x, n: np.stack([x + np.linspace(0, .1, n), np.zeros(n)], 1)
+  points = np.concatenate([near(0, 3), near(10, 5), near(5, 9), near(10, 9)])
+  clusters = np.repeat([0, 0, 1, 1], [3, 5, 9, 9])
+  texts = figures.latent_map(points, clusters).axes[0].texts
+  assert texts[0].get_position()[0] < 1 and 5 <= texts[1].get_position()[0] < 6
+
+
+def test_latent_map_with_mistakes(tmp_path):
+  mistakes = np.array([5, 0, 9])
+  points, _, figure = map_of(
+      3, mistakes=mistakes, examples=flat_images([.3, -.3]),
+      texts=['label 4\ncluster 1', r'label $\x$'])
+  _, marked, first, second, *others = figure.axes
+  everything, red = marked.collections
+  assert len(everything.get_offsets()) == 12
+  np.testing.assert_array_equal(red.get_offsets(), points[mistakes])
+  assert [(text.get_text(), text.get_position()) for text in marked.texts] == [
+      ('1', tuple(points[5])), ('2', tuple(points[0]))]
+  assert marked.get_title('left') == 'Misclustered (3)'
+  assert first.get_title('left') == '1. label 4\ncluster 1'
+  for axes, level in ((first, .3), (second, -.3)):
+    assert (axes.images[0].get_array() == round(127.5 * level + 127.5)).all()
+  assert not any(axes.axison or axes.images for axes in others)
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_latent_map_without_a_single_mistake(tmp_path):
+  figure = map_of(3, mistakes=np.array([], int), examples=np.zeros((0, 8, 8, 1)))[-1]
+  assert len(figure.axes) == 2
+  pixels(figure, tmp_path / 'x.png')
+
+
+def test_reconstructions_stand_below_their_images(tmp_path):
+  """In pairs of rows, the pairs further apart than their rows."""
+  originals = np.linspace(.1, .9, 5)
+  figure = figures.reconstructions(
+      flat_images(originals), flat_images(-originals), columns=3)
+  picture = pixels(figure, tmp_path / 'x.png')
+  corner = lambda level: np.argwhere(
+      np.all(picture == round(127.5 * level + 127.5), axis=-1)).min(axis=0)
+  for level in originals:
+    assert area(picture, level) == area(picture, -level) == 128 ** 2
+  tops = [corner(level) for level in originals]
+  below = [corner(-level) for level in originals]
+  steps = np.subtract(below, tops)
+  assert len({tuple(step) for step in steps}) == 1 and steps[0, 1] == 0
+  assert steps[0, 0] < tops[3][0] - below[0][0]
+  assert [top[0] == tops[0][0] for top in tops] == [True] * 3 + [False] * 2
+  assert tops[0][1] == tops[3][1] < tops[1][1] == tops[4][1]
+
+
+def test_latent_walk(tmp_path):
+  figure = figures.latent_walk(flat_images([[.5] * 4] * 2), [(3, 0), (0, 1)])
+  assert area(pixels(figure, tmp_path / 'x.png'), .5) == 8 * 128 ** 2
+  assert {'3 → 0', '0 → 1'} <= set(texts(figure))
+
+
+def test_latent_terms(tmp_path):
+  terms = {'noise error': [3., 2., 1.], 'units': [None, 4, 5], 'a': [0, 0, 0],
+           'b': [1, 1, 1]}
+  figure = figures.latent_terms([1, 2, 5], terms)
+  drawn = [axes for axes in figure.axes if axes.axison]
+  assert [axes.get_title('left') for axes in drawn] == list(terms)
+  lines = [axes.get_lines()[0].get_xydata() for axes in drawn]
+  np.testing.assert_array_equal(lines[0], [[1, 3], [2, 2], [5, 1]])
+  np.testing.assert_array_equal(lines[1], [[1, np.nan], [2, 4], [5, 5]])
+  pixels(figure, tmp_path / 'x.png')

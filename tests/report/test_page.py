@@ -201,6 +201,40 @@ def test_quality_section(tmp_path):
   assert 'generated images?' not in write(tmp_path).text
 
 
+LATENTS = {
+    'map_images': 2000, 'misclustered': 7,
+    'neighbours': {'num_images': 1797, 'latents': {3: .975, 1000: .875},
+                   'pixels': {3: .9, 1000: .625}},
+    'terms': {'noise <error>': [None, 1234.5678], 'units': [12., 10.]}}
+
+
+def test_latents_section(tmp_path):
+  """Neighbours in latents and pixels, terms, and the figures that are there."""
+  figures.save_figure(figures.cluster_sizes([2, 1]), tmp_path / 'map.png')
+  result = write(tmp_path, {**SUMMARY, 'latents': LATENTS},
+                 {name: tmp_path / 'map.png' for name in ('latent_walk', 'latent_map')})
+  assert 'For each of 1,797 labelled images' in result.text
+  assert ('k 3 1,000 Latents 97.5 % 87.5 % Raw pixels 90.0 % 62.5 %'
+          in result.text)
+  assert 'noise <error>– 1235 units12 10' in result.text
+  assert [attrs['alt'] for tag, attrs in result.tags if tag == 'img'] == [
+      'Map of the latents', 'From cluster to cluster']
+
+
+@pytest.mark.parametrize('neighbours', [None, {'num_images': 4, 'latents': {},
+                                               'pixels': {}}])
+def test_latents_without_scores_or_terms(neighbours, tmp_path):
+  result = write(tmp_path, {**SUMMARY, 'latents': {
+      **LATENTS, 'neighbours': neighbours, 'misclustered': None, 'terms': {}}})
+  assert 'The latent space' in result.text
+  assert 'Raw pixels' not in result.text and 'Quantity' not in result.text
+
+
+def test_no_latents_no_section(tmp_path):
+  for summary in (SUMMARY, {**SUMMARY, 'latents': None}):
+    assert 'latent' not in write(tmp_path, summary).text.lower()
+
+
 def test_many_clusters_fold(tmp_path):
   responsibilities = np.eye(30)
   result = write(tmp_path, table=clustering.cluster_table(responsibilities))
