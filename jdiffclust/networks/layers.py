@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -95,8 +96,25 @@ class ExampleDropout(nn.Module):
     return jnp.where(jax.vmap(mask)(keys), x / (1 - self.rate), 0).astype(x.dtype)
 
 
+class Context(NamedTuple):
+  """What the blocks of a U-Net see beside the step.
+
+  Attributes:
+    embedding: [B, E].
+    visible: 0 where the embedding is hidden from the network, else 1, [B] of booleans or
+      numbers; None: visible everywhere.
+  """
+
+  embedding: jax.Array
+  visible: jax.Array | None = None
+
+
 class ResidualBlock(nn.Module):
-  """Two 3x3 convolutions with adaptive group normalisation from the embedding.
+  """Two 3x3 convolutions with adaptive group normalisation from the embeddings.
+
+  On the step first, then on the context (Dhariwal and Nichol, 2021; Preechakul et al.,
+  2022): h = (1 + s_z) ((1 + s_t) norm(h) + b_t) + b_z. Without either, the normalisation
+  learns a scale and a shift of its own.
 
   Attributes:
     channels: output channels.
@@ -111,14 +129,36 @@ class ResidualBlock(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, embedding, dropout_keys):
-    """Maps x [B, H, W, C] given embedding [B, E] to [B, H, W, channels]."""
+  def __call__(self, x, embedding=None, dropout_keys=None, context=None):
+    """Maps x [B, H, W, C] to [B, H, W, channels].
+
+    Args:
+      x: [B, H, W, C].
+      embedding: of the step, [B, E], or None.
+      dropout_keys: typed keys [B], or None: no dropout.
+      context: a `Context`, or None.
+
+    Returns:
+      [B, H, W, channels].
+    """
     conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, **kw)
+
+    def modulation(given, visible=None, name=None):  # scale and shift, [B, channels]
+      numbers = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros,
+                         name=name)(nn.silu(given)).astype(jnp.float32)
+      if visible is not None:
+        numbers = numbers * visible.astype(jnp.float32)[:, None]
+      scale, shift = jnp.split(numbers, 2, axis=-1)
+      return 1 + scale, shift
+
     h = conv()(nn.silu(GroupNorm(self.num_groups, self.dtype)(x)))
-    scale, shift = jnp.split(
-        nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros)(
-            nn.silu(embedding)).astype(jnp.float32), 2, axis=-1)
-    h = GroupNorm(self.num_groups, self.dtype, learned=False)(h, 1 + scale, shift)
+    steps = [] if embedding is None else [modulation(embedding)]
+    if context is not None:  # named, so that the other layers' names do not depend on it
+      steps.append(modulation(*context, name='context'))
+    scale, shift = functools.reduce(
+        lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]),
+        steps or [(1., 0.)])
+    h = GroupNorm(self.num_groups, self.dtype, learned=not steps)(h, scale, shift)
     h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
     h = conv(kernel_init=zeros)(h)
     if x.shape[-1] != self.channels:

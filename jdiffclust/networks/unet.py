@@ -22,6 +22,12 @@ from jdiffclust.networks.layers import (
     time_features)
 
 
+def embed(features, channels: int, dtype: str) -> jax.Array:
+  """Maps [B, F] to [B, 4 channels] by two layers of the module that calls it."""
+  hidden = nn.Dense(4 * channels, dtype=dtype)(features)
+  return nn.Dense(4 * channels, dtype=dtype)(nn.silu(hidden))
+
+
 class TimeEmbedding(nn.Module):
   """A two-layer network on the sinusoidal features of the step.
 
@@ -37,8 +43,7 @@ class TimeEmbedding(nn.Module):
   def __call__(self, t) -> jax.Array:
     """Maps steps [B] to [B, 4 channels]."""
     features = time_features(t, self.channels + self.channels % 2).astype(self.dtype)
-    hidden = nn.Dense(4 * self.channels, dtype=self.dtype)(features)
-    return nn.Dense(4 * self.channels, dtype=self.dtype)(nn.silu(hidden))
+    return embed(features, self.channels, self.dtype)
 
 
 class UNetBody(nn.Module):
@@ -68,53 +73,86 @@ class UNetBody(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, image, t, dropout_keys=None) -> jax.Array:
+  def __call__(self, image, t, dropout_keys=None, context=None) -> jax.Array:
     """Computes the features.
 
     Args:
       image: float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
       t: steps, integers [B] in 1..T.
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+      context: a `Context` that every block sees, or None.
 
     Returns:
       [B, H, W, channels of the first level] of `dtype`.
     """
-    dtype = jnp.dtype(self.dtype)
-    embedding = TimeEmbedding(self.channels, self.dtype)(t)
-
-    def block(h, multiple):
-      return ResidualBlock(self.channels * multiple, self.num_groups, self.dropout,
-                           dtype)(h, embedding, dropout_keys)
-
-    def attention(h):
-      return SelfAttention(self.num_heads, self.num_groups, dtype)(h)
-
-    h = nn.Conv(self.channels, (3, 3), dtype=dtype)(image.astype(dtype))
-    skips = [h]
-    last = len(self.channel_multipliers) - 1
-    for level, multiple in enumerate(self.channel_multipliers):
-      for _ in range(self.blocks_per_level):
-        h = block(h, multiple)
-        if level in self.attention_levels:
-          h = attention(h)
-        skips.append(h)
-      if level < last:
-        h = Downsample(dtype)(h)
-        skips.append(h)
-
-    h = block(h, self.channel_multipliers[-1])
-    if self.middle_attention:
-      h = attention(h)
-    h = block(h, self.channel_multipliers[-1])
-
+    given = TimeEmbedding(self.channels, self.dtype)(t), dropout_keys, context
+    block, attention = block_and_attention(self, *given)
+    h, skips = first_half(self, image, *given)
     for level, multiple in reversed(list(enumerate(self.channel_multipliers))):
       for _ in range(self.blocks_per_level + 1):
         h = block(jnp.concatenate([h, skips.pop()], axis=-1), multiple)
         if level in self.attention_levels:
           h = attention(h)
       if level > 0:
-        h = Upsample(dtype)(h)
+        h = Upsample(jnp.dtype(self.dtype))(h)
     return h
+
+
+def block_and_attention(body: UNetBody, embedding=None, dropout_keys=None, context=None):
+  """A body's two kinds of layers, each call a new layer of the module that calls it.
+
+  Args:
+    body: for its options.
+    embedding: of the steps, [B, E], or None.
+    dropout_keys: typed keys [B], or None.
+    context: a `Context`, or None.
+
+  Returns:
+    Functions of h [B, H, W, C]: a residual block to so many times the body's channels,
+    and self-attention.
+  """
+  dtype = jnp.dtype(body.dtype)
+
+  def block(h, multiple):
+    return ResidualBlock(body.channels * multiple, body.num_groups, body.dropout,
+                         dtype)(h, embedding, dropout_keys, context)
+
+  def attention(h):
+    return SelfAttention(body.num_heads, body.num_groups, dtype)(h)
+
+  return block, attention
+
+
+def first_half(body: UNetBody, image, *given) -> tuple[jax.Array, list[jax.Array]]:
+  """A U-Net's way down and its middle, as layers of the module that calls it.
+
+  Args:
+    body: for its options.
+    image: float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
+    *given: what `block_and_attention` takes.
+
+  Returns:
+    [B, H / 2^(levels - 1), W / 2^(levels - 1), channels of the last level] of the body's
+    dtype, and the maps on the way, for the way up.
+  """
+  block, attention = block_and_attention(body, *given)
+  dtype = jnp.dtype(body.dtype)
+  h = nn.Conv(body.channels, (3, 3), dtype=dtype)(image.astype(dtype))
+  skips = [h]
+  last = len(body.channel_multipliers) - 1
+  for level, multiple in enumerate(body.channel_multipliers):
+    for _ in range(body.blocks_per_level):
+      h = block(h, multiple)
+      if level in body.attention_levels:
+        h = attention(h)
+      skips.append(h)
+    if level < last:
+      h = Downsample(dtype)(h)
+      skips.append(h)
+  h = block(h, body.channel_multipliers[-1])
+  if body.middle_attention:
+    h = attention(h)
+  return block(h, body.channel_multipliers[-1]), skips
 
 
 class Output(nn.Module):
@@ -261,11 +299,16 @@ class SharedTrunkUNet(nn.Module):
                               dropout_keys)
 
 
+def body_from_config(network) -> UNetBody:
+  """The U-Net that the `network` section of a config describes, without its output."""
+  return UNetBody(**{
+      name: tuple(value) if isinstance(value, (list, tuple)) else value
+      for name, value in network.items() if name != 'conditioning'})
+
+
 def unet_from_config(network) -> ConcatenatedUNet | SharedTrunkUNet:
-  """The denoiser that the `network` section of a config describes."""
-  options = {name: tuple(value) if isinstance(value, (list, tuple)) else value
-             for name, value in network.items() if name != 'conditioning'}
-  body = UNetBody(**options)
+  """The denoiser of CDDPM that the `network` section of a config describes."""
+  body = body_from_config(network)
   if network.conditioning == 'shared_trunk':
     return SharedTrunkUNet(body)
   return ConcatenatedUNet(body)
