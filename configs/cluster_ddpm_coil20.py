@@ -37,6 +37,7 @@ def get_config():
   config.m_step.batch_size = 128
   epoch = 1_440 // config.m_step.batch_size
   config.em.init = 'latents'
+  config.posterior.anchor = 0.
   config.em.max_iterations = 571
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.

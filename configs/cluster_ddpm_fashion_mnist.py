@@ -38,6 +38,7 @@ def get_config():
   config.m_step.batch_size = 128
   epoch = 70_000 // config.m_step.batch_size
   config.em.init = 'latents'
+  config.posterior.anchor = 0.
   config.em.max_iterations = 571
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.

@@ -135,6 +135,19 @@ def test_advice_on_an_amortised_posterior():
   assert of(contradicted_fraction=.2) == ['contradicted']
 
 
+def test_advice_on_latents():
+  """Latents of which no dimension tells images apart, with the terms' figures."""
+  terms = {'contradicted_fraction': 0., 'latent_divergence': .016,
+           'latent_categorical_kl': .1, 'latent_gaussian_kl': 1.684}
+  found = lambda active: d.advice(
+      [HEALTHY | terms | {'latent_active_dimensions': active}], 1000, 10, amortised=True)
+  assert found(1) == []
+  (advice,) = found(0)
+  assert advice.kind == 'latents' and '0.100 + 1.684' in advice.text
+  options = re.findall(r'config\.([a-z_.]+[a-z_])', advice.text)
+  assert options and set(options) <= dict(config_lib.options()).keys()
+
+
 def test_advice_needs_evidence():
   """One still iteration is not frozen yet; after a reshuffle shrinking says nothing;
   a cluster halved to an average size is well; of two clusters one may hold most."""

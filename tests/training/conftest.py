@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2
 from jdiffclust import config as config_lib
 from jdiffclust import main
 from jdiffclust.report import results
-from jdiffclust.training import cddpm, methods, sampling
+from jdiffclust.training import cddpm, cluster_ddpm, methods, sampling
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -54,12 +54,43 @@ class TinyDenoiser(nn.Module):
     return nn.Conv(x.shape[-1], (3, 3))(nn.silu(hidden + time[:, None, None]))
 
 
+class TinyEncoder(nn.Module):
+  """Two linear maps in the place of the encoder."""
+
+  size: int
+
+  @nn.compact
+  def __call__(self, images, dropout_keys=None):
+    """Mean and log variance of z, [B, J]."""
+    del dropout_keys
+    flat = images.reshape(len(images), -1)
+    return nn.Dense(self.size)(flat), nn.Dense(self.size)(flat) - 3
+
+
+class TinyContext(TinyDenoiser):
+  """The tiny denoiser, which sees a picture of z beside x."""
+
+  @nn.compact
+  def __call__(self, x, t, z, visible=None, dropout_keys=None):
+    """The noise in x, [B, H, W, C]."""
+    if visible is not None:
+      z = jnp.where(visible[:, None], z, 0)
+    picture = nn.Dense(x[0].size)(z).reshape(x.shape)
+    return TinyDenoiser()(x, t, picture, dropout_keys)
+
+
+def tiny_networks(config):
+  """In the place of `clusterddpm_networks`."""
+  return TinyEncoder(config.latent.size), TinyContext()
+
+
 @contextlib.contextmanager
 def small(samples=False):
   """With the tiny denoiser, and without figures (and samples), which take seconds."""
   none = lambda model, params, clusters, options, task: sampling.Samples(np.zeros(
       (len(clusters), options.num_images, *model.image_shape), np.float32), 0., None)
   with (mock.patch.object(cddpm, 'unet_from_config', lambda _: TinyDenoiser()),
+        mock.patch.object(cluster_ddpm, 'clusterddpm_networks', tiny_networks),
         mock.patch.object(results, 'draw_figures', lambda *args: {}),
         contextlib.nullcontext() if samples else
         mock.patch.object(main, 'draw_samples', none)):
@@ -93,10 +124,11 @@ class Commands:
 
   def _build(self, config, image_shape, levels, mesh):
     """`methods.build`, but what is compiled is shared between equal models."""
-    sections = ('num_clusters', 'network', 'diffusion', 'e_step', 'm_step',
-                'em.posterior')
+    sections = ('method', 'num_clusters', 'network', 'diffusion', 'latent', 'e_step',
+                'm_step', 'em.posterior', 'posterior')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
-                    if name.startswith(sections) and 'num_steps' not in name}
+                    if name.startswith(sections)
+                    and ('num_steps' not in name or config.method != 'cddpm')}
     compiled_for['T'] = config.diffusion.num_steps
     key = (repr(compiled_for), tuple(image_shape), levels, mesh,
            cddpm.unet_from_config.__name__)

@@ -1,0 +1,177 @@
+"""ClusterDDPM by the command: fit, predict, sample, evaluate, resume, mistakes."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jdiffclust import config as config_lib
+from jdiffclust.training.machinery import Machinery
+from jdiffclust.training.methods import METHODS
+
+METHOD = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.')
+
+
+def summary_of(workdir):
+  """The content of summary.json."""
+  return json.loads((workdir / 'summary.json').read_bytes())
+
+
+def metrics(workdir):
+  """The lines of metrics.jsonl."""
+  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
+
+
+def check_error(outcome, *fragments):
+  """Asserts exit code 2 and one line with the fragments."""
+  assert outcome.code == 2 and 'Traceback' not in outcome.err
+  line = outcome.err.splitlines()[-1]
+  assert line.startswith('error: ')
+  assert all(fragment in line for fragment in fragments), line
+
+
+@pytest.fixture(scope='module')
+def latent(commands, tmp_path_factory):
+  """The workdir of a tiny fit, not to be changed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'latent'
+  outcome = commands.fit(workdir, *METHOD)
+  assert outcome.code == 0, outcome.err
+  return workdir
+
+
+def test_whole_fit(commands, tmp_path):
+  """The real networks and the figures; every file; the latents' part of the summary."""
+  outcome = commands.fit(tmp_path, *METHOD, 'em.init=latents', 'network.num_groups=4',
+                         whole=True)
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path)
+  assert found['method'] == 'cluster_ddpm' and found['num_em_iterations'] == 2
+  assert set(found['latents']['neighbours']['latents']) == {'3', '5', '7', '9'}
+  assert all(len(values) == 2 for values in found['latents']['terms'].values())
+  page = (tmp_path / 'report.html').read_text()
+  assert 'The latent space' in page
+  for name in ('latent_map', 'reconstructions', 'latent_walk'):
+    assert (tmp_path / 'figures' / f'{name}.png').is_file()
+  # The first E-step makes the start: nothing has moved since.
+  assert found['history'][0]['moved_fraction'] == 0
+  assert found['init']['method'] == 'latents'
+
+
+def test_history_has_the_terms(latent):
+  """Figures of the latents, in the history and in metrics.jsonl."""
+  last = summary_of(latent)['history'][-1]
+  for name in ('latent_gaussian_kl', 'latent_categorical_kl', 'latent_log_likelihood',
+               'latent_active_dimensions'):
+    assert np.isfinite(last[name])
+    assert any(name in line for line in metrics(latent))
+
+
+def test_predict_sample_evaluate(commands, latent, tmp_path):
+  """On a copy of the fit; predict repeats tau, which no draw decides."""
+  run = shutil.copytree(latent, tmp_path / 'run')
+  outcome = commands.small('--mode=predict', f'--workdir={run}')
+  assert outcome.code == 0, outcome.err
+  tau = np.load(run / 'responsibilities.npy')
+  with open(run / 'predictions.csv', newline='', encoding='utf-8') as file:
+    found = [int(row['cluster']) for row in csv.DictReader(file)]
+  assert found == tau.argmax(axis=1).tolist()
+  outcome = commands.small('--mode=sample', f'--workdir={run}',
+                           '--config.sample.clusters=0,2', '--config.sample.guidance=2')
+  assert outcome.code == 0, outcome.err
+  assert np.load(run / 'samples.npy').shape == (2, 2, 8, 8, 1)
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}')
+  assert outcome.code == 0, outcome.err
+  np.testing.assert_array_equal(np.load(run / 'responsibilities.npy'), tau)
+  assert 'latents' in summary_of(run)['sample_quality']['features']
+
+
+def test_interpolation_in_z(commands, latent, tmp_path):
+  """The first and the last row are those of the clusters; an image does not depend on
+  the batch it is drawn in."""
+  run = shutil.copytree(latent, tmp_path / 'run')
+  rows = {}
+  for name, options in {
+      'walk': ['interpolate=3'], 'plain': [], 'small': ['batch_size=1']}.items():
+    outcome = commands.small('--mode=sample', f'--workdir={run}',
+                             '--config.sample.clusters=0,2',
+                             *(f'--config.sample.{option}' for option in options))
+    assert outcome.code == 0, outcome.err
+    rows[name] = np.load(run / 'samples.npy')
+  np.testing.assert_allclose(rows['small'], rows['plain'], rtol=1e-2, atol=1e-3)
+  assert rows['walk'].shape[0] == 3
+  np.testing.assert_allclose(rows['walk'][0], rows['plain'][0], rtol=1e-2, atol=1e-3)
+
+
+def test_devices_and_mixtures_agree(commands, latent, tmp_path):
+  """8 devices with JAX's mixture find what one device with scikit-learn's does."""
+  outcome = commands.fit(tmp_path, *METHOD, 'num_devices=8', 'latent.mixture=jax')
+  assert outcome.code == 0, outcome.err
+  np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'),
+                             np.load(latent / 'responsibilities.npy'), atol=2e-2)
+
+
+@pytest.mark.parametrize('place', ['m_phase', 'e_phase'])
+def test_cut_off_and_resumed(place, commands, latent, tmp_path, monkeypatch):
+  """Before the first gradient step, and before the first E-step: the same result."""
+  def interrupt(*args):
+    raise KeyboardInterrupt
+  with monkeypatch.context() as patch:
+    patch.setattr(f'jdiffclust.training.loop.Fitter.{place}', interrupt)
+    assert commands.fit(tmp_path, *METHOD).code == 130
+  outcome = commands.fit(tmp_path, *METHOD)
+  assert outcome.code == 0 and 'Resuming from checkpoint' in outcome.err
+  for name in ('responsibilities.npy', 'assignments.csv'):
+    assert (tmp_path / name).read_bytes() == (latent / name).read_bytes()
+  assert metrics(tmp_path) == metrics(latent)
+
+
+def test_anchor_keeps_the_start(commands, tmp_path):
+  """With the moments of an anchored tau alone hardly an image leaves its start."""
+  outcome = commands.fit(tmp_path, 'method=cluster_ddpm', 'latent.size=16',
+                         'latent.mixture_iterations=0', 'm_step.num_steps=40',
+                         'm_step.learning_rate=.003', 'm_step.ema_decay=.9')
+  assert outcome.code == 0, outcome.err
+  assert summary_of(tmp_path)['history'][-1]['moved_fraction'] < .35
+
+
+@pytest.mark.parametrize('options,fragments', [
+    (['em.schedule=stepwise', 'em.posterior=amortised'], ['stepwise', 'cluster_ddpm']),
+    (['latent.weight=2.'], ['latent.weight = 2.0', '(0, 1]']),
+    (['latent.size=0'], ['latent.size = 0']),
+    (['em.init=latents', 'em.posterior=amortised', 'posterior.anchor=1.'],
+     ['posterior.anchor = 1.0', "'latents'"]),
+    (['method=clusterddpm'], ['clusterddpm', "'cluster_ddpm'"])])
+def test_wrong_options(options, fragments, commands, tmp_path):
+  """One line that names the value and what is allowed."""
+  check_error(commands.fit(tmp_path, *METHOD, *options), *fragments)
+  assert not (tmp_path / 'config.json').exists()
+
+
+def test_latents_start_is_of_this_method(commands, tmp_path):
+  """CDDPM has no latents to start from."""
+  check_error(commands.fit(tmp_path, 'em.init=latents'), 'em.init', 'cluster_ddpm')
+
+
+def test_weight_outside_of_the_advised_range_is_warned_of(commands, tmp_path):
+  """Allowed, with a warning that names the range."""
+  outcome = commands.fit(tmp_path, *METHOD, 'latent.weight=.5')
+  assert outcome.code == 0
+  assert 'latent.weight = 0.5 lies outside of [0.001, 0.1]' in outcome.err
+
+
+def test_no_densities(commands, latent, tmp_path):
+  """predict.likelihood is refused: nothing is written."""
+  run = shutil.copytree(latent, tmp_path / 'run')
+  outcome = commands.small('--mode=predict', f'--workdir={run}',
+                           '--config.predict.likelihood=True')
+  check_error(outcome, 'predict.likelihood', 'cluster_ddpm')
+  assert not (run / 'predictions.csv').exists()
+
+
+def test_methods_fill_one_interface():
+  """Every method's name is an option, and its file gives a `Machinery`."""
+  assert set(METHODS) == set(config_lib.METHODS)
+  assert all(build.__annotations__['return'] == 'Machinery' for build in METHODS.values())
+  assert Machinery.__doc__
