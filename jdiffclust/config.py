@@ -87,14 +87,14 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
 # Starting partitions that are fitted to the images, see `clustering.initialise`.
 STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
 AUTO = 'auto'  # the num_clusters to be chosen
-METHODS = ('cddpm', 'cluster_ddpm')
+METHODS = ('cddpm', 'cluster_ddpm', 'latent_cddpm')
 LATENTS = 'latents'  # the start of cluster_ddpm's own paper
 ADVISED_WEIGHT = (.001, .1)  # its lambda, by the paper's section 4.4
 
 OPTIONS: Mapping[str, Any] = {
     'method': _choice('cddpm', METHODS, 'the model: a mixture of conditional DDPMs, or a '
                       'DDPM conditioned on latents that a Gaussian mixture describes '
-                      '(ClusterDDPM)'),
+                      '(ClusterDDPM), or that a mixture of conditional DDPMs does'),
     'num_clusters': Option(10, "an integer >= 1, or 'auto'", lambda v: v >= 1,
                            'Q, the number of clusters; auto: chosen from the images, see '
                            'em.auto_clusters', word=AUTO),
@@ -236,6 +236,10 @@ OPTIONS: Mapping[str, Any] = {
                            'devices; auto: by the size'),
         'mixture_iterations': _integer(100, 0, 'EM iterations of that fit at most; 0: '
                                        'only the moments by the responsibilities so far'),
+        'iterations': _integer(2, 1, 'latent_cddpm: EM iterations of cluster_ddpm before '
+                               'CDDPM takes over its latents'),
+        'views': _flag(False, 'the encoder learns from random views (see views) of the '
+                       'images that the denoiser restores'),
         'context_dropout': _real(.1, 0, .9, 'share of training images whose z is hidden '
                                  'from the denoiser'),
     },
@@ -459,12 +463,18 @@ def _check_together(config) -> None:
         f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
         f'to a start that knows nothing, config.em.init = {config.em.init!r}: set it to 0'
         f'{without[config.em.init]}, or take another start.')
-  if config.method == 'cluster_ddpm' and config.em.schedule == 'stepwise':
+  if config.method != 'cddpm' and config.em.schedule == 'stepwise':
     raise UserError("config.em.schedule = 'stepwise' is of method=cddpm: the mixture of "
-                    'cluster_ddpm is fitted to all latents. Set it to batch.')
-  if config.method != 'cluster_ddpm' and config.em.init == LATENTS:
-    raise UserError(f"config.em.init = {LATENTS!r} needs the latents of "
-                    f'method=cluster_ddpm, not of {config.method!r}: take another start.')
+                    f'{config.method} is fitted to all latents. Set it to batch.')
+  if config.method == 'cddpm' and config.em.init == LATENTS:
+    raise UserError(f'config.em.init = {LATENTS!r} needs the latents of '
+                    "method=cluster_ddpm, not of 'cddpm': take another start.")
+  if (config.method == 'latent_cddpm'
+      and config.em.max_iterations <= config.latent.iterations):
+    raise UserError(
+        f'config.latent.iterations = {config.latent.iterations} leaves CDDPM no EM '
+        f'iteration of config.em.max_iterations = {config.em.max_iterations}: lower the '
+        'one or raise the other.')
   e_step = config.e_step
   for name in ('e_step', 'predict'):
     if e_step.noise == 'antithetic' and config[name].num_draws % 4:

@@ -19,7 +19,8 @@ Beyond the paper, pi may be replaced, as prior of an image's c in w and in KL(w 
 
   log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant,
 
-its start: where that is sure, z must be so too to move the image.
+its start: where that is sure, z must be so too to move the image; and z may be that of a
+random view of the image that the denoiser restores, so that it tells what views share.
 
 A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
 bound and samplers serve.
@@ -36,9 +37,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.clustering import latent_mixture, mixture
-from jdiffclust.clustering.amortised import log_prior
+from jdiffclust.clustering.amortised import log_prior, random_views
 from jdiffclust.clustering.e_step import (
-    Estimator, evaluate_draws, image_keys, posterior, summarise)
+    EStepInfo, Estimator, evaluate_draws, image_keys, posterior, summarise)
 from jdiffclust.clustering.generate import cluster_denoiser, spread_draw
 from jdiffclust.clustering.latent_mixture import LatentMixture
 from jdiffclust.clustering.m_step import (
@@ -80,6 +81,7 @@ class Model:
     levels: grey levels of the discretized decoder; None: the Gaussian decoder.
     options: the `latent` section of the config.
     anchor: share of the start in the prior of c, in [0, 1].
+    views: the `views` section of the config.
   """
 
   encode: Callable[..., tuple[jax.Array, jax.Array]]
@@ -88,6 +90,7 @@ class Model:
   levels: int | None
   options: Any
   anchor: float
+  views: Any = None
 
   def given(self, z, visible=None) -> Mixture:
     """The DDPM of images with latents z [B, J]: a mixture of one cluster."""
@@ -141,9 +144,10 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
     weighting: of the noise levels, 'uniform' or 'elbo'.
   """
   x0, noise = batch.images, draw_noise(estimator, batch, key)
-  z_keys, visible_keys = (jax.vmap(jax.random.fold_in, (0, None))(noise.cluster_keys, n)
-                          for n in (0, 1))
-  mean, log_variance = model.encode(params.encoder, x0, noise.dropout_keys)
+  z_keys, visible_keys, view_keys = (
+      jax.vmap(jax.random.fold_in, (0, None))(noise.cluster_keys, n) for n in range(3))
+  seen = random_views(x0, view_keys, model.views) if model.options.views else x0
+  mean, log_variance = model.encode(params.encoder, seen, noise.dropout_keys)
   z = sampled_latents(mean, log_variance, z_keys)
   visible = (jax.vmap(jax.random.uniform)(visible_keys)
              >= model.options.context_dropout)
@@ -197,6 +201,52 @@ def make_m_step(model: Model, options, mesh: Mesh):
   return jax.jit(m_step, donate_argnums=0)
 
 
+class Reconstruction(NamedTuple):
+  """What the draws say of images given their latents.
+
+  Attributes:
+    info: `EStepInfo` of one cluster; its bound is that on E_q(z) log p(x_0 | z).
+    mean: of q(z | x_0), [B, J].
+    log_variance: its log variance, [B, J].
+    z: the latents that the draws have seen, [B, J].
+  """
+
+  info: EStepInfo
+  mean: jax.Array
+  log_variance: jax.Array
+  z: jax.Array
+
+
+def reconstruction(model: Model, options, estimator: Estimator, params: Parameters, batch,
+                   key) -> Reconstruction:
+  """Scores images given their latents, one z of each.
+
+  Args:
+    model: the model.
+    options: the `e_step` section of the config: the draws.
+    estimator: what they are drawn from.
+    params: the parameters.
+    batch: B images.
+    key: a typed key.
+  """
+  mean, log_variance = model.encode(params.encoder, batch.images, None)
+  keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+  z = sampled_latents(mean, log_variance, keys)
+  single, antithetic = model.one_cluster(params), options.noise == 'antithetic'
+  draws = evaluate_draws(
+      model.given(z), estimator, single, batch, key, num_draws=options.num_draws,
+      stratify=options.stratify, antithetic=antithetic, share_draws=True,
+      clusters_per_chunk=1, draws_per_chunk=options.draws_per_chunk)
+  _, info = summarise(estimator, single, batch.images, draws, temperature=1.,
+                      weighting=options.weighting, antithetic=antithetic)
+  return Reconstruction(info, mean, log_variance, z)
+
+
+def make_reconstruction(model: Model, options, mesh: Mesh):
+  """Compiles `reconstruction`: (estimator, params, batch, key) -> `Reconstruction`."""
+  return _over_images(lambda *args: reconstruction(model, options, *args), mesh)
+
+
 def make_e_step(model: Model, options, mesh: Mesh):
   """Compiles the E-step, given the mixture, for a mesh of devices.
 
@@ -211,33 +261,27 @@ def make_e_step(model: Model, options, mesh: Mesh):
     over z given the image, of the difference of the two log p(z, c). The bound's part
     `prior` has the divergences of z and c.
   """
-  antithetic = options.noise == 'antithetic'
-
   def e_step(estimator, params, batch, key):
-    images = batch.images
-    mean, log_variance = model.encode(params.encoder, images, None)
-    keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
-    given = model.given(sampled_latents(mean, log_variance, keys))
-    single = model.one_cluster(params)
-    draws = evaluate_draws(
-        given, estimator, single, batch, key, num_draws=options.num_draws,
-        stratify=options.stratify, antithetic=antithetic, share_draws=True,
-        clusters_per_chunk=1, draws_per_chunk=options.draws_per_chunk)
-    _, info = summarise(estimator, single, images, draws, weighting=options.weighting,
-                        temperature=1., antithetic=antithetic)
-    joint = latent_mixture.expected_log_joint(params.mixture, mean, log_variance)
-    tau, log_tau = posterior(joint, options.temperature)
-    matching = latent_mixture.prior_matching(params.mixture, mean, log_variance, tau)
+    found = reconstruction(model, options, estimator, params, batch, key)
+    posterior_of_z = params.mixture, found.mean, found.log_variance
+    tau, log_tau = posterior(latent_mixture.expected_log_joint(*posterior_of_z),
+                             options.temperature)
+    matching = latent_mixture.prior_matching(*posterior_of_z, tau)
     divergence = matching.categorical + matching.gaussian
-    of_second = latent_mixture.margins(params.mixture, mean, log_variance)
-    return tau, info._replace(
-        bound=info.bound - divergence, prior=info.prior - divergence,
+    margins = latent_mixture.margins(*posterior_of_z)
+    return tau, found.info._replace(
+        bound=found.info.bound - divergence, prior=found.info.prior - divergence,
         entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=1),
-        margin=of_second.lead, margin_error=of_second.spread)
+        margin=margins.lead, margin_error=margins.spread)
 
+  return _over_images(e_step, mesh)
+
+
+def _over_images(function, mesh: Mesh):
+  """Compiles (estimator, params, batch, key) -> rows, its batch spread over devices."""
   replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
   return jax.jit(jax.shard_map(
-      e_step, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
+      function, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
       out_specs=split))
 
 

@@ -14,7 +14,8 @@ from jdiffclust.clustering.amortised import Posterior
 from jdiffclust.clustering.assign import make_e_step, make_pilot
 from jdiffclust.clustering.density import make_density
 from jdiffclust.clustering.generate import make_draw
-from jdiffclust.clustering.m_step import TrainState, make_m_step, set_mixture
+from jdiffclust.clustering.m_step import (
+    TrainState, init_state, make_m_step, make_optimizer, set_mixture)
 from jdiffclust.clustering.mixture import Mixture, Parameters, Trunk
 from jdiffclust.diffusion.process import Process, process_from_config
 from jdiffclust.evaluation.features import trained_encoder
@@ -26,7 +27,8 @@ from jdiffclust.training.machinery import Machinery, decoder_levels, estimators
 from jdiffclust.training.passes import weighted_means
 
 
-def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
+def build(config, image_shape, levels: int | None, mesh: Mesh,
+          network=None) -> Machinery:
   """Prepares (without compiling yet) everything that a config asks for.
 
   Args:
@@ -34,6 +36,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     image_shape: (H, W, C), divisible as the U-Net's levels need.
     levels: grey levels of the images, or None.
     mesh: the devices.
+    network: a Flax module of eta_theta(x_t, t, mu); None: by `config.network`.
 
   Returns:
     The `Machinery`, of `mixture.Parameters` and a `Mixture`.
@@ -42,7 +45,8 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     UserError: an invalid schedule or pull, or a discretized decoder without levels.
   """
   process = process_from_config(config.diffusion)
-  network = unet_from_config(config.network)
+  if network is None:
+    network = unet_from_config(config.network)
   denoise, trunk = two_stages(network, process)
   mixture = Mixture(denoise, decoder_levels(config, levels), trunk)
   posterior, init_posterior, learned = None, lambda key: None, lambda params: {}
@@ -53,15 +57,16 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     learned = lambda params: {
         'inference network': trained_encoder(inference, params.posterior)}
 
-  def new_params():
+  def new_state():
     """Random weights, zero means, equal proportions."""
     q, x = config.num_clusters, jnp.zeros((1, *image_shape))
-    return Parameters(
+    params = Parameters(
         network=network.init(stream(config.seed, 'network'), x,
                              jnp.ones((1,), jnp.int32), x),
         means=jnp.zeros((q, *image_shape)),
         log_proportions=jnp.full((q,), -np.log(q), jnp.float32),
         posterior=init_posterior(stream(config.seed, 'posterior')))
+    return init_state(params, make_optimizer(config.m_step))
 
   e_options = ml_collections.ConfigDict(config.e_step)
   if e_options.proposal == 'auto':  # draws decide a table of tau, and score any other
@@ -70,13 +75,13 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   return Machinery(
       config=config, image_shape=tuple(image_shape), mesh=mesh, model=mixture,
       levels=mixture.levels, process=process, e_estimator=e_estimator,
-      m_estimator=m_estimator, new_params=new_params,
+      m_estimator=m_estimator, new_state=new_state,
       m_step=make_m_step(mixture, config.m_step, mesh, posterior,
                          config.em.schedule == 'stepwise'),
       e_step=make_e_step(mixture, e_options, mesh, posterior),
       pilot=make_pilot(mixture, e_options, mesh),
       before_m_step=update_mixture, before_e_step=None,
-      conditions=lambda params, clusters, keys: to_host(params.means)[clusters],
+      conditions=conditions,
       draw=make_draw(mixture, mesh), means=lambda params: params.means, features=learned,
       density=make_density(mixture, mesh))
 
@@ -101,6 +106,13 @@ def two_stages(network, process: Process) -> tuple[Callable, Trunk | None]:
 
   return denoise, Trunk(functools.partial(network.apply, method='features'),
                         functools.partial(network.apply, method='from_features'))
+
+
+def conditions(params: Parameters, cluster: int, count: int, seed: int) -> np.ndarray:
+  """The mean of a cluster, so many times: [count, H, W, C]."""
+  del seed
+  mean = to_host(params.means)[cluster]
+  return np.broadcast_to(mean, (count, *mean.shape))
 
 
 def update_mixture(machinery: Machinery, state: TrainState, pipeline, indices,

@@ -13,7 +13,7 @@ from jdiffclust.clustering.cluster_ddpm import (
     Model, Parameters, anchor_shift, make_draw, make_e_step, make_encode, make_m_step,
     sampled_latents)
 from jdiffclust.clustering.e_step import image_keys
-from jdiffclust.clustering.m_step import TrainState
+from jdiffclust.clustering.m_step import TrainState, init_state, make_optimizer
 from jdiffclust.config import LATENTS
 from jdiffclust.diffusion.process import process_from_config
 from jdiffclust.evaluation.features import in_batches
@@ -22,6 +22,7 @@ from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed, stream
 from jdiffclust.training.machinery import Machinery, decoder_levels, estimators
 from jdiffclust.training.passes import latents_of
+from jdiffclust.training.sampling import image_draws
 
 
 def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
@@ -44,32 +45,40 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   process = process_from_config(diffusion)
   encoder, denoiser = clusterddpm_networks(config)
   model = Model(encoder.apply, denoiser.apply, tuple(image_shape),
-                decoder_levels(config, levels), config.latent, config.posterior.anchor)
-  e_options = ml_collections.ConfigDict(config.e_step)
-  if e_options.proposal in ('auto', 'spread'):  # draws only score, and clusters share all
-    e_options.proposal = 'weight'
+                decoder_levels(config, levels), config.latent, config.posterior.anchor,
+                config.views)
+  e_options = draws_of(config)
   e_estimator, m_estimator = estimators(process, e_options, config.m_step, mesh)
 
-  def new_params():
+  def new_state():
     """Random weights; the prior of every cluster is N(0, I)."""
     x, size = jnp.zeros((1, *image_shape)), config.latent.size
-    return Parameters(
+    params = Parameters(
         encoder=encoder.init(stream(config.seed, 'encoder'), x),
         denoiser=denoiser.init(stream(config.seed, 'network'), x,
                                jnp.ones((1,), jnp.int32), jnp.zeros((1, size))),
         mixture=latent_mixture.standard_normal(config.num_clusters, size,
                                                config.latent.covariance))
+    return init_state(params, make_optimizer(config.m_step))
 
   return Machinery(
       config=config, image_shape=tuple(image_shape), mesh=mesh, model=model,
       levels=model.levels, process=process, e_estimator=e_estimator,
-      m_estimator=m_estimator, new_params=new_params,
+      m_estimator=m_estimator, new_state=new_state,
       m_step=make_m_step(model, config.m_step, mesh),
       e_step=make_e_step(model, e_options, mesh), pilot=None, before_m_step=None,
       before_e_step=fit_mixture, conditions=conditions, draw=make_draw(model, mesh),
       encode=make_encode(model, mesh),
       features=lambda params: {'latents': in_batches(
           lambda images: model.encode(params.encoder, images, None)[0])})
+
+
+def draws_of(config):
+  """The `e_step` section: draws only score here, and clusters share all of them."""
+  options = ml_collections.ConfigDict(config.e_step)
+  if options.proposal in ('auto', 'spread'):
+    options.proposal = 'weight'
+  return options
 
 
 def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau, begun,
@@ -132,7 +141,8 @@ def terms(mixture, mean, log_variance):
           latent_mixture.prior_matching(mixture, mean, log_variance, w))
 
 
-def conditions(params: Parameters, clusters, keys) -> np.ndarray:
-  """z ~ p(z | c) of clusters [n], by typed keys [n]: [n, J]."""
+def conditions(params: Parameters, cluster: int, count: int, seed: int) -> np.ndarray:
+  """So many latents z ~ p(z | c) of a cluster, [count, J]."""
+  keys = image_draws(stream(seed, 'condition'), [cluster], count)[0]
   return to_host(jax.jit(latent_mixture.draw_latents)(
-      to_host(params.mixture), np.asarray(clusters, np.int32), keys))
+      to_host(params.mixture), np.full(count, cluster, np.int32), keys))

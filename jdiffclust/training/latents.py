@@ -6,7 +6,6 @@ import numpy as np
 
 from jdiffclust.evaluation import latents as latents_lib
 from jdiffclust.evaluation.latents import LatentResults
-from jdiffclust.sharding import to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.passes import latents_of
@@ -76,7 +75,8 @@ def latent_results(machinery: Machinery, params, pipeline, responsibilities, lab
     images = reconstruct(machinery, params, means[chosen], options, task)
     found = {'reconstructions': (images_at(chosen), images)}
     if ways:
-      centres = to_host(params.mixture.means)
+      sizes = np.maximum(responsibilities.sum(axis=0), 1e-6)[:, None]
+      centres = (responsibilities.T @ means / sizes).astype(np.float32)
       found['walk'] = (walk(machinery, params, *(centres[[way[end] for way in ways]]
                                                  for end in (0, 1)), options, task), ways)
   found['terms'] = {name: [line.get(key) for line in history]

@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jdiffclust.clustering import m_step as m_step_lib
 from jdiffclust.clustering.e_step import NUM_BANDS, Estimator, make_estimator
-from jdiffclust.clustering.m_step import TrainState, make_optimizer
+from jdiffclust.clustering.m_step import TrainState
 from jdiffclust.diffusion.process import Process
 from jdiffclust.errors import UserError
 from jdiffclust.sharding import replicate, to_host
@@ -37,7 +36,7 @@ class Machinery:
     process: the diffusion, float64 on the host.
     e_estimator: what the E-step draws from, on the devices.
     m_estimator: what the M-step draws from, on the devices.
-    new_params: a traceable function of nothing: the parameters before the first step.
+    new_state: a traceable function of nothing: the state before the first step.
     m_step: the compiled gradient step (state, estimator, batch, table, key) -> (state,
       `MStepInfo`), which donates the state's buffers.
     e_step: the compiled E-step (estimator, params, batch, key) -> (tau [B, Q],
@@ -48,8 +47,8 @@ class Machinery:
     before_e_step: closed forms after them, (machinery, state, pipeline, indices, tau,
       that of the start, iteration, reporter) -> (state, figures for the history); None:
       nothing.
-    conditions: what distinguishes images of clusters, (params, clusters [n], typed keys
-      [n]) -> NumPy [n, ...].
+    conditions: what images of a cluster are made from, (params, cluster, their number n,
+      seed) -> NumPy [n, ...].
     draw: the compiled generation of images (sampler, path, params, keys, conditions,
       guidance, guided, num_states) -> `samplers.Drawn`, see `generate.make_draw`.
     means: the mean images of the clusters, params -> [Q, H, W, C]; None: the model has
@@ -69,7 +68,7 @@ class Machinery:
   process: Process
   e_estimator: Estimator
   m_estimator: Estimator
-  new_params: Callable
+  new_state: Callable
   m_step: Callable
   e_step: Callable
   pilot: Callable | None
@@ -93,18 +92,15 @@ class Machinery:
     # Run once: on a CPU, compiling it with care takes four times as long as without.
     options = ({'xla_backend_optimization_level': 0}
                if jax.default_backend() == 'cpu' else None)
-    return replicate(to_host(jax.jit(self._new_state, compiler_options=options)()),
+    return replicate(to_host(jax.jit(self.new_state, compiler_options=options)()),
                      self.mesh)
-
-  def _new_state(self):
-    return m_step_lib.init_state(self.new_params(), make_optimizer(self.config.m_step))
 
   def abstract_state(self) -> TrainState:
     """The shapes, types and places of the state, without computing it."""
     sharding = NamedSharding(self.mesh, PartitionSpec())
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        jax.eval_shape(self._new_state))
+        jax.eval_shape(self.new_state))
 
 
 def decoder_levels(config, levels: int | None) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from jax.sharding import Mesh
 
-from jdiffclust.training import cddpm, cluster_ddpm
+from jdiffclust.training import cddpm, cluster_ddpm, latent_cddpm
 from jdiffclust.training.machinery import Machinery
 
-METHODS = {'cddpm': cddpm.build, 'cluster_ddpm': cluster_ddpm.build}
+METHODS = {'cddpm': cddpm.build, 'cluster_ddpm': cluster_ddpm.build,
+           'latent_cddpm': latent_cddpm.build}
 
 
 def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:

@@ -68,10 +68,9 @@ def conditions_of(machinery: Machinery, params, clusters, options) -> np.ndarray
     [k, n, ...]; with interpolation k is `options.interpolate`, and the rows go in equal
     steps from those of the first of two clusters to those of the second.
   """
-  keys = image_draws(stream(options.seed, 'condition'), clusters, options.num_images)
-  count = options.num_images
-  of_cluster = lambda q, keys: machinery.conditions(params, np.full(count, q), keys)
-  rows = np.stack([of_cluster(q, row) for q, row in zip(clusters, keys)])
+  rows = np.stack([
+      machinery.conditions(params, int(q), options.num_images, options.seed)
+      for q in clusters])
   if not options.interpolate:
     return rows
   first, last = rows

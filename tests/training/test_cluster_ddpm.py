@@ -3,11 +3,13 @@
 import csv
 import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from jdiffclust import config as config_lib
+from jdiffclust.training import loop
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.methods import METHODS
 
@@ -142,6 +144,8 @@ def test_anchor_keeps_the_start(commands, tmp_path):
     (['latent.size=0'], ['latent.size = 0']),
     (['em.init=latents', 'em.posterior=amortised', 'posterior.anchor=1.'],
      ['posterior.anchor = 1.0', "'latents'"]),
+    (['method=latent_cddpm', 'latent.iterations=2'],
+     ['latent.iterations = 2', 'max_iterations = 2']),
     (['method=clusterddpm'], ['clusterddpm', "'cluster_ddpm'"])])
 def test_wrong_options(options, fragments, commands, tmp_path):
   """One line that names the value and what is allowed."""
@@ -168,6 +172,49 @@ def test_no_densities(commands, latent, tmp_path):
                            '--config.predict.likelihood=True')
   check_error(outcome, 'predict.likelihood', 'cluster_ddpm')
   assert not (run / 'predictions.csv').exists()
+
+
+LATENT = ('method=latent_cddpm', 'latent.size=4', 'latent.iterations=1',
+          'em.posterior=amortised', 'posterior.channels=8', 'em.max_iterations=3')
+
+
+def test_cddpm_takes_over_the_latents(commands, tmp_path):
+  """Fit, predict and sample; the bound is that of the images; cut off, it ends alike."""
+  outcome = commands.fit(tmp_path / 'whole', *LATENT, flags=['--mode=fit'])
+  assert outcome.code == 0, outcome.err
+  found = summary_of(tmp_path / 'whole')
+  assert found['method'] == 'latent_cddpm'
+  history = found['history']
+  assert 'latent_gaussian_kl' in history[0] and 'latent_gaussian_kl' not in history[1]
+  for line in history:
+    parts = sum(line[f'bound_{name}'] for name in ('prior', 'diffusion', 'decoder'))
+    assert line['bound_nats'] == pytest.approx(parts, rel=.02)
+  calls = []
+
+  def interrupt(fitter, *args):
+    calls.append(fitter)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    return original(fitter, *args)
+
+  original = loop.Fitter.m_phase
+  with mock.patch.object(loop.Fitter, 'm_phase', interrupt):
+    assert commands.fit(tmp_path / 'cut', *LATENT).code == 130
+  assert commands.fit(tmp_path / 'cut', *LATENT).code == 0
+  tau = np.load(tmp_path / 'whole' / 'responsibilities.npy')
+  np.testing.assert_array_equal(np.load(tmp_path / 'cut' / 'responsibilities.npy'), tau)
+  outcome = commands.small('--mode=predict', f"--workdir={tmp_path / 'cut'}")
+  assert outcome.code == 0, outcome.err
+
+
+def test_latent_cddpm_on_several_devices(commands, tmp_path):
+  """2 devices agree with 1."""
+  tau = []
+  for devices in (1, 2):
+    outcome = commands.fit(tmp_path / str(devices), *LATENT, f'num_devices={devices}')
+    assert outcome.code == 0, outcome.err
+    tau.append(np.load(tmp_path / str(devices) / 'responsibilities.npy'))
+  np.testing.assert_allclose(*tau, atol=2e-2)
 
 
 def test_methods_fill_one_interface():
