@@ -110,7 +110,9 @@ def test_data_that_are_not_there_are_a_failure(tmp_path, capsys):
   assert '| 0 of 1 |' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('method', methods.OURS)
 @pytest.mark.parametrize('dataset', methods.DATASETS)
-def test_our_settings_are_configs(dataset):
-  check_config(methods.our_config(dataset, seed=4))
-  assert methods.our_config(dataset, seed=4).num_clusters == methods.NUM_CLUSTERS
+def test_our_settings_are_configs(dataset, method):
+  config = methods.our_config(dataset, 4, method)
+  check_config(config)
+  assert config.method == method and config.num_clusters == methods.NUM_CLUSTERS

@@ -26,13 +26,22 @@ DATASETS = {
     'fashion5k': 'the first 5,000 images of Fashion-MNIST, 28x28',
     'fashion': 'all 70,000 images of Fashion-MNIST, 28x28',
 }
-# Ours: the config file of each data set, and what is changed in it.
+# Ours: the config file of each data set, and what is changed in it, by method.
 SMALL = {'data.channels': 1, 'num_clusters': NUM_CLUSTERS}
+LARGER = ('mnist5k', 'fashion5k', 'fashion')
+
+
+def of_latents(changed: dict) -> dict:
+  """Config files and changes of a method with latents."""
+  return {'digits': ('configs/cluster_ddpm_digits.py', changed),
+          **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', changed))}
+
+
 OURS = {
-    'digits': ('configs/digits.py', {}),
-    'mnist5k': ('configs/folder.py', SMALL),
-    'fashion5k': ('configs/folder.py', SMALL),
-    'fashion': ('configs/folder.py', SMALL),
+    'cddpm': {'digits': ('configs/digits.py', {}),
+              **dict.fromkeys(LARGER, ('configs/folder.py', SMALL))},
+    'cluster_ddpm': of_latents({}),
+    'latent_cddpm': of_latents({'method': 'latent_cddpm'}),
 }
 
 
@@ -135,15 +144,18 @@ METHODS = {
 }
 UNUSED = ('em.init_restarts', 'em.init_components', 'em.init_noise',
           'em.init_candidates', 'em.init_trial_steps', 'e_step.', 'latent.')
+UNUSED_BY = {'cluster_ddpm': ('e_step.',), 'latent_cddpm': ('e_step.',)}
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',
     'cddpm': 'ours: the whole fit',
+    'cluster_ddpm': 'ours: ClusterDDPM',
+    'latent_cddpm': "ours: CDDPM in ClusterDDPM's latent space",
 }
 
 
-def our_config(dataset: str, seed: int = 0):
+def our_config(dataset: str, seed: int = 0, method: str = 'cddpm'):
   """The config of a data set by OURS, still without the data themselves."""
-  path, changed = OURS[dataset]
+  path, changed = OURS[method][dataset]
   spec = importlib.util.spec_from_file_location('ours', ROOT / path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -157,13 +169,13 @@ def settings_of(dataset: str, method: str) -> dict:
   if method in METHODS:
     found = METHODS[method].settings
   else:
-    known = dict(config_lib.options())
+    known, fit = dict(config_lib.options()), method if method in OURS else 'cddpm'
     found = {name: value
-             for name, value in config_lib.flatten(our_config(dataset)).items()
+             for name, value in config_lib.flatten(our_config(dataset, 0, fit)).items()
              if known[name].defines_run and name not in ('seed', 'data.source')}
     # Nothing enters the scores of other starts, nor of the draws: they only score tau.
-    found = {name: value for name, value in found.items()
-             if not name.startswith(UNUSED)}
+    unused = UNUSED_BY.get(method, UNUSED)
+    found = {name: value for name, value in found.items() if not name.startswith(unused)}
     if method == 'neighbours':
       read = ('num_clusters', 'em.init_max_images', 'data.image_size', 'views.')
       found = {name: value for name, value in found.items() if name.startswith(read)}
@@ -174,7 +186,7 @@ def provenance(method: str) -> str:
   """Settings of a method and where they are from, one line."""
   if method in OWN:
     files = (f"{dataset}: {' '.join([path, *(f'{k}={v}' for k, v in changed.items())])}"
-             for dataset, (path, changed) in OURS.items())
+             for dataset, (path, changed) in OURS.get(method, OURS['cddpm']).items())
     return f"{OWN[method]}; {', '.join(files)}"
   peer = METHODS[method]
   return peer.provenance + (f'; {peer.settings}' if peer.settings else '')

@@ -94,9 +94,9 @@ def fit_neighbours(run: Run, overrides: dict):
   return fit, source
 
 
-def fit_cddpm(run: Run, overrides: dict, workdir: pathlib.Path) -> dict:
+def fit_ours(run: Run, overrides: dict, workdir: pathlib.Path) -> dict:
   """The result of a fit by the command, continued if it was cut off."""
-  path, changed = OURS[run.dataset]
+  path, changed = OURS[run.method][run.dataset]
   options = [f'--config.{name}={value}'
              for name, value in {**changed, **overrides, 'seed': run.seed}.items()]
   fit = subprocess.run([sys.executable, '-m', 'jdiffclust.main', f'--config={path}',
@@ -118,11 +118,11 @@ def measure(run: Run, out: pathlib.Path, fashion: pathlib.Path) -> dict:
 
   Returns:
     acc, nmi, ari, smallest_cluster (images), seconds and cpu_seconds (of the fit, with
-    its compilation), and for cddpm the scores of its start.
+    its compilation), and for our fits the scores of their start.
   """
   overrides = data_overrides(run.dataset, out, fashion)
-  if run.method == 'cddpm':
-    return fit_cddpm(run, overrides, out / 'fits' / run.name())
+  if run.method in OURS:
+    return fit_ours(run, overrides, out / 'fits' / run.name())
   prepare = fit_neighbours if run.method == 'neighbours' else fit_peer
   fit, source = prepare(run, overrides)
   began, cpu_began = time.perf_counter(), time.process_time()
