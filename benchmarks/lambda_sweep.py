@@ -60,7 +60,7 @@ def table(results: dict[float, list[dict]]) -> str:
     sd = f' ± {statistics.stdev(values):{form}}' if len(values) > 1 else ''
     return f'{statistics.mean(values):{form}}{sd}'
 
-  lines = ['| lambda | ACC | NMI | bits a dimension | KL(q(c) to pi) | KL(q(z) to p(z, c)) '
+  lines = ['| lambda | ACC | NMI | bits a dimension | KL(q(c) to pi) | KL(q(z) to p(z)) '
            '| dimensions in use | ACC published |', '|---|---|---|---|---|---|---|---|']
   for weight, runs in results.items():
     cells = [cell(runs, name) for name in ('acc', 'nmi', 'bound_bits_per_dim')]
