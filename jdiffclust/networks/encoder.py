@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jdiffclust.networks.layers import GroupNorm
 from jdiffclust.networks.unet import UNetBody, first_half
 
-# At the start the means of two images differ by a few hundredths: under a variance of 1
-# the denoiser would see noise, and learn to ignore z before z says anything.
+# At the start the means of two images differ by about .05 (digits, MNIST), as much as a
+# standard deviation of e^-3: under a variance of 1 the denoiser would see noise alone.
+# On the digits, one run each, z lowers the noise error by .7 after 250 steps from here,
+# by .2 from a variance of 1.
 FIRST_LOG_VARIANCE = -6.
 
 
