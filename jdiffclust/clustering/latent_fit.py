@@ -30,8 +30,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from jdiffclust.clustering.latent_mixture import (
-    LatentMixture, inverses, log_joint)
+from jdiffclust.clustering.latent_mixture import LatentMixture, inverses, log_joint
 from jdiffclust.sharding import DATA_AXIS, local_rows, replicate, split_rows, to_host
 
 TOLERANCE = 1e-3  # of the mean log-likelihood, nats; scikit-learn's
@@ -40,7 +39,7 @@ ONE_IMAGE = .999
 # What an empty component counts for at least, in images.
 LEAST_SIZE = .01
 # 'auto' leaves at most so many numbers, N J, to scikit-learn.
-SCIKIT_MOST = 2**22
+SCIKIT_MOST = 2**20
 # K-means, which starts `fit_jax`, sees at most so many images.
 START_IMAGES = 20000
 
