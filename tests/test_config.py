@@ -17,7 +17,9 @@ OPTIONS = dict(config_lib.options())
 MANY = hypothesis.settings(max_examples=200, deadline=None)
 JUNK = st.one_of(st.none(), st.booleans(), st.integers(-10, -1), st.text(max_size=4),
                  st.floats(), st.lists(st.text(max_size=2), max_size=2).map(tuple),
-                 st.dictionaries(st.text(max_size=2), st.integers(), max_size=2))
+                 st.dictionaries(  # ConfigDict itself refuses dots in names
+                     st.text(max_size=2).filter(lambda name: '.' not in name),
+                     st.integers(), max_size=2))
 
 
 def changed(name, value):

@@ -178,18 +178,29 @@ LATENT = ('method=latent_cddpm', 'latent.size=4', 'latent.iterations=1',
           'em.posterior=amortised', 'posterior.channels=8', 'em.max_iterations=3')
 
 
-def test_cddpm_takes_over_the_latents(commands, tmp_path):
-  """Fit, predict and sample; the bound is that of the images; cut off, it ends alike."""
-  outcome = commands.fit(tmp_path / 'whole', *LATENT, flags=['--mode=fit'])
+@pytest.fixture(scope='module')
+def taken_over(commands, tmp_path_factory):
+  """The workdir of a tiny fit of CDDPM on latents, not to be changed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'taken_over'
+  outcome = commands.fit(workdir, *LATENT)
   assert outcome.code == 0, outcome.err
-  found = summary_of(tmp_path / 'whole')
+  return workdir
+
+
+def test_cddpm_takes_over_the_latents(taken_over):
+  """From the second iteration on; its bound is that of the images, in parts."""
+  found = summary_of(taken_over)
   assert found['method'] == 'latent_cddpm'
   history = found['history']
   assert 'latent_gaussian_kl' in history[0] and 'latent_gaussian_kl' not in history[1]
   for line in history:
     parts = sum(line[f'bound_{name}'] for name in ('prior', 'diffusion', 'decoder'))
     assert line['bound_nats'] == pytest.approx(parts, rel=.02)
-  calls = []
+
+
+def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
+  """Resumed before the third M-step: the same tau, by which predict goes on."""
+  calls, original = [], loop.Fitter.m_phase
 
   def interrupt(fitter, *args):
     calls.append(fitter)
@@ -197,24 +208,21 @@ def test_cddpm_takes_over_the_latents(commands, tmp_path):
       raise KeyboardInterrupt
     return original(fitter, *args)
 
-  original = loop.Fitter.m_phase
   with mock.patch.object(loop.Fitter, 'm_phase', interrupt):
-    assert commands.fit(tmp_path / 'cut', *LATENT).code == 130
-  assert commands.fit(tmp_path / 'cut', *LATENT).code == 0
-  tau = np.load(tmp_path / 'whole' / 'responsibilities.npy')
-  np.testing.assert_array_equal(np.load(tmp_path / 'cut' / 'responsibilities.npy'), tau)
-  outcome = commands.small('--mode=predict', f"--workdir={tmp_path / 'cut'}")
+    assert commands.fit(tmp_path, *LATENT).code == 130
+  assert commands.fit(tmp_path, *LATENT).code == 0
+  np.testing.assert_array_equal(np.load(tmp_path / 'responsibilities.npy'),
+                                np.load(taken_over / 'responsibilities.npy'))
+  outcome = commands.small('--mode=predict', f'--workdir={tmp_path}')
   assert outcome.code == 0, outcome.err
 
 
-def test_latent_cddpm_on_several_devices(commands, tmp_path):
+def test_latent_cddpm_on_several_devices(commands, taken_over, tmp_path):
   """2 devices agree with 1."""
-  tau = []
-  for devices in (1, 2):
-    outcome = commands.fit(tmp_path / str(devices), *LATENT, f'num_devices={devices}')
-    assert outcome.code == 0, outcome.err
-    tau.append(np.load(tmp_path / str(devices) / 'responsibilities.npy'))
-  np.testing.assert_allclose(*tau, atol=2e-2)
+  outcome = commands.fit(tmp_path, *LATENT, 'num_devices=2')
+  assert outcome.code == 0, outcome.err
+  np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'),
+                             np.load(taken_over / 'responsibilities.npy'), atol=2e-2)
 
 
 def test_methods_fill_one_interface():

@@ -51,7 +51,7 @@ def test_real_divergence_is_noticed(commands, tmp_path):
   np.savez(tmp_path / 'x.npz', images=np.clip(images, -1, 1))
   huge = lambda options: optax.sgd(1e30)
   with mock.patch.object(m_step, 'make_optimizer', huge), mock.patch(
-      'jdiffclust.training.machinery.make_optimizer', huge):
+      'jdiffclust.training.cddpm.make_optimizer', huge):
     outcome = commands.fit(  # a clip of its own: no model compiled before is used
         tmp_path / 'run', 'data.source=npz', f'data.path={tmp_path}/x.npz',
         'm_step.gradient_clip=7')
