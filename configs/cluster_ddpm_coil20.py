@@ -33,6 +33,8 @@ def get_config():
   config.latent.size = 10
   config.latent.weight = .05
   config.latent.responsibilities = 'sampled'
+  config.latent.mixture_iterations = 100
+  config.latent.views = False
   config.latent.context_dropout = .1
   config.m_step.batch_size = 128
   epoch = 1_440 // config.m_step.batch_size

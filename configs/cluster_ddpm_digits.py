@@ -23,7 +23,6 @@ def get_config():
   config.network.blocks_per_level = 1
   config.latent.size = 10
   config.latent.weight = .1
-  config.latent.mixture_iterations = 0
   config.em.max_iterations = 41
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.

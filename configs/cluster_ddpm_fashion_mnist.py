@@ -34,6 +34,8 @@ def get_config():
   config.latent.size = 64
   config.latent.weight = .001
   config.latent.responsibilities = 'sampled'
+  config.latent.mixture_iterations = 100
+  config.latent.views = False
   config.latent.context_dropout = .1
   config.m_step.batch_size = 128
   epoch = 70_000 // config.m_step.batch_size

@@ -29,7 +29,6 @@ def get_config():
   config.network.blocks_per_level = 1
   config.latent.size = 16
   config.latent.weight = .1
-  config.latent.mixture_iterations = 0
   config.em.max_iterations = 31
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.

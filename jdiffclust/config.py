@@ -221,7 +221,7 @@ OPTIONS: Mapping[str, Any] = {
         'transform_denoised': _flag(False, 'the denoiser sees views too, not the images'),
     },
     'latent': {
-        'size': _integer(32, 1, 'cluster_ddpm: J, the numbers of a latent z'),
+        'size': _integer(10, 1, 'cluster_ddpm: J, the numbers of a latent z'),
         'weight': _real(.1, 0, 1, 'lambda, weight of the prior-matching terms against '
                         'the noise error summed over pixels; .001 to .1 advised',
                         open_low=True),
@@ -234,7 +234,7 @@ OPTIONS: Mapping[str, Any] = {
         'mixture': _choice('auto', ('auto', 'scikit', 'jax'),
                            'what fits them: scikit-learn on one host, or JAX on all '
                            'devices; auto: by the size'),
-        'mixture_iterations': _integer(100, 0, 'EM iterations of that fit at most; 0: '
+        'mixture_iterations': _integer(0, 0, 'EM iterations of that fit at most; 0: '
                                        'only the moments by the responsibilities so far'),
         'iterations': _integer(2, 1, 'latent_cddpm: EM iterations of cluster_ddpm before '
                                'CDDPM takes over its latents'),

@@ -21,7 +21,7 @@ each = pytest.mark.parametrize('how', ('scikit', 'jax'))
 
 def section(**changes):
   options = default_config().latent
-  options.update(changes)
+  options.update({'mixture_iterations': 100, **changes})
   return options
 
 

@@ -13,7 +13,8 @@ from jdiffclust.training import loop
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.methods import METHODS
 
-METHOD = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.')
+METHOD = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.',
+          'latent.mixture_iterations=100')
 
 
 def summary_of(workdir):
