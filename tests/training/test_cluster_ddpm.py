@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import socket
 from unittest import mock
 
 import numpy as np
@@ -112,6 +113,25 @@ def test_devices_and_mixtures_agree(commands, latent, tmp_path):
   outcome = commands.fit(tmp_path, *METHOD, 'num_devices=8', 'latent.mixture=jax')
   assert outcome.code == 0, outcome.err
   np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'),
+                             np.load(latent / 'responsibilities.npy'), atol=2e-2)
+
+
+def test_two_processes(commands, latent, tmp_path):
+  """Two processes of one device, with JAX's mixture, find what one process does."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  processes = [commands.spawn(
+      tmp_path / 'run', *METHOD, 'num_devices=0', 'latent.mixture=jax',
+      f'distributed.coordinator=localhost:{port}', 'distributed.num_processes=2',
+      f'distributed.process_id={i}', log=tmp_path / f'log{i}') for i in range(2)]
+  try:
+    codes = [process.wait(timeout=120) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert codes == [0, 0], (tmp_path / 'log0').read_text()
+  np.testing.assert_allclose(np.load(tmp_path / 'run' / 'responsibilities.npy'),
                              np.load(latent / 'responsibilities.npy'), atol=2e-2)
 
 
