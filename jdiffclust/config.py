@@ -238,7 +238,7 @@ OPTIONS: Mapping[str, Any] = {
                                        'only the moments by the responsibilities so far'),
         'iterations': _integer(2, 1, 'latent_cddpm: EM iterations of cluster_ddpm before '
                                'CDDPM takes over its latents'),
-        'views': _flag(False, 'the encoder learns from random views (see views) of the '
+        'views': _flag(True, 'the encoder learns from random views (see views) of the '
                        'images that the denoiser restores'),
         'context_dropout': _real(.1, 0, .9, 'share of training images whose z is hidden '
                                  'from the denoiser'),

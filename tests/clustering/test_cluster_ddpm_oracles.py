@@ -1,5 +1,6 @@
 """ClusterDDPM's loss and bound, of linear networks, against closed forms."""
 
+import dataclasses
 import types
 
 import jax
@@ -40,7 +41,7 @@ def denoise(variables, x_t, t, z, visible, dropout_keys):
 
 
 def model(anchor=0., **changes):
-  options = default_config().latent.to_dict() | {'size': J, **changes}
+  options = default_config().latent.to_dict() | {'size': J, 'views': False, **changes}
   return Model(encode, denoise, (2, 2, 1), None, types.SimpleNamespace(**options), anchor)
 
 
@@ -181,6 +182,20 @@ def test_anchor_takes_the_start_for_pi(key):
     categorical, gaussian, _ = divergences(of_image, batch.images[i:i + 1])
     np.testing.assert_allclose(terms.categorical[i], categorical[0], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(terms.gaussian[i], gaussian[0], rtol=1e-3)
+
+
+def test_the_encoder_sees_views(key):
+  """With views the encoder's input is a map of the image, the denoiser's the image."""
+  p, params, batch = process(), parameters(), batch_of()
+  views = types.SimpleNamespace(**default_config().views.to_dict() | dict.fromkeys(
+      ('rotation', 'scale', 'shear', 'shift'), 0.) | {'flip': 1.})
+  mirrored = Batch(batch.images[:, :, ::-1], batch.indices)
+  static = dataclasses.replace(model(views=True, responsibilities='expected'),
+                               views=views)
+  terms = one_draw(static, params, batch, jnp.ones((3, Q)) / Q, 'uniform', p)(key)
+  categorical, gaussian, _ = divergences(params, mirrored.images)
+  np.testing.assert_allclose(terms.gaussian, gaussian, rtol=1e-4)
+  np.testing.assert_allclose(terms.categorical, categorical, rtol=1e-4, atol=1e-5)
 
 
 def exact_bound(p, params, images):
