@@ -18,6 +18,7 @@ import json
 import pathlib
 import statistics
 import sys
+import types
 from unittest import mock
 
 import flax.linen as nn
@@ -31,16 +32,14 @@ from benchmarks import partitions
 from configs.digits import get_config
 from jdiffclust import config as config_lib
 from jdiffclust import files, main as jdiffclust_main
+from jdiffclust.clustering import denoiser_features as features_lib, m_step
 from jdiffclust.clustering.initialise import fit_start
 from jdiffclust.data.dataset import load_source
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.diffusion import forward
-from jdiffclust.diffusion.process import as_float32
 from jdiffclust.evaluation.clustering import clustering_scores
 from jdiffclust.evaluation.diagnostics import overlaps, paired_change
 from jdiffclust.networks.unet import ClusterHead, SharedTrunkUNet, unet_from_config
 from jdiffclust.sharding import make_mesh, replicate
-from jdiffclust.streams import stream
 from jdiffclust.training import cddpm, loop, passes, trial
 from jdiffclust.training.progress import Reporter
 
@@ -63,6 +62,15 @@ CHANGES = {
     'concatenated': {'network.conditioning': 'concatenated'},
     'wider': {'network.channels': 32},
 }
+# Options of the `posterior` section that change linearly from the first step to the last,
+# and what else is changed.
+COARSE_TO_FINE = {'noise_low': (.5, .1)}
+SCHEDULES = {
+    'coarse_to_fine': (COARSE_TO_FINE, {}),
+    'coarse_to_fine_random_start': (COARSE_TO_FINE, RANDOM),
+    'annealed_temper': ({'temper': (10., 1.)}, {}),
+}
+NUM_STEPS = 900  # of the fit by configs/digits.py
 
 
 def scores_of(labels, clusters) -> dict:
@@ -263,30 +271,14 @@ def moves(seed: int, workdir: pathlib.Path) -> dict:
 
 def denoiser_features(seed: int, workdir: pathlib.Path) -> dict:
   """Starts on features of a denoiser without clusters, beside the same on pixels."""
-  config, source = load({'num_clusters': 1, 'em.posterior': 'monte_carlo',
-                         'em.init': 'random'}, seed)
-  machinery, _, state = train(config, source,
-                              np.ones((source.num_images, 1), np.float32), 1500)
-  process = as_float32(machinery.process)
-  images = jnp.asarray(loop.flat_images(source, np.arange(source.num_images)))
+  config, source = load({**NO_VIEWS, 'views.num': 1, 'views.sets': 1}, seed)
+  images = loop.flat_images(source, np.arange(source.num_images))
   images = images.reshape(-1, *source.image_shape)
-  zero = jnp.zeros_like(images)
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def features(t, process, network, key):
-    def of(eps):
-      steps = jnp.full(len(images), t)
-      x_t = forward.noised(process, images, steps, zero, eps)
-      return machinery.model.trunk.features(network, x_t, steps, None)[0]
-    eps = jax.random.normal(key, (4, *images.shape))
-    return jnp.mean(jax.lax.map(of, jnp.concatenate([eps, -eps])), axis=0)
-
-  config, _ = load(NO_VIEWS, seed)
-  spaces = {'pixels': np.asarray(images)}
+  variables = features_lib.train(images, config)
+  spaces = {'pixels': images}
   for share in (.05, .2, .5):
-    spaces[f'features at {share:g} T'] = np.asarray(features(
-        round(share * process.num_steps), process, state.ema.network,
-        stream(seed, 'features')))
+    spaces[f'features at {share:g} T'] = features_lib.describe(
+        variables, share, source.image_shape, config)(images)
   rows = {}
   for space, values in spaces.items():
     flat = values.reshape(len(values), -1)
@@ -295,7 +287,7 @@ def denoiser_features(seed: int, workdir: pathlib.Path) -> dict:
       tau = fit_start(name, flat, values.shape[1:], config)(flat, np.arange(len(flat)))
       rows[f'{space}, {name}'] = scores_of(source.labels, np.argmax(tau, axis=1))
       print(space, name, rows[f'{space}, {name}'], flush=True)
-  return {**rows['features at 0.2 T, neighbours'],
+  return {**rows['features at 0.05 T, neighbours'],
           'start': rows['pixels, neighbours'], 'spaces': rows}
 
 
@@ -341,9 +333,28 @@ def adapters(seed: int, workdir: pathlib.Path) -> dict:
     return fit({}, seed, workdir)
 
 
+# ------------------------------------------------------- schedules of the posterior
+
+
+def scheduled(values: dict, changes: dict, seed: int, workdir: pathlib.Path) -> dict:
+  """A fit with one of SCHEDULES."""
+  plain = m_step.posterior_losses
+
+  def losses(posterior, *arguments):
+    step = jnp.float32(arguments[-1])
+    now = {name: first + jnp.minimum(step / NUM_STEPS, 1.) * (last - first)
+           for name, (first, last) in values.items()}
+    options = types.SimpleNamespace(**{**posterior.options.to_dict(), **now})
+    return plain(dataclasses.replace(posterior, options=options), *arguments)
+
+  with mock.patch.object(m_step, 'posterior_losses', losses):
+    return fit(changes, seed, workdir)
+
+
 FITS = {'over_clustered': over_clustered, 'held_out': held_out,
         'curriculum': curriculum, 'moves': moves,
-        'denoiser_features': denoiser_features, 'adapters': adapters}
+        'denoiser_features': denoiser_features, 'adapters': adapters,
+        **{name: functools.partial(scheduled, *what) for name, what in SCHEDULES.items()}}
 
 
 # ----------------------------------------------------------------------- the table

@@ -85,7 +85,7 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
 
 
 # Starting partitions that are fitted to the images, see `clustering.initialise`.
-STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+STARTS = ('neighbours', 'denoiser', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
 AUTO = 'auto'  # the num_clusters to be chosen
 METHODS = ('cddpm', 'cluster_ddpm', 'latent_cddpm')
 LATENTS = 'latents'  # the start of cluster_ddpm's own paper
@@ -160,9 +160,11 @@ OPTIONS: Mapping[str, Any] = {
     'em': {
         'init': _choice('neighbours',
                         (*STARTS, 'random', 'best', LATENTS),
-                        'the starting partition; umap is an optional extra; best: that '
-                        'of init_candidates with the best bound; latents (cluster_ddpm): '
-                        'a Gaussian mixture of the first latents'),
+                        'the starting partition; denoiser: neighbours, without views, '
+                        'of features of a denoiser trained for it; umap is an optional '
+                        'extra; best: that of init_candidates with the best bound; '
+                        'latents (cluster_ddpm): a Gaussian mixture of the first '
+                        'latents'),
         'init_candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {STARTS}',
             lambda v: len(v) > 0 and all(name in STARTS for name in v),
@@ -180,6 +182,10 @@ OPTIONS: Mapping[str, Any] = {
                                     'of more than the average variance'),
         'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
                             open_low=True),
+        'init_denoiser_steps': _integer(1500, 1, 'gradient steps of the denoiser whose '
+                                        'features the start denoiser compares'),
+        'init_denoiser_noise': _real(.05, 0, 1, 'the noise level of these features '
+                                     '(share of T)'),
         'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),
         'auto_clusters': Option(
             (2, 20), 'two integers (LOW, HIGH) with 2 <= LOW < HIGH',

@@ -143,7 +143,8 @@ METHODS = {
                              'min_dist': 0.}}),
 }
 UNUSED = ('em.init_restarts', 'em.init_components', 'em.init_noise',
-          'em.init_candidates', 'em.init_trial_steps', 'e_step.', 'latent.')
+          'em.init_candidates', 'em.init_trial_steps', 'em.init_denoiser_', 'e_step.',
+          'latent.')
 UNUSED_BY = {'cluster_ddpm': ('e_step.',), 'latent_cddpm': ('e_step.',)}
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',

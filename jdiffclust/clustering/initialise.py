@@ -1,8 +1,9 @@
 """Starting partitions; also the baselines a result is set beside.
 
 None of them looks at labels: restarts are chosen by the mixture's likelihood or by
-the inertia of K-means; for the start from neighbourhoods see `neighbours.py`, for a
-choice between starts by the model's own bound `jdiffclust.training.trial`.
+the inertia of K-means; for the start from neighbourhoods see `neighbours.py`, for the
+same among a denoiser's features `denoiser_features.py`, for a choice between starts by
+the model's own bound `jdiffclust.training.trial`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from jdiffclust.clustering import denoiser_features
 from jdiffclust.clustering.neighbours import neighbours
 from jdiffclust.errors import UserError
 from jdiffclust.streams import integer_seed
@@ -116,6 +118,26 @@ def mixture_on_manifold(name: str, sample: np.ndarray, num_clusters: int, restar
   return lambda images, _: tau[nearest.kneighbors(images, return_distance=False)[:, 0]]
 
 
+def denoiser(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
+             config) -> Assign:
+  """Neighbourhoods, without views, of a denoiser's features.
+
+  Args:
+    sample: images to fit to, [n, D] in [-1, 1], n >= Q.
+    image_shape: (H, W, C), of product D.
+    num_clusters: Q.
+    seed: of the cuts.
+    config: em.init_denoiser_noise, and as of `denoiser_features.train`.
+
+  Returns:
+    `Assign`, as of `neighbours`.
+  """
+  variables = denoiser_features.train(sample.reshape(-1, *image_shape), config)
+  features = denoiser_features.describe(variables, config.em.init_denoiser_noise,
+                                        image_shape, config)
+  return neighbours(sample, image_shape, num_clusters, seed, None, features)
+
+
 def random(num_clusters: int, seed: int) -> Assign:
   """Responsibilities drawn uniformly from the simplex, by image index."""
   def assign(images, indices):
@@ -134,7 +156,7 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
     sample: images to fit to, [n, D] in [-1, 1].
     image_shape: (H, W, C), of product D.
     config: its num_clusters, seed, and the sections em (init_restarts, init_components,
-      init_noise) and views.
+      init_noise, init_denoiser_noise), views, and those of `denoiser_features.train`.
 
   Returns:
     `Assign`.
@@ -151,6 +173,8 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
       return mixture_on_manifold(name, sample, num_clusters, options.init_restarts, seed)
     if name == 'neighbours':
       return neighbours(sample, image_shape, num_clusters, seed, config.views)
+    if name == 'denoiser':
+      return denoiser(sample, image_shape, num_clusters, seed, config)
     return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,
                             options.init_components, options.init_noise)
 

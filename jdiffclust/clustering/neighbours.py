@@ -26,6 +26,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -65,14 +66,15 @@ def _distances_over_views(images, candidates, maps: AffineMaps):
   return jnp.minimum(jnp.maximum(squares, 0).min(axis=1), own)
 
 
-def nearest_by_views(images, sample, maps: AffineMaps,
+def nearest_by_views(images, sample, maps: AffineMaps | None,
                      num: int) -> tuple[np.ndarray, np.ndarray]:
   """The nearest images of a sample, by the smallest distance over views.
 
   Args:
     images: [n, H, W, C].
     sample: [m, H, W, C].
-    maps: K views of each of `images`; the image itself is one more.
+    maps: K views of each of `images`; the image itself is one more, and the only one
+      with None.
     num: how many neighbours, at most m.
 
   Returns:
@@ -87,10 +89,13 @@ def nearest_by_views(images, sample, maps: AffineMaps,
     block = jnp.asarray(images[rows], jnp.float32)
     plain = np.asarray(_plain_distances(block.reshape(BLOCK, -1), sample))
     near = np.argpartition(plain, num - 1, axis=1)[:, :num]
-    over_views = _distances_over_views(block, sample[near], maps)
+    if maps is None:
+      least = np.maximum(np.take_along_axis(plain, near, axis=1), 0)
+    else:
+      least = np.asarray(_distances_over_views(block, sample[near], maps))
     valid = len(images) - start
     found.append(near[:valid])
-    squares.append(np.asarray(over_views)[:valid])
+    squares.append(least[:valid])
   return np.concatenate(found), np.concatenate(squares).astype(np.float64)
 
 
@@ -148,8 +153,8 @@ class Neighbours:
     return graph.maximum(graph.T)
 
 
-def find_neighbours(images, maps: AffineMaps) -> Neighbours:
-  """The `Neighbours` of images [n, H, W, C] among themselves."""
+def find_neighbours(images, maps: AffineMaps | None) -> Neighbours:
+  """The `Neighbours` of images [n, H, W, C] among themselves, by their views."""
   return Neighbours(*nearest_by_views(images, images, maps,
                                       min(CANDIDATES + 1, len(images))))
 
@@ -258,7 +263,8 @@ def indicator_matrix(cells: np.ndarray, num: int):
                                 shape=(count, num))
 
 
-def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, views):
+def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, views,
+               features: Callable = lambda images: images):
   """The start.
 
   Args:
@@ -266,7 +272,9 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     image_shape: (H, W, C), of product D.
     num_clusters: Q.
     seed: of the views and of K-means.
-    views: the `views` section of a config: `draw_maps`' options, num and sets.
+    views: the `views` section of a config: `draw_maps`' options, num and sets; None: no
+      views, and one set of cuts.
+    features: from images [n, H, W, C] to what is compared in their place, [n, h, w, c].
 
   Returns:
     A function from images [n, D] (and their indices, which it has no use for) to
@@ -275,9 +283,10 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
   """
   # Images of the sample are known again by their bytes: the search need not be repeated.
   rows = {image.tobytes(): row for row, image in enumerate(sample)}
-  sample = sample.reshape(-1, *image_shape)
-  sets = [draw_maps(key, views.num, views)
-          for key in jax.random.split(jax.random.key(seed), views.sets)]
+  sample = features(sample.reshape(-1, *image_shape))
+  sets = [None] if views is None else [
+      draw_maps(key, views.num, views)
+      for key in jax.random.split(jax.random.key(seed), views.sets)]
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
@@ -292,8 +301,8 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     owners = np.array([rows.get(image.tobytes(), -1) for image in images])
     unknown = owners < 0
     if unknown.any():
-      found, squares = nearest_by_views(images[unknown].reshape(-1, *image_shape), sample,
-                                        sets[0], min(CANDIDATES, count))
+      others = features(images[unknown].reshape(-1, *image_shape))
+      found, squares = nearest_by_views(others, sample, sets[0], min(CANDIDATES, count))
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 

@@ -36,6 +36,22 @@ def test_distances_are_the_smallest_over_views():
       assert square == pytest.approx(wanted, rel=1e-4)
 
 
+def test_plain_distances_without_views():
+  """By NumPy; with features, those of the features, for images of others too."""
+  queries, sample = images(70), images(30, 1)
+  found, squares = lib.nearest_by_views(queries, sample, None, 4)
+  plain = ((queries[:, None] - sample)**2).sum(axis=(2, 3, 4))
+  assert (np.sort(found, axis=1) == np.sort(np.argsort(plain, axis=1)[:, :4])).all()
+  np.testing.assert_allclose(squares, np.take_along_axis(plain, found, axis=1),
+                             rtol=1e-4)
+  flat, new = sample.reshape(30, -1), queries.reshape(70, -1)
+  left = lambda x: x[:, :, :2]
+  assign = lib.neighbours(flat, (5, 5, 1), 2, 0, None, left)
+  squares = ((left(queries)[:, None] - left(sample))**2).sum(axis=(2, 3, 4))
+  np.testing.assert_array_equal(assign(new, None),
+                                assign(flat, None)[squares.argmin(axis=1)])
+
+
 def test_graph_is_the_formula():
   """Smaller distance of both directions, self-tuning weights, larger of W and W^T."""
   rng = np.random.default_rng(0)

@@ -1,0 +1,172 @@
+"""The start by a denoiser's features: training and features against closed forms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from jdiffclust.clustering import denoiser_features as lib, initialise
+from jdiffclust.config import default_config
+from jdiffclust.diffusion.process import process_from_config
+from jdiffclust.errors import UserError
+
+SHAPE = (4, 4, 1)
+
+
+@pytest.fixture
+def promoting():
+  """Training needs it: optax promotes implicitly."""
+  with jax.numpy_dtype_promotion('standard'):
+    yield
+
+
+def config_of(**em):
+  config = default_config()
+  config.update(num_clusters=2, seed=3)
+  config.network.update(channels=8, channel_multipliers=(1,), blocks_per_level=1,
+                        middle_attention=False)
+  config.diffusion.update(num_steps=20, betas='cosine')
+  config.m_step.update(batch_size=16, learning_rate_warmup=0)
+  config.em.update(em)
+  return config
+
+
+def blobs(count, seed=0):
+  """Images around two patterns that differ in every pixel, and which one."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 2, count)
+  pattern = np.where(np.indices(SHAPE).sum(axis=0) % 2, .6, -.6)
+  images = np.where(labels == 0, 1, -1)[:, None, None, None] * pattern
+  return (images + .1 * rng.normal(size=images.shape)).astype(np.float32), labels
+
+
+class Linear(nn.Module):
+  """eta = a x_t + b; features x_t + b and twice that."""
+
+  def setup(self):
+    self.a, self.b = (self.param(name, nn.initializers.zeros, ()) for name in 'ab')
+
+  def __call__(self, centred, t, mu):
+    return self.a * centred + self.b + 0 * mu
+
+  def features(self, centred, t, dropout_keys=None):
+    del t, dropout_keys
+    return centred + self.b, 2 * centred
+
+
+@pytest.fixture
+def linear(monkeypatch):
+  monkeypatch.setattr(lib, 'unconditional', lambda config: Linear())
+
+
+def test_features_of_the_identity(linear):
+  """Antithetic noise cancels: the mean of x_t is (1 - m_t) sqrt(abar_t) x_0."""
+  config = config_of()
+  images = np.random.default_rng(0).uniform(-1, 1, (5, *SHAPE)).astype(np.float32)
+  variables = Linear().init(jax.random.key(0), images, None, images)
+  process = process_from_config(config.diffusion)
+  for noise, t in ((0., 1), (.05, 1), (.5, 10), (1., 20)):
+    found = lib.describe(variables, noise, SHAPE, config)(images)
+    wanted = (1 - process.m[t]) * np.prod(1 - process.beta[:t + 1])**.5 * images
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_training_finds_the_best_linear_denoiser(linear, promoting):
+  """Of images that are one constant c, eta = a x_t + b by least squares over (t, eps)."""
+  config = config_of(init_denoiser_steps=1500)
+  config.m_step.update(batch_size=64, learning_rate=.02)
+  constant = .5
+  images = np.full((3, *SHAPE), constant, np.float32)
+  found = lib.train(images, config)['params']
+  p = process_from_config(config.diffusion)
+  abar = np.cumprod(1 - p.beta)[1:]
+  mean = (1 - p.m[1:]) * abar**.5 * constant
+  spread = 1 - abar - p.m[1:]**2 * abar  # of x_t
+  root = (1 - abar)**.5
+  # n_t = (x_t - sqrt(abar_t) c) / sqrt(1 - abar_t); moments over t, then over eps.
+  target = (mean - abar**.5 * constant) / root
+  covariance = np.mean(mean * target + spread / root) - mean.mean() * target.mean()
+  a = covariance / (np.mean(mean**2 + spread) - mean.mean()**2)
+  b = target.mean() - a * mean.mean()
+  assert float(found['a']) == pytest.approx(a, abs=.02)
+  assert float(found['b']) == pytest.approx(b, abs=.02)
+
+
+@pytest.fixture(scope='module')
+def untrained():
+  """A U-Net of random weights, none of them zero, as features alone need no training."""
+  config = config_of()
+  network = lib.unconditional(config)
+  one = jnp.zeros((1, *SHAPE))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), one, jnp.ones(1, jnp.int32),
+                          one)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda s: jnp.asarray(.3 * rng.normal(size=s.shape), jnp.float32), shapes)
+
+
+def test_features_are_of_the_image_alone(untrained):
+  """However images are split into batches, and whatever is beside them."""
+  images = np.random.default_rng(1).uniform(-1, 1, (lib.BATCH + 9, *SHAPE)).astype(
+      np.float32)
+  features = lib.describe(untrained, .2, SHAPE, config_of())
+  whole = features(images)
+  assert whole.shape == (len(images), 4, 4, 8) and np.ptp(whole) > .1
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  close(features(images[7:8]), whole[7:8])
+  close(features(images[::-1]), whole[::-1])
+  close(np.concatenate([features(images[:50]), features(images[50:])]), whole)
+
+
+def test_noise_is_of_the_seed(untrained):
+  """The same seed gives the same features, another one others."""
+  images, _ = blobs(4)
+  config, other = config_of(), config_of()
+  other.seed = 4
+  one, two, three = (lib.describe(untrained, .5, SHAPE, c)(images)
+                     for c in (config, config, other))
+  np.testing.assert_array_equal(one, two)
+  assert np.abs(one - three).max() > 1e-3
+
+
+def test_start_finds_what_differs_everywhere(promoting):
+  """Two patterns, also of images outside the sample."""
+  images, labels = blobs(150)
+  flat = images.reshape(150, -1)
+  tau = initialise.fit_start('denoiser', flat[:120], SHAPE,
+                             config_of(init_denoiser_steps=20))(flat, None)
+  assert tau.shape == (150, 2) and tau.dtype == np.float32
+  np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)
+  assert adjusted_rand_score(labels, tau.argmax(axis=1)) == 1
+
+
+def test_options_of_the_start(linear, promoting, monkeypatch):
+  """Twice the same; other seeds, steps or levels give other features; no views."""
+  images, _ = blobs(30)
+  monkeypatch.setattr(initialise, 'neighbours', lambda *arguments: arguments)
+
+  def features(seed=3, **em):
+    config = config_of(**{'init_denoiser_steps': 3, 'init_denoiser_noise': .3} | em)
+    config.seed = seed
+    *_, views, of = initialise.fit_start('denoiser', images.reshape(30, 16), SHAPE,
+                                         config)
+    assert views is None
+    return of(images)
+
+  first = features()
+  np.testing.assert_array_equal(first, features())
+  for changed in (features(seed=4), features(init_denoiser_steps=9),
+                  features(init_denoiser_noise=.9)):
+    assert np.abs(first - changed).max() > 1e-4
+
+
+def test_diverged_training_is_refused(linear, promoting):
+  """A step size that overflows: the option to change is named."""
+  config = config_of(init_denoiser_steps=2)
+  config.m_step.update(learning_rate=10, gradient_clip=0.)
+  images = np.full((4, *SHAPE), np.float32(1e38))
+  with pytest.raises(UserError, match='config.m_step.learning_rate below 10'):
+    lib.train(images, config)
