@@ -206,7 +206,8 @@ OPTIONS: Mapping[str, Any] = {
     },
     'views': {
         'num': _integer(64, 1, 'random views of an image that neighbours compares'),
-        'sets': _integer(5, 1, 'so many sets of them; the consensus is over all'),
+        'sets': _integer(5, 1, 'so many sets of them (of noise, for em.init=denoiser); '
+                         'the consensus is over all'),
         'rotation': _real(.1, 0, 10, 'their rotation, standard deviation in radians'),
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),

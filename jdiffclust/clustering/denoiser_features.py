@@ -91,7 +91,7 @@ def train(images: np.ndarray, config) -> Any:
   return ema
 
 
-def describe(variables, noise: float, image_shape, config) -> Callable:
+def describe(variables, noise: float, image_shape, config, draw: int = 0) -> Callable:
   """h of the module's text.
 
   Args:
@@ -99,6 +99,7 @@ def describe(variables, noise: float, image_shape, config) -> Callable:
     noise: the noise level t as a share of T.
     image_shape: (H, W, C).
     config: as of `train`.
+    draw: another number draws other eps.
 
   Returns:
     A function from images [n, H, W, C] to features, float32 [n, H, W, F], F the channels
@@ -107,8 +108,8 @@ def describe(variables, noise: float, image_shape, config) -> Callable:
   network = unconditional(config)
   process = as_float32(process_from_config(config.diffusion))
   t = np.full(BATCH, max(1, round(noise * process.num_steps)))
-  eps = jax.random.normal(stream(config.seed, 'init_denoiser_noise'),
-                          (PAIRS, 1, *image_shape))
+  key = jax.random.fold_in(stream(config.seed, 'init_denoiser_noise'), draw)
+  eps = jax.random.normal(key, (PAIRS, 1, *image_shape))
   eps = jnp.concatenate([eps, -eps])
 
   @jax.jit

@@ -120,22 +120,23 @@ def mixture_on_manifold(name: str, sample: np.ndarray, num_clusters: int, restar
 
 def denoiser(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
              config) -> Assign:
-  """Neighbourhoods, without views, of a denoiser's features.
+  """Neighbourhoods among a denoiser's features: draws of its noise in place of views.
 
   Args:
     sample: images to fit to, [n, D] in [-1, 1], n >= Q.
     image_shape: (H, W, C), of product D.
     num_clusters: Q.
     seed: of the cuts.
-    config: em.init_denoiser_noise, and as of `denoiser_features.train`.
+    config: em.init_denoiser_noise, views.sets, and as of `denoiser_features.train`.
 
   Returns:
     `Assign`, as of `neighbours`.
   """
   variables = denoiser_features.train(sample.reshape(-1, *image_shape), config)
-  features = denoiser_features.describe(variables, config.em.init_denoiser_noise,
-                                        image_shape, config)
-  return neighbours(sample, image_shape, num_clusters, seed, None, features)
+  spaces = [denoiser_features.describe(variables, config.em.init_denoiser_noise,
+                                       image_shape, config, draw)
+            for draw in range(config.views.sets)]
+  return neighbours(sample, image_shape, num_clusters, seed, None, spaces)
 
 
 def random(num_clusters: int, seed: int) -> Assign:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -264,7 +264,7 @@ def indicator_matrix(cells: np.ndarray, num: int):
 
 
 def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, views,
-               features: Callable = lambda images: images):
+               spaces: Sequence[Callable] = (lambda images: images,)):
   """The start.
 
   Args:
@@ -273,17 +273,20 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     num_clusters: Q.
     seed: of the views and of K-means.
     views: the `views` section of a config: `draw_maps`' options, num and sets; None: no
-      views, and one set of cuts.
-    features: from images [n, H, W, C] to what is compared in their place, [n, h, w, c].
+      views.
+    spaces: functions from images [n, H, W, C] to what is compared in their place,
+      [n, h, w, c]; the consensus is over all of them and all sets of views.
 
   Returns:
     A function from images [n, D] (and their indices, which it has no use for) to
     responsibilities [n, Q]: for images of the sample the consensus, for others that of
-    the nearest of the sample.
+    the nearest of the sample in the first space.
   """
   # Images of the sample are known again by their bytes: the search need not be repeated.
   rows = {image.tobytes(): row for row, image in enumerate(sample)}
-  sample = features(sample.reshape(-1, *image_shape))
+  sample = sample.reshape(-1, *image_shape)
+  first, *others = spaces
+  in_first = first(sample)
   sets = [None] if views is None else [
       draw_maps(key, views.num, views)
       for key in jax.random.split(jax.random.key(seed), views.sets)]
@@ -291,9 +294,10 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
     found = []
-    for maps in sets:
-      vectors = embeddings(graphs(find_neighbours(sample, maps)), num_clusters, seed)
-      found += cuts(vectors, num_clusters, seed)
+    for compared in itertools.chain([in_first], (space(sample) for space in others)):
+      for maps in sets:
+        vectors = embeddings(graphs(find_neighbours(compared, maps)), num_clusters, seed)
+        found += cuts(vectors, num_clusters, seed)
     tau = consensus(found, num_clusters, seed)
 
   def assign(images, indices):
@@ -301,8 +305,8 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, vi
     owners = np.array([rows.get(image.tobytes(), -1) for image in images])
     unknown = owners < 0
     if unknown.any():
-      others = features(images[unknown].reshape(-1, *image_shape))
-      found, squares = nearest_by_views(others, sample, sets[0], min(CANDIDATES, count))
+      found, squares = nearest_by_views(first(images[unknown].reshape(-1, *image_shape)),
+                                        in_first, sets[0], min(CANDIDATES, count))
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 

@@ -122,45 +122,51 @@ def test_features_are_of_the_image_alone(untrained):
 
 
 def test_noise_is_of_the_seed(untrained):
-  """The same seed gives the same features, another one others."""
+  """The same seed and draw give the same features, others others."""
   images, _ = blobs(4)
   config, other = config_of(), config_of()
   other.seed = 4
-  one, two, three = (lib.describe(untrained, .5, SHAPE, c)(images)
-                     for c in (config, config, other))
+  one, two, *changed = (
+      lib.describe(untrained, .5, SHAPE, c, draw)(images)
+      for c, draw in ((config, 0), (config, 0), (other, 0), (config, 1)))
   np.testing.assert_array_equal(one, two)
-  assert np.abs(one - three).max() > 1e-3
+  assert all(np.abs(one - three).max() > 1e-3 for three in changed)
 
 
 def test_start_finds_what_differs_everywhere(promoting):
   """Two patterns, also of images outside the sample."""
   images, labels = blobs(150)
+  config = config_of(init_denoiser_steps=20)
+  config.views.sets = 2
   flat = images.reshape(150, -1)
   tau = initialise.fit_start('denoiser', flat[:120], SHAPE,
-                             config_of(init_denoiser_steps=20))(flat, None)
+                             config)(flat, None)
   assert tau.shape == (150, 2) and tau.dtype == np.float32
   np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)
   assert adjusted_rand_score(labels, tau.argmax(axis=1)) == 1
 
 
 def test_options_of_the_start(linear, promoting, monkeypatch):
-  """Twice the same; other seeds, steps or levels give other features; no views."""
+  """Twice the same; other seeds, steps or levels give others; sets of noise, no views."""
   images, _ = blobs(30)
+  monkeypatch.setattr(Linear, 'features', lambda self, x, t: (x**2 + self.b, x))
   monkeypatch.setattr(initialise, 'neighbours', lambda *arguments: arguments)
 
   def features(seed=3, **em):
     config = config_of(**{'init_denoiser_steps': 3, 'init_denoiser_noise': .3} | em)
     config.seed = seed
-    *_, views, of = initialise.fit_start('denoiser', images.reshape(30, 16), SHAPE,
-                                         config)
-    assert views is None
-    return of(images)
+    config.views.sets = 2
+    *_, views, spaces = initialise.fit_start('denoiser', images.reshape(30, 16), SHAPE,
+                                             config)
+    one, two = (space(images) for space in spaces)
+    assert views is None and np.abs(one - two).max() > 1e-3
+    return one
 
   first = features()
   np.testing.assert_array_equal(first, features())
   for changed in (features(seed=4), features(init_denoiser_steps=9),
                   features(init_denoiser_noise=.9)):
-    assert np.abs(first - changed).max() > 1e-4
+    assert np.abs(first - changed).max() > 1e-3
 
 
 def test_diverged_training_is_refused(linear, promoting):

@@ -37,7 +37,7 @@ def test_distances_are_the_smallest_over_views():
 
 
 def test_plain_distances_without_views():
-  """By NumPy; with features, those of the features, for images of others too."""
+  """By NumPy; in another space, that space's, for images outside the sample too."""
   queries, sample = images(70), images(30, 1)
   found, squares = lib.nearest_by_views(queries, sample, None, 4)
   plain = ((queries[:, None] - sample)**2).sum(axis=(2, 3, 4))
@@ -46,10 +46,21 @@ def test_plain_distances_without_views():
                              rtol=1e-4)
   flat, new = sample.reshape(30, -1), queries.reshape(70, -1)
   left = lambda x: x[:, :, :2]
-  assign = lib.neighbours(flat, (5, 5, 1), 2, 0, None, left)
+  assign = lib.neighbours(flat, (5, 5, 1), 2, 0, None, [left])
   squares = ((left(queries)[:, None] - left(sample))**2).sum(axis=(2, 3, 4))
   np.testing.assert_array_equal(assign(new, None),
                                 assign(flat, None)[squares.argmin(axis=1)])
+
+
+def test_the_consensus_is_over_all_spaces():
+  """Two of three spaces, first or not, outvote the third; alone, it is heard."""
+  rng = np.random.default_rng(0)
+  groups = rng.integers(0, 2, (2, 60))
+  pictures = (groups.T + .1 * rng.normal(size=(60, 2))).astype(np.float32)
+  one, other = (lambda x, k=k: x[:, :, k:k + 1] for k in (0, 1))
+  for spaces, k in (([one, one, other], 0), ([other, one, one], 0), ([other], 1)):
+    tau = lib.neighbours(pictures, (1, 2, 1), 2, 0, None, spaces)(pictures, None)
+    assert adjusted_rand_score(groups[k], tau.argmax(axis=1)) == 1
 
 
 def test_graph_is_the_formula():
