@@ -85,7 +85,8 @@ def _integers(default, low, meaning, allow_empty=False, **kwargs):
 
 
 # Starting partitions that are fitted to the images, see `clustering.initialise`.
-STARTS = ('neighbours', 'denoiser', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+STARTS = ('neighbours', 'gaussian_mixture', 'kmeans', 'tsne', 'umap')
+SPACES = ('pixels', 'edges', 'denoiser')  # in which neighbours are looked for
 AUTO = 'auto'  # the num_clusters to be chosen
 METHODS = ('cddpm', 'cluster_ddpm', 'latent_cddpm')
 LATENTS = 'latents'  # the start of cluster_ddpm's own paper
@@ -160,11 +161,14 @@ OPTIONS: Mapping[str, Any] = {
     'em': {
         'init': _choice('neighbours',
                         (*STARTS, 'random', 'best', LATENTS),
-                        'the starting partition; denoiser: neighbours, without views, '
-                        'of features of a denoiser trained for it; umap is an optional '
-                        'extra; best: that of init_candidates with the best bound; '
-                        'latents (cluster_ddpm): a Gaussian mixture of the first '
-                        'latents'),
+                        'the starting partition; umap is an optional extra; best: that '
+                        'of init_candidates with the best bound; latents (cluster_ddpm): '
+                        'a Gaussian mixture of the first latents'),
+        'init_spaces': Option(
+            ('pixels', 'edges'), f'names out of {SPACES}, each once',
+            lambda v: 0 < len(v) == len(set(v)) and all(name in SPACES for name in v),
+            'what neighbours compares, by consensus: pixels (over views), edges '
+            '(histograms of their directions), features of a denoiser trained for it'),
         'init_candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {STARTS}',
             lambda v: len(v) > 0 and all(name in STARTS for name in v),
@@ -183,7 +187,7 @@ OPTIONS: Mapping[str, Any] = {
         'init_noise': _real(.05, 0, 10, 'variance added to the mixture in [-1, 1] units',
                             open_low=True),
         'init_denoiser_steps': _integer(1500, 1, 'gradient steps of the denoiser whose '
-                                        'features the start denoiser compares'),
+                                        'features are compared (init_spaces)'),
         'init_denoiser_noise': _real(.05, 0, 1, 'the noise level of these features '
                                      '(share of T)'),
         'init_max_images': _integer(20000, 1, 'fit the start on at most so many images'),
@@ -206,8 +210,8 @@ OPTIONS: Mapping[str, Any] = {
     },
     'views': {
         'num': _integer(64, 1, 'random views of an image that neighbours compares'),
-        'sets': _integer(5, 1, 'so many sets of them (of noise, for em.init=denoiser); '
-                         'the consensus is over all'),
+        'sets': _integer(5, 1, 'so many sets of them (of noise, for a denoiser); the '
+                         'consensus is over all'),
         'rotation': _real(.1, 0, 10, 'their rotation, standard deviation in radians'),
         'scale': _real(.07, 0, 1, 'their scale, of the logarithm; 0: left alone'),
         'shear': _real(.07, 0, 1, 'their shear'),

@@ -1,9 +1,8 @@
 """Starting partitions; also the baselines a result is set beside.
 
 None of them looks at labels: restarts are chosen by the mixture's likelihood or by
-the inertia of K-means; for the start from neighbourhoods see `neighbours.py`, for the
-same among a denoiser's features `denoiser_features.py`, for a choice between starts by
-the model's own bound `jdiffclust.training.trial`.
+the inertia of K-means; for the start from neighbourhoods see `neighbours.py`, for a
+choice between starts by the model's own bound `jdiffclust.training.trial`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from jdiffclust.clustering import denoiser_features
-from jdiffclust.clustering.neighbours import neighbours
+from jdiffclust.clustering import denoiser_features, edges
+from jdiffclust.clustering.neighbours import Look, neighbours, pixels
 from jdiffclust.errors import UserError
 from jdiffclust.streams import integer_seed
 
@@ -118,25 +117,30 @@ def mixture_on_manifold(name: str, sample: np.ndarray, num_clusters: int, restar
   return lambda images, _: tau[nearest.kneighbors(images, return_distance=False)[:, 0]]
 
 
-def denoiser(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
-             config) -> Assign:
-  """Neighbourhoods among a denoiser's features: draws of its noise in place of views.
+def looks(sample: np.ndarray, image_shape, seed: int, config) -> list[list[Look]]:
+  """The spaces of em.init_spaces, in the order of the option.
 
   Args:
-    sample: images to fit to, [n, D] in [-1, 1], n >= Q.
+    sample: images that a denoiser is trained with, [n, D] in [-1, 1].
     image_shape: (H, W, C), of product D.
-    num_clusters: Q.
-    seed: of the cuts.
-    config: em.init_denoiser_noise, views.sets, and as of `denoiser_features.train`.
+    seed: of the views of pixels.
+    config: the section em (init_spaces, init_denoiser_noise), views, and as of
+      `denoiser_features.train`.
 
   Returns:
-    `Assign`, as of `neighbours`.
+    For pixels one `Look` for each set of views, for a denoiser's features one for each
+    draw of its noise, views.sets both; for edges one.
   """
-  variables = denoiser_features.train(sample.reshape(-1, *image_shape), config)
-  spaces = [denoiser_features.describe(variables, config.em.init_denoiser_noise,
-                                       image_shape, config, draw)
+  def of_denoiser():
+    variables = denoiser_features.train(sample.reshape(-1, *image_shape), config)
+    return [Look(denoiser_features.describe(variables, config.em.init_denoiser_noise,
+                                            image_shape, config, draw))
             for draw in range(config.views.sets)]
-  return neighbours(sample, image_shape, num_clusters, seed, None, spaces)
+
+  known = {'pixels': lambda: pixels(config.views, seed),
+           'edges': lambda: [Look(edges.describe)],
+           'denoiser': of_denoiser}
+  return [known[name]() for name in config.em.init_spaces]
 
 
 def random(num_clusters: int, seed: int) -> Assign:
@@ -157,7 +161,7 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
     sample: images to fit to, [n, D] in [-1, 1].
     image_shape: (H, W, C), of product D.
     config: its num_clusters, seed, and the sections em (init_restarts, init_components,
-      init_noise, init_denoiser_noise), views, and those of `denoiser_features.train`.
+      init_noise), views, and as of `looks`.
 
   Returns:
     `Assign`.
@@ -173,9 +177,8 @@ def fit_start(name: str, sample: np.ndarray, image_shape, config) -> Assign:
     if name in ('tsne', 'umap'):
       return mixture_on_manifold(name, sample, num_clusters, options.init_restarts, seed)
     if name == 'neighbours':
-      return neighbours(sample, image_shape, num_clusters, seed, config.views)
-    if name == 'denoiser':
-      return denoiser(sample, image_shape, num_clusters, seed, config)
+      return neighbours(sample, image_shape, num_clusters, seed,
+                        looks(sample, image_shape, seed, config))
     return gaussian_mixture(sample, num_clusters, options.init_restarts, seed,
                             options.init_components, options.init_noise)
 

@@ -1,9 +1,12 @@
-"""A start from neighbourhoods: which images look alike up to small transformations.
+"""A start from neighbourhoods: which images look alike, in more than one respect.
 
 Pixel distances mistake a shifted stroke for another shape. Here the distance of two
 images is the smallest one over random views of either (small rotations, shifts, ...):
 
-  d(i, j)^2 = min_k min(norm2(T_k x_i - x_j), norm2(x_i - T_k x_j)),   T_0 = identity.
+  d(i, j)^2 = min_k min(norm2(T_k x_i - x_j), norm2(x_i - T_k x_j)),   T_0 = identity,
+
+or one of what is described rather than of pixels: edges (`edges.py`), or the features of
+a denoiser (`denoiser_features.py`), where T_0 may be the only view.
 
 The nearest neighbours by d make a graph, weighted by the self-tuning kernel
 exp(-d_ij^2 / (s_i s_j)), s_i the distance of the last neighbour (Zelnik-Manor and
@@ -14,11 +17,11 @@ How many neighbours, eigenvectors and cells a cut takes would be hyper-parameter
 only labels could choose, and which views are drawn is chance. None is chosen: several
 sets of views are drawn, all combinations of a fixed set are cut in the graph of each,
 and the *consensus* of all cuts is clustered. With H [N, M], the indicators of all M
-cells of all cuts, images are alike as often as they share a cell, H H^T; the same
-spectral cut of that graph (its eigenvectors are singular vectors of H) is the
-partition. The responsibility of cluster q for image i is the share of the cuts' cells
-that i has in common with the members of q, normalised over q: where the cuts disagree,
-it is soft.
+cells of all cuts, images are alike as often as they share a cell, H W H^T, every space
+having the same say: W divides 1 among the cuts of a space. The same spectral cut of that
+graph (its eigenvectors are singular vectors of H W^1/2) is the partition. The
+responsibility of cluster q for image i is the share of the cuts' cells that i has in
+common with the members of q, normalised over q: where the cuts disagree, it is soft.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -233,20 +237,24 @@ def cuts(embeddings: list[np.ndarray], num_clusters: int, seed: int,
   return found
 
 
-def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int) -> np.ndarray:
+def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int,
+              weights: Sequence[float] | None = None) -> np.ndarray:
   """The partition that agrees with many, and how much they agree.
 
   Args:
     partitions: cell numbers [n] each.
     num_clusters: Q <= n.
     seed: of K-means.
+    weights: positive, how much each partition counts; all the same with None.
 
   Returns:
     Responsibilities, float32 [n, Q].
   """
   count = len(partitions[0])
+  weights = np.ones(len(partitions)) if weights is None else np.asarray(weights)
   indicators = scipy.sparse.hstack(
-      [indicator_matrix(cells, cells.max() + 1) for cells in partitions]).tocsr()
+      [indicator_matrix(cells, cells.max() + 1) * np.sqrt(weight)
+       for cells, weight in zip(partitions, weights, strict=True)]).tocsr()
   alike = aslinearoperator(indicators) @ aslinearoperator(indicators.T.tocsr())
   vectors = spectral_embedding(alike, min(num_clusters, count - 1), seed)
   members = k_means(unit_rows(vectors), num_clusters, 20, seed)
@@ -263,50 +271,64 @@ def indicator_matrix(cells: np.ndarray, num: int):
                                 shape=(count, num))
 
 
-def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int, views,
-               spaces: Sequence[Callable] = (lambda images: images,)):
+class Look(NamedTuple):
+  """One way to see images.
+
+  Attributes:
+    describe: from images [n, H, W, C] to what is compared in their place, [n, h, w, c].
+    maps: views of what is compared; None: it alone.
+  """
+
+  describe: Callable[[np.ndarray], np.ndarray]
+  maps: AffineMaps | None = None
+
+
+def pixels(views, seed: int) -> list[Look]:
+  """The pixels themselves, by the sets of views of a config's section `views`."""
+  return [Look(lambda images: images, draw_maps(key, views.num, views))
+          for key in jax.random.split(jax.random.key(seed), views.sets)]
+
+
+def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
+               spaces: Sequence[Sequence[Look]]):
   """The start.
 
   Args:
     sample: images to fit to, [n, D] in [-1, 1], n >= Q.
     image_shape: (H, W, C), of product D.
     num_clusters: Q.
-    seed: of the views and of K-means.
-    views: the `views` section of a config: `draw_maps`' options, num and sets; None: no
-      views.
-    spaces: functions from images [n, H, W, C] to what is compared in their place,
-      [n, h, w, c]; the consensus is over all of them and all sets of views.
+    seed: of K-means.
+    spaces: the consensus is over the cuts of all looks of all spaces; all spaces count
+      the same, and so do the looks of one.
 
   Returns:
     A function from images [n, D] (and their indices, which it has no use for) to
     responsibilities [n, Q]: for images of the sample the consensus, for others that of
-    the nearest of the sample in the first space.
+    the nearest of the sample by the first look of the first space.
   """
   # Images of the sample are known again by their bytes: the search need not be repeated.
   rows = {image.tobytes(): row for row, image in enumerate(sample)}
   sample = sample.reshape(-1, *image_shape)
-  first, *others = spaces
-  in_first = first(sample)
-  sets = [None] if views is None else [
-      draw_maps(key, views.num, views)
-      for key in jax.random.split(jax.random.key(seed), views.sets)]
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
-    found = []
-    for compared in itertools.chain([in_first], (space(sample) for space in others)):
-      for maps in sets:
-        vectors = embeddings(graphs(find_neighbours(compared, maps)), num_clusters, seed)
-        found += cuts(vectors, num_clusters, seed)
-    tau = consensus(found, num_clusters, seed)
+    found, weights = [], []
+    for look, share in ((look, 1 / len(space)) for space in spaces for look in space):
+      near = find_neighbours(look.describe(sample), look.maps)
+      own = cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
+      found += own
+      weights += [share / len(own)] * len(own)
+    tau = consensus(found, num_clusters, seed, weights)
+  first = spaces[0][0]
 
   def assign(images, indices):
     del indices
     owners = np.array([rows.get(image.tobytes(), -1) for image in images])
     unknown = owners < 0
     if unknown.any():
-      found, squares = nearest_by_views(first(images[unknown].reshape(-1, *image_shape)),
-                                        in_first, sets[0], min(CANDIDATES, count))
+      found, squares = nearest_by_views(
+          first.describe(images[unknown].reshape(-1, *image_shape)),
+          first.describe(sample), first.maps, min(CANDIDATES, count))
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 

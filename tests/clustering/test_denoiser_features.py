@@ -29,7 +29,7 @@ def config_of(**em):
                         middle_attention=False)
   config.diffusion.update(num_steps=20, betas='cosine')
   config.m_step.update(batch_size=16, learning_rate_warmup=0)
-  config.em.update(em)
+  config.em.update({'init_spaces': ('denoiser',), **em})
   return config
 
 
@@ -139,8 +139,7 @@ def test_start_finds_what_differs_everywhere(promoting):
   config = config_of(init_denoiser_steps=20)
   config.views.sets = 2
   flat = images.reshape(150, -1)
-  tau = initialise.fit_start('denoiser', flat[:120], SHAPE,
-                             config)(flat, None)
+  tau = initialise.fit_start('neighbours', flat[:120], SHAPE, config)(flat, None)
   assert tau.shape == (150, 2) and tau.dtype == np.float32
   np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)
   assert adjusted_rand_score(labels, tau.argmax(axis=1)) == 1
@@ -156,10 +155,10 @@ def test_options_of_the_start(linear, promoting, monkeypatch):
     config = config_of(**{'init_denoiser_steps': 3, 'init_denoiser_noise': .3} | em)
     config.seed = seed
     config.views.sets = 2
-    *_, views, spaces = initialise.fit_start('denoiser', images.reshape(30, 16), SHAPE,
-                                             config)
-    one, two = (space(images) for space in spaces)
-    assert views is None and np.abs(one - two).max() > 1e-3
+    (*_, ((first, second),)) = initialise.fit_start(
+        'neighbours', images.reshape(30, 16), SHAPE, config)
+    one, two = first.describe(images), second.describe(images)
+    assert first.maps is second.maps is None and np.abs(one - two).max() > 1e-3
     return one
 
   first = features()

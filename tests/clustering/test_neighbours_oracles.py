@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 from sklearn.metrics import adjusted_rand_score
 
-from jdiffclust.clustering import neighbours as lib
+from jdiffclust.clustering import edges, neighbours as lib
 from jdiffclust.data.views import draw_maps, transform
 
 VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1,
@@ -46,20 +46,21 @@ def test_plain_distances_without_views():
                              rtol=1e-4)
   flat, new = sample.reshape(30, -1), queries.reshape(70, -1)
   left = lambda x: x[:, :, :2]
-  assign = lib.neighbours(flat, (5, 5, 1), 2, 0, None, [left])
+  assign = lib.neighbours(flat, (5, 5, 1), 2, 0, [[lib.Look(left)]])
   squares = ((left(queries)[:, None] - left(sample))**2).sum(axis=(2, 3, 4))
   np.testing.assert_array_equal(assign(new, None),
                                 assign(flat, None)[squares.argmin(axis=1)])
 
 
 def test_the_consensus_is_over_all_spaces():
-  """Two of three spaces, first or not, outvote the third; alone, it is heard."""
+  """Two spaces outvote a third one, however many looks that has; alone, it is heard."""
   rng = np.random.default_rng(0)
   groups = rng.integers(0, 2, (2, 60))
   pictures = (groups.T + .1 * rng.normal(size=(60, 2))).astype(np.float32)
-  one, other = (lambda x, k=k: x[:, :, k:k + 1] for k in (0, 1))
-  for spaces, k in (([one, one, other], 0), ([other, one, one], 0), ([other], 1)):
-    tau = lib.neighbours(pictures, (1, 2, 1), 2, 0, None, spaces)(pictures, None)
+  one, other = (lib.Look(lambda x, k=k: x[:, :, k:k + 1]) for k in (0, 1))
+  for spaces, k in (([[one], [one], [other] * 3], 0), ([[other], [one], [one]], 0),
+                    ([[one, one, other]], 0), ([[other]], 1)):
+    tau = lib.neighbours(pictures, (1, 2, 1), 2, 0, spaces)(pictures, None)
     assert adjusted_rand_score(groups[k], tau.argmax(axis=1)) == 1
 
 
@@ -120,6 +121,14 @@ def test_responsibilities_are_shares_of_common_cells():
   np.testing.assert_allclose(tau[1, own], 1., rtol=1e-6)
 
 
+def test_weights_count_as_repetitions():
+  """A partition of weight 3 is that partition three times."""
+  one, two, three = np.random.default_rng(0).integers(0, 3, (3, 40))
+  weighted = lib.consensus([one, two, three], 3, 0, [1, 3, 2])
+  repeated = lib.consensus([one, two, two, two, three, three], 3, 0)
+  np.testing.assert_allclose(weighted, repeated, atol=1e-6)
+
+
 def shapes(count, seed):
   """Bars, crosses and squares at random places, with labels."""
   rng = np.random.default_rng(seed)
@@ -145,14 +154,15 @@ def test_shapes_are_found_wherever_they_are():
   flat = pictures.reshape(300, -1)
   views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15,
                           flip=0.)
-  assign = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, views)
+  assign = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, [lib.pixels(views, 0)])
   tau = assign(flat, np.arange(300))
   assert tau.shape == (300, 3) and tau.dtype == np.float32
   np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)
   found = tau.argmax(axis=1)
   assert adjusted_rand_score(labels[:240], found[:240]) > .9
   assert adjusted_rand_score(labels[240:], found[240:]) > .8
-  again = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, views)(flat, np.arange(300))
+  again = lib.neighbours(flat[:240], (10, 10, 1), 3, 0, [lib.pixels(views, 0)])(
+      flat, np.arange(300))
   np.testing.assert_array_equal(tau, again)
 
 
@@ -163,6 +173,7 @@ def test_few_and_equal_images(count, clusters, equal):
   pictures = images(count).reshape(count, -1)
   if equal:
     pictures[:] = pictures[0]
-  tau = lib.neighbours(pictures, (5, 5, 1), clusters, 0, VIEWS)(pictures, None)
+  spaces = [lib.pixels(VIEWS, 0), [lib.Look(edges.describe)]]
+  tau = lib.neighbours(pictures, (5, 5, 1), clusters, 0, spaces)(pictures, None)
   assert tau.shape == (count, clusters)
   np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)

@@ -89,12 +89,13 @@ def test_options_that_contradict(commands, tmp_path, options, message):
 def test_best_start_has_the_best_bound(commands, tmp_path):
   """The start taken is that of the highest bound; the trials are in the summary."""
   outcome = commands.fit(
-      tmp_path, 'em.init=best', "em.init_candidates=('kmeans', 'denoiser')",
-      'em.init_trial_steps=5', 'em.init_denoiser_steps=2', 'em.max_iterations=1')
+      tmp_path, 'em.init=best', "em.init_candidates=('kmeans', 'neighbours')",
+      "em.init_spaces=('pixels', 'edges', 'denoiser')", 'em.init_trial_steps=5',
+      'em.init_denoiser_steps=2', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   trials = {row['start']: row for row in found['init_trials']}
-  assert set(trials) == {'kmeans', 'denoiser'}
+  assert set(trials) == {'kmeans', 'neighbours'}
   best = max(trials, key=lambda name: trials[name]['bound_nats'])
   assert found['init']['method'] == best and trials[best]['lack'] == 0
   other, = set(trials) - {best}
