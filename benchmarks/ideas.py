@@ -271,7 +271,8 @@ def moves(seed: int, workdir: pathlib.Path) -> dict:
 
 def denoiser_features(seed: int, workdir: pathlib.Path) -> dict:
   """Starts on features of a denoiser without clusters, beside the same on pixels."""
-  config, source = load({**NO_VIEWS, 'views.num': 1, 'views.sets': 1}, seed)
+  config, source = load({**NO_VIEWS, 'views.num': 1, 'views.sets': 1,
+                         'em.init_spaces': ('pixels',)}, seed)
   images = loop.flat_images(source, np.arange(source.num_images))
   images = images.reshape(-1, *source.image_shape)
   variables = features_lib.train(images, config)

@@ -165,7 +165,8 @@ OPTIONS: Mapping[str, Any] = {
                         'of init_candidates with the best bound; latents (cluster_ddpm): '
                         'a Gaussian mixture of the first latents'),
         'init_spaces': Option(
-            ('pixels', 'edges'), f'names out of {SPACES}, each once',
+            ('pixels', 'edges'),
+            f"names out of {SPACES}, each once, as in ('edges', 'denoiser')",
             lambda v: 0 < len(v) == len(set(v)) and all(name in SPACES for name in v),
             'what neighbours compares, by consensus: pixels (over views), edges '
             '(histograms of their directions), features of a denoiser trained for it'),

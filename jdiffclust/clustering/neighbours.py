@@ -289,6 +289,23 @@ def pixels(views, seed: int) -> list[Look]:
           for key in jax.random.split(jax.random.key(seed), views.sets)]
 
 
+def cuts_of(images, space: Sequence[Look], num_clusters: int,
+            seed: int) -> list[np.ndarray]:
+  """All cuts of the graphs of all looks at images [n, H, W, C]: cell numbers [n] each."""
+  found = []
+  for look in space:
+    near = find_neighbours(look.describe(images), look.maps)
+    found += cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
+  return found
+
+
+def consensus_of_spaces(found: Sequence[list[np.ndarray]], num_clusters: int,
+                        seed: int) -> np.ndarray:
+  """The `consensus` over the cuts of each space, all spaces having the same say."""
+  return consensus([cells for own in found for cells in own], num_clusters, seed,
+                   [1 / len(own) for own in found for _ in own])
+
+
 def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
                spaces: Sequence[Sequence[Look]]):
   """The start.
@@ -298,8 +315,7 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
     image_shape: (H, W, C), of product D.
     num_clusters: Q.
     seed: of K-means.
-    spaces: the consensus is over the cuts of all looks of all spaces; all spaces count
-      the same, and so do the looks of one.
+    spaces: each the looks of which all cuts are taken together.
 
   Returns:
     A function from images [n, D] (and their indices, which it has no use for) to
@@ -312,13 +328,8 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
-    found, weights = [], []
-    for look, share in ((look, 1 / len(space)) for space in spaces for look in space):
-      near = find_neighbours(look.describe(sample), look.maps)
-      own = cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
-      found += own
-      weights += [share / len(own)] * len(own)
-    tau = consensus(found, num_clusters, seed, weights)
+    tau = consensus_of_spaces([cuts_of(sample, space, num_clusters, seed)
+                               for space in spaces], num_clusters, seed)
   first = spaces[0][0]
 
   def assign(images, indices):
