@@ -15,6 +15,24 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
+MAPPINGS = '/proc/self/maps'
+
+
+@pytest.fixture(autouse=True, scope='module')
+def forget_programs():
+  """Compiled programs are dropped after a module if there are many.
+
+  Each takes some of the 65,530 memory mappings that Linux grants a process by default;
+  one more, and XLA crashes.
+  """
+  yield
+  if os.path.exists(MAPPINGS):
+    with open(MAPPINGS, 'rb') as file:
+      count = sum(1 for _ in file)
+    if count > 30_000:
+      jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
   """Double precision for the length of a test."""
