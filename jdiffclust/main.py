@@ -571,16 +571,17 @@ def evaluate(config, workdir, reporter) -> None:
     pipeline = make_pipeline(source, fitted.data, fitted.m_step.batch_size, fitted.seed,
                              mesh)
     key = loop.e_step_key(fitted, progress['iteration'])
-    found = passes.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter)
-    old = to_host(snapshot.responsibilities)
+    start = loop.start_of_all(source, fitted, progress['start'],
+                              to_host(snapshot.responsibilities)['start'])
+    found = passes.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter,
+                              start=start)
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
     tracked = loop.tracked_images(source.num_images, fitted)
     progress['history'][-1] |= loop.iteration_record(
         *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
         machinery.image_shape)
     write_outputs(machinery, workdir, source, pipeline, loop.Fit(
-        snapshot.state, found.responsibilities, found.info.bound,
-        loop.start_of_all(source, fitted, progress['start'], old['start']), progress),
+        snapshot.state, found.responsibilities, found.info.bound, start, progress),
         reporter, with_quality=config.quality.num_images > 0)
 
 

@@ -21,8 +21,17 @@ running root mean square over images and clusters, since the exact ones leave on
 posteriors. r rises from 0 to 1 over the first steps, while the denoiser knows nothing.
 `anchor` replaces the mixture's proportions, as prior of z_i, by the starting partition
 (where it is sure, the errors must be so too to move an image); `balance` is a prior for
-clusters of equal sizes. The bound that is reported is the exact one of
-`jdiffclust.clustering.e_step`, with tau = q_phi averaged over views.
+clusters of equal sizes.
+
+The start knows an image's neighbours, the network sees one image at a time. So where an
+image has a start, tau is the logarithmic pool of both (Genest and Zidek, 1986),
+
+  log tau_iq = (1 - w) log q_phi(z = q | x_i) + w log start_iq + constant,
+
+which of all distributions has the smallest (1 - w) KL(tau_i || q_i) + w KL(tau_i ||
+start_i); w is `pool`, an equal say, times `anchor`. A new image has q_phi alone. The
+bound that is reported is the exact one of `jdiffclust.clustering.e_step`, with this tau
+and q_phi averaged over views.
 """
 
 from __future__ import annotations
@@ -65,6 +74,11 @@ def random_views(images, keys, options) -> jax.Array:
   return jax.vmap(transform)(images, maps)
 
 
+def log_doubted(start) -> jax.Array:
+  """The logarithm of the start's responsibilities [B, Q], none of which is 0."""
+  return jnp.log((1 - START_DOUBT) * start + START_DOUBT / start.shape[1])
+
+
 def log_prior(start, log_proportions, anchor: float) -> jax.Array:
   """log p_iq, up to a constant of each image.
 
@@ -76,8 +90,7 @@ def log_prior(start, log_proportions, anchor: float) -> jax.Array:
   Returns:
     [B, Q].
   """
-  doubtful = (1 - START_DOUBT) * start + START_DOUBT / start.shape[1]
-  return anchor * jnp.log(doubtful) + (1 - anchor) * log_proportions[None]
+  return anchor * log_doubted(start) + (1 - anchor) * log_proportions[None]
 
 
 def centred(errors, counted) -> jax.Array:
@@ -125,3 +138,17 @@ def log_posterior(posterior: Posterior, variables, images, keys) -> jax.Array:
                   out_axes=1)(keys)
   views = jax.lax.map(lambda k: of(random_views(images, k, posterior.views)), keys)
   return jax.nn.log_softmax(views.mean(axis=0), axis=1)
+
+
+def pooled(log_q, start, weight: float) -> jax.Array:
+  """log tau of the module's text.
+
+  Args:
+    log_q: log q_phi, [B, Q].
+    start: responsibilities of the start, [B, Q].
+    weight: w in [0, 1].
+
+  Returns:
+    [B, Q].
+  """
+  return jax.nn.log_softmax((1 - weight) * log_q + weight * log_doubted(start), axis=1)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jdiffclust.clustering.amortised import Posterior, log_posterior
+from jdiffclust.clustering.amortised import Posterior, log_posterior, pooled
 from jdiffclust.clustering.e_step import evaluate_draws, image_keys, summarise
 from jdiffclust.clustering.mixture import Mixture
 from jdiffclust.clustering.proposals import measured_estimator
@@ -24,7 +24,8 @@ def make_e_step(mixture: Mixture, options, mesh: Mesh,
     mixture: the model.
     options: the `e_step` section of the config.
     mesh: one-dimensional; images are spread over it.
-    amortised: gives tau, which the draws then only score; None: the draws give it.
+    amortised: gives tau, pooled with the start of the batch if there is one; the draws
+      then only score it. None: the draws give it.
 
   Returns:
     A jitted function (estimator, params, batch of B images, key) ->
@@ -49,6 +50,9 @@ def make_e_step(mixture: Mixture, options, mesh: Mesh,
     if amortised is not None:
       keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
       log_q = log_posterior(amortised, params.posterior, batch.images, keys)
+      if batch.start is not None:
+        log_q = pooled(log_q, batch.start,
+                       amortised.options.pool * amortised.options.anchor)
     return summarise(estimator, params, batch.images, draws, counts=counts, log_q=log_q,
                      **decides)
 

@@ -170,7 +170,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       found = reconstruct(estimators.first, params.first, batch, key)
       tau, info = second.e_step(
           estimators.second, params.second,
-          Batch(params.standardised(found.z), batch.indices), key)
+          Batch(params.standardised(found.z), batch.indices, batch.start), key)
       log_variance = latent_mixture.clamp(found.log_variance)
       entropy = jnp.sum(1 + np.log(2 * np.pi) + log_variance, axis=1) / 2
       gain = info.bound + entropy - jnp.sum(jnp.log(params.scale))

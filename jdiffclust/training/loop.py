@@ -261,14 +261,14 @@ class Fitter:
     return replicate({'current': tau, 'start': tau, 'bound': bound}, machinery.mesh)
 
   def _trial_bound(self, name, tau):
-    machinery = self.machinery
+    machinery, begun = self.machinery, tau
     tau = replicate(tau, machinery.mesh)
     state = trial.short_fit(machinery, self.pipeline, self.tracked, tau, self._table)
     if machinery.before_e_step is not None:
       state, _ = machinery.before_e_step(machinery, state, self.pipeline, self.tracked,
                                          tau, tau, 1, self.reporter)
     return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
-                      self.reporter, f'trial of {name}', self.tracked).info.bound
+                      self.reporter, f'trial of {name}', self.tracked, begun).info.bound
 
   def _table(self, tau):
     """What the M-step looks up of an image: its tau, or its start if amortised."""
@@ -326,12 +326,12 @@ class Fitter:
     self.checkpoints.wait()
     host = to_host(self.tau)
     tau, bound = host['current'], host['bound']
+    start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
     if len(self.tracked) < self.source.num_images:
       found = assign_all(self.machinery, self.state.ema, self.pipeline,
                          e_step_key(self.config, self.progress['iteration']),
-                         self.reporter, 'all images')
+                         self.reporter, 'all images', start=start)
       tau, bound = found.responsibilities, found.info.bound
-    start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
     return Fit(self.state, tau, bound, start, self.progress)
 
   def m_phase(self):
@@ -399,10 +399,11 @@ class Fitter:
       self.state, figures = machinery.before_e_step(
           machinery, self.state, self.pipeline, self.tracked, self.tau['current'],
           self.tau['start'], iteration, self.reporter)
+    old = to_host(self.tau)
     result = assign_all(machinery, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
-                        f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked)
-    old = to_host(self.tau)
+                        f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked,
+                        old['start'])
     tau, info = result.responsibilities, result.info
     if iteration == 1 and progress['start'] == LATENTS:
       old = {**old, 'current': tau, 'start': tau}

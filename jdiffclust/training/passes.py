@@ -13,7 +13,7 @@ from jdiffclust.clustering.mixture import bits_per_dimension
 from jdiffclust.clustering.proposals import NUM_IMAGES
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
-from jdiffclust.sharding import to_host
+from jdiffclust.sharding import local_rows, split_rows, to_host
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
 
@@ -37,7 +37,8 @@ class Assignment(NamedTuple):
 
 
 def assign_all(machinery: Machinery, params, pipeline, key,
-               reporter: Reporter, name: str = 'E-step', indices=None) -> Assignment:
+               reporter: Reporter, name: str = 'E-step', indices=None,
+               start=None) -> Assignment:
   """Runs the E-step over the images.
 
   Args:
@@ -48,6 +49,8 @@ def assign_all(machinery: Machinery, params, pipeline, key,
     reporter: shows progress.
     name: what the progress calls it.
     indices: of the images; None: all.
+    start: their responsibilities in the starting partition, NumPy [n, Q]; None: unknown,
+      as of new images.
 
   Returns:
     The `Assignment`, of n images.
@@ -66,7 +69,13 @@ def assign_all(machinery: Machinery, params, pipeline, key,
       some = indices[np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES, dtype=int))]
       batch, valid = next(pipeline.ordered(some, options.batch_size))
       estimator = machinery.pilot(estimator, params, batch, valid, key)
+    begin = 0
     for batch, valid in pipeline.ordered(indices, options.batch_size):
+      if start is not None:
+        rows = np.minimum(begin + np.arange(len(batch.indices)), len(start) - 1)
+        own = rows[local_rows(len(rows))]
+        batch = batch._replace(start=split_rows(start[own], machinery.mesh))
+        begin += valid
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.special
 import scipy.stats
 
@@ -70,6 +71,24 @@ def test_prior_between_start_and_proportions():
   between = np.sqrt((.99 * start + .01 / 3) * pi)
   np.testing.assert_allclose(of(.5), between / between.sum(axis=1, keepdims=True),
                              rtol=1e-5)
+
+
+@pytest.mark.parametrize('weight', (0., .3, 1.))
+def test_pool_is_the_closest_to_both(weight):
+  """Against a search for the least weighted sum of divergences, a row at a time."""
+  q, start = (np.exp(scipy.special.log_softmax(random_rows(seed, 3), axis=1))
+              for seed in (5, 6))
+  doubted = .99 * start + .01 / Q
+  found = np.exp(amortised.pooled(jnp.asarray(np.log(q), jnp.float32),
+                                  jnp.asarray(start, jnp.float32), weight))
+  np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+  for row, one, other in zip(found, q, doubted):
+    def divergences(logits, one=one, other=other):
+      tau = scipy.special.softmax(logits)
+      return ((1 - weight) * np.sum(tau * np.log(tau / one))
+              + weight * np.sum(tau * np.log(tau / other)))
+    least = scipy.optimize.minimize(divergences, np.zeros(Q), tol=1e-12)
+    np.testing.assert_allclose(row, scipy.special.softmax(least.x), atol=1e-4)
 
 
 def batch_of(x0):

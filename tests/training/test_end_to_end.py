@@ -52,7 +52,7 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
 def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   """Its checkpoints hold tau of a sample only; its results are of every image."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
-                         'em.init_max_images=20', 'num_clusters=2')
+                         'em.init_max_images=20', 'num_clusters=2', 'posterior.pool=0.')
   assert outcome.code == 0, outcome.err
   assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
   arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
@@ -70,6 +70,19 @@ def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   rows = list(csv.DictReader(open(tmp_path / 'predictions.csv', encoding='utf-8')))
   same = np.mean([int(row['cluster']) for row in rows] == tau.argmax(axis=1))
   assert len(rows) == 60 and same > .8
+
+
+def test_all_of_the_pool_is_the_start(commands, tmp_path):
+  """Of hard clusters, by the formula: every image has its own row, as `evaluate` finds."""
+  outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.init=kmeans',
+                         'num_clusters=3', 'posterior.pool=1.', 'em.max_iterations=1')
+  assert outcome.code == 0, outcome.err
+  tau = np.load(tmp_path / 'responsibilities.npy')
+  np.testing.assert_allclose(np.sort(tau, axis=1), [[.01 / 3, .01 / 3, .99 + .01 / 3]] * 60,
+                             rtol=1e-4)
+  assert summary_of(tmp_path)['init']['acc'] == summary_of(tmp_path)['acc']
+  assert commands.small('--mode=evaluate', f'--workdir={tmp_path}').code == 0
+  np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'), tau, rtol=1e-6)
 
 
 @pytest.mark.parametrize('options,message', [
