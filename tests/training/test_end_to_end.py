@@ -73,13 +73,13 @@ def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
 
 
 def test_all_of_the_pool_is_the_start(commands, tmp_path):
-  """Of hard clusters, by the formula: every image has its own row, as `evaluate` finds."""
+  """Of hard clusters, by the formula; `evaluate` finds the same."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.init=kmeans',
                          'num_clusters=3', 'posterior.pool=1.', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   tau = np.load(tmp_path / 'responsibilities.npy')
-  np.testing.assert_allclose(np.sort(tau, axis=1), [[.01 / 3, .01 / 3, .99 + .01 / 3]] * 60,
-                             rtol=1e-4)
+  row = [.01 / 3, .01 / 3, .99 + .01 / 3]
+  np.testing.assert_allclose(np.sort(tau, axis=1), [row] * 60, rtol=1e-4)
   assert summary_of(tmp_path)['init']['acc'] == summary_of(tmp_path)['acc']
   assert commands.small('--mode=evaluate', f'--workdir={tmp_path}').code == 0
   np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'), tau, rtol=1e-6)
