@@ -574,7 +574,7 @@ def evaluate(config, workdir, reporter) -> None:
     start = loop.start_of_all(source, fitted, progress['start'],
                               to_host(snapshot.responsibilities)['start'])
     found = passes.assign_all(machinery, snapshot.state.ema, pipeline, key, reporter,
-                              start=start)
+                              start=replicate(start, mesh))
     # The checkpoint's own record of the iteration stays, but for what was recomputed.
     tracked = loop.tracked_images(source.num_images, fitted)
     progress['history'][-1] |= loop.iteration_record(

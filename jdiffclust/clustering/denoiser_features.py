@@ -86,7 +86,7 @@ def train(images: np.ndarray, config) -> Any:
   ema = state[1]
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ema)):
     raise UserError(
-        "The denoiser of config.em.init_spaces = ('denoiser',) diverged: try a "
+        'The denoiser of config.em.init_spaces diverged: try a '
         f'config.m_step.learning_rate below {options.learning_rate:g}.')
   return ema
 

@@ -27,6 +27,7 @@ common with the members of q, normalised over q: where the cuts disagree, it is 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
@@ -331,6 +332,7 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
     tau = consensus_of_spaces([cuts_of(sample, space, num_clusters, seed)
                                for space in spaces], num_clusters, seed)
   first = spaces[0][0]
+  described = functools.cache(lambda: first.describe(sample))  # all may be of the sample
 
   def assign(images, indices):
     del indices
@@ -339,7 +341,7 @@ def neighbours(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
     if unknown.any():
       found, squares = nearest_by_views(
           first.describe(images[unknown].reshape(-1, *image_shape)),
-          first.describe(sample), first.maps, min(CANDIDATES, count))
+          described(), first.maps, min(CANDIDATES, count))
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 

@@ -261,17 +261,18 @@ class Fitter:
     return replicate({'current': tau, 'start': tau, 'bound': bound}, machinery.mesh)
 
   def _trial_bound(self, name, tau):
-    machinery, begun = self.machinery, tau
+    machinery = self.machinery
     tau = replicate(tau, machinery.mesh)
     state = trial.short_fit(machinery, self.pipeline, self.tracked, tau, self._table)
     if machinery.before_e_step is not None:
       state, _ = machinery.before_e_step(machinery, state, self.pipeline, self.tracked,
                                          tau, tau, 1, self.reporter)
     return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
-                      self.reporter, f'trial of {name}', self.tracked, begun).info.bound
+                      self.reporter, f'trial of {name}', self.tracked,
+                      self._table(tau)).info.bound
 
   def _table(self, tau):
-    """What the M-step looks up of an image: its tau, or its start if amortised."""
+    """What is looked up of an image, be it its tau or its start."""
     if self.config.em.schedule == 'batch':
       return tau
     return SampleTable(replicate(self.tracked.astype(np.int32), self.machinery.mesh), tau)
@@ -330,7 +331,8 @@ class Fitter:
     if len(self.tracked) < self.source.num_images:
       found = assign_all(self.machinery, self.state.ema, self.pipeline,
                          e_step_key(self.config, self.progress['iteration']),
-                         self.reporter, 'all images', start=start)
+                         self.reporter, 'all images',
+                         start=replicate(start, self.machinery.mesh))
       tau, bound = found.responsibilities, found.info.bound
     return Fit(self.state, tau, bound, start, self.progress)
 
@@ -399,11 +401,11 @@ class Fitter:
       self.state, figures = machinery.before_e_step(
           machinery, self.state, self.pipeline, self.tracked, self.tau['current'],
           self.tau['start'], iteration, self.reporter)
-    old = to_host(self.tau)
     result = assign_all(machinery, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
                         f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked,
-                        old['start'])
+                        self._table(self.tau['start']))
+    old = to_host(self.tau)
     tau, info = result.responsibilities, result.info
     if iteration == 1 and progress['start'] == LATENTS:
       old = {**old, 'current': tau, 'start': tau}

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.clustering.e_step import EStepInfo
+from jdiffclust.clustering.m_step import look_up
 from jdiffclust.clustering.mixture import bits_per_dimension
 from jdiffclust.clustering.proposals import NUM_IMAGES
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import UserError
-from jdiffclust.sharding import local_rows, split_rows, to_host
+from jdiffclust.sharding import to_host
 from jdiffclust.training.machinery import Machinery
 from jdiffclust.training.progress import Reporter
+
+
+_start_of = jax.jit(look_up)
 
 
 class NonFiniteError(UserError):
@@ -49,8 +53,8 @@ def assign_all(machinery: Machinery, params, pipeline, key,
     reporter: shows progress.
     name: what the progress calls it.
     indices: of the images; None: all.
-    start: their responsibilities in the starting partition, NumPy [n, Q]; None: unknown,
-      as of new images.
+    start: a table of the starting partition for `look_up`, on the devices; None:
+      unknown, as of new images.
 
   Returns:
     The `Assignment`, of n images.
@@ -69,13 +73,9 @@ def assign_all(machinery: Machinery, params, pipeline, key,
       some = indices[np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES, dtype=int))]
       batch, valid = next(pipeline.ordered(some, options.batch_size))
       estimator = machinery.pilot(estimator, params, batch, valid, key)
-    begin = 0
     for batch, valid in pipeline.ordered(indices, options.batch_size):
       if start is not None:
-        rows = np.minimum(begin + np.arange(len(batch.indices)), len(start) - 1)
-        own = rows[local_rows(len(rows))]
-        batch = batch._replace(start=split_rows(start[own], machinery.mesh))
-        begin += valid
+        batch = batch._replace(start=_start_of(start, batch.indices))
       tau, info = to_host(machinery.e_step(estimator, params, batch, key))
       parts.append(jax.tree.map(lambda a: a[:valid], (tau, info)))
       so_far = np.mean(np.concatenate([part[1].bound for part in parts]))
