@@ -107,7 +107,7 @@ def make_bank(machinery, params, images, num_draws: int) -> dict:
 
     def of_cluster(mu):
       terms = mixture.draw_terms(estimator.process, params.network, features, x0, steps,
-                                 jnp.broadcast_to(mu, x0.shape), eps)
+                                 mu[None], eps)
       cost = jnp.where(t == 1, -terms.log_decoder,
                        estimator.elbo_weights[t] * terms.error)
       shift = jnp.sum(eps * mu, axis=(1, 2, 3))

@@ -212,9 +212,8 @@ def evaluate_draws(mixture: Mixture, estimator: Estimator, params: Parameters,
                            num_draws=half, stratify=stratify, antithetic=antithetic)
 
   def evaluate(t, eps, features, q):
-    mu = jnp.broadcast_to(params.means[q], batch.images.shape)
     return Draws(t, mixture.draw_terms(estimator.process, params.network, features,
-                                       batch.images, t, mu, eps))
+                                       batch.images, t, params.means[q][None], eps))
 
   def draw_with_features(keys, s):
     t, eps = jax.vmap(lambda key: draw(key, replicate=s // half, within=s % half))(keys)

@@ -60,7 +60,7 @@ def mixture_denoiser(mixture: Mixture, path: Path, params: Parameters) -> Callab
 
     def add(total, cluster):
       mean, share = cluster
-      other = jnp.broadcast_to(mean, x.shape)
+      other = mean[None]
       x_t = scaled + expand(path.pull(t), x) * other
       x0 = predictions.x0_from_eta(path, x_t, t, other, eta(x_t, other))
       return total + share * x0, None

@@ -242,8 +242,7 @@ def cluster_errors(mixture: Mixture, process, params: Parameters, x0, features,
                    noise: Noise) -> jax.Array:
   """norm2(n_t - eta_theta) / D of each image under each cluster, [B, Q], no dropout."""
   def of_cluster(mu):
-    mu = jnp.broadcast_to(mu, x0.shape)
-    return mixture.draw_terms(process, params.network, features, x0, noise.t, mu,
+    return mixture.draw_terms(process, params.network, features, x0, noise.t, mu[None],
                               noise.eps).error
   return jax.lax.map(of_cluster, params.means).T / x0[0].size
 

@@ -65,8 +65,8 @@ class Trunk(NamedTuple):
   Attributes:
     features: (network variables, x_t - m_t sqrt(abar_t) mu, t [B], dropout keys [B] or
       None) -> whatever the second stage needs, arrays [B, ...].
-    from_features: (network variables, features, t [B], mu [B, H, W, C], dropout keys)
-      -> eta [B, H, W, C].
+    from_features: (network variables, features, t [B], mu [B, H, W, C] or, one for all
+      images, [1, H, W, C], dropout keys) -> eta [B, H, W, C].
   """
 
   features: Callable[..., Any]
@@ -79,8 +79,8 @@ class Mixture:
 
   Attributes:
     denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B], whole
-      numbers or fractions between, mu [B, H, W, C], dropout keys [B] or None) ->
-      [B, H, W, C].
+      numbers or fractions between, mu [B, H, W, C] or [1, H, W, C], dropout keys [B] or
+      None) -> [B, H, W, C].
     levels: grey levels of the discretized decoder; None: the Gaussian decoder.
     trunk: the same eta_theta in two stages; None: it has but one.
   """
@@ -125,7 +125,8 @@ class Mixture:
       features: of the method `features`, with the same x0, t, eps and keys.
       x0: images [B, H, W, C].
       t: steps [B] in 1..T.
-      mu: cluster means [B, H, W, C].
+      mu: cluster means [B, H, W, C], or one for all images [1, H, W, C]: cheaper with a
+        trunk.
       eps: standard normal [B, H, W, C].
       dropout_keys: typed keys [B], or None.
 

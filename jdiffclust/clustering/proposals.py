@@ -61,7 +61,7 @@ def cost_spread(mixture: Mixture, estimator: Estimator, params: Parameters,
           jax.random.fold_in(key, level), shape[1:], within, antithetic))(keys)
       features = mixture.features(process, network, batch.images, t, eps)
       of_cluster = lambda mu: mixture.draw_terms(
-          process, network, features, batch.images, t, jnp.broadcast_to(mu, shape), eps)
+          process, network, features, batch.images, t, mu[None], eps)
       terms = jax.lax.map(of_cluster, params.means)
       return cluster_costs(estimator, terms, jnp.broadcast_to(t, terms.error.shape),
                            weighting)

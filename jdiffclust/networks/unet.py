@@ -194,12 +194,13 @@ class ConcatenatedUNet(nn.Module):
     Args:
       x_t: noisy images, float32 [B, H, W, C].
       t: steps, integers [B] in 1..T.
-      mu: the images' cluster means, float32 [B, H, W, C].
+      mu: the images' cluster means, float32 [B, H, W, C], or one for all [1, H, W, C].
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
     Returns:
       float32 [B, H, W, C].
     """
+    mu = jnp.broadcast_to(mu, x_t.shape)
     h = self.body(jnp.concatenate([x_t, mu], axis=-1), t, dropout_keys)
     return Output(x_t.shape[-1], self.body.num_groups, self.body.dtype)(h)
 
@@ -225,7 +226,11 @@ class ClusterHead(nn.Module):
 
   @nn.compact
   def __call__(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t from the features, steps [B] and means [B, H, W, C]."""
+    """Predicts n_t from the features and steps [B]; means [B, H, W, C], or [1, H, W, C].
+
+    What depends on the mean alone is as large as the means that are given: one mean for
+    all images halves the work.
+    """
     dtype = jnp.dtype(self.dtype)
     conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=dtype, **kw)
     skip, hidden = features
@@ -290,7 +295,7 @@ class SharedTrunkUNet(nn.Module):
     return self.trunk(centred, t, dropout_keys)
 
   def from_features(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t under a cluster, float32 [B, H, W, C], from `features`."""
+    """Predicts n_t, float32 [B, H, W, C], from `features`; mu [B, H, W, C] or [1, ...]."""
     return self.head(features, t, mu, dropout_keys)
 
   def __call__(self, centred, t, mu, dropout_keys=None) -> jax.Array:
