@@ -130,6 +130,18 @@ def test_shared_trunk_sees_mu_in_its_head_only():
   np.testing.assert_allclose(some, base[order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('make', [shared, lambda: UNet(**TINY)])
+def test_one_mean_for_all_images(make):
+  """A mean [1, H, W, C] gives what as many copies of it as images give."""
+  network = make()
+  x, t, mu = inputs()
+  variables = randomised(network, x, t, mu)
+  apply = jax.jit(network.apply)
+  copies = jnp.broadcast_to(mu[1:2], mu.shape)
+  np.testing.assert_allclose(apply(variables, x, t, mu[1:2]),
+                             apply(variables, x, t, copies), rtol=1e-4, atol=1e-5)
+
+
 def test_two_stages_are_the_whole_denoiser():
   """x_t - m_t sqrt(abar_t) mu is what x_t would be with a mean of zero, for every mu."""
   process = process_from_config(default_config().diffusion)
