@@ -18,9 +18,12 @@ import time
 
 STARTED = time.perf_counter()  # before the slow imports: wall_seconds counts them
 
+from jdiffclust.memory import keep_freed_memory  # noqa: E402
+
 # The libraries below log what is of no use to a person who clusters images.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+keep_freed_memory()  # before they start threads, each of which has a heap of its own
 
 import absl.logging  # noqa: E402
 import jax  # noqa: E402
