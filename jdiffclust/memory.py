@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
 
   On a CPU every step takes and frees the same buffers. Left alone, glibc returns large
   ones to the kernel, which clears each page anew: a fifth of the time of a gradient step
-  (docs/benchmarks.md). To be called before the first thread starts, which would have a heap
-  of its own. Other C libraries are left as they are.
+  (docs/benchmarks.md). To be called before the first thread starts, which would have a
+  heap of its own. Other C libraries are left as they are.
   """
   if platform.libc_ver()[0] != 'glibc':
     return

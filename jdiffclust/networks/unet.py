@@ -295,7 +295,7 @@ class SharedTrunkUNet(nn.Module):
     return self.trunk(centred, t, dropout_keys)
 
   def from_features(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t, float32 [B, H, W, C], from `features`; mu is as large, or [1, ...]."""
+    """Predicts n_t, float32 [B, H, W, C], from `features`; mu [B, H, W, C] or [1, ...]"""
     return self.head(features, t, mu, dropout_keys)
 
   def __call__(self, centred, t, mu, dropout_keys=None) -> jax.Array:
