@@ -16,7 +16,6 @@ import functools
 import itertools
 import json
 import pathlib
-import statistics
 import sys
 import types
 from unittest import mock
@@ -29,6 +28,7 @@ import scipy.stats
 from sklearn.cluster import KMeans
 
 from benchmarks import partitions
+from benchmarks.clustering.table import cell
 from configs.digits import get_config
 from jdiffclust import config as config_lib
 from jdiffclust import files, main as jdiffclust_main
@@ -375,10 +375,6 @@ def measure(idea: str, seed: int, out: pathlib.Path) -> dict:
 
 def table(results: dict[str, list[dict]]) -> str:
   """The Markdown table of results by idea, a list over seeds each."""
-  def cell(values):
-    sd = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.3f}{sd}'
-
   lines = ['| idea | start ACC | start NMI | ACC | NMI | bits a dimension | seeds |',
            '|---|---|---|---|---|---|---|']
   for idea, runs in results.items():

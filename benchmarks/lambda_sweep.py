@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import statistics
 import sys
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.clustering.runs import data_overrides
+from benchmarks.clustering.table import cell
 from jdiffclust import files, main as jdiffclust_main
 from jdiffclust.report.figures import save_figure
 
@@ -55,16 +55,12 @@ def measure(weight: float, seed: int, out: pathlib.Path, further: list[str]) -> 
 
 def table(results: dict[float, list[dict]]) -> str:
   """Means and standard deviations over the seeds, as Markdown."""
-  def cell(runs, name, form='.3f'):
-    values = [run[name] for run in runs]
-    sd = f' ± {statistics.stdev(values):{form}}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):{form}}{sd}'
-
+  of = lambda name, runs, form='.3f': cell([run[name] for run in runs], form)
   lines = ['| lambda | ACC | NMI | bits a dimension | KL(q(c) to pi) | KL(q(z) to p(z)) '
            '| dimensions in use | ACC published |', '|---|---|---|---|---|---|---|---|']
   for weight, runs in results.items():
-    cells = [cell(runs, name) for name in ('acc', 'nmi', 'bound_bits_per_dim')]
-    cells += [cell(runs, name, '.1f') for name in TERMS]
+    cells = [of(name, runs) for name in ('acc', 'nmi', 'bound_bits_per_dim')]
+    cells += [of(name, runs, '.1f') for name in TERMS]
     lines.append(f"| {weight:g} | {' | '.join(cells)} | {PUBLISHED[weight]:.3f} |")
   return '\n'.join(lines)
 

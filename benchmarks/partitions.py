@@ -19,12 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import statistics
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.clustering.table import cell
 from configs.digits import get_config as digits_config
 from configs.folder import get_config as folder_config
 from jdiffclust import files
@@ -115,19 +115,15 @@ def measure(dataset: str, seed: int, steps: int, names) -> dict:
 
 def table(runs: list[dict]) -> str:
   """The Markdown table, mean and standard deviation over seeds."""
-  def cell(values, digits):
-    sd = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.{digits}f}{sd}'
-
   lines = ['| partition | ACC | bound, nats an image | over the classes | ACC after one '
            'E-step |', '|---|---|---|---|---|']
   for name in runs[0]:
     rows = [run[name] for run in runs]
     lines.append(' | '.join([
-        f'| {name}', cell([row['partition']['acc'] for row in rows], 3),
-        cell([row['bound_nats'] for row in rows], 2),
-        cell([row['over_classes'] for row in rows], 2),
-        cell([row['preferred']['acc'] for row in rows], 3) + ' |']))
+        f'| {name}', cell([row['partition']['acc'] for row in rows]),
+        cell([row['bound_nats'] for row in rows], '.2f'),
+        cell([row['over_classes'] for row in rows], '.2f'),
+        cell([row['preferred']['acc'] for row in rows]) + ' |']))
   return '\n'.join(lines)
 
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.clustering.methods import our_config
 from benchmarks.clustering.runs import data_overrides
-from benchmarks.clustering.table import SCORES, plus_minus, spread
+from benchmarks.clustering.table import SCORES, cell
 from jdiffclust import files
 from jdiffclust.clustering.initialise import looks
 from jdiffclust.clustering.neighbours import consensus_of_spaces, cuts_of
@@ -29,6 +29,7 @@ from jdiffclust.data.dataset import load_source
 from jdiffclust.evaluation.clustering import clustering_scores
 from jdiffclust.streams import integer_seed
 from jdiffclust.training.loop import flat_images
+
 
 def measure(dataset: str, seed: int, spaces: list[str], out: pathlib.Path,
             fashion: pathlib.Path) -> dict:
@@ -73,8 +74,7 @@ def main(arguments=None) -> int:
         files.write_text(path, json.dumps(rows, indent=1) + '\n')
       runs.append(json.loads(path.read_text(encoding='utf-8')))
     for names in runs[0]:
-      cells = [plus_minus(spread([run[names][score] for run in runs]))
-               for score in SCORES]
+      cells = [cell([run[names][score] for run in runs]) for score in SCORES]
       print(f"| {dataset} | {names} | {' | '.join(cells)} |", flush=True)
   return 0
 

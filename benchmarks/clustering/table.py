@@ -49,7 +49,12 @@ def plus_minus(value: dict, form: str = '.3f') -> str:
   if value['mean'] is None:
     return '–'
   return f"{value['mean']:{form}}" + (
-      '' if value['sd'] is None else f" ± {value['sd']:.3f}")
+      '' if value['sd'] is None else f" ± {value['sd']:{form.removeprefix('+')}}")
+
+
+def cell(values: list[float], form: str = '.3f') -> str:
+  """`plus_minus` of the values themselves."""
+  return plus_minus(spread(values), form)
 
 
 def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
