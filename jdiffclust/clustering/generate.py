@@ -52,7 +52,8 @@ def mixture_denoiser(mixture: Mixture, path: Path, params: Parameters) -> Callab
     y = path.centred(x, t, mu)
     scaled = expand(path.scale(t), x) * y
     if mixture.trunk is None:
-      eta = lambda x_t, other: mixture.denoise(params.network, x_t, t, other)
+      eta = lambda x_t, other: mixture.denoise(
+          params.network, x_t, t, jnp.broadcast_to(other, x_t.shape))
     else:  # its features are those of a y, whatever the cluster
       features = mixture.trunk.features(params.network, scaled, t, None)
       eta = lambda _, other: mixture.trunk.from_features(

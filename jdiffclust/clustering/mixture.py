@@ -79,8 +79,8 @@ class Mixture:
 
   Attributes:
     denoise: eta_theta as a function (network variables, x_t [B, H, W, C], t [B], whole
-      numbers or fractions between, mu [B, H, W, C] or [1, H, W, C], dropout keys [B] or
-      None) -> [B, H, W, C].
+      numbers or fractions between, mu [B, H, W, C], dropout keys [B] or None) ->
+      [B, H, W, C].
     levels: grey levels of the discretized decoder; None: the Gaussian decoder.
     trunk: the same eta_theta in two stages; None: it has but one.
   """
@@ -135,7 +135,7 @@ class Mixture:
     """
     x_t = forward.noised(process, x0, t, mu, eps)
     if self.trunk is None:
-      eta = self.denoise(network, x_t, t, mu, dropout_keys)
+      eta = self.denoise(network, x_t, t, jnp.broadcast_to(mu, x_t.shape), dropout_keys)
     else:
       eta = self.trunk.from_features(network, features, t, mu, dropout_keys)
     target = forward.noise_target(process, x0, t, mu, eps)

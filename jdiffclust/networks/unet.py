@@ -194,13 +194,12 @@ class ConcatenatedUNet(nn.Module):
     Args:
       x_t: noisy images, float32 [B, H, W, C].
       t: steps, integers [B] in 1..T.
-      mu: the images' cluster means, float32 [B, H, W, C], or one for all [1, H, W, C].
+      mu: the images' cluster means, float32 [B, H, W, C].
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
     Returns:
       float32 [B, H, W, C].
     """
-    mu = jnp.broadcast_to(mu, x_t.shape)
     h = self.body(jnp.concatenate([x_t, mu], axis=-1), t, dropout_keys)
     return Output(x_t.shape[-1], self.body.num_groups, self.body.dtype)(h)
 
