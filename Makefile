@@ -14,7 +14,7 @@ cluster: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 install: $(VENV)/.ready
 
