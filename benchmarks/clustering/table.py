@@ -98,7 +98,7 @@ def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
             *(f'- {method}: {provenance(method)}' for method in methods), '',
             'Mean ± standard deviation over seeds, none left out but those named; median '
             f'of the times, {threads} thread(s) each. Other work on the machine slows '
-            'the clock, hardly the CPU seconds.']
+            'the clock, and less the CPU seconds.']
   return '\n'.join(lines)
 
 
