@@ -108,8 +108,17 @@ def seeds_text(seeds: list[int]) -> str:
 
 
 def draw(table: dict[str, dict[str, dict]]):
-  """Bars of ACC and NMI with their standard deviations, a panel a data set."""
+  """Bars of ACC and NMI with their standard deviations, a panel a data set.
+
+  What has not been run yet is left out; what has failed is named.
+  """
   from matplotlib.figure import Figure
+  run = {dataset: {method: row for method, row in methods.items()
+                   if row['seeds'] or row['failed']}
+         for dataset, methods in table.items()}
+  table = {dataset: methods for dataset, methods in run.items() if methods}
+  if not table:
+    return Figure()
   columns = min(2, len(table))
   rows = math.ceil(len(table) / columns)
   tallest = max(len(methods) for methods in table.values())
