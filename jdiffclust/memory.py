@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
   """Has glibc keep the memory that is freed, for the next step of the same program.
 
   On a CPU every step takes and frees the same buffers. Left alone, glibc returns large
-  ones to the kernel, which clears each page anew: a fifth of the time of a gradient step
+  ones to the kernel, which clears each page anew: a sixth of the time of a gradient step
   (docs/benchmarks.md). To be called before the first thread starts, which would have a
   heap of its own. Other C libraries are left as they are.
   """
