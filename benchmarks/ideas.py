@@ -38,7 +38,8 @@ from jdiffclust.data.dataset import load_source
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.evaluation.clustering import clustering_scores
 from jdiffclust.evaluation.diagnostics import overlaps, paired_change
-from jdiffclust.networks.unet import ClusterHead, SharedTrunkUNet, unet_from_config
+from jdiffclust.networks.unet import (
+    ClusterHead, SharedTrunkUNet, Trunk, unet_from_config)
 from jdiffclust.sharding import make_mesh, replicate
 from jdiffclust.training import cddpm, loop, passes, trial
 from jdiffclust.training.progress import Reporter
@@ -310,8 +311,7 @@ class AdaptedHead(ClusterHead):
       down = nn.Dense(shape[1] * shape[2])(code).reshape(shape)
       up = nn.Dense(shape[1] * shape[2],
                     kernel_init=nn.initializers.zeros)(code).reshape(shape)
-      adapted.append(h + jnp.einsum('bhwr,brc->bhwc',
-                                    jnp.einsum('bhwc,brc->bhwr', h, down), up))
+      adapted.append(h + (h @ down.swapaxes(1, 2)[:, None]) @ up[:, None])
     return ClusterHead(self.channels, self.num_groups, self.dropout, self.dtype)(
         tuple(adapted), t, mu, dropout_keys)
 
@@ -321,8 +321,8 @@ class AdaptedUNet(SharedTrunkUNet):
 
   def setup(self):
     """Names the two parts."""
-    super().setup()
     body = self.body
+    self.trunk = Trunk(body)
     self.head = AdaptedHead(body.channels * body.channel_multipliers[0], body.num_groups,
                             body.dropout, body.dtype)
 

@@ -196,8 +196,11 @@ def events():
 
 @pytest.fixture(scope='session')
 def compiled(tmp_path_factory):
-  """A folder where compiled programs are kept for the session."""
-  folder = tmp_path_factory.mktemp('compiled')
+  """A folder where the session's processes keep the programs that they compile."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent  # of all workers
+  folder /= 'compiled'
   settings = {'jax_compilation_cache_dir': str(folder),
               'jax_persistent_cache_min_compile_time_secs': 0.,
               'jax_persistent_cache_min_entry_size_bytes': -1}
