@@ -227,8 +227,8 @@ OPTIONS: Mapping[str, Any] = {
         'anchor': _real(1., 0, 1, 'share of the starting partition in the prior; the '
                         "rest is the clusters' proportions"),
         'pool': _real(.5, 0, 1, "share of the start in the fitted images' tau, times "
-                      'anchor; the rest is the inference network, which new images '
-                      'have alone'),
+                      'anchor; the rest is the inference network (or latents), which '
+                      'new images have alone'),
         'balance': _real(0., 0, 1e9, 'weight of a prior for clusters of equal sizes'),
         'warmup': _integer(600, 0, 'steps over which the errors come to count'),
         'noise_low': _real(.1, 0, 1, 'errors count from this noise level (share of T)'),

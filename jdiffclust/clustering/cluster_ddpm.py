@@ -10,7 +10,7 @@ descends, over both,
       + lambda [KL(w || pi) + sum_c w_c KL(q(z | x_0) || p(z | c))]          (24)
 
 per dimension, with one draw (t, eps, z) of each image and w recomputed from it; before
-the first E-step, which makes the mixture, its first term alone. With
+the first E-step, which makes the mixture, its first term alone (anchor 0). With
 'elbo' weighting and lambda = 1 that is the negative variational bound itself, which the
 E-step reports. What (24) leaves out, and hides with the paper's lambda, is the weight of
 the noise levels.
@@ -19,8 +19,11 @@ Beyond the paper, pi may be replaced, as prior of an image's c in w and in KL(w 
 
   log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant,
 
-its start: where that is sure, z must be so too to move the image; and z may be that of a
-random view of the image that the denoiser restores, so that it tells what views share.
+its start: where that is sure, z must be so too to move the image. Then there are clusters
+before the first E-step, too: far apart (`latent_mixture.separated`), and w is p_i, so that
+the latents of each gather. tau is the logarithmic pool of w and the start, as in
+`amortised`. And z may be that of a random view of the image that the denoiser restores, so
+that it tells what views share.
 
 A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
 bound and samplers serve.
@@ -37,7 +40,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.clustering import latent_mixture, mixture
-from jdiffclust.clustering.amortised import log_prior, random_views
+from jdiffclust.clustering.amortised import log_prior, pooled, random_views
 from jdiffclust.clustering.e_step import (
     EStepInfo, Estimator, evaluate_draws, image_keys, posterior, summarise)
 from jdiffclust.clustering.generate import cluster_denoiser, spread_draw
@@ -82,6 +85,7 @@ class Model:
     options: the `latent` section of the config.
     anchor: share of the start in the prior of c, in [0, 1].
     views: the `views` section of the config.
+    pool: share of the start in tau, in [0, 1].
   """
 
   encode: Callable[..., tuple[jax.Array, jax.Array]]
@@ -91,6 +95,7 @@ class Model:
   options: Any
   anchor: float
   views: Any = None
+  pool: float = 0.
 
   def given(self, z, visible=None) -> Mixture:
     """The DDPM of images with latents z [B, J]: a mixture of one cluster."""
@@ -131,7 +136,7 @@ def anchor_shift(prior: LatentMixture, start, anchor: float) -> jax.Array:
 
 
 def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, start, key,
-               weighting: str) -> Terms:
+               weighting: str, fitted=True) -> Terms:
   """The terms of (24), from one draw of each image.
 
   Args:
@@ -142,6 +147,7 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
     start: their responsibilities by the start, [B, Q].
     key: a typed key, one for all images.
     weighting: of the noise levels, 'uniform' or 'elbo'.
+    fitted: whether an E-step has made the mixture, bool []; else w is p_i.
   """
   x0, noise = batch.images, draw_noise(estimator, batch, key)
   z_keys, visible_keys, view_keys = (
@@ -159,7 +165,8 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
            if model.options.responsibilities == 'sampled' else
            latent_mixture.expected_log_joint(prior, mean, log_variance))
   shift = anchor_shift(prior, start, model.anchor)
-  w = jax.nn.softmax(joint + shift, axis=1)
+  own = jnp.where(fitted, joint, prior.log_proportions[None])
+  w = jax.nn.softmax(own + shift, axis=1)
   matching = latent_mixture.prior_matching(prior, mean, log_variance, w)
   categorical = matching.categorical - jnp.sum(w * shift, axis=1)
   return Terms(errors, categorical, matching.gaussian)
@@ -177,14 +184,15 @@ def make_m_step(model: Model, options, mesh: Mesh):
     A jitted function as that of `m_step.make_m_step`; the table is that of the start.
   """
   optimizer = make_optimizer(options)
-
-  before_prior = options.first_num_steps or options.num_steps
+  before_mixture = options.first_num_steps or options.num_steps
 
   def mean_loss(params, estimator, batch, start, key, step):
-    terms = loss_terms(model, estimator, params, batch, start, key, options.weighting)
+    fitted = step >= before_mixture
+    terms = loss_terms(model, estimator, params, batch, start, key, options.weighting,
+                       fitted)
     matching = (terms.categorical + terms.gaussian) / batch.images[0].size
-    # Before the first E-step there is no mixture that latents could match.
-    weight = jnp.where(step < before_prior, 0, model.options.weight)
+    # Without a start nor a mixture there is nothing that latents could match.
+    weight = jnp.where(fitted | bool(model.anchor), model.options.weight, 0.)
     return jax.lax.pmean(jnp.mean(terms.noise + weight * matching), DATA_AXIS)
 
   whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
@@ -257,15 +265,19 @@ def make_e_step(model: Model, options, mesh: Mesh):
 
   Returns:
     A jitted function as that of `assign.make_e_step`. tau is the optimum of the bound,
-    proportional to exp E_q(z) log p(z, c); a margin's error is the standard deviation,
-    over z given the image, of the difference of the two log p(z, c). The bound's part
-    `prior` has the divergences of z and c.
+    proportional to exp E_q(z) log p(z, c), pooled with the start of the batch if there is
+    one; a margin's error is the standard deviation, over z given the image, of the
+    difference of the two log p(z, c). The bound is that of tau; its part `prior` has the
+    divergences of z and c.
   """
   def e_step(estimator, params, batch, key):
     found = reconstruction(model, options, estimator, params, batch, key)
     posterior_of_z = params.mixture, found.mean, found.log_variance
     tau, log_tau = posterior(latent_mixture.expected_log_joint(*posterior_of_z),
                              options.temperature)
+    if batch.start is not None:
+      log_tau = pooled(log_tau, batch.start, model.pool)
+      tau = jnp.exp(log_tau)
     matching = latent_mixture.prior_matching(*posterior_of_z, tau)
     divergence = matching.categorical + matching.gaussian
     margins = latent_mixture.margins(*posterior_of_z)

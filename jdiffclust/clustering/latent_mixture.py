@@ -44,6 +44,9 @@ LOG_VARIANCE_RANGE = (-20., 10.)
 # tells nothing of the image: Burda, Grosse and Salakhutdinov (2016), whose prior has
 # variance 1.
 ACTIVE_VARIANCE = .01
+# Deviation of clusters whose means are the square root of 2 apart: 14 of them, and the
+# divergence that pulls a new encoder's latents to their mean is 50 nats.
+APART = .1
 
 # Accelerators would else round to a few bits before they multiply.
 _einsum = functools.partial(jnp.einsum, precision='highest')
@@ -204,6 +207,24 @@ def standard_normal(num_clusters: int, size: int, covariance: str) -> LatentMixt
              else jnp.broadcast_to(jnp.eye(size), (*shape, size)))
   return LatentMixture(jnp.full(num_clusters, -math.log(num_clusters)),
                        jnp.zeros(shape), factors)
+
+
+def separated(num_clusters: int, size: int, covariance: str, key) -> LatentMixture:
+  """Equal clusters far apart: where latents gather first if images have a start.
+
+  Args:
+    num_clusters: Q.
+    size: J.
+    covariance: 'diagonal' or 'full', of the factors' shape.
+    key: a typed key, which turns the means.
+
+  Returns:
+    `LatentMixture`, float32: orthonormal means (with Q > J their projections on J
+    dimensions), and deviations of `APART`.
+  """
+  mixture = standard_normal(num_clusters, size, covariance)
+  means = jax.random.orthogonal(key, max(num_clusters, size))[:num_clusters, :size]
+  return mixture._replace(means=means, factors=mixture.factors / APART)
 
 
 # The encoder's posterior.

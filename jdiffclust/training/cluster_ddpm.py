@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from jdiffclust.clustering import latent_fit, latent_mixture
 from jdiffclust.clustering.cluster_ddpm import (
-    Model, Parameters, anchor_shift, make_draw, make_e_step, make_encode, make_m_step,
-    sampled_latents)
+    Model, Parameters, make_draw, make_e_step, make_encode, make_m_step, sampled_latents)
 from jdiffclust.clustering.e_step import image_keys
 from jdiffclust.clustering.m_step import TrainState, init_state, make_optimizer
 from jdiffclust.config import LATENTS
@@ -46,19 +45,20 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   encoder, denoiser = clusterddpm_networks(config)
   model = Model(encoder.apply, denoiser.apply, tuple(image_shape),
                 decoder_levels(config, levels), config.latent, config.posterior.anchor,
-                config.views)
+                config.views, config.posterior.pool * config.posterior.anchor)
   e_options = draws_of(config)
   e_estimator, m_estimator = estimators(process, e_options, config.m_step, mesh)
 
   def new_state():
-    """Random weights; the prior of every cluster is N(0, I)."""
+    """Random weights; every cluster is N(0, I), or apart where there is a start."""
     x, size = jnp.zeros((1, *image_shape)), config.latent.size
+    sizes = config.num_clusters, size, config.latent.covariance
     params = Parameters(
         encoder=encoder.init(stream(config.seed, 'encoder'), x),
         denoiser=denoiser.init(stream(config.seed, 'network'), x,
                                jnp.ones((1,), jnp.int32), jnp.zeros((1, size))),
-        mixture=latent_mixture.standard_normal(config.num_clusters, size,
-                                               config.latent.covariance))
+        mixture=(latent_mixture.separated(*sizes, stream(config.seed, 'mixture'))
+                 if config.posterior.anchor else latent_mixture.standard_normal(*sizes)))
     return init_state(params, make_optimizer(config.m_step))
 
   return Machinery(
@@ -81,12 +81,12 @@ def draws_of(config):
   return options
 
 
-def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau, begun,
+def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau,
                 iteration: int, reporter) -> tuple[TrainState, dict]:
   """The E-step's mixture: pi, mu_c and Sigma_c of one sampled z of every image.
 
-  It goes on from the responsibilities of the E-step before, which no drift of the latents
-  confuses; at first from those of the start, or from K-means of the latents.
+  It goes on from tau of the E-step before, which no drift of the latents confuses; at
+  first from the start, or from K-means of the latents.
 
   Args:
     machinery: the method.
@@ -94,7 +94,6 @@ def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau,
     pipeline: of the images.
     indices: of the images, [n].
     tau: responsibilities so far, [n, Q].
-    begun: those of the start, [n, Q].
     iteration: of EM, from 1.
     reporter: shows progress.
 
@@ -107,8 +106,7 @@ def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau,
   z = np.asarray(jax.jit(sampled_latents)(
       mean, log_variance, image_keys(key, np.asarray(indices, np.int32))))
   first = iteration == 1 and config.em.init == LATENTS
-  start = config.num_clusters if first else to_host(jax.jit(anchored)(
-      state.ema.mixture, tau, begun, config.posterior.anchor))
+  start = config.num_clusters if first else to_host(tau)
   with reporter.task('mixture of the latents', 1, 'fits') as task:
     mixture, found = latent_fit.fit(
         z, start, config.latent, mesh, integer_seed(config.seed, 'mixture'),
@@ -127,11 +125,6 @@ def fit_mixture(machinery: Machinery, state: TrainState, pipeline, indices, tau,
       'latent_active_dimensions': int(jnp.sum(collapse.active)),
       'latent_divergence': float(jnp.sum(collapse.divergence)),
       'latent_deviation': float(np.exp(np.mean(log_variance) / 2))}
-
-
-def anchored(mixture, tau, begun, anchor) -> jax.Array:
-  """tau [n, Q] with the start in its prior, as the M-step has it."""
-  return jax.nn.softmax(jnp.log(tau) + anchor_shift(mixture, begun, anchor), axis=1)
 
 
 def terms(mixture, mean, log_variance):

@@ -193,11 +193,11 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
                                latents, indices, tau)
     return replicate(to_host(joined(state, 'second', own, np.int32(step))), mesh)
 
-  def before_e_step(machinery, state, pipeline, indices, tau, begun, iteration, reporter):
+  def before_e_step(machinery, state, pipeline, indices, tau, iteration, reporter):
     if bool(state.params.begun):
       return state, {}
     own, figures = first.before_e_step(
-        first, part(state, 'first', state.step), pipeline, indices, tau, begun, iteration,
+        first, part(state, 'first', state.step), pipeline, indices, tau, iteration,
         reporter)
     return joined(state, 'first', own, own.step), figures
 

@@ -266,7 +266,7 @@ class Fitter:
     state = trial.short_fit(machinery, self.pipeline, self.tracked, tau, self._table)
     if machinery.before_e_step is not None:
       state, _ = machinery.before_e_step(machinery, state, self.pipeline, self.tracked,
-                                         tau, tau, 1, self.reporter)
+                                         tau, 1, self.reporter)
     return assign_all(machinery, state.ema, self.pipeline, e_step_key(self.config, 0),
                       self.reporter, f'trial of {name}', self.tracked,
                       self._table(tau)).info.bound
@@ -400,7 +400,7 @@ class Fitter:
     if machinery.before_e_step is not None:
       self.state, figures = machinery.before_e_step(
           machinery, self.state, self.pipeline, self.tracked, self.tau['current'],
-          self.tau['start'], iteration, self.reporter)
+          iteration, self.reporter)
     result = assign_all(machinery, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
                         f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked,

@@ -45,8 +45,7 @@ class Machinery:
     before_m_step: closed forms before the gradient steps of an EM iteration (machinery,
       state, pipeline, indices of n images, tau [n, Q]) -> state; None: nothing.
     before_e_step: closed forms after them, (machinery, state, pipeline, indices, tau,
-      that of the start, iteration, reporter) -> (state, figures for the history); None:
-      nothing.
+      iteration, reporter) -> (state, figures for the history); None: nothing.
     conditions: what images of a cluster are made from, (params, cluster, their number n,
       seed) -> NumPy [n, ...].
     draw: the compiled generation of images (sampler, path, params, keys, conditions,

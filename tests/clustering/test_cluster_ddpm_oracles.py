@@ -15,6 +15,7 @@ from jdiffclust.clustering import cluster_ddpm
 from jdiffclust.clustering.cluster_ddpm import Model, Parameters
 from jdiffclust.clustering.e_step import make_estimator
 from jdiffclust.clustering.latent_mixture import LatentMixture
+from jdiffclust.clustering.m_step import TrainState
 from jdiffclust.config import default_config
 from jdiffclust.diffusion import samplers
 from jdiffclust.diffusion.paths import from_process
@@ -261,6 +262,55 @@ def test_e_step_reports_the_bound():
   best = np.sort(np.log(w), axis=1)
   np.testing.assert_allclose(infos[0].margin, best[:, -1] - best[:, -2], rtol=1e-3,
                              atol=1e-3)
+
+
+@pytest.mark.parametrize('weight', [.5, 1.])
+def test_e_step_pools_the_start(weight):
+  """tau is the geometric mean of the best w and the start (1% in doubt); the bound is
+  lower by what SciPy's divergences of the two differ by."""
+  p, params, batch = process(), parameters(), batch_of()
+  start = np.array([[.98, .01, .01], [.2, .5, .3], [0., 0., 1.]], np.float32)
+  static = dataclasses.replace(model(1.), pool=weight)
+  e_step = cluster_ddpm.make_e_step(static, e_step_options(num_draws=4), make_mesh(1))
+  call = lambda batch: e_step(make_estimator(p, 'elbo', 'weight'), params, batch,
+                              jax.random.key(5))
+  (_, plain), (tau, info) = call(batch), call(batch._replace(start=jnp.asarray(start)))
+  best = divergences(params, batch.images)
+  pool = best[2]**(1 - weight) * (.99 * start + .01 / Q)**weight
+  pool /= pool.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(tau, pool, atol=1e-4)
+  np.testing.assert_allclose(info.entropy, [scipy.stats.entropy(row) for row in pool],
+                             atol=1e-3)
+  loss = sum(divergences(params, batch.images, pool)[:2]) - sum(best[:2])
+  assert (loss > .01).any()
+  np.testing.assert_allclose(plain.bound - info.bound, loss, rtol=1e-3, atol=1e-3)
+
+
+def test_before_the_mixture_w_is_the_start(key):
+  """The divergences are those of p_i, which is the start, 1% in doubt."""
+  p, params, batch = process(), parameters(), batch_of()
+  start = np.array([[.98, .01, .01], [.2, .5, .3], [0., 0., 1.]], np.float32)
+  terms = cluster_ddpm.loss_terms(
+      model(1.), make_estimator(p, 'uniform', 'uniform'), params, batch,
+      jnp.asarray(start), key, 'uniform', jnp.array(False))
+  _, gaussian, _ = divergences(params, batch.images, .99 * start + .01 / Q)
+  np.testing.assert_allclose(terms.categorical, np.zeros(3), atol=1e-5)
+  np.testing.assert_allclose(terms.gaussian, gaussian, rtol=1e-4)
+
+
+@pytest.mark.parametrize('anchor', [0., .5])
+def test_what_counts_before_the_first_e_step(anchor, monkeypatch, key):
+  """Without a start the noise error alone; else, and afterwards, lambda times the rest."""
+  monkeypatch.setattr(cluster_ddpm, 'loss_terms', lambda *_: cluster_ddpm.Terms(
+      jnp.ones(2), jnp.full(2, 3.), jnp.ones(2)))
+  monkeypatch.setattr(cluster_ddpm, 'descend', lambda optimizer, state, loss, *_: loss)
+  options = default_config().m_step
+  options.update(first_num_steps=7, num_steps=5)
+  m_step = cluster_ddpm.make_m_step(model(anchor, weight=.2), options, make_mesh(1))
+  of = lambda step: float(m_step(
+      TrainState(jnp.int32(step), parameters(), (), (), jnp.zeros(()), jnp.int32(-1)),
+      make_estimator(process(), 'uniform', 'uniform'), batch_of(2), jnp.eye(Q), key))
+  assert [of(6), of(7)] == pytest.approx([1.2 if anchor else 1., 1.2])
 
 
 @pytest.mark.parametrize('responsibilities', ['sampled', 'expected'])

@@ -328,6 +328,19 @@ def test_standard_normal(full):
 
 
 @both
+@pytest.mark.parametrize('clusters,size', [(3, 5), (4, 4), (5, 2)])
+def test_separated(full, clusters, size):
+  """Orthonormal means, or a tight frame of more than J; N(mean, .1^2) by SciPy."""
+  found = lm.separated(clusters, size, 'full' if full else 'diagonal', jax.random.key(1))
+  means = np.asarray(found.means)
+  product = means @ means.T if clusters <= size else means.T @ means
+  np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-5)
+  z = np.random.default_rng(0).normal(size=(7, size)).astype(np.float32)
+  expected = stats.norm.logpdf(z[:, None], means, .1).sum(axis=2) - np.log(clusters)
+  np.testing.assert_allclose(lm.log_joint(found, jnp.asarray(z)), expected, rtol=1e-4)
+
+
+@both
 def test_second_moments(x64, full):
   """Covariances, precisions and their diagonals, from the factors."""
   mixture, _, _, covariances = make(full, dtype=np.float64)
