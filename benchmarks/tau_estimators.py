@@ -355,13 +355,15 @@ def print_estimators(result: dict, clusters: int) -> None:
   print(f"\nclear images (reference margin > 2 se): {result['clear_images']:.3f}")
 
 
-def measure_quality(images, seeds, num_steps: int, cluster_counts) -> list[dict]:
+def measure_quality(images, seeds, num_steps: int, cluster_counts,
+                    posterior: str) -> list[dict]:
   """Bounds per image of both forms after the same steps from the same start."""
   rows = []
   for num_clusters in cluster_counts:
     for seed in seeds:
       for form in ('concatenated', 'shared_trunk'):
         config = digits_config(form, num_clusters, seed)
+        config.em.posterior = posterior
         began = time.perf_counter()
         machinery, params, _ = train(config, images, num_steps)
         seconds = time.perf_counter() - began
@@ -414,6 +416,9 @@ def main() -> None:
   parser.add_argument('--draws', type=int, default=16)
   parser.add_argument('--seeds', type=int, default=2)
   parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--posterior', choices=('amortised', 'monte_carlo'),
+                      default='amortised', help='quality: a step of amortised scores all '
+                      'clusters')
   parser.add_argument('--clusters', type=int, nargs='+', default=[10, 50, 200])
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
@@ -435,7 +440,7 @@ def main() -> None:
     print_estimators(result, len(bank['fixed']))
   elif args.part == 'quality':
     rows = measure_quality(load_images(config), range(args.seeds), args.steps,
-                           args.clusters)
+                           args.clusters, args.posterior)
     (args.out / 'quality.json').write_text(json.dumps(rows, indent=1))
   else:
     measure_speed(load_images(config), args.rounds, args.clusters)

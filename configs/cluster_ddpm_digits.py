@@ -24,10 +24,11 @@ def get_config():
   config.network.blocks_per_level = 1
   config.latent.size = 10
   config.latent.weight = .1
-  config.em.max_iterations = 21
+  config.em.max_iterations = 7
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.
   config.e_step.num_draws = 2
-  config.m_step.first_num_steps = 600
-  config.m_step.num_steps = 150
+  config.m_step.batch_size = 64
+  config.m_step.first_num_steps = 400
+  config.m_step.num_steps = 100
   return config

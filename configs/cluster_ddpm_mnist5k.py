@@ -29,10 +29,11 @@ def get_config():
   config.network.blocks_per_level = 1
   config.latent.size = 16
   config.latent.weight = .1
-  config.em.max_iterations = 31
+  config.em.max_iterations = 7
   config.em.bound_tolerance = 0.
   config.em.partition_tolerance = 0.
   config.e_step.num_draws = 2
-  config.m_step.first_num_steps = 1000
-  config.m_step.num_steps = 100
+  config.m_step.batch_size = 64
+  config.m_step.first_num_steps = 400
+  config.m_step.num_steps = 80
   return config
