@@ -2,10 +2,11 @@
 
   python -m benchmarks.ideas [--ideas=NAME,...] [--seeds=0,1,2] [--out=DIR]
 
-Those of CHANGES are fits by the command with some options changed. The others (FITS) are
-not part of the project, since they did not pay; they stand here, so that it can be seen
-that they did not. Labels are read by the scores alone. Every run leaves one JSON file in
-DIR, and is not repeated; the table is the mean and standard deviation over seeds.
+Those of CHANGES and LATENTS (of ClusterDDPM) are fits by the command with some options
+changed. The others (FITS) are not part of the project, since they did not pay; they stand
+here, so that it can be seen that they did not. Labels are read by the scores alone. Every
+run leaves one JSON file in DIR, and is not repeated; the table is the mean and standard
+deviation over seeds.
 """
 
 from __future__ import annotations
@@ -63,6 +64,20 @@ CHANGES = {
     'concatenated': {'network.conditioning': 'concatenated'},
     'wider': {'network.channels': 32},
 }
+# Of ClusterDDPM, by configs/cluster_ddpm_digits.py.
+LATENTS = {
+    'latents': {},
+    'latents_paper': {'em.init': 'latents', 'posterior.anchor': 0.,
+                      'latent.mixture_iterations': 100, 'latent.views': False},
+    'latents_no_views': {'latent.views': False},
+    'latents_full': {'latent.covariance': 'full'},
+    'latents_no_average': {'m_step.ema_decay': 0.},
+    'latents_no_pool': {'posterior.pool': 0.},
+    'latents_best_w': {'latent.responsibilities': 'expected'},
+    'latents_to_the_end': {'latent.mixture_iterations': 100},
+    'latents_of_32': {'latent.size': 32},
+    'latents_lambda_.01': {'latent.weight': .01},
+}
 # Options of the `posterior` section that change linearly from the first step to the last,
 # and what else is changed.
 COARSE_TO_FINE = {'noise_low': (.5, .1)}
@@ -82,12 +97,12 @@ def scores_of(labels, clusters) -> dict:
 # ------------------------------------------------------------- fits by the command
 
 
-def fit(changes: dict, seed: int, workdir: pathlib.Path) -> dict:
+def fit(changes: dict, seed: int, workdir: pathlib.Path, config: str = 'digits') -> dict:
   """Scores, start and bound of a fit by the command, unless it is there."""
   options = [f'--config.{name}={value}'
              for name, value in {**changes, 'seed': seed}.items()]
   if not (workdir / 'summary.json').exists():
-    code = jdiffclust_main.run(['', '--config=configs/digits.py', '--quiet',
+    code = jdiffclust_main.run(['', f'--config=configs/{config}.py', '--quiet',
                                 f'--workdir={workdir}', *options])
     if code:
       sys.exit(code)
@@ -366,8 +381,11 @@ def measure(idea: str, seed: int, out: pathlib.Path) -> dict:
   path = out / f'{idea}-{seed}.json'
   if not path.exists():
     workdir = out / 'fits' / f'{idea}-{seed}'
-    found = (fit(CHANGES[idea], seed, workdir) if idea in CHANGES
-             else FITS[idea](seed, workdir))
+    if idea in LATENTS:
+      found = fit(LATENTS[idea], seed, workdir, 'cluster_ddpm_digits')
+    else:
+      found = (fit(CHANGES[idea], seed, workdir) if idea in CHANGES
+               else FITS[idea](seed, workdir))
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(found, indent=1) + '\n')
   return json.loads(path.read_text(encoding='utf-8'))
@@ -390,7 +408,7 @@ def main() -> None:
   """Measures what is missing and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  known = [*CHANGES, *FITS]
+  known = [*CHANGES, *LATENTS, *FITS]
   parser.add_argument('--ideas', default=','.join(known))
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/ideas'))
