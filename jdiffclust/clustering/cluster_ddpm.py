@@ -20,10 +20,10 @@ Beyond the paper, pi may be replaced, as prior of an image's c in w and in KL(w 
   log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant,
 
 its start: where that is sure, z must be so too to move the image. Then there are clusters
-before the first E-step, too: far apart (`latent_mixture.separated`), and w is p_i, so that
-the latents of each gather. tau is the logarithmic pool of w and the start, as in
-`amortised`. And z may be that of a random view of the image that the denoiser restores, so
-that it tells what views share.
+before the first E-step, too, far apart (`latent_mixture.separated`), and w is p_i, so
+that the latents of each gather. tau is the logarithmic pool of w and the start, as in
+`amortised`. And z may be that of a random view of the image that the denoiser restores,
+so that it tells what views share.
 
 A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
 bound and samplers serve.

@@ -165,7 +165,8 @@ class Commands:
     """
     around = ['sh', '-c', '"$@"; true', 'sh'] * shell
     environment = os.environ | {
-        'JAX_COMPILATION_CACHE_DIR': str(self.cache), 'PYTHONPATH': str(ROOT),
+        'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
+        'PYTHONPATH': str(ROOT),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
         'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
@@ -196,12 +197,16 @@ def events():
 
 @pytest.fixture(scope='session')
 def compiled(tmp_path_factory):
-  """A folder where the session's processes keep the programs that they compile."""
+  """A folder where the session's processes keep the programs that they compile.
+
+  In it is a folder for each number of devices: on that, which JAX's keys leave out,
+  depends how a program is cut into threads, and so its last bit.
+  """
   folder = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     folder = folder.parent  # of all workers
   folder /= 'compiled'
-  settings = {'jax_compilation_cache_dir': str(folder),
+  settings = {'jax_compilation_cache_dir': str(folder / str(jax.device_count())),
               'jax_persistent_cache_min_compile_time_secs': 0.,
               'jax_persistent_cache_min_entry_size_bytes': -1}
   before = {name: getattr(jax.config, name) for name in settings}
