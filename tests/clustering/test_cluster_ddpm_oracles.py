@@ -300,7 +300,7 @@ def test_before_the_mixture_w_is_the_start(key):
 
 @pytest.mark.parametrize('anchor', [0., .5])
 def test_what_counts_before_the_first_e_step(anchor, monkeypatch, key):
-  """Without a start the noise error alone; else, and afterwards, lambda times the rest."""
+  """Without a start the noise error alone; else, and then, lambda times the rest."""
   monkeypatch.setattr(cluster_ddpm, 'loss_terms', lambda *_: cluster_ddpm.Terms(
       jnp.ones(2), jnp.full(2, 3.), jnp.ones(2)))
   monkeypatch.setattr(cluster_ddpm, 'descend', lambda optimizer, state, loss, *_: loss)

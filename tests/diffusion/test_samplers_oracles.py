@@ -250,8 +250,7 @@ def test_devices_and_neighbours_do_not_matter(world, name):
   np.testing.assert_array_equal(spread.evaluations, whole.evaluations)
   some = jnp.array([11, 0, 5])
   alone = draw(path, sampler, data, keys[some], mu[some])
-  np.testing.assert_allclose(alone.images, whole.images[some], rtol=1e-5,
-                             atol=2e-5)
+  np.testing.assert_allclose(alone.images, whole.images[some], rtol=1e-5, atol=2e-5)
   assert len(np.unique(np.asarray(whole.images).round(4), axis=0)) == 16
 
 
