@@ -124,8 +124,8 @@ class Commands:
 
   def _build(self, config, image_shape, levels, mesh):
     """`methods.build`, but what is compiled is shared between equal models."""
-    sections = ('method', 'num_clusters', 'network', 'diffusion', 'latent', 'e_step',
-                'm_step', 'em.posterior', 'posterior')
+    sections = ('method', 'seed', 'num_clusters', 'network', 'diffusion', 'latent',
+                'e_step', 'm_step', 'em.posterior', 'posterior', 'views')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections)
                     and ('num_steps' not in name or config.method != 'cddpm')}
