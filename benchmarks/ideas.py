@@ -3,7 +3,7 @@
   python -m benchmarks.ideas [--ideas=NAME,...] [--seeds=0,1,2] [--out=DIR]
 
 Those of CHANGES and LATENTS (of ClusterDDPM) are fits by the command with some options
-changed. The others (FITS) are not part of the project, since they did not pay; they stand
+changed. The others of FITS are not part of the project, since they did not pay; they stand
 here, so that it can be seen that they did not. Labels are read by the scores alone. Every
 run leaves one JSON file in DIR, and is not repeated; the table is the mean and standard
 deviation over seeds.
@@ -30,6 +30,7 @@ from sklearn.cluster import KMeans
 
 from benchmarks import partitions
 from benchmarks.clustering.table import cell
+from benchmarks.lambda_sweep import PAPER
 from configs.digits import get_config
 from jdiffclust import config as config_lib
 from jdiffclust import files, main as jdiffclust_main
@@ -67,8 +68,7 @@ CHANGES = {
 # Of ClusterDDPM, by configs/cluster_ddpm_digits.py.
 LATENTS = {
     'latents': {},
-    'latents_paper': {'em.init': 'latents', 'posterior.anchor': 0.,
-                      'latent.mixture_iterations': 100, 'latent.views': False},
+    'latents_paper': PAPER,
     'latents_no_views': {'latent.views': False},
     'latents_full': {'latent.covariance': 'full'},
     'latents_no_average': {'m_step.ema_decay': 0.},
@@ -367,7 +367,10 @@ def scheduled(values: dict, changes: dict, seed: int, workdir: pathlib.Path) -> 
     return fit(changes, seed, workdir)
 
 
-FITS = {'over_clustered': over_clustered, 'held_out': held_out,
+FITS = {**{name: functools.partial(fit, changes) for name, changes in CHANGES.items()},
+        **{name: functools.partial(fit, changes, config='cluster_ddpm_digits')
+           for name, changes in LATENTS.items()},
+        'over_clustered': over_clustered, 'held_out': held_out,
         'curriculum': curriculum, 'moves': moves,
         'denoiser_features': denoiser_features, 'adapters': adapters,
         **{name: functools.partial(scheduled, *what) for name, what in SCHEDULES.items()}}
@@ -381,11 +384,7 @@ def measure(idea: str, seed: int, out: pathlib.Path) -> dict:
   path = out / f'{idea}-{seed}.json'
   if not path.exists():
     workdir = out / 'fits' / f'{idea}-{seed}'
-    if idea in LATENTS:
-      found = fit(LATENTS[idea], seed, workdir, 'cluster_ddpm_digits')
-    else:
-      found = (fit(CHANGES[idea], seed, workdir) if idea in CHANGES
-               else FITS[idea](seed, workdir))
+    found = FITS[idea](seed, workdir)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(found, indent=1) + '\n')
   return json.loads(path.read_text(encoding='utf-8'))
@@ -408,7 +407,7 @@ def main() -> None:
   """Measures what is missing and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  known = [*CHANGES, *LATENTS, *FITS]
+  known = list(FITS)
   parser.add_argument('--ideas', default=','.join(known))
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/ideas'))
