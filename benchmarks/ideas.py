@@ -65,7 +65,9 @@ CHANGES = {
     'concatenated': {'network.conditioning': 'concatenated'},
     'wider': {'network.channels': 32},
 }
-# Of ClusterDDPM, by configs/cluster_ddpm_digits.py.
+# Of ClusterDDPM, by configs/cluster_ddpm_digits.py, which has one E-step.
+SEVEN = {'m_step.first_num_steps': 400, 'm_step.num_steps': 100, 'em.max_iterations': 7,
+         'em.bound_tolerance': 0., 'em.partition_tolerance': 0.}
 LATENTS = {
     'latents': {},
     'latents_paper': PAPER,
@@ -73,7 +75,9 @@ LATENTS = {
     'latents_full': {'latent.covariance': 'full'},
     'latents_no_average': {'m_step.ema_decay': 0.},
     'latents_no_pool': {'posterior.pool': 0.},
-    'latents_best_w': {'latent.responsibilities': 'expected'},
+    'latents_seven': SEVEN,
+    'latents_seven_half_anchor': {**SEVEN, 'posterior.anchor': .5},
+    'latents_one_look': {'posterior.num_views': 0},
     'latents_to_the_end': {'latent.mixture_iterations': 100},
     'latents_of_32': {'latent.size': 32},
     'latents_lambda_.01': {'latent.weight': .01},

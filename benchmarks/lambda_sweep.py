@@ -29,7 +29,8 @@ from jdiffclust.report.figures import save_figure
 PUBLISHED = {.0001: .6769, .001: .6938, .01: .8252, .05: .9197, .1: .9593, .5: .3073}
 PAPER = {'em.init': 'latents', 'posterior.anchor': 0.,
          'latent.responsibilities': 'sampled', 'latent.mixture_iterations': 100,
-         'latent.views': False}
+         'latent.views': False, 'm_step.first_num_steps': 400, 'm_step.num_steps': 80,
+         'em.max_iterations': 13, 'em.bound_tolerance': 0., 'em.partition_tolerance': 0.}
 TERMS = ('latent_categorical_kl', 'latent_gaussian_kl', 'latent_active_dimensions')
 
 

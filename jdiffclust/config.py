@@ -135,7 +135,8 @@ OPTIONS: Mapping[str, Any] = {
         'rescale_betas': _flag(True, 'betas are those of T = 1000, times 1000 / T'),
         'pull': _choice('one_minus_sqrt_abar',
                         ('one_minus_sqrt_abar', 'cdiffuse', 'linear', 'zero'),
-                        'm_t, the pull of the forward process to the cluster mean'),
+                        'm_t, the pull of the forward process to the cluster mean; '
+                        'cluster_ddpm has none'),
         'reverse_variance': _choice('step', ('step', 'posterior'),
                                     'variance of p(x_{t-1} | x_t): of the forward step, '
                                     'or of its posterior given x_0'),
@@ -225,7 +226,8 @@ OPTIONS: Mapping[str, Any] = {
                               'image itself'),
         'temper': _real(1., 0, 1e9, 'weight of its divergence from the prior'),
         'anchor': _real(1., 0, 1, 'share of the starting partition in the prior; the '
-                        "rest is the clusters' proportions"),
+                        "rest is the clusters' proportions (of latents: in q(c | x) of "
+                        'training too; the rest is p(c | z))'),
         'pool': _real(.5, 0, 1, "share of the start in the fitted images' tau, times "
                       'anchor; the rest is the inference network (or latents), which '
                       'new images have alone'),
@@ -241,7 +243,8 @@ OPTIONS: Mapping[str, Any] = {
                         'the noise error summed over pixels; .001 to .1 advised',
                         open_low=True),
         'responsibilities': _choice('sampled', ('sampled', 'expected'),
-                                    'q(c | x) in training: p(c | z) of a sampled z, or '
+                                    'what q(c | x) of training pools with the start '
+                                    '(see posterior.anchor): p(c | z) of a sampled z, or '
                                     "the bound's optimum exp(E log p(z, c)), normalised"),
         'covariance': _choice('diagonal', ('diagonal', 'full'),
                               'of the Gaussians of the latents'),
@@ -251,7 +254,7 @@ OPTIONS: Mapping[str, Any] = {
                            'devices; auto: by the size'),
         'mixture_iterations': _integer(0, 0, 'EM iterations of that fit at most; 0: '
                                        'only the moments by the responsibilities so far'),
-        'iterations': _integer(2, 1, 'latent_cddpm: EM iterations of cluster_ddpm before '
+        'iterations': _integer(1, 1, 'latent_cddpm: EM iterations of cluster_ddpm before '
                                'CDDPM takes over its latents'),
         'views': _flag(True, 'the encoder learns from random views (see views) of the '
                        'images that the denoiser restores'),

@@ -31,17 +31,20 @@ SMALL = {'data.channels': 1, 'num_clusters': NUM_CLUSTERS}
 LARGER = ('mnist5k', 'fashion5k', 'fashion')
 
 
-def of_latents(changed: dict) -> dict:
-  """Config files and changes of a method with latents."""
-  return {'digits': ('configs/cluster_ddpm_digits.py', changed),
-          **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', changed))}
+# What configs/latent_cddpm_digits.py adds to that of cluster_ddpm.
+TAKEN_OVER = {'method': 'latent_cddpm', 'em.max_iterations': 5, 'em.bound_tolerance': 0.,
+              'em.partition_tolerance': 0.}
 
 
 OURS = {
     'cddpm': {'digits': ('configs/digits.py', {}),
               **dict.fromkeys(LARGER, ('configs/folder.py', SMALL))},
-    'cluster_ddpm': of_latents({}),
-    'latent_cddpm': of_latents({'method': 'latent_cddpm'}),
+    'cluster_ddpm': {
+        'digits': ('configs/cluster_ddpm_digits.py', {}),
+        **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', {}))},
+    'latent_cddpm': {
+        'digits': ('configs/latent_cddpm_digits.py', {}),
+        **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', TAKEN_OVER))},
 }
 
 

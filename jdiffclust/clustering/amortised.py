@@ -119,25 +119,25 @@ def objective(log_q, differences, prior, proportions_of_batch, options) -> jax.A
           - options.balance * entropy)
 
 
-def log_posterior(posterior: Posterior, variables, images, keys) -> jax.Array:
+def log_posterior(infer, images, keys, views, num_views: int) -> jax.Array:
   """log q_phi of images: the normalised mean of log q_phi over random views.
 
   Args:
-    posterior: its infer, views, and options.num_views (0: the image itself).
-    variables: phi.
+    infer: images [B, H, W, C] -> logits [B, Q].
     images: [B, H, W, C].
     keys: typed keys [B].
+    views: the `views` section of the config.
+    num_views: over which it is averaged; 0: the image itself.
 
   Returns:
     [B, Q].
   """
-  of = lambda x: jax.nn.log_softmax(posterior.infer(variables, x), axis=1)
-  if not posterior.options.num_views:
+  of = lambda x: jax.nn.log_softmax(infer(x), axis=1)
+  if not num_views:
     return of(images)
-  keys = jax.vmap(lambda key: jax.random.split(key, posterior.options.num_views),
-                  out_axes=1)(keys)
-  views = jax.lax.map(lambda k: of(random_views(images, k, posterior.views)), keys)
-  return jax.nn.log_softmax(views.mean(axis=0), axis=1)
+  keys = jax.vmap(lambda key: jax.random.split(key, num_views), out_axes=1)(keys)
+  seen = jax.lax.map(lambda k: of(random_views(images, k, views)), keys)
+  return jax.nn.log_softmax(seen.mean(axis=0), axis=1)
 
 
 def pooled(log_q, start, weight: float) -> jax.Array:

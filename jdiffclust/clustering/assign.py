@@ -49,7 +49,9 @@ def make_e_step(mixture: Mixture, options, mesh: Mesh,
     log_q = None
     if amortised is not None:
       keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
-      log_q = log_posterior(amortised, params.posterior, batch.images, keys)
+      log_q = log_posterior(functools.partial(amortised.infer, params.posterior),
+                            batch.images, keys, amortised.views,
+                            amortised.options.num_views)
       if batch.start is not None:
         log_q = pooled(log_q, batch.start,
                        amortised.options.pool * amortised.options.anchor)

@@ -15,15 +15,20 @@ the first E-step, which makes the mixture, its first term alone (anchor 0). With
 E-step reports. What (24) leaves out, and hides with the paper's lambda, is the weight of
 the noise levels.
 
-Beyond the paper, pi may be replaced, as prior of an image's c in w and in KL(w || pi), by
+Beyond the paper, an image's start may have a share `anchor` in w, and in the prior of its
+c in KL(w || p_i), which takes the place of pi:
 
-  log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant,
+  log w_ic = anchor log start_ic + (1 - anchor) log p(c | z) + constant,
+  log p_ic = anchor log start_ic + (1 - anchor) log pi_c + constant.
 
-its start: where that is sure, z must be so too to move the image. Then there are clusters
-before the first E-step, too, far apart (`latent_mixture.separated`), and w is p_i, so
-that the latents of each gather. tau is the logarithmic pool of w and the start, as in
-`amortised`. And z may be that of a random view of the image that the denoiser restores,
-so that it tells what views share.
+The latents of a cluster gather, and the farther apart they are the surer is p(c | z): by
+that alone, an image stays where it first fell. With anchor 1 only the start tells
+training where z belongs, half to either cluster where it doubts, and the encoder, a
+function of the image, decides at the E-step what it makes of it. Then there are clusters
+before the first E-step, too, far apart (`latent_mixture.separated`), and w is p_i. tau is
+the logarithmic pool of p(c | x_0) and the start, as in `amortised`. And z may be that of a
+random view of the image that the denoiser restores, so that it tells what views share;
+then the E-step's log p(c | x_0) is the mean over views.
 
 A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
 bound and samplers serve.
@@ -40,9 +45,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jdiffclust.clustering import latent_mixture, mixture
-from jdiffclust.clustering.amortised import log_prior, pooled, random_views
+from jdiffclust.clustering.amortised import log_posterior, pooled, random_views
 from jdiffclust.clustering.e_step import (
-    EStepInfo, Estimator, evaluate_draws, image_keys, posterior, summarise)
+    EStepInfo, Estimator, evaluate_draws, image_keys, summarise)
 from jdiffclust.clustering.generate import cluster_denoiser, spread_draw
 from jdiffclust.clustering.latent_mixture import LatentMixture
 from jdiffclust.clustering.m_step import (
@@ -86,6 +91,7 @@ class Model:
     anchor: share of the start in the prior of c, in [0, 1].
     views: the `views` section of the config.
     pool: share of the start in tau, in [0, 1].
+    num_views: over which the E-step averages; 0: the image itself.
   """
 
   encode: Callable[..., tuple[jax.Array, jax.Array]]
@@ -96,6 +102,7 @@ class Model:
   anchor: float
   views: Any = None
   pool: float = 0.
+  num_views: int = 0
 
   def given(self, z, visible=None) -> Mixture:
     """The DDPM of images with latents z [B, J]: a mixture of one cluster."""
@@ -115,6 +122,25 @@ def sampled_latents(mean, log_variance, keys) -> jax.Array:
   return latent_mixture.reparametrise(mean, log_variance, eps)
 
 
+def training_latents(model: Model, params: Parameters, x0, keys, dropout_keys=None):
+  """q(z | x_0) and z of images as training sees them, which are views of them by option.
+
+  Args:
+    model: the model.
+    params: the parameters.
+    x0: images [B, H, W, C].
+    keys: typed keys [B].
+    dropout_keys: typed keys [B]; None: no dropout.
+
+  Returns:
+    Means, log variances and samples of z, [B, J].
+  """
+  z_keys, view_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, n) for n in (0, 2))
+  seen = random_views(x0, view_keys, model.views) if model.options.views else x0
+  mean, log_variance = model.encode(params.encoder, seen, dropout_keys)
+  return mean, log_variance, sampled_latents(mean, log_variance, z_keys)
+
+
 class Terms(NamedTuple):
   """The terms of (24) of each image, [B]; the latter two without lambda.
 
@@ -129,12 +155,6 @@ class Terms(NamedTuple):
   gaussian: jax.Array
 
 
-def anchor_shift(prior: LatentMixture, start, anchor: float) -> jax.Array:
-  """log p_ic - log pi_c, [B, Q], of the responsibilities of the start [B, Q]."""
-  log_pi = prior.log_proportions
-  return jax.nn.log_softmax(log_prior(start, log_pi, anchor), axis=1) - log_pi[None]
-
-
 def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, start, key,
                weighting: str, fitted=True) -> Terms:
   """The terms of (24), from one draw of each image.
@@ -147,14 +167,12 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
     start: their responsibilities by the start, [B, Q].
     key: a typed key, one for all images.
     weighting: of the noise levels, 'uniform' or 'elbo'.
-    fitted: whether an E-step has made the mixture, bool []; else w is p_i.
+    fitted: whether an E-step has made the mixture, bool []; else pi is p(c | z), too.
   """
   x0, noise = batch.images, draw_noise(estimator, batch, key)
-  z_keys, visible_keys, view_keys = (
-      jax.vmap(jax.random.fold_in, (0, None))(noise.cluster_keys, n) for n in range(3))
-  seen = random_views(x0, view_keys, model.views) if model.options.views else x0
-  mean, log_variance = model.encode(params.encoder, seen, noise.dropout_keys)
-  z = sampled_latents(mean, log_variance, z_keys)
+  mean, log_variance, z = training_latents(model, params, x0, noise.cluster_keys,
+                                           noise.dropout_keys)
+  visible_keys = jax.vmap(jax.random.fold_in, (0, None))(noise.cluster_keys, 1)
   visible = (jax.vmap(jax.random.uniform)(visible_keys)
              >= model.options.context_dropout)
   errors = example_losses(
@@ -164,12 +182,12 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
   joint = (latent_mixture.log_joint(prior, z)
            if model.options.responsibilities == 'sampled' else
            latent_mixture.expected_log_joint(prior, mean, log_variance))
-  shift = anchor_shift(prior, start, model.anchor)
   own = jnp.where(fitted, joint, prior.log_proportions[None])
-  w = jax.nn.softmax(own + shift, axis=1)
+  log_w, log_p = (pooled(log_c, start, model.anchor)
+                  for log_c in (own, prior.log_proportions[None]))
+  w = jnp.exp(log_w)
   matching = latent_mixture.prior_matching(prior, mean, log_variance, w)
-  categorical = matching.categorical - jnp.sum(w * shift, axis=1)
-  return Terms(errors, categorical, matching.gaussian)
+  return Terms(errors, jnp.sum(w * (log_w - log_p), axis=1), matching.gaussian)
 
 
 def make_m_step(model: Model, options, mesh: Mesh):
@@ -265,19 +283,22 @@ def make_e_step(model: Model, options, mesh: Mesh):
 
   Returns:
     A jitted function as that of `assign.make_e_step`. tau is the optimum of the bound,
-    proportional to exp E_q(z) log p(z, c), pooled with the start of the batch if there is
-    one; a margin's error is the standard deviation, over z given the image, of the
-    difference of the two log p(z, c). The bound is that of tau; its part `prior` has the
-    divergences of z and c.
+    proportional to exp E_q(z) log p(z, c), or its normalised geometric mean over views,
+    pooled with the start of the batch if there is one; a margin's error is the standard
+    deviation, over z given the image, of the difference of the two log p(z, c). The bound
+    is that of tau and of z given the image itself; its part `prior` has the divergences
+    of z and c.
   """
   def e_step(estimator, params, batch, key):
     found = reconstruction(model, options, estimator, params, batch, key)
     posterior_of_z = params.mixture, found.mean, found.log_variance
-    tau, log_tau = posterior(latent_mixture.expected_log_joint(*posterior_of_z),
-                             options.temperature)
+    keys = image_keys(jax.random.fold_in(key, 2), batch.indices)
+    logits = lambda images: latent_mixture.expected_log_joint(
+        params.mixture, *model.encode(params.encoder, images, None)) / options.temperature
+    log_tau = log_posterior(logits, batch.images, keys, model.views, model.num_views)
     if batch.start is not None:
       log_tau = pooled(log_tau, batch.start, model.pool)
-      tau = jnp.exp(log_tau)
+    tau = jnp.exp(log_tau)
     matching = latent_mixture.prior_matching(*posterior_of_z, tau)
     divergence = matching.categorical + matching.gaussian
     margins = latent_mixture.margins(*posterior_of_z)
@@ -303,6 +324,14 @@ def make_encode(model: Model, mesh: Mesh):
   return jax.jit(jax.shard_map(
       lambda params, images: model.encode(params.encoder, images, None), mesh=mesh,
       in_specs=(replicated, split), out_specs=split))
+
+
+def make_training_latents(model: Model, mesh: Mesh):
+  """Compiles `training_latents`' z: (params, images [B, H, W, C], keys [B]) -> [B, J]."""
+  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+  return jax.jit(jax.shard_map(
+      lambda params, images, keys: training_latents(model, params, images, keys)[2],
+      mesh=mesh, in_specs=(replicated, split, split), out_specs=split))
 
 
 def make_draw(model: Model, mesh: Mesh):

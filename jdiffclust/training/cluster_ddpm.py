@@ -45,7 +45,8 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   encoder, denoiser = clusterddpm_networks(config)
   model = Model(encoder.apply, denoiser.apply, tuple(image_shape),
                 decoder_levels(config, levels), config.latent, config.posterior.anchor,
-                config.views, config.posterior.pool * config.posterior.anchor)
+                config.views, config.posterior.pool * config.posterior.anchor,
+                config.posterior.num_views if config.latent.views else 0)
   e_options = draws_of(config)
   e_estimator, m_estimator = estimators(process, e_options, config.m_step, mesh)
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jdiffclust.batch import Batch
 from jdiffclust.clustering import cluster_ddpm as first_model
 from jdiffclust.clustering import latent_mixture, mixture
-from jdiffclust.clustering.e_step import Estimator
+from jdiffclust.clustering.e_step import Estimator, image_keys
 from jdiffclust.clustering.m_step import TrainState
 from jdiffclust.networks.vector import VectorDenoiser
 from jdiffclust.sharding import replicate, to_host
@@ -105,7 +105,7 @@ class LatentPipeline:
 
 def settings_of_second(config):
   """The config of CDDPM: that of the run, without views, of which vectors have none."""
-  config = ml_collections.ConfigDict(config)
+  config = config.copy_and_resolve_references()  # the sections too, unlike ConfigDict()
   with config.unlocked():
     for name in ('rotation', 'scale', 'shear', 'shift', 'flip'):
       config.views[name] = 0.
@@ -137,6 +137,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   boundary = ((options.first_num_steps or options.num_steps)
               + (config.latent.iterations - 1) * options.num_steps)
   encode = lambda params, images: first.encode(params.first, images)
+  sampled = first_model.make_training_latents(first.model, mesh)
   reconstruct = first_model.make_reconstruction(
       first.model, cluster_ddpm.draws_of(config), mesh)
 
@@ -147,40 +148,52 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
     return one._replace(params=params, ema=jax.tree.map(jnp.copy, params),
                         optimizer={'first': one.optimizer, 'second': two.optimizer})
 
+  def of_first(state, estimators, batch, table, key):
+    own, info = first.m_step(part(state, 'first', state.step), estimators.first, batch,
+                             table, key)
+    return joined(state, 'first', own, own.step), info
+
+  def of_second(state, estimators, batch, table, key):
+    keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, 1), state.step),
+                      batch.indices)
+    z = sampled(state.ema.first, batch.images, keys)
+    own, info = second.m_step(
+        part(state, 'second', state.step - boundary), estimators.second,
+        Batch(state.ema.standardised(z), batch.indices), table, key)
+    return joined(state, 'second', own, own.step + boundary), info
+
+  m_steps = [jax.jit(step, donate_argnums=0) for step in (of_first, of_second)]
+
   def m_step(state, estimators, batch, table, key):
-    def of_first(state):
-      own, info = first.m_step(part(state, 'first', state.step), estimators.first, batch,
-                               table, key)
-      return joined(state, 'first', own, own.step), info
+    # Chosen here, since XLA for CPUs runs the convolutions of a jax.lax.cond several
+    # times slower. `begun` stays out of the compiled step: reading it waits for none.
+    begun = state.params.begun
+    own, info = m_steps[bool(begun)](
+        state._replace(params=state.params._replace(begun=None)), estimators, batch,
+        table, key)
+    return own._replace(params=own.params._replace(begun=begun)), info
 
-    def of_second(state):
-      z, _ = encode(state.ema, batch.images)
-      own, info = second.m_step(
-          part(state, 'second', state.step - boundary), estimators.second,
-          Batch(state.ema.standardised(z), batch.indices), table, key)
-      return joined(state, 'second', own, own.step + boundary), info
+  def score_first(estimators, params, batch, key):
+    return first.e_step(estimators.first, params.first, batch, key)
 
-    return jax.lax.cond(state.params.begun, of_second, of_first, state)
+  def score_second(estimators, params, batch, key):
+    found = reconstruct(estimators.first, params.first, batch, key)
+    tau, info = second.e_step(
+        estimators.second, params.second,
+        Batch(params.standardised(found.z), batch.indices, batch.start), key)
+    log_variance = latent_mixture.clamp(found.log_variance)
+    entropy = jnp.sum(1 + np.log(2 * np.pi) + log_variance, axis=1) / 2
+    gain = info.bound + entropy - jnp.sum(jnp.log(params.scale))
+    return tau, info._replace(
+        bound=found.info.bound + gain, prior=found.info.prior + gain,
+        diffusion=found.info.diffusion, levels=found.info.levels,
+        decoder=found.info.decoder,
+        evaluations=found.info.evaluations + info.evaluations)
+
+  e_steps = [jax.jit(score) for score in (score_first, score_second)]
 
   def e_step(estimators, params, batch, key):
-    def of_first(params):
-      return first.e_step(estimators.first, params.first, batch, key)
-
-    def of_second(params):
-      found = reconstruct(estimators.first, params.first, batch, key)
-      tau, info = second.e_step(
-          estimators.second, params.second,
-          Batch(params.standardised(found.z), batch.indices, batch.start), key)
-      log_variance = latent_mixture.clamp(found.log_variance)
-      entropy = jnp.sum(1 + np.log(2 * np.pi) + log_variance, axis=1) / 2
-      gain = info.bound + entropy - jnp.sum(jnp.log(params.scale))
-      return tau, info._replace(
-          bound=found.info.bound + gain, prior=found.info.prior + gain,
-          diffusion=found.info.diffusion, levels=found.info.levels,
-          decoder=found.info.decoder,
-          evaluations=found.info.evaluations + info.evaluations)
-
-    return jax.lax.cond(params.begun, of_second, of_first, params)
+    return e_steps[bool(params.begun)](estimators, params, batch, key)
 
   def before_m_step(machinery, state, pipeline, indices, tau):
     step = int(state.step)
@@ -216,8 +229,7 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       levels=first.levels, process=first.process,
       e_estimator=Estimators(first.e_estimator, second.e_estimator),
       m_estimator=Estimators(first.m_estimator, second.m_estimator),
-      new_state=new_state, m_step=jax.jit(m_step, donate_argnums=0),
-      e_step=jax.jit(e_step), pilot=None, before_m_step=before_m_step,
+      new_state=new_state, m_step=m_step, e_step=e_step, pilot=None, before_m_step=before_m_step,
       before_e_step=before_e_step, conditions=conditions,
       draw=lambda sampler, path, params, *args: first.draw(sampler, path, params.first,
                                                            *args),

@@ -175,7 +175,8 @@ def test_posterior_over_views_does_not_depend_on_the_batch():
   posterior, variables = tiny_posterior()
   x = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (5, 6, 6, 1)), jnp.float32)
   keys = jax.random.split(jax.random.key(0), 5)
-  of = jax.jit(functools.partial(amortised.log_posterior, posterior))
+  of = jax.jit(lambda variables, x, keys: amortised.log_posterior(
+      functools.partial(posterior.infer, variables), x, keys, posterior.views, 3))
   whole = np.asarray(of(variables, x, keys))
   np.testing.assert_allclose(np.exp(whole).sum(axis=1), 1, rtol=1e-5)
   order = np.array([3, 0])

@@ -171,28 +171,36 @@ def test_prior_matching_of_sampled_w(key):
   assert_within(found, wanted)
 
 
-def test_anchor_takes_the_start_for_pi(key):
-  """anchor 1: the divergences are those of a mixture whose pi is the image's start."""
+@pytest.mark.parametrize('anchor', [.3, 1.])
+def test_anchor_pools_the_start(anchor, key):
+  """w is the geometric mean of the best one and the start (1% in doubt), by `anchor`, and
+  its prior that of pi and the start; divergences by SciPy."""
   p, params, batch = process(), parameters(), batch_of()
   start = np.array([[.98, .01, .01], [.2, .5, .3], [0., 0., 1.]], np.float32)
-  terms = one_draw(model(1., responsibilities='expected'), params, batch,
+  terms = one_draw(model(anchor, responsibilities='expected'), params, batch,
                    jnp.asarray(start), 'uniform', p)(key)
-  for i, row in enumerate(.99 * start + .01 / Q):  # 1% in doubt
-    of_image = params._replace(mixture=params.mixture._replace(
-        log_proportions=jnp.log(row)))
-    categorical, gaussian, _ = divergences(of_image, batch.images[i:i + 1])
-    np.testing.assert_allclose(terms.categorical[i], categorical[0], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(terms.gaussian[i], gaussian[0], rtol=1e-3)
+  pool = lambda own: own**(1 - anchor) * (.99 * start + .01 / Q)**anchor
+  w = pool(divergences(params, batch.images)[2])
+  w /= w.sum(axis=1, keepdims=True)
+  prior = pool(np.exp(np.asarray(params.mixture.log_proportions, np.float64))[None])
+  wanted = [scipy.stats.entropy(*rows) for rows in zip(w, prior)]  # it normalises
+  np.testing.assert_allclose(terms.categorical, wanted, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(terms.gaussian, divergences(params, batch.images, w)[1],
+                             rtol=1e-3)
+
+
+def flips(share):
+  """Views that are the mirror image with some probability."""
+  return types.SimpleNamespace(**default_config().views.to_dict() | dict.fromkeys(
+      ('rotation', 'scale', 'shear', 'shift'), 0.) | {'flip': share})
 
 
 def test_the_encoder_sees_views(key):
   """With views the encoder's input is a map of the image, the denoiser's the image."""
   p, params, batch = process(), parameters(), batch_of()
-  views = types.SimpleNamespace(**default_config().views.to_dict() | dict.fromkeys(
-      ('rotation', 'scale', 'shear', 'shift'), 0.) | {'flip': 1.})
   mirrored = Batch(batch.images[:, :, ::-1], batch.indices)
   static = dataclasses.replace(model(views=True, responsibilities='expected'),
-                               views=views)
+                               views=flips(1.))
   terms = one_draw(static, params, batch, jnp.ones((3, Q)) / Q, 'uniform', p)(key)
   categorical, gaussian, _ = divergences(params, mirrored.images)
   np.testing.assert_allclose(terms.gaussian, gaussian, rtol=1e-4)
@@ -283,6 +291,26 @@ def test_e_step_pools_the_start(weight):
                              atol=1e-3)
   loss = sum(divergences(params, batch.images, pool)[:2]) - sum(best[:2])
   assert (loss > .01).any()
+  np.testing.assert_allclose(plain.bound - info.bound, loss, rtol=1e-3, atol=1e-3)
+
+
+def test_e_step_averages_views():
+  """Of three views some are mirrored: log tau is the mean of the two best log w, by their
+  numbers, which differ between images; the bound is still that of the image itself."""
+  p, params, batch = process(), parameters(), batch_of(rows=8)
+  static = dataclasses.replace(model(), views=flips(.5), num_views=3)
+  call = lambda static: cluster_ddpm.make_e_step(
+      static, e_step_options(num_draws=4), make_mesh(1))(
+          make_estimator(p, 'elbo', 'weight'), params, batch, jax.random.key(5))
+  (_, plain), (tau, info) = call(model()), call(static)
+  one, other = (np.log(divergences(params, images)[2])
+                for images in (batch.images, batch.images[:, :, ::-1]))
+  means = np.stack([scipy.special.softmax((3 - k) / 3 * one + k / 3 * other, axis=1)
+                    for k in range(4)])
+  distance = np.abs(means - np.asarray(tau)).max(axis=2)
+  assert (distance.min(axis=0) < 1e-4).all() and len(set(distance.argmin(axis=0))) > 2
+  loss = (sum(divergences(params, batch.images, np.asarray(tau, np.float64))[:2])
+          - sum(divergences(params, batch.images)[:2]))
   np.testing.assert_allclose(plain.bound - info.bound, loss, rtol=1e-3, atol=1e-3)
 
 

@@ -209,6 +209,16 @@ def taken_over(commands, tmp_path_factory):
   return workdir
 
 
+def test_the_second_model_leaves_the_config_alone(taken_over):
+  """What CDDPM of latents goes without, views above all, the run and its start have."""
+  found = json.loads((taken_over / 'config.json').read_bytes())
+  default = config_lib.default_config()
+  assert found['views'] == {**default.views.to_dict(), 'num': found['views']['num'],
+                            'sets': found['views']['sets']}
+  assert found['posterior']['num_views'] == default.posterior.num_views
+  assert found['diffusion']['decoder'] == default.diffusion.decoder
+
+
 def test_cddpm_takes_over_the_latents(taken_over):
   """From the second iteration on; its bound is that of the images, in parts."""
   found = summary_of(taken_over)
