@@ -233,7 +233,7 @@ def history_curves(history):
     axes.set_title(title, fontsize=10, loc='left', color=_INK)
     axes.set_ylabel(label, fontsize=9, color=_INK)
     axes.set_xlabel('EM iteration', fontsize=9, color=_INK)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True, min_n_ticks=1))
     if iterations:
       axes.set_xlim(min(iterations) - .5, max(iterations) + .5)
     # Absolute ticks: '+3.21' in a corner is easily missed.

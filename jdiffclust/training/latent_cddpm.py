@@ -6,7 +6,8 @@ as prior of z (each number of z less its mean over the images, and over its devi
 
   log p(x_0) >= E_q(z) log p(x_0 | z) + H(q(z | x_0)) + E_q(z) log p(z),
 
-of which CDDPM has a bound of the last term, so that the bounds of all methods compare.
+of which CDDPM has a bound of the last term, so that the bounds of all methods compare. It
+learns from samples of z, of views of the images by option, as ClusterDDPM's denoiser does.
 """
 
 from __future__ import annotations
