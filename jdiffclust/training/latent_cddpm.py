@@ -166,8 +166,9 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
   m_steps = [jax.jit(step, donate_argnums=0) for step in (of_first, of_second)]
 
   def m_step(state, estimators, batch, table, key):
-    # Chosen here, since XLA for CPUs runs the convolutions of a jax.lax.cond several
-    # times slower. `begun` stays out of the compiled step: reading it waits for none.
+    # Chosen here, since in a jax.lax.cond XLA for CPUs takes tens of times as long for
+    # gradients of convolutions (jax 0.10.2; in loops too). `begun` stays out of the
+    # compiled step: reading it waits for none.
     begun = state.params.begun
     own, info = m_steps[bool(begun)](
         state._replace(params=state.params._replace(begun=None)), estimators, batch,
