@@ -26,8 +26,8 @@ that alone, an image stays where it first fell. With anchor 1 only the start tel
 training where z belongs, half to either cluster where it doubts, and the encoder, a
 function of the image, decides at the E-step what it makes of it. Then there are clusters
 before the first E-step, too, far apart (`latent_mixture.separated`), and w is p_i. tau is
-the logarithmic pool of p(c | x_0) and the start, as in `amortised`. And z may be that of a
-random view of the image that the denoiser restores, so that it tells what views share;
+the logarithmic pool of p(c | x_0) and the start, as in `amortised`. And z may be that of
+a random view of the image that the denoiser restores, so that it tells what views share;
 then the E-step's log p(c | x_0) is the mean over views.
 
 A DDPM that sees z is `mixture.Mixture` with one cluster of mean zero: the same draws,
