@@ -3,10 +3,10 @@
   python -m benchmarks.ideas [--ideas=NAME,...] [--seeds=0,1,2] [--out=DIR]
 
 Those of CHANGES and LATENTS (of ClusterDDPM) are fits by the command with some options
-changed. The others of FITS are not part of the project, since they did not pay; they stand
-here, so that it can be seen that they did not. Labels are read by the scores alone. Every
-run leaves one JSON file in DIR, and is not repeated; the table is the mean and standard
-deviation over seeds.
+changed. The others of FITS are not part of the project, since they did not pay; they
+stand here, so that it can be seen that they did not. Labels are read by the scores alone.
+Every run leaves one JSON file in DIR, and is not repeated; the table is the mean and
+standard deviation over seeds.
 """
 
 from __future__ import annotations

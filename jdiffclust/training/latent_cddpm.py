@@ -7,7 +7,8 @@ as prior of z (each number of z less its mean over the images, and over its devi
   log p(x_0) >= E_q(z) log p(x_0 | z) + H(q(z | x_0)) + E_q(z) log p(z),
 
 of which CDDPM has a bound of the last term, so that the bounds of all methods compare. It
-learns from samples of z, of views of the images by option, as ClusterDDPM's denoiser does.
+learns from samples of z, of views of the images by option, as ClusterDDPM's denoiser
+does.
 """
 
 from __future__ import annotations
@@ -231,8 +232,8 @@ def build(config, image_shape, levels: int | None, mesh: Mesh) -> Machinery:
       levels=first.levels, process=first.process,
       e_estimator=Estimators(first.e_estimator, second.e_estimator),
       m_estimator=Estimators(first.m_estimator, second.m_estimator),
-      new_state=new_state, m_step=m_step, e_step=e_step, pilot=None, before_m_step=before_m_step,
-      before_e_step=before_e_step, conditions=conditions,
+      new_state=new_state, m_step=m_step, e_step=e_step, pilot=None,
+      before_m_step=before_m_step, before_e_step=before_e_step, conditions=conditions,
       draw=lambda sampler, path, params, *args: first.draw(sampler, path, params.first,
                                                            *args),
       features=lambda params: first.features(params.first), encode=jax.jit(encode))
