@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import resource
@@ -186,8 +187,11 @@ def has_config(workdir) -> bool:
 # ------------------------------------------------------------------------- fit
 
 
-def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
-  """Fits the model and writes its results; continues a run that was cut off."""
+def fit(config, workdir: pathlib.Path, reporter: Reporter, started: float) -> None:
+  """Fits the model and writes its results; continues a run that was cut off.
+
+  `started` is the `time.perf_counter()` from which wall_seconds count.
+  """
   begun = has_config(workdir)
   if begun:
     fitted = fitted_config(workdir)
@@ -229,7 +233,7 @@ def fit(config, workdir: pathlib.Path, reporter: Reporter) -> None:
                              config.seed, mesh)
     with contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
       finished = loop.Fitter(machinery, source, pipeline, checkpoints, reporter, workdir,
-                             STARTED).run()
+                             started).run()
     write_outputs(machinery, workdir, source, pipeline, finished, reporter)
 
 
@@ -610,16 +614,18 @@ def join_processes(options) -> None:
                                options.process_id)
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str], started: float | None = None) -> int:
   """Runs a command line.
 
   Args:
     argv: with the program's name first.
+    started: the `time.perf_counter()` from which the seconds of a fit count; None: now.
 
   Returns:
     The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake, 130 stopped,
     141 nobody reads the output.
   """
+  started = time.perf_counter() if started is None else started
   absl.logging.set_verbosity(absl.logging.ERROR)
   absl.logging.use_absl_handler()
   try:
@@ -630,7 +636,8 @@ def run(argv: list[str]) -> int:
     if config is not None:
       join_processes(config.distributed)
     reporter = Reporter(quiet or not is_main_process())
-    command = {'fit': fit, 'predict': predict, 'sample': sample, 'evaluate': evaluate}
+    command = {'fit': functools.partial(fit, started=started), 'predict': predict,
+               'sample': sample, 'evaluate': evaluate}
     with reporter.stopping_safely():
       command[mode](config, workdir, reporter)
   except passes.NonFiniteError as error:
@@ -650,7 +657,7 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
   """The `jdiffclust` command."""
-  sys.exit(run(sys.argv))
+  sys.exit(run(sys.argv, STARTED))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+import time
 
 import matplotlib.image
 import numpy as np
@@ -49,6 +50,13 @@ def test_every_file_is_there(fitted):
       'assignments.csv', 'responsibilities.npy', 'summary.json', 'report.html'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
+
+
+def test_seconds_are_those_of_the_run(commands, fitted, tmp_path):
+  """A later fit of the same process does not count what came before it."""
+  began = time.perf_counter()
+  assert commands.fit(tmp_path).code == 0
+  assert 0 < read_summary(tmp_path)['wall_seconds'] <= time.perf_counter() - began
 
 
 def test_metrics(fitted):
