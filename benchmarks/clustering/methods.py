@@ -36,15 +36,17 @@ TAKEN_OVER = {'method': 'latent_cddpm', 'em.max_iterations': 5, 'em.bound_tolera
               'em.partition_tolerance': 0.}
 
 
+def by_data_set(digits: str, larger: str, changed: dict) -> dict:
+  """The config files of a method, and what is changed in that of the larger images."""
+  return {'digits': (f'configs/{digits}.py', {}),
+          **dict.fromkeys(LARGER, (f'configs/{larger}.py', changed))}
+
+
 OURS = {
-    'cddpm': {'digits': ('configs/digits.py', {}),
-              **dict.fromkeys(LARGER, ('configs/folder.py', SMALL))},
-    'cluster_ddpm': {
-        'digits': ('configs/cluster_ddpm_digits.py', {}),
-        **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', {}))},
-    'latent_cddpm': {
-        'digits': ('configs/latent_cddpm_digits.py', {}),
-        **dict.fromkeys(LARGER, ('configs/cluster_ddpm_mnist5k.py', TAKEN_OVER))},
+    'cddpm': by_data_set('digits', 'folder', SMALL),
+    'cluster_ddpm': by_data_set('cluster_ddpm_digits', 'cluster_ddpm_mnist5k', {}),
+    'latent_cddpm': by_data_set('latent_cddpm_digits', 'cluster_ddpm_mnist5k',
+                                TAKEN_OVER),
 }
 
 

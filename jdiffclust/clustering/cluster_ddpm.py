@@ -56,6 +56,9 @@ from jdiffclust.clustering.mixture import Mixture
 from jdiffclust.diffusion import predictions, samplers
 from jdiffclust.sharding import DATA_AXIS
 
+# How arguments lie on the devices: the same on each, or a part of the images on each.
+WHOLE, SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
 
 class Parameters(NamedTuple):
   """What EM estimates.
@@ -186,8 +189,9 @@ def loss_terms(model: Model, estimator: Estimator, params: Parameters, batch, st
   log_w, log_p = (pooled(log_c, start, model.anchor)
                   for log_c in (own, prior.log_proportions[None]))
   w = jnp.exp(log_w)
-  matching = latent_mixture.prior_matching(prior, mean, log_variance, w)
-  return Terms(errors, jnp.sum(w * (log_w - log_p), axis=1), matching.gaussian)
+  divergences = latent_mixture.gaussian_kl(prior, mean, log_variance)
+  return Terms(errors, jnp.sum(w * (log_w - log_p), axis=1),
+               jnp.sum(w * divergences, axis=1))
 
 
 def make_m_step(model: Model, options, mesh: Mesh):
@@ -213,10 +217,9 @@ def make_m_step(model: Model, options, mesh: Mesh):
     weight = jnp.where(fitted | bool(model.anchor), model.options.weight, 0.)
     return jax.lax.pmean(jnp.mean(terms.noise + weight * matching), DATA_AXIS)
 
-  whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
   loss_and_gradient = jax.shard_map(
       jax.value_and_grad(mean_loss), mesh=mesh,
-      in_specs=(whole, whole, split, split, whole, whole), out_specs=(whole, whole))
+      in_specs=(WHOLE, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), out_specs=WHOLE)
 
   def m_step(state, estimator, batch, table, key):
     loss, gradient = loss_and_gradient(
@@ -270,7 +273,8 @@ def reconstruction(model: Model, options, estimator: Estimator, params: Paramete
 
 def make_reconstruction(model: Model, options, mesh: Mesh):
   """Compiles `reconstruction`: (estimator, params, batch, key) -> `Reconstruction`."""
-  return _over_images(lambda *args: reconstruction(model, options, *args), mesh)
+  return _over_images(lambda *args: reconstruction(model, options, *args), mesh,
+                      WHOLE, WHOLE, SPLIT, WHOLE)
 
 
 def make_e_step(model: Model, options, mesh: Mesh):
@@ -307,31 +311,25 @@ def make_e_step(model: Model, options, mesh: Mesh):
         entropy=-jnp.sum(jnp.where(tau > 0, tau * log_tau, 0), axis=1),
         margin=margins.lead, margin_error=margins.spread)
 
-  return _over_images(e_step, mesh)
+  return _over_images(e_step, mesh, WHOLE, WHOLE, SPLIT, WHOLE)
 
 
-def _over_images(function, mesh: Mesh):
-  """Compiles (estimator, params, batch, key) -> rows, its batch spread over devices."""
-  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-  return jax.jit(jax.shard_map(
-      function, mesh=mesh, in_specs=(replicated, replicated, split, replicated),
-      out_specs=split))
+def _over_images(function, mesh: Mesh, *in_specs):
+  """Compiles a function to rows of images; in_specs: of its arguments, WHOLE or SPLIT."""
+  return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=SPLIT))
 
 
 def make_encode(model: Model, mesh: Mesh):
   """Compiles the latents: (params, images [B, H, W, C]) -> mean, log variance [B, J]."""
-  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-  return jax.jit(jax.shard_map(
-      lambda params, images: model.encode(params.encoder, images, None), mesh=mesh,
-      in_specs=(replicated, split), out_specs=split))
+  return _over_images(lambda params, images: model.encode(params.encoder, images, None),
+                      mesh, WHOLE, SPLIT)
 
 
 def make_training_latents(model: Model, mesh: Mesh):
   """Compiles `training_latents`' z: (params, images [B, H, W, C], keys [B]) -> [B, J]."""
-  replicated, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
-  return jax.jit(jax.shard_map(
+  return _over_images(
       lambda params, images, keys: training_latents(model, params, images, keys)[2],
-      mesh=mesh, in_specs=(replicated, split, split), out_specs=split))
+      mesh, WHOLE, SPLIT, SPLIT)
 
 
 def make_draw(model: Model, mesh: Mesh):

@@ -153,7 +153,11 @@ def test_history_curves(tmp_path):
 
 @pytest.mark.parametrize('history', [[], [{'iteration': 0}], [record(0)]])
 def test_history_curves_of_little(history, tmp_path):
-  pixels(figures.history_curves(history), tmp_path / 'x.png')
+  figure = figures.history_curves(history)
+  pixels(figure, tmp_path / 'x.png')
+  if history:  # iterations are whole numbers, even a single one
+    ticks = np.concatenate([axes.get_xticks() for axes in figure.axes])
+    np.testing.assert_array_equal(ticks, np.round(ticks))
 
 
 def test_confusion_matrix_is_diagonal_after_matching(tmp_path):
