@@ -27,7 +27,7 @@ def get_config():
   config.network.dtype = 'bfloat16'
   config.views.flip = .5
   config.em.max_iterations = 20
-  config.em.init_components = 50
+  config.start.components = 50
   config.e_step.batch_size = 512
   config.m_step.first_num_steps = 50000
   config.m_step.num_steps = 10000

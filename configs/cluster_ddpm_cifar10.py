@@ -26,7 +26,6 @@ def get_config():
   config.num_clusters = 10
   config.diffusion.num_steps = 400
   config.diffusion.rescale_betas = False
-  config.diffusion.pull = 'zero'
   config.network.channels = 128
   config.network.channel_multipliers = (1, 1, 2, 2)
   config.network.attention_levels = (1, 2)
@@ -41,7 +40,7 @@ def get_config():
   config.latent.context_dropout = .1
   config.m_step.batch_size = 128
   epoch = 60_000 // config.m_step.batch_size
-  config.em.init = 'latents'
+  config.start.kind = 'latents'
   config.posterior.anchor = 0.
   config.em.max_iterations = 571
   config.em.bound_tolerance = 0.

@@ -33,7 +33,7 @@ def get_config():
   config.m_step.first_num_steps = 600
   config.m_step.num_steps = 150
   config.diffusion.reverse_variance = 'posterior'
-  config.em.init = 'random'
+  config.start.kind = 'random'
   config.em.posterior = 'monte_carlo'
   config.e_step.share_draws = False
   config.e_step.noise = 'independent'

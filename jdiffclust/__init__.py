@@ -1,3 +1,27 @@
-"""Clustering images with diffusion models, in JAX and Flax."""
+"""Clustering images with diffusion models, in JAX and Flax.
+
+    import jdiffclust
+    config = jdiffclust.default_config()
+    fitted = jdiffclust.fit(config, images)    # [N, H, W] or [N, H, W, C]
+    fitted.clusters, fitted.sample().images
+"""
+
+import importlib
 
 __version__ = '0.1.0'
+
+# Imported when they are asked for: JAX takes seconds.
+_HOMES = {'fit': 'jdiffclust.fitted', 'load': 'jdiffclust.fitted',
+          'Fitted': 'jdiffclust.fitted', 'default_config': 'jdiffclust.config',
+          'UserError': 'jdiffclust.errors'}
+__all__ = ['__version__', *_HOMES]
+
+
+def __getattr__(name: str):
+  if name not in _HOMES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *_HOMES])

@@ -1,10 +1,12 @@
-"""A minibatch, as the pipelines make it and the steps take it."""
+"""A minibatch, as the pipelines make it and the steps take it; and blocks of one size."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Batch(NamedTuple):
@@ -21,3 +23,34 @@ class Batch(NamedTuple):
   images: jax.Array
   indices: jax.Array
   start: jax.Array | None = None
+
+
+def blocks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+  """Rows 0..count - 1 in blocks of one size, so that there is one shape to compile.
+
+  Args:
+    count: n, at least 1.
+    size: B, of a block.
+
+  Yields:
+    Rows, int [B], and how many of them count: the last block is filled up with row n - 1.
+  """
+  for start in range(0, count, size):
+    rows = np.minimum(np.arange(start, start + size), count - 1)
+    yield rows, min(size, count - start)
+
+
+def in_blocks(function: Callable[[np.ndarray], Any], count: int, size: int) -> Any:
+  """Applies a function to all rows, block by block.
+
+  Args:
+    function: from rows int [B] to a tree of arrays [B, ...].
+    count: n, at least 1.
+    size: B.
+
+  Returns:
+    A tree of NumPy arrays [n, ...].
+  """
+  parts = [jax.tree.map(lambda a: np.asarray(a)[:valid], function(rows))
+           for rows, valid in blocks(count, size)]
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -10,6 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jdiffclust.errors import UserError
 
 DATA_AXIS = 'data'
+# How arrays lie on the devices: the same on each, or a part of the rows on each.
+WHOLE, SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:
@@ -47,7 +49,7 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
 
 def replicate(tree, mesh: Mesh):
   """Copies a tree of host arrays (equal in every process) to all devices."""
-  return _place(tree, NamedSharding(mesh, PartitionSpec()))
+  return _place(tree, NamedSharding(mesh, WHOLE))
 
 
 def split_rows(tree, mesh: Mesh):
@@ -60,7 +62,7 @@ def split_rows(tree, mesh: Mesh):
   Returns:
     The same tree as global arrays.
   """
-  return _place(tree, NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+  return _place(tree, NamedSharding(mesh, SPLIT))
 
 
 def _place(tree, sharding):
@@ -81,3 +83,19 @@ def to_host(tree):
       array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
   return jax.tree.map(copy, tree)
+
+
+def over_rows(function, mesh: Mesh, in_specs, out_specs=SPLIT):
+  """Compiles a function of rows of images, each device having a part of them.
+
+  Args:
+    function: of arrays; it may sum over `DATA_AXIS`.
+    mesh: one-dimensional.
+    in_specs: WHOLE or SPLIT for each argument.
+    out_specs: of the result.
+
+  Returns:
+    The jitted function; rows are a multiple of the device count.
+  """
+  return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs,
+                               out_specs=out_specs))

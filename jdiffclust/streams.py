@@ -28,3 +28,19 @@ def integer_seed(seed: int, name: str) -> int:
   """A seed in 0..2^31 - 1 for libraries that draw on the host, per purpose."""
   words = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)
   return int(words[0] >> 1)
+
+
+def sample_keys(key, owners, count: int) -> jax.Array:
+  """Typed keys of generated images: each depends on its owner and its number alone.
+
+  Args:
+    key: a typed key.
+    owners: k numbers, such as clusters.
+    count: n images of each.
+
+  Returns:
+    [k, n].
+  """
+  of = lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n)
+  grid = jax.jit(jax.vmap(jax.vmap(of, (None, 0)), (0, None)))
+  return grid(np.asarray(owners, np.int32), np.arange(count, dtype=np.int32))

@@ -11,6 +11,10 @@ import pytest
 
 from jdiffclust import config as config_lib
 from jdiffclust.errors import UserError
+from jdiffclust.registry import METHODS
+from tests.helpers import refused
+
+check_config = config_lib.check_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = dict(config_lib.options())
@@ -34,14 +38,6 @@ def changed(name, value):
   return config
 
 
-def refused(config):
-  """The one line with which `check_config` refuses a config."""
-  with pytest.raises(UserError) as caught:
-    config_lib.check_config(config)
-  assert '\n' not in str(caught.value)
-  return str(caught.value)
-
-
 def test_defaults_pass():
   """Every option's default is allowed by its own check, and all are together."""
   config_lib.check_config(config_lib.default_config())
@@ -62,7 +58,7 @@ def test_every_option_is_documented(name):
 def test_another_type_is_refused(name):
   """A value of a wrong type is refused by name: these fit nowhere."""
   for value in (object(), b'', ((),), 1j):
-    assert f'config.{name}' in refused(changed(name, value))
+    assert f'config.{name}' in refused(check_config, changed(name, value))
 
 
 @MANY
@@ -96,15 +92,15 @@ LOWEST = {'num_clusters': 1, 'seed': 0, 'diffusion.num_steps': 2, 'e_step.num_dr
 def test_least_value(name):
   """The least sensible value is taken, the one below is not."""
   config_lib.check_config(changed(name, LOWEST[name]))
-  assert f'config.{name}' in refused(changed(name, LOWEST[name] - 1))
+  assert f'config.{name}' in refused(check_config, changed(name, LOWEST[name] - 1))
 
 
 @pytest.mark.parametrize('name', ['m_step.learning_rate', 'e_step.temperature',
-                                  'diffusion.beta_start', 'em.init_noise'])
+                                  'diffusion.beta_start', 'start.noise'])
 def test_zero_is_out_of_open_ranges(name):
   """Rates, temperatures and variances are positive and finite."""
   for value in (0., -1., float('nan'), float('inf'), '1'):
-    assert f'config.{name}' in refused(changed(name, value))
+    assert f'config.{name}' in refused(check_config, changed(name, value))
 
 
 def test_number_of_clusters_may_be_auto():
@@ -113,7 +109,7 @@ def test_number_of_clusters_may_be_auto():
   config_lib.check_config(config)
   assert config_lib.from_json(config_lib.to_json(config)).num_clusters == 'auto'
   for name, value in (('num_clusters', 'Auto'), ('num_clusters', 2.), ('seed', 'auto')):
-    assert f'config.{name}' in refused(changed(name, value))
+    assert f'config.{name}' in refused(check_config, changed(name, value))
 
 
 def test_integer_for_a_real_number():
@@ -124,7 +120,8 @@ def test_integer_for_a_real_number():
 @pytest.mark.parametrize('value', [(True,), (1.5,), (), (0,), 1, ('1',), [[1]]])
 def test_bad_multipliers(value):
   """Tuples hold integers of at least 1."""
-  assert 'channel_multipliers' in refused(changed('network.channel_multipliers', value))
+  assert 'channel_multipliers' in refused(
+      check_config, changed('network.channel_multipliers', value))
 
 
 def test_list_is_a_tuple():
@@ -149,7 +146,7 @@ def test_draws_that_do_not_fit_together(changes, named):
   """Races need whole replicates and shared draws, antithetic noise halves of pairs."""
   config = config_lib.default_config()
   config.e_step.update(changes)
-  assert named in refused(config)
+  assert named in refused(check_config, config)
   config = config_lib.default_config()
   config.e_step.update({'max_draws': 64, 'noise': 'antithetic', 'proposal': 'spread'})
   config_lib.check_config(config)
@@ -170,11 +167,11 @@ def test_misspelt_option_is_corrected(name, data):
 
 def test_missing_and_unknown_options_are_refused():
   """A config made by hand is checked for completeness."""
-  assert 'default_config' in refused(ml_collections.ConfigDict())
+  assert 'default_config' in refused(check_config, ml_collections.ConfigDict())
   config = config_lib.default_config()
   with config.unlocked():
     config.m_step.learning_rates = 1.
-  assert "'m_step.learning_rate'" in refused(config)
+  assert "'m_step.learning_rate'" in refused(check_config, config)
 
 
 @MANY
@@ -223,7 +220,7 @@ def test_differences_are_of_options_that_define_the_run():
     if type(option.default) is not int:
       continue
     found = config_lib.differences(old, changed(name, option.default + 2))
-    assert len(found) == (name not in free)
+    assert len(found) == (name not in free and option.read_by('cddpm'))
     assert all(f'config.{name}: {option.default}' in line
                and str(option.default + 2) in line for line in found)
 
@@ -237,3 +234,58 @@ def test_config_files_load(path):
   spec.loader.exec_module(module)
   config_lib.check_config(module.get_config())
   assert f'--config=configs/{path.name}' in module.__doc__
+
+
+def test_levels_and_methods_of_options():
+  """Each is for somebody, and is read by a method; a text stands alone."""
+  methods = set(METHODS)
+  for name, option in OPTIONS.items():
+    assert option.level in config_lib.LEVELS
+    assert set(option.methods) < methods or not option.methods
+    assert len(option.meaning.split()) >= 3, name
+    assert not option.meaning.startswith(
+        ('which ', 'and ', 'their ', 'its ', 'of ')), name
+
+
+UNREAD = {'cluster_ddpm': ('diffusion.pull', 'zero'), 'cddpm': ('latent.size', 3),
+          'latent_cddpm': ('network.conditioning', 'concatenated')}
+
+
+@pytest.mark.parametrize('method', UNREAD)
+def test_options_that_a_method_does_not_read(method):
+  """They are warned about by name, and bind no workdir."""
+  name, value = UNREAD[method]
+  config, plain = config_lib.default_config(), config_lib.default_config()
+  config.method = plain.method = method
+  assert config_lib.cautions(config) == []
+  config.update_from_flattened_dict({name: value})
+  line, = config_lib.cautions(config)
+  assert f'config.{name} = {value!r} has no effect' in line and repr(method) in line
+  assert config_lib.differences(plain, config) == []
+  plain.method = config.method = next(iter(OPTIONS[name].methods))
+  assert len(config_lib.differences(plain, config)) == 1
+
+
+def test_config_json_of_before():
+  """Old names are read; a constant that had another value is refused by name."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  start = stored.pop('start')
+  stored['em'] |= {'init': 'kmeans', 'min_cluster_size': 1., **{
+      f'init_{name}': value for name, value in start.items() if name != 'kind'}}
+  low, high = stored['posterior'].pop('noise_range')
+  stored['posterior'] |= {'noise_low': low, 'noise_high': .7, 'transform_denoised': False}
+  config = config_lib.from_json(json.dumps(stored))
+  assert config.start.kind == 'kmeans' and config.start.restarts == start['restarts']
+  assert config.posterior.noise_range == (low, .7)
+  stored['em']['min_cluster_size'] = 2.
+  message = refused(config_lib.from_json, json.dumps(stored))
+  assert 'em.min_cluster_size = 2.0' in message and '1.0' in message
+
+
+def test_a_copy_is_of_its_own():
+  """Sections too; an automatic number may become a number."""
+  config = config_lib.default_config()
+  config.num_clusters = 'auto'
+  copy = config_lib.copied(config)
+  copy.num_clusters, copy.views.flip = 7, .5
+  assert (config.num_clusters, config.views.flip) == ('auto', 0.)

@@ -1,6 +1,7 @@
 """What the source text must keep to, checked on its syntax trees."""
 
 import ast
+import collections
 import pathlib
 
 import pytest
@@ -10,13 +11,24 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 # Package -> packages it must not import.
 FORBIDDEN = {
-    'diffusion': {'clustering', 'training', 'data', 'networks', 'report', 'evaluation'},
-    'networks': {'clustering', 'training', 'data', 'diffusion', 'report', 'evaluation'},
-    'data': {'training', 'clustering', 'report', 'networks', 'diffusion'},
-    'evaluation': {'training', 'clustering', 'networks', 'diffusion'},
-    'report': {'training', 'clustering', 'networks', 'diffusion'},
-    'clustering': {'training', 'report'},
+    'config': {'training', 'clustering', 'report', 'evaluation', 'networks', 'data'},
+    'diffusion': {'clustering', 'training', 'data', 'networks', 'report', 'evaluation',
+                  'config'},
+    'networks': {'clustering', 'training', 'data', 'diffusion', 'report', 'evaluation',
+                 'config'},
+    'data': {'training', 'clustering', 'report', 'networks', 'diffusion', 'evaluation',
+             'config'},
+    'evaluation': {'training', 'clustering', 'networks', 'diffusion', 'config'},
+    'report': {'training', 'clustering', 'networks', 'diffusion', 'config'},
+    'clustering': {'training', 'report', 'config'},
     'training': {'report'},
+}
+# The modules above all packages -> who may import them.
+ABOVE = {
+    'main': set(),
+    'fitted': {'main', 'outputs'},
+    'outputs': {'main'},
+    'workdir': {'main', 'fitted', 'outputs'},
 }
 
 
@@ -61,12 +73,21 @@ def test_no_other_framework(path):
 @pytest.mark.parametrize('path', MODULES, ids=NAMES)
 def test_dependencies_point_one_way(path):
   """Lower packages know nothing of higher ones, and nobody of main."""
-  here = path.relative_to(PACKAGE).parts[0]
+  here = path.relative_to(PACKAGE).with_suffix('').parts[0]
   parts = [name.split('.') for name in imported(
       ast.parse(path.read_text(encoding='utf-8')))]
   used = {name[1] for name in parts if name[0] == 'jdiffclust' and len(name) > 1}
   assert not used & FORBIDDEN.get(here, set())
-  assert 'main' not in used
+  assert [name for name in used if here not in ABOVE.get(name, {here})] == []
+
+
+def test_no_two_files_of_one_name_on_different_floors():
+  """A name says where to look."""
+  floors = collections.defaultdict(set)
+  for path in MODULES:
+    floors[path.name].add(path.relative_to(PACKAGE).parts[0])
+  del floors['__init__.py']
+  assert {name: sorted(found) for name, found in floors.items() if len(found) > 1} == {}
 
 
 def test_packages_are_all_considered():

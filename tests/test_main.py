@@ -11,8 +11,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from jdiffclust import config as config_lib
-from jdiffclust import locks, main
+from jdiffclust import config as config_lib, main
+from jdiffclust.clustering import method
+from jdiffclust.workdir import workdir_lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -24,13 +25,16 @@ LEVELS_5 = '--config.network.channel_multipliers=(1,1,1,1,1)'
 
 def command(*argv):
   """Runs a command line in this process; returns its code, stdout and stderr."""
+  def unused(*args):
+    built = method.build(*args)
+    built.init_state = mock.Mock(side_effect=AssertionError('the mistake is not noticed'))
+    return built
+
   argv = ['jdiffclust', *map(str, argv)]
   out, err = io.StringIO(), io.StringIO()
   with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-        mock.patch.object(sys, 'argv', argv),
-        mock.patch.object(main, 'make_pipeline',
-                          side_effect=AssertionError('the mistake was not noticed'))):
-    code = main.run(argv)
+        mock.patch.object(sys, 'argv', argv)):
+    code = main.run(argv, build=unused)
   return code, out.getvalue(), err.getvalue()
 
 
@@ -78,9 +82,12 @@ MISTAKES = {
     'wide range': ([DIGITS, FEW, '--config.num_clusters=auto',
                     '--config.em.auto_clusters=(2, 30)'],
                    ['auto_clusters = (2, 30)', 'below 30']),
-    'wide range for some': ([DIGITS, '--config.num_clusters=auto',
-                             '--config.em.auto_max_images=40'],
-                            ['(2, 20)', 'below 20', 'auto_max_images = 40']),
+    'option of before': ([DIGITS, '--config.quality.neighbours=3'],
+                         ['quality.neighbours', 'no option any more', '5']),
+    'half of a pair': ([DIGITS, '--config.posterior.noise_low=.2'],
+                       ['noise_low', 'posterior.noise_range']),
+    'falling pair': ([DIGITS, '--config.posterior.noise_range=(.5, .4)'],
+                     ['noise_range = (0.5, 0.4)', 'LOW < HIGH']),
     'unknown mode': ([DIGITS, '--mode=evalute'], ["'evaluate'", 'fit, predict']),
     'unknown flag': ([DIGITS, '--quite'], ["'quiet'"]),
     'stray argument': ([DIGITS, 'digits'], ["'digits'", '--NAME=VALUE']),
@@ -221,7 +228,7 @@ def test_changed_config_names_what_differs(tmp_path):
 
 def test_second_run_on_a_workdir_is_refused(tmp_path):
   """The process that holds the lock is named; nothing is written."""
-  with locks.workdir_lock(tmp_path):
+  with workdir_lock(tmp_path):
     outcome = command(DIGITS, FEW, '--quiet', f'--workdir={tmp_path}')
   check_refused(outcome, f'process {os.getpid()}', '--workdir')
   assert [p.name for p in tmp_path.iterdir()] == ['.lock']
@@ -284,13 +291,46 @@ def test_last_of_two_values_counts():
     assert main.parse(argv)[0].seed == 8
 
 
-@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull'])
-def test_help_names_every_option(flag):
-  """--help lists each option with its default and meaning, on stdout."""
+@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull', '--help=all'])
+def test_help_names_the_options(flag):
+  """--help lists what a person needs, --help=all every option, on stdout."""
   code, out, err = command(flag)
   assert code == 0 and err == ''
   for name, option in config_lib.options():
-    assert f'  {name} [{option.default!r}]\n      {option.meaning}' in out
+    line = f'  {name} [{option.default!r}]\n      {option.meaning}'
+    assert (line in out) == (option.level == 'person' or 'all' in flag or 'full' in flag)
+  shown = sum(option.level == 'person' for _, option in config_lib.options())
+  assert 25 <= shown <= 36
+
+
+def test_a_mistake_is_answered_without_jax():
+  """What a command says of itself and of mistakes needs none of the slow libraries."""
+  code = ('import sys; from jdiffclust import main; '
+          'code = main.run(["", "--config=nowhere.py", "--workdir=w"]); '
+          'sys.exit(code if not {"jax", "sklearn", "flax"} & set(sys.modules) else 9)')
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True,
+                        timeout=60).returncode == 2
+
+
+def test_old_names_of_options():
+  """They mean the new ones, and a line says so."""
+  argv = ['jdiffclust', DIGITS, '--config.em.init=kmeans', '--workdir=w']
+  err = io.StringIO()
+  with mock.patch.object(sys, 'argv', argv), contextlib.redirect_stderr(err):
+    config, *_ = main.parse(argv)
+  assert config.start.kind == 'kmeans'
+  assert err.getvalue() == 'warning: config.em.init is called config.start.kind now.\n'
+
+
+def test_import_leaves_the_process_alone():
+  """Only the command sets environment variables and the memory's ways."""
+  code = ('import os, ctypes; before = dict(os.environ); import jdiffclust.main; '
+          'from jdiffclust import memory; '
+          'assert dict(os.environ) == before, set(os.environ) ^ set(before)')
+  environment = {name: value for name, value in os.environ.items()
+                 if name not in ('TF_CPP_MIN_LOG_LEVEL', 'GRPC_VERBOSITY')}
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True, timeout=60,
+                 env=environment)
 
 
 def test_module_runs_as_a_script(tmp_path):

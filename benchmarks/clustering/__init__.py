@@ -1,1 +1,1 @@
-"""The table of clustering methods; see `python -m benchmarks.clustering --help`."""
+"""Which method clusters images best: one table of ours and of others."""

@@ -5,6 +5,12 @@
       [--methods=kmeans,...] [--seeds=0,1,2,3,4] [--threads=1] [--timeout=7200]
       [--fashion=DIR] [--out=DIR] [--retry] [--table-only]
 
+Question:  which method finds the classes, what does our fit add to its start, and how
+           long does each take?
+Time:      seconds to half an hour a run, of one thread; some 15 hours for all seeds of
+           the first three data sets.
+Kept:      benchmarks/results/clustering; the table is in docs/benchmarks.md.
+
 Methods and their settings, with where those are from, are in methods.py. Every run
 has a process of its own with as many threads as any other, and leaves one JSON file in
 DIR/runs, so that a killed benchmark goes on where it was. A run counts only as long as
@@ -19,14 +25,13 @@ ClustPy needs a torchvision built as torch is: both from PyPI, or both for CPUs.
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
 import signal
 import sys
 
-from benchmarks.clustering.methods import DATASETS, METHODS, OWN
+from benchmarks.clustering.methods import METHODS, OWN
 from benchmarks.clustering.runs import Run, cached, run_apart, run_here
 from benchmarks.clustering.table import draw, markdown, summarise
+from benchmarks.common import DATASETS, add_fashion, make_parser, names, write_json
 from jdiffclust import files
 
 
@@ -41,43 +46,24 @@ def write_table(args: argparse.Namespace) -> str:
       for dataset in args.datasets}
   text = markdown(table, args.threads)
   files.write_text(args.out / 'table.md', text + '\n')
-  files.write_text(args.out / 'table.json', json.dumps(table, indent=2) + '\n')
+  write_json(args.out / 'table.json', table)
   save_figure(draw(table), args.out / 'table.png')
   return text
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-  def names(known):
-    def check(text):
-      unknown = [name for name in text.split(',') if name not in known]
-      if unknown:
-        raise argparse.ArgumentTypeError(
-            f"{unknown[0]!r} is not one of {', '.join(known)}")
-      return text.split(',')
-    return check
-
-  def integers(text):
-    return [int(part) for part in text.split(',')]
-
+  parser = make_parser(__doc__, seeds='0,1,2,3,4', out='runs/clustering')
   parser.add_argument('--datasets', type=names(DATASETS), default=list(DATASETS))
   parser.add_argument('--methods', type=names({**METHODS, **OWN}),
                       default=[*METHODS, *OWN])
-  parser.add_argument('--seeds', type=integers, default=[0, 1, 2, 3, 4])
   parser.add_argument('--threads', type=int, default=1)
   parser.add_argument('--timeout', type=float, default=7200., help='seconds for a run')
-  parser.add_argument('--fashion', type=pathlib.Path,
-                      default='/usr/share/datasets/fashion-mnist')
-  parser.add_argument('--out', type=pathlib.Path, default='runs/clustering')
+  add_fashion(parser)
   parser.add_argument('--retry', action='store_true', help='repeat runs that failed')
   parser.add_argument('--table-only', action='store_true', help='run nothing')
   parser.add_argument('--one', help=argparse.SUPPRESS)  # a run in its own process
-  args = parser.parse_args(argv)
-  args.out, args.fashion = args.out.resolve(), args.fashion.resolve()
-  return args
+  return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

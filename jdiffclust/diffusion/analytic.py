@@ -6,13 +6,13 @@ mixture of one component.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import Path
 
 
@@ -69,9 +69,13 @@ class GaussianMixture(NamedTuple):
     return self._variances() + noise.reshape((-1,) + (1,) * y.ndim)
 
 
-def denoiser(path: Path, mixture: GaussianMixture) -> Callable:
-  """The perfect denoiser (x, t, mu) -> E[x_0 | x_t] of data of a mixture."""
-  return lambda x, t, mu: mixture.posterior_mean(path.centred(x, t, mu), path.sigma(t))
+def denoiser(path: Path, mixture: GaussianMixture) -> Denoiser:
+  """The perfect denoiser of data of a mixture; conditions are mu [B, ...]."""
+  return Denoiser(path, mixture, _posterior_mean)
+
+
+def _posterior_mean(mixture, path, x, t, mu):
+  return mixture.posterior_mean(path.centred(x, t, mu), path.sigma(t))
 
 
 def mixture_of_25(dim: int, seed: int = 0, spacing: float = 8.) -> GaussianMixture:

@@ -20,14 +20,6 @@ def marginal_mean(process: Process, x0, t, mu) -> jax.Array:
   return (1 - m) * root * x0 + m * root * mu
 
 
-def step_mean(process: Process, x_previous, t, mu) -> jax.Array:
-  """Mean of q(x_t | x_{t-1}, mu), equation 14; variance `process.delta_step[t]`."""
-  n = x_previous.ndim
-  m, m_previous, r = at(process.m, t, n), at(process.m, t - 1, n), at(process.r, t, n)
-  return (r * jnp.sqrt(at(process.alpha, t, n)) * x_previous
-          + (m - r * m_previous) * jnp.sqrt(at(process.alphas_cumprod, t, n)) * mu)
-
-
 def posterior_mean(process: Process, x_t, x0, t, mu) -> jax.Array:
   """mu~, the mean of q(x_{t-1} | x_t, x_0, mu), equation 19.
 

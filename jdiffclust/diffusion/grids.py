@@ -10,6 +10,7 @@ import numpy as np
 
 from jdiffclust.diffusion.paths import Path, on_host
 from jdiffclust.errors import UserError
+from jdiffclust.registry import GRIDS
 
 
 def uniform(path: Path, num_steps: int) -> np.ndarray:
@@ -40,14 +41,11 @@ def karras(path: Path, num_steps: int, rho: float = 7.) -> np.ndarray:
   return np.clip(on_host(path.time, np.log(sigma)), path.t_min, path.t_max)
 
 
-GRIDS = {'uniform': uniform, 'leading': leading, 'trailing': trailing, 'karras': karras}
-
-
 def make_grid(name: str, path: Path, num_steps: int) -> np.ndarray:
   """The times of a named grid.
 
   Args:
-    name: one of `GRIDS`.
+    name: one of `registry.GRIDS`.
     path: the path.
     num_steps: N, at least 1; at most T on a discrete process.
 
@@ -57,11 +55,10 @@ def make_grid(name: str, path: Path, num_steps: int) -> np.ndarray:
   Raises:
     UserError: an unknown name or an N out of range.
   """
-  if name not in GRIDS:
-    raise UserError(f'Unknown time grid {name!r}: set one of {", ".join(GRIDS)}.')
+  grid = GRIDS[name]
   most = path.num_steps
   if num_steps < 1 or (most and num_steps > most):
     allowed = f'1..{most}, the steps of the process' if most else 'at least 1'
     raise UserError(f'{num_steps} sampling steps: set {allowed}.')
-  times = GRIDS[name](path, num_steps)
+  times = grid(path, num_steps)
   return np.rint(times) if most and name != 'karras' else times

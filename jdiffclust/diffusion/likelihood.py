@@ -12,7 +12,6 @@ image given is taken for that y.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.diffusion import ode
-from jdiffclust.diffusion.paths import Path
+from jdiffclust.diffusion.denoiser import Denoiser
 
 
 class LogDensity(NamedTuple):
@@ -38,15 +37,14 @@ class LogDensity(NamedTuple):
   evaluations: jax.Array
 
 
-def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.Adaptive,
+def log_density(denoiser: Denoiser, x0, condition, solver: ode.Fixed | ode.Adaptive,
                 keys=None, num_probes: int = 0) -> LogDensity:
-  """log p(x_0 | mu) of the probability-flow ODE.
+  """log p(x_0 | condition) of the probability-flow ODE.
 
   Args:
-    path: the path.
-    denoise: (x [B, ...], t float [B], mu [B, ...]) -> E[x_0 | x_t].
+    denoiser: the model.
     x0: images [B, ...].
-    mu: cluster means [B, ...]; zeros where there are none.
+    condition: a tree of rows [B, ...].
     solver: `ode.Fixed` or `ode.Adaptive`.
     keys: typed keys [B] of the probes; not used with the exact trace.
     num_probes: K signs a pixel of Hutchinson's estimate (1990), drawn once for all u; 0:
@@ -55,18 +53,18 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
   Returns:
     `LogDensity`; the nats are unbiased by the estimate.
   """
-  shape, size = x0.shape[1:], x0[0].size
+  path, shape, size = denoiser.path, x0.shape[1:], x0[0].size
   times = jnp.asarray([path.t_min, path.t_max], x0.dtype)
   start, end = path.log_sigma(times)
   first, last = ode.shrinkage(start), ode.shrinkage(end)
 
-  def one(y, mu, probes):
+  def one(y, condition, probes):
     zero = 0 * y[(0,) * y.ndim]  # under shard_map it varies as y does; axes do not
 
     def field(u, state):
       z = state[0]
       x0, along = jax.linearize(
-          lambda y: ode.estimate(path, denoise, ode.shrinkage(u) * y, u, mu),
+          lambda y: ode.estimate(denoiser, ode.shrinkage(u) * y, u, condition),
           z / ode.shrinkage(u))
       traces = jax.lax.map(lambda e: jnp.sum(e * along(e + zero)), probes)
       return ode.flow(u, z, x0), traces
@@ -74,6 +72,7 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
     begin = first * y, jnp.full(len(probes), zero)
     (z, traces), evaluations = solver.solve(field, begin, start, end)
     t = times[1]
+    mu = denoiser.centre(ode.as_row(condition))[0]
     x = path.scale(t) / last * z + path.pull(t) * mu
     std = path.prior_std(t)
     # p(y) = a^D p(x).
@@ -84,12 +83,12 @@ def log_density(path: Path, denoise: Callable, x0, mu, solver: ode.Fixed | ode.A
   if num_probes:
     probes = jax.vmap(lambda k: jax.random.rademacher(
         k, (num_probes, *shape), x0.dtype))(keys)
-    flows, traces, evaluations = jax.vmap(one)(x0, mu, probes)
+    flows, traces, evaluations = jax.vmap(one)(x0, condition, probes)
     trace = jnp.mean(traces, axis=1)
     error = jnp.std(traces, axis=1, ddof=1) / np.sqrt(num_probes)
   else:
     axes = jnp.eye(size, dtype=x0.dtype).reshape(size, *shape)
-    flows, traces, evaluations = jax.vmap(one, (0, 0, None))(x0, mu, axes)
+    flows, traces, evaluations = jax.vmap(one, (0, 0, None))(x0, condition, axes)
     trace = jnp.sum(traces, axis=1)
     error = jnp.zeros_like(trace)
   return LogDensity(flows - trace, error, evaluations)
@@ -109,17 +108,18 @@ def dequantised(keys, x0, levels: int) -> jax.Array:
   return x0 + noise
 
 
-def bits_per_dimension(nats, size: int, levels: int | None = None):
-  """A log density as bits per dimension: smaller is better.
+def log_probability(nats, size: int, levels: int | None):
+  """Log densities of dequantised images as log probabilities of grey levels.
 
-  -log2 p / D. With `levels`, that of probabilities of grey levels: the density of
-  `dequantised` images times their bins' width 2 / (levels - 1) bounds it by Jensen's
-  inequality, which adds log2((levels - 1) / 2): 6.994 bits at 256 levels.
+  The density times the width of the bins, 2 / (levels - 1): by Jensen's inequality a
+  lower bound of the log probability on average (Theis et al., 2016).
 
   Args:
     nats: log densities on images in [-1, 1], of any shape.
     size: D, numbers an image.
-    levels: grey levels of the images, or None.
+    levels: grey levels of the images; None: they have none, and the density stays.
+
+  Returns:
+    nats, of the same shape.
   """
-  offset = np.log2((levels - 1) / 2) if levels else 0.
-  return offset - nats / (size * np.log(2))
+  return nats if levels is None else nats + size * np.log(2 / (levels - 1))

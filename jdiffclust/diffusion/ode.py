@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdiffclust.diffusion.paths import Path
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
 
 
@@ -28,22 +28,27 @@ def shrinkage(u) -> jax.Array:
   return jnp.sqrt(jax.nn.sigmoid(-2 * u))
 
 
-def estimate(path: Path, denoise: Callable, z, u, mu) -> jax.Array:
+def estimate(denoiser: Denoiser, z, u, condition) -> jax.Array:
   """E[x_0 | z] of one image.
 
   Args:
-    path: the path.
-    denoise: (x [B, ...], t [B], mu [B, ...]) -> x_0.
+    denoiser: the model.
     z: c (x - b mu) / a, [...].
     u: log sigma, [].
-    mu: [...].
+    condition: of the image: a tree of arrays without the axis of rows.
 
   Returns:
     x_0, [...].
   """
+  path, row = denoiser.path, as_row(condition)
   t = path.time(u)
-  x = path.scale(t) / shrinkage(u) * z + path.pull(t) * mu
-  return denoise(x[None], t[None], mu[None])[0]
+  x = path.scale(t) / shrinkage(u) * z + path.pull(t) * denoiser.centre(row)[0]
+  return denoiser.estimate(x[None], t[None], row)[0]
+
+
+def as_row(condition):
+  """The condition of one image, as that of a batch of one."""
+  return jax.tree.map(lambda a: a[None], condition)
 
 
 def flow(u, z, x0) -> jax.Array:

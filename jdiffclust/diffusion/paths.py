@@ -1,43 +1,53 @@
-"""Gaussian noising paths x_t = a(t) x_0 + b(t) mu + s(t) eps, all that follows from them.
+"""Gaussian noising paths x_t = a(t) x_0 + b(t) mu + s(t) eps, and their formulas.
 
-A path is three functions of a time t in [t_min, t_max], falling from noise to data:
-the log scale log a, the pull b towards a known image mu (zero but for CDDPM), and the
-log noise level log sigma, sigma = s / a. With alpha = (log a)' and rho = (log sigma)',
-the forward SDE dx = f dt + g dw of these marginals is (Song et al., 2021; Karras et al.,
-2022, appendix B)
+A path is three functions of a time t, from t_min (data) to t_max (noise): the log scale
+log a, the pull b towards a known image mu (zero except for CDDPM), and the log noise
+level log sigma, sigma = s / a. With alpha = (log a)' and rho = (log sigma)', the forward
+SDE dx = f dt + g dw that has these marginals is (Song et al., 2021; Karras et al., 2022,
+appendix B)
 
   f(x, t, mu) = alpha x + (b' - alpha b) mu
   g(t)^2      = (s^2)' - 2 alpha s^2 = 2 rho s^2.
 
-With y = (x_t - b mu) / a every path is y = x_0 + sigma eps: the samplers, the
-probability-flow ODE dy / d log sigma = y - E[x_0 | y] and the likelihood are written
-once, in y and sigma, and a path only says what the network is shown.
+With y = (x_t - b mu) / a every path is y = x_0 + sigma eps. So the samplers, the
+probability-flow ODE dy / d log sigma = y - E[x_0 | y] and the likelihood are written once
+for all paths, in y and sigma. A path only says which x_t and t the network is shown.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.diffusion.process import Process
+from jdiffclust.diffusion.tables import Levels
 
 
 def expand(values, images) -> jax.Array:
-  """Gives values [B] (or []) axes of length 1, to multiply images [B, ...]."""
+  """Gives values axes of length 1, so that they multiply images.
+
+  Args:
+    values: one number an image, [B], or one for all, [].
+    images: [B, ...].
+
+  Returns:
+    The values, [B, 1, ...] with as many axes as the images.
+  """
   values = jnp.asarray(values)
   return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
 def on_host(function, *arguments) -> np.ndarray:
-  """Evaluates in float64 on the CPU, now, whatever the session's precision.
+  """Evaluates a function at once, on the CPU and in float64, even within `jax.jit`.
+
+  The precision of the session does not matter.
 
   Args:
-    function: of JAX arrays.
+    function: of JAX arrays, to a tree of JAX arrays.
     *arguments: numbers or NumPy arrays.
 
   Returns:
@@ -49,35 +59,16 @@ def on_host(function, *arguments) -> np.ndarray:
     return jax.tree.map(np.asarray, values)
 
 
-class Levels(NamedTuple):
-  """A path at N times, float64 on the host; every field [N].
-
-  Attributes:
-    t: the times.
-    scale: a.
-    pull: b.
-    sigma: s / a.
-    d_log_scale: alpha, per unit of time.
-    d_log_sigma: rho, per unit of time.
-  """
-
-  t: np.ndarray
-  scale: np.ndarray
-  pull: np.ndarray
-  sigma: np.ndarray
-  d_log_scale: np.ndarray
-  d_log_sigma: np.ndarray
-
-
 class Path(abc.ABC):
   """A path; its numbers are leaves of a pytree, so that it passes through `jax.jit`.
 
   Times are floats [] or [B]; images x, x0, mu, eps, y are [B, ...].
 
   Attributes:
-    t_min: the first time, of the least noise.
-    t_max: the last time.
-    num_steps: T of a discrete process, whose network knows t = 1..T; None: continuous.
+    t_min: the time of the least noise.
+    t_max: the time of the most noise.
+    num_steps: T of a discrete process, whose network is trained at t = 1..T; None: time
+      is continuous.
   """
 
   t_min: float
@@ -101,7 +92,7 @@ class Path(abc.ABC):
     return jnp.zeros_like(t)
 
   def prior_std(self, t) -> jax.Array:
-    """Standard deviation of x_t taken for pure noise, N(0, that^2), near t_max."""
+    """Standard deviation of the N(0, prior_std^2) that stands for x_t near t_max."""
     return jnp.ones_like(t)
 
   def scale(self, t) -> jax.Array:
@@ -117,7 +108,7 @@ class Path(abc.ABC):
     return jnp.exp(self.log_scale(t) + self.log_sigma(t))
 
   def noised(self, x0, t, mu, eps) -> jax.Array:
-    """x_t of x_0 by the standard normal `eps`; with eps = 0 its mean."""
+    """x_t of x_0 and standard normal noise `eps`; with eps = 0, the mean of x_t."""
     a, b, s = (expand(v(t), x0) for v in (self.scale, self.pull, self.std))
     return a * x0 + b * mu + s * eps
 
@@ -135,10 +126,18 @@ class Path(abc.ABC):
     return 2 * _slope(self.log_sigma, t) * self.std(t)**2
 
   def levels(self, times) -> Levels:
-    """The path at host times [N], in float64; not for use within `jax.jit`."""
+    """Evaluates the path on the host, in float64; not for use within `jax.jit`.
+
+    Args:
+      times: [N].
+
+    Returns:
+      `Levels` of N times.
+    """
     def evaluate(t):
       return Levels(t, self.scale(t), self.pull(t), self.sigma(t),
-                    _slope(self.log_scale, t), _slope(self.log_sigma, t))
+                    _slope(self.log_scale, t), _slope(self.log_sigma, t),
+                    self.prior_std(t))
     return on_host(evaluate, times)
 
 
@@ -158,8 +157,8 @@ _register = lambda fields, static=(): lambda cls: jax.tree_util.register_datacla
 class VariancePreserving(Path):
   """Song et al.'s (2021) VP-SDE, dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw.
 
-  beta(t) = beta_min + t (beta_max - beta_min), t in [t_min, 1]. The course's beta is
-  half of this one: its SDE is dx = -beta x dt + sqrt(2 beta) dw.
+  beta(t) = beta_min + t (beta_max - beta_min), t in [t_min, 1]. (Texts that write
+  dx = -beta x dt + sqrt(2 beta) dw have half of this beta.)
   """
 
   beta_min: float = .1
@@ -176,7 +175,7 @@ class VariancePreserving(Path):
     return .5 * jnp.log(jnp.expm1(-2 * self.log_scale(t)))
 
   def time(self, log_sigma):
-    """The positive root of the integral of beta = log(1 + sigma^2)."""
+    """The positive t at which the integral of beta up to t is log(1 + sigma^2)."""
     integral = jax.nn.softplus(2 * log_sigma)
     rise = self.beta_max - self.beta_min
     return 2 * integral / (
@@ -206,7 +205,7 @@ class VarianceExploding(Path):
     return (log_sigma - low) / (high - low)
 
   def prior_std(self, t):
-    """s(t): the data's own spread is neglected."""
+    """s(t), which neglects the spread of the data."""
     return self.std(t)
 
 
@@ -214,8 +213,9 @@ class VarianceExploding(Path):
 class Tabulated(Path):
   """A path given at t = 1..T by arrays [T], linear in between.
 
-  Interpolating log sigma linearly makes its inverse exact. In y and sigma a path's
-  kinks do not show: they are in the times shown to the network only.
+  Since log sigma is linear in between, its inverse is exact. The slopes jump at t = 1..T.
+  Formulas in y and sigma do not contain slopes; those in t do, which are `drift`,
+  `diffusion` and the samplers euler and euler_maruyama.
   """
 
   log_scales: np.ndarray
@@ -260,12 +260,14 @@ class Tabulated(Path):
 def from_process(process: Process) -> Tabulated:
   """The path of a discrete process (DDPM, CDDPM), exact at t = 1..T.
 
-  a = (1 - m) sqrt(abar), b = m sqrt(abar), s = sqrt(delta).
-
-  sigma rises, or the process would not be valid: its steps would have no variance.
+  a = (1 - m) sqrt(abar), b = m sqrt(abar), s = sqrt(delta). In a valid process sigma
+  rises with t, since every step has a positive variance.
 
   Args:
     process: the diffusion, float64 on the host.
+
+  Returns:
+    A `Tabulated` path.
   """
   root = np.sqrt(process.alphas_cumprod[1:])
   log_scale = np.log1p(-process.m[1:]) + np.log(root)

@@ -1,6 +1,6 @@
 """What networks predict, and the x_0 that it implies (Tweedie's formula).
 
-The common currency of samplers is `denoise(x, t, mu) -> E[x_0 | x_t]`: x and mu are
+Samplers ask for E[x_0 | x_t] (`jdiffclust.diffusion.denoiser`). Here x and mu are
 [B, ...], t float [B]. With y = (x - b mu) / a the other predictions are
 
   noise     eps   = (y - x_0) / sigma
@@ -15,11 +15,13 @@ pull it is eps.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from jdiffclust.diffusion.denoiser import Denoiser, itself
 from jdiffclust.diffusion.paths import Path, expand
 from jdiffclust.errors import UserError
 
@@ -89,38 +91,41 @@ KINDS = {
 }
 
 
-def denoiser(path: Path, predict: Callable, kind: str) -> Callable:
-  """`denoise` of a network that predicts something else.
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+  """The function of a `Denoiser` whose network predicts something else than x_0.
+
+  Attributes:
+    predict: (variables, x [B, ...], t [B], condition) -> [B, ...].
+    kind: what it predicts, one of `KINDS`.
+    centring: condition -> mu.
+  """
+
+  predict: Callable
+  kind: str
+  centring: Callable
+
+  def __call__(self, variables, path: Path, x, t, condition) -> jax.Array:
+    """x_0 of the prediction."""
+    to_x0 = KINDS[self.kind][1]
+    return to_x0(path, x, t, self.centring(condition),
+                 self.predict(variables, x, t, condition))
+
+
+def denoiser(path: Path, variables, predict: Callable, kind: str,
+             centring: Callable = itself) -> Denoiser:
+  """The `Denoiser` of a network.
 
   Args:
     path: the path.
-    predict: (x [B, ...], t [B], mu [B, ...]) -> [B, ...].
+    variables: the network's.
+    predict: (variables, x [B, ...], t [B], condition) -> [B, ...].
     kind: what it predicts, one of `KINDS`.
-
-  Returns:
-    denoise(x, t, mu).
+    centring: condition -> mu; by default the condition is mu.
 
   Raises:
     UserError: an unknown kind.
   """
   if kind not in KINDS:
     raise UserError(f'Unknown prediction {kind!r}: set one of {", ".join(KINDS)}.')
-  to_x0 = KINDS[kind][1]
-  return lambda x, t, mu: to_x0(path, x, t, mu, predict(x, t, mu))
-
-
-def guided(denoise: Callable, reference: Callable, scale) -> Callable:
-  """Classifier-free guidance (Ho and Salimans, 2021): away from the reference.
-
-  reference + scale (denoise - reference); the same holds for eps and the score. Scale 1
-  is `denoise`, 0 the reference, more exaggerates what sets them apart.
-
-  Args:
-    denoise: (x, t, mu) -> x_0.
-    reference: the same of what to move away from.
-    scale: [] or [B].
-  """
-  def guided_denoise(x, t, mu):
-    base = reference(x, t, mu)
-    return base + expand(scale, x) * (denoise(x, t, mu) - base)
-  return guided_denoise
+  return Denoiser(path, variables, Predicted(predict, kind, centring), centring)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from jdiffclust.errors import UserError
+from jdiffclust.registry import BETAS, PULLS
 
 
 def linear_betas(num_steps: int, start: float = 1e-4, end: float = .02) -> np.ndarray:
@@ -62,7 +63,7 @@ def make_betas(name: str, num_steps: int, start: float = 1e-4, end: float = .02,
   """The betas a config names.
 
   Args:
-    name: 'linear', 'cosine' or 'sigmoid'.
+    name: one of `registry.BETAS`.
     num_steps: T.
     start: first beta of 'linear' and 'sigmoid'.
     end: last beta of the same.
@@ -76,11 +77,8 @@ def make_betas(name: str, num_steps: int, start: float = 1e-4, end: float = .02,
     UserError: a beta is not in (0, 1); the first such t is named.
   """
   scale = 1000 / num_steps if rescale else 1.
-  if name == 'cosine':
-    betas = cosine_betas(num_steps)
-  else:
-    family = {'linear': linear_betas, 'sigmoid': sigmoid_betas}[name]
-    betas = family(num_steps, start * scale, end * scale)
+  ends = () if name == 'cosine' else (start * scale, end * scale)
+  betas = BETAS[name](num_steps, *ends)
   bad = np.flatnonzero(~((betas[1:] > 0) & (betas[1:] < 1)))
   if bad.size:
     t = int(bad[0]) + 1
@@ -90,29 +88,44 @@ def make_betas(name: str, num_steps: int, start: float = 1e-4, end: float = .02,
   return betas
 
 
+def one_minus_root(abar: np.ndarray) -> np.ndarray:
+  """1 - sqrt(abar_t): valid on every usual schedule, of falling signal to noise.
+
+  Args:
+    abar: alphas_cumprod, [T + 1], 1 at t = 0; so for the other pulls.
+  """
+  return 1 - np.sqrt(abar)
+
+
+def cdiffuse(abar: np.ndarray) -> np.ndarray:
+  """sqrt((1 - abar_t) / sqrt(abar_t)), the choice of CDiffuSE (Lu et al., 2022).
+
+  There abar_T stays near .4; on longer schedules m_t exceeds 1.
+  """
+  return np.sqrt((1 - abar) / np.sqrt(abar))
+
+
+def linear_pull(abar: np.ndarray) -> np.ndarray:
+  """Rises along t from 0 to .999 of 1 - sqrt(abar_T)."""
+  return np.linspace(0, .999 * (1 - np.sqrt(abar[-1])), len(abar))
+
+
+def no_pull(abar: np.ndarray) -> np.ndarray:
+  """Zero: the plain DDPM."""
+  return np.zeros_like(abar)
+
+
 def make_pull(name: str, alphas_cumprod: np.ndarray) -> np.ndarray:
   """The pull m_t towards the cluster mean.
 
-  'one_minus_sqrt_abar', 1 - sqrt(abar_t), is valid on every usual schedule and has a
-  monotone signal-to-noise ratio. 'cdiffuse', sqrt((1 - abar_t) / sqrt(abar_t)), is the
-  choice of CDiffuSE (Lu et al., 2022), where abar_T stays near .4; on longer schedules
-  it exceeds 1. 'linear' rises from 0 to 0.999 of 1 - sqrt(abar_T) along t. 'zero' is
-  the plain DDPM.
-
   Args:
-    name: one of the four.
+    name: one of `registry.PULLS`.
     alphas_cumprod: abar, [T + 1], abar[0] = 1.
 
   Returns:
-    m, float64 [T + 1], m[0] = 0. Not yet checked: `forward.make_process` does.
+    m, float64 [T + 1], m[0] = 0. Not yet checked: `process.make_process` does.
+
+  Raises:
+    UserError: an unknown name.
   """
-  abar = alphas_cumprod
-  if name == 'one_minus_sqrt_abar':
-    return 1 - np.sqrt(abar)
-  if name == 'cdiffuse':
-    return np.sqrt((1 - abar) / np.sqrt(abar))
-  if name == 'linear':
-    return np.linspace(0, .999 * (1 - np.sqrt(abar[-1])), len(abar))
-  if name == 'zero':
-    return np.zeros_like(abar)
-  raise ValueError(f'unknown pull {name!r}')
+  return PULLS[name](alphas_cumprod)

@@ -1,6 +1,7 @@
 """How EM goes: what an iteration did to the clusters, what is amiss, what to try.
 
-Nothing here looks at labels, and nothing feeds back into a fit.
+Nothing here looks at labels. Of what it finds, a fit itself uses only `changed_fraction`:
+EM stops when hardly any image changes cluster.
 """
 
 from __future__ import annotations
@@ -10,44 +11,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdiffclust.evaluation.clustering import entropy
+from jdiffclust.evaluation.scores import entropy
 
 # An image is certain if its largest responsibility exceeds this.
 CERTAIN = .95
 # Pairs of clusters that a record names at most, of each kind.
 MOST_PAIRS = 5
-# A cluster splits where more than this share of its images, and more than one, goes to
-# one other cluster; where it is the greater part, it merges into that one.
+# A cluster splits if more than the share SPLIT of its images, and more than one image,
+# goes to one other cluster; it merges into that one if the share is more than MERGE.
 SPLIT, MERGE = .25, .5
-# Frozen: after two iterations, hardly an image changes cluster, few have since the start,
-# and most are certain. A right start looks the same: only another start can tell.
+# Frozen: after two iterations, hardly any image changes cluster, few have done so since
+# the start, and most are certain. A right start looks the same; only a run from another
+# start can tell the difference.
 FROZEN_CHANGED, FROZEN_MOVED, FROZEN_CERTAIN = .05, .1, .9
-# Collapsing: a cluster keeps less than this share of its size in an iteration and of an
-# equal share of the images; or the effective number of clusters falls below this share
-# of the start's; or one cluster holds more of the images (and twice an equal share).
+# Collapsing: a cluster falls below the share SHRUNK of its size before the iteration and
+# of an equal share of the images; or the effective number of clusters falls below the
+# share FEWER of that of the start; or one cluster holds more than the share LARGEST of
+# the images, and more than twice an equal share.
 SHRUNK, FEWER, LARGEST = .5, .75, .5
-# Where more of the images change cluster, the clusters before meant nothing (as those of
-# a random start): no word of shrinking, splits and merges then.
+# If more than this share of the images change cluster, the clusters before meant nothing,
+# such as those of a random start. Shrinking, splits and merges are then not reported.
 RESHUFFLED = .5
 # Melting: the mean entropy exceeds this share of log Q.
 MELTED = .5
-# Limited by Monte Carlo: more of the images lead by under two standard errors.
+# Noisy: for more than this share of the images, the lead of the best cluster is less than
+# two standard errors of its Monte Carlo estimate.
 UNCERTAIN = .1
-# Contradicted: by the draws, more of the images belong to another cluster than the
-# amortised posterior says, beyond two standard errors.
+# Contradicted: for more than this share of the images, the draws prefer another cluster
+# than the amortised posterior does, by more than two standard errors.
 CONTRADICTED = .1
-# The bound falls: by more than so many of its paired standard errors.
+# Falling: the bound falls by more than this many of its paired standard errors.
 FALL_ERRORS = 3.
-# Overlapping: an image of one cluster is in the other with this probability. (Two equal
-# clusters that share all their images reach 1/2.)
+# Overlapping: an image of one cluster belongs to the other with more than this
+# probability. (Two equal clusters that share all their images reach 1/2.)
 OVERLAP = .1
 
 
 class Advice(NamedTuple):
-  """Something amiss.
+  """Something that is amiss.
 
   Attributes:
-    kind: one word; a kind is told once in a run.
+    kind: one word; a run reports each kind only once.
     text: what was found, and what to try.
   """
 
@@ -55,15 +59,28 @@ class Advice(NamedTuple):
   text: str
 
 
+def bits_per_dimension(nats, size: int):
+  """A log density or log probability as bits per dimension: smaller is better.
+
+  Args:
+    nats: of any shape.
+    size: D, numbers an image.
+
+  Returns:
+    -nats / (D log 2).
+  """
+  return -nats / (size * np.log(2))
+
+
 def flows(old, new) -> np.ndarray:
-  """Counts the images that went from each cluster to each.
+  """Counts the images that went from each cluster to each cluster.
 
   Args:
     old: responsibilities before, [N, Q]; an image is in its most probable cluster.
     new: responsibilities after, [N, Q].
 
   Returns:
-    int [Q, Q]: from (down) and to (across); those that stayed are on the diagonal.
+    int [Q, Q]: from (down) and to (across). Images that stayed are on the diagonal.
   """
   num_clusters = old.shape[1]
   pairs = old.argmax(axis=1) * num_clusters + new.argmax(axis=1)
@@ -89,7 +106,10 @@ def overlaps(responsibilities) -> np.ndarray:
 
 
 def effective_clusters(responsibilities) -> float:
-  """exp of the entropy of the clusters' shares: Q if all are of one size, 1 if one rules.
+  """The number of clusters of equal size that would have the same entropy of shares.
+
+  It is the exponential of that entropy: Q if all clusters are of one size, 1 if one
+  cluster has all images.
 
   Args:
     responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
@@ -102,7 +122,7 @@ def effective_clusters(responsibilities) -> float:
 
 
 def largest_pairs(matrix) -> list[tuple[int, int]]:
-  """The pairs of clusters of the largest positive values, largest first.
+  """Finds the pairs of clusters with the largest positive values, largest first.
 
   Args:
     matrix: [Q, Q]; its diagonal is left out.
@@ -123,9 +143,9 @@ def occupancy(responsibilities) -> dict:
     responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
 
   Returns:
-    smallest_cluster and largest_cluster (sums of responsibilities),
-    effective_clusters, certain_fraction (of the images), and overlaps: the pairs that
-    overlap most, [q, r, share].
+    A dict: smallest_cluster and largest_cluster (sums of responsibilities),
+    effective_clusters, certain_fraction (the share of certain images), and overlaps (the
+    pairs that overlap most, [q, r, share]).
   """
   sizes = np.sum(responsibilities, axis=0, dtype=np.float64)
   shared = np.triu(overlaps(responsibilities))
@@ -146,10 +166,11 @@ def movement(old, new, start) -> dict:
     start: those of the start, [N, Q].
 
   Returns:
-    changed_fraction and moved_fraction (images whose cluster is not that before, and
-    not that of the start), effective_clusters_start, shrunk ([q, size before, size
-    after] of the cluster that kept least of itself), flows: the largest moves,
-    [from, to, images], and splits: [from, to, share of the images of from].
+    A dict: changed_fraction and moved_fraction (the shares of images whose cluster is
+    another one than before, and than at the start), effective_clusters_start, shrunk
+    ([q, size before, size after] of the cluster that kept the smallest share of its
+    size), flows (the largest moves, [from, to, images]) and splits (moves of more than
+    `SPLIT`, [from, to, share of the images of from]).
   """
   table = flows(old, new)
   shares = np.where(table > 1, table / np.maximum(table.sum(axis=1, keepdims=True), 1), 0)
@@ -166,15 +187,15 @@ def movement(old, new, start) -> dict:
 
 
 def paired_change(old, new) -> tuple[float, float]:
-  """How much a mean has changed, and how sure that is.
+  """How much a mean over images has changed, with its standard error.
 
   Args:
     old: a value of each image, [N], N > 1.
-    new: its new value, from draws of its own, [N].
+    new: its new value, by draws that are independent of those of the old one, [N].
 
   Returns:
-    The mean difference and its standard error. The images' own spread cancels; the
-    Monte Carlo error of both values is included.
+    The mean difference and its standard error. Differences between images cancel; the
+    Monte Carlo errors of both values are included.
   """
   difference = np.asarray(new, np.float64) - old
   return (float(difference.mean()),
@@ -185,7 +206,7 @@ def splits_and_merges(record: dict) -> list[str]:
   """What became of single clusters in an EM iteration, in words.
 
   Args:
-    record: `occupancy` and `movement` of the iteration.
+    record: what `occupancy` and `movement` say of the iteration.
 
   Returns:
     A phrase for each split, each merge, and each pair that overlaps; [] if nothing
@@ -208,15 +229,17 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
   """What is amiss after an EM iteration, by the constants above.
 
   Args:
-    history: records of all iterations so far: `occupancy`, `movement`, and
-      mean_entropy (nats), uncertain_fraction, and bound_change with bound_change_error
-      (nats; both missing after the first iteration).
+    history: records of all iterations so far: what `occupancy` and `movement` say, and
+      mean_entropy (nats), uncertain_fraction, contradicted_fraction if amortised, and
+      bound_change with bound_change_error (nats; both missing after the first
+      iteration). Records of a method with latents have latent_active_dimensions,
+      latent_divergence, latent_categorical_kl and latent_gaussian_kl, too.
     num_images: N.
     num_clusters: Q.
-    amortised: whether tau is by an inference network, which the draws but check.
+    amortised: whether tau is from an inference network, which the draws only check.
 
   Returns:
-    `Advice`, none for a healthy iteration.
+    A list of `Advice`, empty for a healthy iteration.
   """
   if num_clusters == 1:
     return []
@@ -228,8 +251,8 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
         f'EM is frozen at its start, or the start was right: {changed:.1%} of the images '
         f'changed cluster, {moved:.1%} since the start, and '
         f"{last['certain_fraction']:.0%} are certain. The clusters are those of "
-        'config.em.init. Try another config.em.init or config.seed, and keep the run of '
-        'the better bound.')))
+        'config.start.kind. Try another config.start.kind or config.seed, and keep the '
+        'run of the better bound.')))
 
   equal, (cluster, before, after) = num_images / num_clusters, last['shrunk']
   signs = []
@@ -253,7 +276,7 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
     found.append(Advice('melting', (
         f'the clusters melt into each other: the mean entropy is {share:.0%} of log Q, '
         'where all clusters are equally likely. Try more config.m_step.num_steps, a '
-        'lower config.e_step.temperature, or another config.em.init.')))
+        'lower config.e_step.temperature, or another config.start.kind.')))
 
   if amortised and last['contradicted_fraction'] > CONTRADICTED:
     found.append(Advice('contradicted', (

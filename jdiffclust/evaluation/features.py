@@ -1,4 +1,4 @@
-"""Features of images in which samples are judged; none needs a download.
+"""Features of images by which samples are judged; none needs a download.
 
 A `FeatureMap` takes images [n, H, W, C] in [-1, 1] to features, float64 [n, d].
 """
@@ -13,30 +13,47 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.decomposition import PCA
 
+from jdiffclust.batch import in_blocks
+
 FeatureMap = Callable[[np.ndarray], np.ndarray]
 
-# The random encoder: halvings end at so many pixels a side, or fewer.
+# The random encoder halves images until their shorter side has at most this many pixels.
 SMALLEST = 4
 
 
 def pca(images) -> FeatureMap:
-  """The principal components of more than the average variance, at least one.
+  """The principal components whose variance exceeds the average one, at least one.
 
-  What lies outside of their span, such as noise of single pixels, is not seen.
+  Differences outside of their span, such as noise of single pixels, are not seen.
 
   Args:
-    images: that they are fitted to, [n, H, W, C], n > 1.
+    images: [n, H, W, C], n > 1; the components are fitted to them.
 
   Returns:
     A `FeatureMap`.
 
   Source: Kaiser (1960) for the number of components.
   """
-  flat = _flat(images)
-  variances = PCA(svd_solver='full').fit(flat).explained_variance_
-  count = max(1, int(np.sum(variances > variances.mean())))
-  model = PCA(count, svd_solver='full').fit(flat)
+  model = principal_components(_flat(images))
   return lambda x: model.transform(_flat(x))
+
+
+def principal_components(sample: np.ndarray, components: int = 0) -> PCA:
+  """Finds the leading principal components of a sample.
+
+  Args:
+    sample: [n, D], n > 1.
+    components: the number of components, cut to n - 1 and D; 0: those whose variance
+      exceeds the average one (Kaiser, 1960), at least one.
+
+  Returns:
+    The fitted model of scikit-learn.
+  """
+  most = min(len(sample) - 1, sample.shape[1])
+  if not components:
+    variances = PCA(most, svd_solver='full').fit(sample).explained_variance_
+    components = max(1, int(np.sum(variances > variances.mean())))
+  return PCA(min(components, most), svd_solver='full').fit(sample)
 
 
 class RandomEncoder(nn.Module):
@@ -44,7 +61,7 @@ class RandomEncoder(nn.Module):
 
   Attributes:
     num_features: d.
-    channels: of the first convolution; the others have twice as many.
+    channels: of the first convolution; the further ones have twice as many.
   """
 
   num_features: int = 64
@@ -66,7 +83,7 @@ def random_encoder(image_shape, seed: int = 0) -> FeatureMap:
 
   Args:
     image_shape: (H, W, C).
-    seed: of the weights; figures compare under one seed only.
+    seed: of the weights; measures under different seeds cannot be compared.
 
   Returns:
     A `FeatureMap`.
@@ -82,12 +99,13 @@ def random_encoder(image_shape, seed: int = 0) -> FeatureMap:
 def trained_encoder(network, variables) -> FeatureMap:
   """The hidden layer of the inference network, which the fit has trained.
 
-  It was trained on all images, those held out included, and is part of the model that
-  is judged: it sees what tells clusters apart, less what is wrong with an image.
+  It is part of the model that is judged, and was trained on all images, even on those
+  that a comparison holds out. It sees what distinguishes clusters better than it sees
+  what is wrong with an image.
 
   Args:
     network: a Flax module that sows 'features'.
-    variables: fitted ones.
+    variables: of the network, fitted.
 
   Returns:
     A `FeatureMap`.
@@ -100,13 +118,13 @@ def trained_encoder(network, variables) -> FeatureMap:
 
 
 def scaled(features: FeatureMap, images) -> FeatureMap:
-  """The features in units in which the images' variances sum to 1.
+  """Scales features so that their variances over some images sum to 1.
 
-  A Frechet distance of 1 is then as large as the images' total variance.
+  A Frechet distance of 1 is then as large as the total variance of these images.
 
   Args:
-    features: to be scaled.
-    images: real ones, [n, H, W, C].
+    features: the features to scale.
+    images: real images, [n, H, W, C].
 
   Returns:
     A `FeatureMap`.
@@ -121,13 +139,20 @@ def _flat(images):
 
 
 def in_batches(function, size: int = 256) -> FeatureMap:
-  """A `FeatureMap` by a JAX function, applied in batches of one size."""
+  """Makes a JAX function a `FeatureMap`.
+
+  Args:
+    function: from images [B, H, W, C] to features [B, d]; it is compiled.
+    size: B, images at once.
+
+  Returns:
+    A `FeatureMap`.
+  """
   compiled = jax.jit(function)
 
   def apply(images):
     images = np.asarray(images, np.float32)
-    rows = np.arange(-(-len(images) // size) * size).reshape(-1, size)
-    found = [compiled(images[np.minimum(batch, len(images) - 1)]) for batch in rows]
-    return np.concatenate(found)[:len(images)].astype(np.float64)
+    return in_blocks(lambda rows: compiled(images[rows]), len(images),
+                     size).astype(np.float64)
 
   return apply

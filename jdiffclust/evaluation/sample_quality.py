@@ -1,10 +1,10 @@
-"""How good generated images are: like the real ones, varied, new, and of their cluster.
+"""How good generated images are: like real ones, varied, new, and of their cluster.
 
-Everything is measured three times, on equally many images: on the generated ones, on
-real ones and on noise. The real images are halved at random; one half is the reference
-of all three, the other are the 'real' ones. So what a measure gives to perfect samples
-of that number, and to useless ones, stands beside what it gives to ours. Means and
-standard deviations are over several halvings.
+Everything is measured on three sets of the same number of images: generated ones, real
+ones and noise. The real images are halved at random. One half is the reference that all
+three sets are compared with; the 'real' set is from the other half. It shows what a
+measure gives to perfect samples, and noise shows what it gives to useless ones. Means and
+standard deviations are over several random halvings.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import KNeighborsClassifier
 
 from jdiffclust.data.dataset import snap_to_levels
-from jdiffclust.evaluation.clustering import match_clusters
 from jdiffclust.evaluation.features import FeatureMap, scaled
+from jdiffclust.evaluation.scores import match_clusters
 
 # What is measured: its unit or range, how to read it, and its definition.
 DEFINITIONS = {
@@ -66,9 +66,9 @@ class Quality(NamedTuple):
 
   Attributes:
     summary: JSON-able, see `measure`.
-    images: generated ones, [Q, n, H, W, C].
-    nearest: index of the nearest training image of each, [Q, n].
-    distances: to it, root mean square over pixels, [Q, n].
+    images: the generated images, [Q, n, H, W, C].
+    nearest: the index of the training image nearest to each, [Q, n].
+    distances: between the two, root mean square over pixels, [Q, n].
   """
 
   summary: dict
@@ -81,11 +81,13 @@ class Quality(NamedTuple):
 
 
 def frechet_distance(real, generated) -> float:
-  """|m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r^1/2 S_g S_r^1/2)^1/2), of two sets' moments.
+  """Squared Frechet distance between Gaussians with the moments of two sets of features.
 
-  With the sets' own means and covariances it exceeds that of the distributions: by
-  tr(S) (1/n_r + 1/n_g) for the means alone, and by more for the covariances; the fewer
-  the images for the features, the more. Compare figures of equal n and d only.
+  |m_r - m_g|^2 + tr(S_r + S_g - 2 (S_r^1/2 S_g S_r^1/2)^1/2), m the means and S the
+  covariances of the sets. Since these are estimates, it exceeds on average the distance
+  between the distributions: by tr(S) (1/n_r + 1/n_g) due to the means, and further due to
+  the covariances. The excess grows with d and falls with n, so compare only distances of
+  equal n and d.
 
   Args:
     real: features [n_r, d], n_r > 1.
@@ -116,7 +118,7 @@ def _symmetric_root(matrix):
 
 
 def neighbour_distance(features, k: int) -> np.ndarray:
-  """Distance of each row to its k-th nearest other row.
+  """Finds the distance of each row to its k-th nearest other row.
 
   Args:
     features: [n, d], n > k.
@@ -130,15 +132,15 @@ def neighbour_distance(features, k: int) -> np.ndarray:
 
 
 def precision_recall(real, generated, k: int) -> tuple[float, float]:
-  """Precision: generated images inside the real ones' manifold; recall: the reverse.
+  """Share of generated images in the real manifold, and of real ones in the generated.
 
-  A set's manifold is the union of balls around its members, each reaching to the
+  The manifold of a set is the union of balls around its members. Each ball reaches to the
   member's k-th nearest neighbour in the set.
 
   Args:
     real: features [n_r, d], n_r > k.
     generated: features [n_g, d], n_g > k.
-    k: neighbours.
+    k: the number of neighbours.
 
   Returns:
     (precision, recall) in [0, 1].
@@ -153,15 +155,18 @@ def precision_recall(real, generated, k: int) -> tuple[float, float]:
 
 
 def density_coverage(real, generated, k: int) -> tuple[float, float]:
-  """Density: real balls around a generated image, over k; coverage: balls not empty.
+  """How densely generated images lie among real ones, and how many real ones they reach.
 
-  Unlike precision and recall, both have a known value for equal distributions: expected
-  density 1, expected coverage 1 - prod_{j=1..k} (n_r - j) / (n_r + n_g - j).
+  Around each real image is a ball that reaches to its k-th nearest real neighbour.
+  Density is the mean number of balls that contain a generated image, over k. Coverage is
+  the share of balls that contain one at least. Unlike precision and recall, both have a
+  known expectation for equal distributions: density 1, and coverage
+  1 - prod_{j=1..k} (n_r - j) / (n_r + n_g - j).
 
   Args:
-    real: features [n_r, d], n_r > k; a ball reaches to the k-th neighbour.
+    real: features [n_r, d], n_r > k.
     generated: features [n_g, d].
-    k: neighbours.
+    k: the number of neighbours.
 
   Returns:
     (density >= 0, coverage in [0, 1]).
@@ -173,12 +178,12 @@ def density_coverage(real, generated, k: int) -> tuple[float, float]:
 
 
 def compare(real, generated, k: int) -> dict[str, float]:
-  """All measures on features.
+  """Computes all measures on features.
 
   Args:
     real: the reference, [n_r, d], n_r > k.
     generated: what is judged, [n_g, d], n_g > k.
-    k: neighbours.
+    k: the number of neighbours.
 
   Returns:
     frechet, precision, recall, density, coverage; see `DEFINITIONS`.
@@ -191,17 +196,17 @@ def compare(real, generated, k: int) -> dict[str, float]:
 
 def nearest_training(images, blocks: Iterable[np.ndarray],
                      own=None) -> tuple[np.ndarray, np.ndarray]:
-  """The nearest training image of each image.
+  """Finds the nearest training image of each image.
 
   Args:
     images: [n, H, W, C].
     blocks: the training images in their order, in arrays [b, H, W, C].
-    own: [n] index of the training image that an image is, to be left out; None: they
-      are not training images.
+    own: where an image is itself a training image, the index of that one, which is left
+      out of its search; -1 for other images; int [n]. None: none is a training image.
 
   Returns:
-    (distances, indices): float64 [n] root mean square over pixels and channels, and
-    int [n]. The first one where several are equally near, up to float32.
+    (distances, indices): root mean squares over pixels and channels, float64 [n], and
+    int [n]. Of several training images at the same distance (to float32), the first.
   """
   images = _flat(images)
   own = np.full(len(images), -1) if own is None else np.asarray(own)
@@ -227,13 +232,13 @@ def _flat(images):
 
 
 def predict_labels(training, labels, images, k: int) -> np.ndarray:
-  """The labels that a k-nearest-neighbour classifier on pixels gives to images.
+  """Predicts labels of images by a k-nearest-neighbour classifier on pixels.
 
   Args:
-    training: [m, H, W, C].
-    labels: int [m].
+    training: the images that the classifier knows, [m, H, W, C].
+    labels: theirs, int [m].
     images: [n, H, W, C].
-    k: neighbours, all if there are fewer.
+    k: the number of neighbours; all m if there are fewer.
 
   Returns:
     int [n]; -1 without training images.
@@ -260,29 +265,29 @@ def generated_label_accuracy(predicted, expected) -> float | None:
 
 
 def proportional(proportions, count: int) -> list[int]:
-  """How many of each cluster's images make a set in proportion to pi.
+  """Counts the images to take of each cluster for a set in proportion to pi.
 
   Args:
     proportions: pi, [Q], not all zero.
-    count: images that there are of each cluster.
+    count: the number of images that each cluster has.
 
   Returns:
-    Q integers, `count` for the largest cluster.
+    Q integers in 0..count; `count` for the largest cluster.
   """
   proportions = np.asarray(proportions, np.float64)
   return np.round(count * proportions / proportions.max()).astype(int).tolist()
 
 
 def noise_like(images, count: int, rng) -> np.ndarray:
-  """Images of independent Gaussian pixels, with each pixel's mean and deviation.
+  """Draws images of independent Gaussian pixels, with each pixel's mean and deviation.
 
   Args:
-    images: [n, H, W, C].
-    count: how many.
+    images: [n, H, W, C]; the means and standard deviations of the pixels are theirs.
+    count: the number of images to draw.
     rng: a NumPy generator.
 
   Returns:
-    float32 [count, H, W, C]; none if there are no images.
+    float32 [count, H, W, C]; [0, H, W, C] if n is 0.
   """
   if not len(images):
     return np.zeros_like(images, np.float32)
@@ -298,9 +303,9 @@ class RealImages(NamedTuple):
 
   Attributes:
     images: [N, H, W, C] in [-1, 1].
-    clusters: of each, int [N].
-    labels: int [N], -1 where unknown; or None.
-    indices: of each among the training images, int [N].
+    clusters: the cluster of each, int [N].
+    labels: int [N], -1 where unknown; None: there are no labels.
+    indices: the place of each among the training images, int [N].
   """
 
   images: np.ndarray
@@ -337,25 +342,28 @@ def measure(real: RealImages, generated, proportions, blocks,
   """Compares generated images with real ones and with noise, overall and by cluster.
 
   Args:
-    real: what is compared with.
-    generated: [Q, n, H, W, C]; like the noise, they are taken as a file would hold
-      them, in [-1, 1] and on the grey levels.
+    real: the real images.
+    generated: [Q, n, H, W, C]. Like the noise, they are first rounded to what an image
+      file could hold: clipped to [-1, 1], on the grey levels.
     proportions: pi, [Q].
     blocks: all training images in their order, in arrays [b, H, W, C].
-    maps: {name: features of images}.
-    levels: grey levels, or None.
-    neighbours: k.
-    splits: random halvings of the real images, within every cluster.
+    maps: {name: a `FeatureMap`}.
+    levels: number of grey levels; None: the pixels are real numbers.
+    neighbours: k, the number of neighbours of all measures.
+    splits: the number of random halvings of the real images, made within every cluster.
     seed: of the noise and the halvings.
     advance: called after the nearest images were found, and after every split.
 
   Returns:
-    `Quality`. Its summary: definitions, neighbours, splits, features ({name: d}),
-    targets ('labels' or 'clusters'), classifier_accuracy, predicted [Q, L], and overall
-    and clusters (a list, with the matched label, the number of the cluster itself where
-    there are no labels) of groups: num_images, and generated, real and noise with
-    {feature map: `compare`}, label_accuracy, nearest_distance, nearest_ratio and
-    near_copies. What depends on the splits is {'mean', 'std'}; None: too few images.
+    `Quality`. Its summary has definitions, neighbours, splits, features ({name: d}),
+    targets ('labels' or 'clusters': what the classifier predicts), classifier_accuracy,
+    predicted [Q, L], overall, and clusters. `overall` is a group. `clusters` is a list of
+    groups that have a cluster and its label, too: the label matched to it (None: there is
+    none left), or its own number if there are no labels at all. A group has num_images,
+    and each of generated, real and noise: {name of a feature map: `compare`},
+    label_accuracy, nearest_distance, nearest_ratio and near_copies. Numbers that depend
+    on the splits are {'mean', 'std'}. None stands for what cannot be measured, because
+    there are too few images.
   """
   rng = np.random.default_rng(seed)
   num_clusters, count = generated.shape[:2]

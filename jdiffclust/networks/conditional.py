@@ -29,10 +29,10 @@ class ContextUNet(nn.Module):
 
     Args:
       x_t: noisy images, float32 [B, H, W, C].
-      t: steps, integers or numbers [B] in 1..T.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
       z: the images' latents, float32 [B, J].
-      visible: 0 where z is hidden, and the prediction is that of a U-Net without z; else
-        1, [B] of booleans or numbers; None: visible everywhere.
+      visible: 1 where the network sees z; 0 where z is hidden, so that it predicts as a
+        U-Net without z; booleans or numbers [B]. None: visible everywhere.
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
     Returns:
@@ -45,6 +45,13 @@ class ContextUNet(nn.Module):
 
 
 def clusterddpm_networks(config) -> tuple[Encoder, ContextUNet]:
-  """The encoder and the denoiser that a config describes."""
+  """Makes the networks of ClusterDDPM, not yet initialised.
+
+  Args:
+    config: its sections network and latent are used.
+
+  Returns:
+    The encoder and the denoiser.
+  """
   body = body_from_config(config.network)
   return Encoder(body, config.latent.size), ContextUNet(body)

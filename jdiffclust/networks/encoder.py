@@ -17,16 +17,16 @@ FIRST_LOG_VARIANCE = -6.
 
 
 class Encoder(nn.Module):
-  """f_phi(x_0), equation 19 of the ClusterDDPM paper.
+  """f_phi(x_0), equation 19 of Yan, Liu and Zhang (2023).
 
-  Its shape is that of the first half of the U-Net, without the step. Then comes the mean
-  over the pixels, as in diffusion autoencoders (Preechakul et al., 2022): convolutions
-  and attention have seen the whole image by then, a cluster should not depend on where
-  things lie in it, and the paper's 2 M parameters at J = 32 and 2.01 M at J = 64 leave
-  room for nothing that grows faster with J.
+  Its layers are those of the first half of the U-Net, which here does not see the step.
+  Then comes the mean over the pixels, as in diffusion autoencoders (Preechakul et al.,
+  2022). Convolutions and attention have seen the whole image by then, and a cluster
+  should not depend on where things lie in it. The paper's numbers of parameters, 2 M at
+  J = 32 and 2.01 M at J = 64, also rule out layers that grow faster with J.
 
   Attributes:
-    body: the U-Net whose options it shares.
+    body: a U-Net, for its options; its layers are not shared.
     latent_size: J.
   """
 

@@ -17,8 +17,8 @@ class InferenceNetwork(nn.Module):
 
   Attributes:
     num_clusters: Q.
-    channels: of the first convolution; the others have twice as many, the hidden layer
-      four times.
+    channels: of the first convolution. The further convolutions have twice as many, the
+      hidden dense layer four times as many.
     num_groups: groups of the group normalisations.
   """
 

@@ -17,9 +17,9 @@ def time_features(t: jax.Array, size: int, longest_period: float = 10000.) -> ja
   """Sinusoidal features of the step (Vaswani et al., 2017; Ho et al., 2020).
 
   Args:
-    t: steps, [B].
+    t: steps [B], integers or floats.
     size: number of features, even.
-    longest_period: the slowest wave's period over 2 pi, in steps.
+    longest_period: the period of the slowest wave over 2 pi, in steps.
 
   Returns:
     float32 [B, size]: sines, then cosines, of frequencies from 1 to 1/longest_period.
@@ -74,7 +74,7 @@ class GroupNorm(nn.Module):
 class ExampleDropout(nn.Module):
   """Dropout whose masks depend on each example's key only.
 
-  So a minibatch gives the same result however it is split over devices.
+  So a minibatch gives the same result, no matter how it is split over devices.
 
   Attributes:
     rate: share of the features set to zero.
@@ -101,8 +101,8 @@ class Context(NamedTuple):
 
   Attributes:
     embedding: [B, E].
-    visible: 0 where the embedding is hidden from the network, else 1, [B] of booleans or
-      numbers; None: visible everywhere.
+    visible: 1 where the network sees the embedding, 0 where it is hidden; booleans or
+      numbers [B]. None: visible everywhere.
   """
 
   embedding: jax.Array
@@ -112,9 +112,10 @@ class Context(NamedTuple):
 class ResidualBlock(nn.Module):
   """Two 3x3 convolutions with adaptive group normalisation from the embeddings.
 
-  On the step first, then on the context (Dhariwal and Nichol, 2021; Preechakul et al.,
-  2022): h = (1 + s_z) ((1 + s_t) norm(h) + b_t) + b_z. Without either, the normalisation
-  learns a scale and a shift of its own.
+  The step sets a scale s_t and a shift b_t, and the context sets s_z and b_z after them:
+  h = (1 + s_z) ((1 + s_t) norm(h) + b_t) + b_z (Dhariwal and Nichol, 2021; Preechakul et
+  al., 2022). With neither step nor context the normalisation learns a scale and a shift
+  of its own.
 
   Attributes:
     channels: output channels.

@@ -23,7 +23,16 @@ from jdiffclust.networks.layers import (
 
 
 def embed(features, channels: int, dtype: str) -> jax.Array:
-  """Maps [B, F] to [B, 4 channels] by two layers of the module that calls it."""
+  """Maps features by two dense layers, which become part of the calling module.
+
+  Args:
+    features: [B, F].
+    channels: a quarter of the numbers that each layer gives.
+    dtype: compute type.
+
+  Returns:
+    [B, 4 channels].
+  """
   hidden = nn.Dense(4 * channels, dtype=dtype)(features)
   return nn.Dense(4 * channels, dtype=dtype)(nn.silu(hidden))
 
@@ -78,7 +87,7 @@ class UNetBody(nn.Module):
 
     Args:
       image: float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
-      t: steps, integers [B] in 1..T.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
       context: a `Context` that every block sees, or None.
 
@@ -99,17 +108,19 @@ class UNetBody(nn.Module):
 
 
 def block_and_attention(body: UNetBody, embedding=None, dropout_keys=None, context=None):
-  """A body's two kinds of layers, each call a new layer of the module that calls it.
+  """Makes functions that add a residual block or self-attention to the calling module.
+
+  Each call of one of these functions adds a new layer with parameters of its own.
 
   Args:
-    body: for its options.
+    body: a U-Net, for its options.
     embedding: of the steps, [B, E], or None.
     dropout_keys: typed keys [B], or None.
     context: a `Context`, or None.
 
   Returns:
-    Functions of h [B, H, W, C]: a residual block to so many times the body's channels,
-    and self-attention.
+    Two functions: (h [B, H, W, C], multiple) -> [B, H, W, multiple * body.channels] by a
+    residual block, and h -> [B, H, W, C] by self-attention.
   """
   dtype = jnp.dtype(body.dtype)
 
@@ -124,16 +135,17 @@ def block_and_attention(body: UNetBody, embedding=None, dropout_keys=None, conte
 
 
 def first_half(body: UNetBody, image, *given) -> tuple[jax.Array, list[jax.Array]]:
-  """A U-Net's way down and its middle, as layers of the module that calls it.
+  """Adds a U-Net's way down and its middle to the calling module, and applies them.
 
   Args:
-    body: for its options.
+    body: a U-Net, for its options.
     image: float32 [B, H, W, C]; H and W divisible by 2^(levels - 1).
-    *given: what `block_and_attention` takes.
+    *given: embedding, dropout_keys and context, as in `block_and_attention`.
 
   Returns:
-    [B, H / 2^(levels - 1), W / 2^(levels - 1), channels of the last level] of the body's
-    dtype, and the maps on the way, for the way up.
+    The features [B, H / 2^(levels - 1), W / 2^(levels - 1), channels of the last level]
+    of the body's dtype, and a list of the features on the way down, for the skip
+    connections of the way up.
   """
   block, attention = block_and_attention(body, *given)
   dtype = jnp.dtype(body.dtype)
@@ -193,7 +205,7 @@ class ConcatenatedUNet(nn.Module):
 
     Args:
       x_t: noisy images, float32 [B, H, W, C].
-      t: steps, integers [B] in 1..T.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
       mu: the images' cluster means, float32 [B, H, W, C].
       dropout_keys: typed keys [B] when training with dropout; None: no dropout.
 
@@ -207,9 +219,9 @@ class ConcatenatedUNet(nn.Module):
 class ClusterHead(nn.Module):
   """The layers of a shared trunk that see the cluster.
 
-  A residual block whose first convolution is the trunk's (`features`): the mean's own
-  convolution is added to it, and the mean, pooled, beside the step, sets the scale and
-  shift of the normalisation.
+  They make up a residual block. The trunk has applied its first convolution to the
+  features already; the head adds a convolution of the cluster's mean to the result. The
+  step and the mean, pooled over its pixels, set the scale and shift of the normalisation.
 
   Attributes:
     channels: of the features.
@@ -225,10 +237,19 @@ class ClusterHead(nn.Module):
 
   @nn.compact
   def __call__(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t from the features and steps [B]; means [B, H, W, C], or [1, H, W, C].
+    """Predicts n_t.
 
-    What depends on the mean alone is as large as the means that are given: one mean for
-    all images halves the work.
+    With one mean for all images, the layers that see the mean alone run once, which
+    halves the work.
+
+    Args:
+      features: the two arrays [B, H, W, F] of `Trunk`.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
+      mu: cluster means, float32 [B, H, W, C], or one for all images, [1, H, W, C].
+      dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+
+    Returns:
+      float32 [B, H, W, C].
     """
     dtype = jnp.dtype(self.dtype)
     conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=dtype, **kw)
@@ -257,7 +278,17 @@ class Trunk(nn.Module):
 
   @nn.compact
   def __call__(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
-    """The U-Net's features, and the first convolution of the heads' block on them."""
+    """Computes what the head needs.
+
+    Args:
+      centred: x_t - m_t sqrt(abar_t) mu, float32 [B, H, W, C].
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
+      dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+
+    Returns:
+      The U-Net's features, and the first convolution of the head's block on them,
+      [B, H, W, F] each.
+    """
     body, dtype = self.body, jnp.dtype(self.body.dtype)
     h = body(centred, t, dropout_keys)
     normalised = nn.silu(GroupNorm(body.num_groups, dtype)(h))
@@ -280,12 +311,12 @@ class SharedTrunkUNet(nn.Module):
     self.head = ClusterHead(body.channels * body.channel_multipliers[0], body.num_groups,
                             body.dropout, body.dtype)
 
-  def features(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
-    """What all clusters share.
+  def shared(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
+    """Computes what all clusters share.
 
     Args:
       centred: x_t - m_t sqrt(abar_t) mu, float32 [B, H, W, C].
-      t: steps, integers [B] in 1..T.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
       dropout_keys: typed keys [B], or None.
 
     Returns:
@@ -293,14 +324,27 @@ class SharedTrunkUNet(nn.Module):
     """
     return self.trunk(centred, t, dropout_keys)
 
-  def from_features(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t, float32 [B, H, W, C], from `features`; mu [B, H, W, C] or [1, ...]"""
+  def of_cluster(self, features, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t of clusters.
+
+    Args:
+      features: what `shared` returns.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
+      mu: cluster means, float32 [B, H, W, C], or one for all images, [1, H, W, C].
+      dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+
+    Returns:
+      float32 [B, H, W, C].
+    """
     return self.head(features, t, mu, dropout_keys)
 
   def __call__(self, centred, t, mu, dropout_keys=None) -> jax.Array:
-    """Predicts n_t, float32 [B, H, W, C], from the centred observation."""
-    return self.from_features(self.features(centred, t, dropout_keys), t, mu,
-                              dropout_keys)
+    """Predicts n_t by both parts; arguments as in `shared` and `of_cluster`.
+
+    Returns:
+      float32 [B, H, W, C].
+    """
+    return self.of_cluster(self.shared(centred, t, dropout_keys), t, mu, dropout_keys)
 
 
 def body_from_config(network) -> UNetBody:

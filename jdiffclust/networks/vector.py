@@ -26,9 +26,9 @@ class VectorDenoiser(nn.Module):
 
     Args:
       x_t: noisy vectors, float32 [B, 1, 1, J].
-      t: steps, integers or numbers [B] in 1..T.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
       mu: the vectors' cluster means, float32 [B, 1, 1, J].
-      dropout_keys: not used: there is no dropout.
+      dropout_keys: not used, since there is no dropout.
 
     Returns:
       float32 [B, 1, 1, J], zero before training.

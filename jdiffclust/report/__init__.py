@@ -1,1 +1,1 @@
-"""Figures and the self-contained HTML page of a finished run."""
+"""What a finished run leaves: result files, figures and a self-contained HTML page."""

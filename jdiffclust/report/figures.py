@@ -4,59 +4,71 @@ Sheets of pictures are laid out in whole pixels and placed without resampling,
 so 8 x 8 digits stay crisp. Images are floats in [-1, 1] throughout.
 """
 
-import math
+from __future__ import annotations
 
-from matplotlib import figure as mpl_figure
-from matplotlib import patheffects
-from matplotlib import ticker
-from matplotlib.backends import backend_agg
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from matplotlib import patheffects, ticker
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
 from scipy.spatial import distance
 
-from jdiffclust.evaluation import clustering
 from jdiffclust import files
+from jdiffclust.evaluation import scores
+from jdiffclust.evaluation.diagnostics import bits_per_dimension
 
 DPI = 200
 MAX_ROWS = 50
 
+# {cluster: (typical images, uncertain images)}.
+Members = Mapping[int, tuple[np.ndarray, np.ndarray]]
+
 _TILE = 128  # The longest side of a picture on a sheet, in pixels.
 _INK, _GREY, _ACCENT = '#1f2933', '#8792a0', '#1f6f9f'
 _ALARM = '#c2260f'
-# Ten colours that the colour-blind can tell apart (Petroff, 2021); where there are more
-# clusters they come again, on other markers.
+# Ten colours that the colour-blind can tell apart (Petroff, 2021). With more than ten
+# clusters the colours repeat with another marker.
 _COLOURS = ('#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6', '#a96b59', '#e76300',
             '#b9ac70', '#717581', '#92dadd')
 _MARKERS = 'o^s'
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a figure as a PNG, all at once or not at all.
 
   Args:
-    figure: a Figure.
-    path: where to, ending in '.png'; the folder must exist.
+    figure: the figure.
+    path: the file, ending in '.png'; its folder is made if it does not exist.
 
   Raises:
-    OSError: the folder is missing or cannot be written.
+    OSError: the file cannot be written.
   """
   with files.replacing(path) as temporary:
     figure.savefig(temporary, format='png', dpi=figure.dpi)
 
 
-def typical_and_uncertain(responsibilities, bound, k):
+def typical_and_uncertain(responsibilities: ArrayLike, bound: ArrayLike,
+                          k: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
   """Chooses the images that show what a cluster is and where it ends.
 
   Args:
     responsibilities: [N, Q] in [0, 1].
-    bound: [N] log-likelihood bounds, larger is likelier; breaks the ties that
-      responsibilities of exactly 1 leave.
-    k: how many of each, > 0.
+    bound: log-likelihood bounds, nats, [N]; larger is likelier. They order images of
+      equal responsibility, of which there are many with exactly 1.
+    k: the number of images of each kind, > 0.
 
   Returns:
-    {cluster: (typical, uncertain)}: index arrays of length <= k into N, among
-    the images assigned to that cluster: typical by falling responsibility then
-    falling bound, uncertain by rising responsibility then rising bound.
+    {cluster: (typical, uncertain)}. Both are indices 0..N - 1 of at most k images that
+    are assigned to the cluster: typical by falling responsibility, then by falling
+    bound; uncertain by rising responsibility, then by rising bound.
 
   Raises:
     ValueError: the shapes do not fit.
@@ -64,7 +76,8 @@ def typical_and_uncertain(responsibilities, bound, k):
   responsibilities, bound = np.asarray(responsibilities), np.asarray(bound)
   if responsibilities.ndim != 2 or bound.shape != responsibilities.shape[:1]:
     raise ValueError(
-        f'expected [N, Q] and [N], got {responsibilities.shape} and {bound.shape}')
+        f'responsibilities of shape {responsibilities.shape} and bounds of shape '
+        f'{bound.shape}: [N, Q] and [N] are needed')
   clusters, certainty = responsibilities.argmax(1), responsibilities.max(1)
   falling = np.lexsort((-bound, -certainty))
   rising = np.lexsort((bound, certainty))
@@ -74,16 +87,18 @@ def typical_and_uncertain(responsibilities, bound, k):
       for cluster in range(responsibilities.shape[1])}
 
 
-def cluster_gallery(means, members, sizes, certainties, max_rows=MAX_ROWS):
-  """A row per cluster: its mean, its most typical and least certain members.
+def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
+                    certainties: Sequence[float | None],
+                    max_rows: int = MAX_ROWS) -> Figure:
+  """Draws each cluster in a row: its mean, most typical and least certain members.
 
   Args:
     means: [Q, H, W, C] in [-1, 1], C 1 or 3.
-    members: {cluster: (typical [<=k, H, W, C], uncertain [<=k, H, W, C])}, the
-      images that `typical_and_uncertain` chose.
-    sizes: [Q] images per cluster.
-    certainties: [Q] mean largest responsibility in [0, 1], None if empty.
-    max_rows: only this many of the largest clusters are drawn.
+    members: {cluster: (typical, uncertain)}, the images [<= k, H, W, C] that
+      `typical_and_uncertain` chose.
+    sizes: images per cluster, [Q].
+    certainties: mean largest responsibility in [0, 1] per cluster, [Q]; None if empty.
+    max_rows: the number of clusters to draw at most; the largest ones are drawn.
 
   Returns:
     A Figure.
@@ -101,14 +116,14 @@ def cluster_gallery(means, members, sizes, certainties, max_rows=MAX_ROWS):
       title=_cap_title('largest', len(shown), len(means)))
 
 
-def sample_grid(samples, clusters=None, max_rows=MAX_ROWS,
-                heading='generated images'):
-  """A row of generated images per cluster.
+def sample_grid(samples: np.ndarray, clusters: Sequence[Any] | None = None,
+                max_rows: int = MAX_ROWS, heading: str = 'generated images') -> Figure:
+  """Draws a row of generated images for each cluster.
 
   Args:
     samples: [Q, n, H, W, C] in [-1, 1], C 1 or 3.
-    clusters: [Q] names of the rows, 0 to Q - 1 if None.
-    max_rows: only the first rows are drawn.
+    clusters: names of the Q rows; None: the numbers 0 to Q - 1.
+    max_rows: the number of rows to draw at most; the first ones are drawn.
     heading: what the images are.
 
   Returns:
@@ -125,14 +140,17 @@ def sample_grid(samples, clusters=None, max_rows=MAX_ROWS,
       title=_cap_title('first', min(len(samples), max_rows), len(samples)))
 
 
-def nearest_training(generated, training, distances, max_rows=MAX_ROWS):
-  """A row per cluster: generated images, and the training images nearest to them.
+def nearest_training(generated: Sequence[np.ndarray], training: Sequence[np.ndarray],
+                     distances: Sequence[np.ndarray],
+                     max_rows: int = MAX_ROWS) -> Figure:
+  """Draws generated images and the training images nearest to them, by cluster.
 
   Args:
-    generated: Q arrays [n, H, W, C] in [-1, 1], C 1 or 3.
-    training: the nearest training image of each, in the same order.
-    distances: Q arrays [n], root mean square over pixels.
-    max_rows: only the first rows are drawn.
+    generated: Q arrays [n, H, W, C] in [-1, 1], C 1 or 3, n > 0.
+    training: the nearest training image of each, in the same order: Q arrays of the same
+      shapes.
+    distances: between the two, root mean square over pixels: Q arrays [n].
+    max_rows: the number of rows to draw at most; the first ones are drawn.
 
   Returns:
     A Figure.
@@ -148,16 +166,19 @@ def nearest_training(generated, training, distances, max_rows=MAX_ROWS):
       title=_cap_title('first', len(rows), len(generated)))
 
 
-def save_animation(states, path, milliseconds=120):
-  """Writes the way from noise to image as a GIF, a row of images per cluster.
+def save_animation(states: np.ndarray, path: str | os.PathLike,
+                   milliseconds: int = 120) -> None:
+  """Writes the way from noise to images as a GIF, a row of images per cluster.
 
   Args:
-    states: [Q, n, k, H, W, C], around [-1, 1], C 1 or 3.
-    path: the file; it appears when it is complete.
-    milliseconds: a state is shown so long; the last one ten times as long.
+    states: k states of n images for each of Q clusters, [Q, n, k, H, W, C], C 1 or 3;
+      values beyond [-1, 1] are clipped.
+    path: the file, which is written all at once or not at all.
+    milliseconds: how long a state is shown; the last one is shown ten times as long.
 
   Raises:
     ValueError: C is neither 1 nor 3.
+    OSError: the file cannot be written.
   """
   num_rows, num_images, num_states = states.shape[:3]
   frames = []
@@ -173,17 +194,18 @@ def save_animation(states, path, milliseconds=120):
                    duration=durations, loop=0)
 
 
-def hero(means, members, samples, sizes=None, columns=6, max_rows=10):
-  """One wide picture: per cluster its mean, members and generated images.
+def hero(means: np.ndarray, members: Members, samples: np.ndarray,
+         sizes: ArrayLike | None = None, columns: int = 6, max_rows: int = 10) -> Figure:
+  """Draws one wide picture: for each cluster its mean, members and generated images.
 
   Args:
     means: [Q, H, W, C] in [-1, 1], C 1 or 3.
-    members: as for `cluster_gallery`; the typical ones are drawn.
+    members: as in `cluster_gallery`; the typical ones are drawn.
     samples: [Q, n, H, W, C] in [-1, 1].
-    sizes: [Q] images per cluster; with them the largest clusters are drawn,
-      otherwise the first.
-    columns: how many members and generated images at most.
-    max_rows: how many clusters at most.
+    sizes: images per cluster, [Q], to draw the largest clusters; None: the first
+      clusters are drawn.
+    columns: the number of members and of generated images to draw at most.
+    max_rows: the number of clusters to draw at most.
 
   Returns:
     A Figure.
@@ -202,13 +224,13 @@ def hero(means, members, samples, sizes=None, columns=6, max_rows=10):
           'first' if sizes is None else 'largest', len(shown), len(means)))
 
 
-def history_curves(history):
-  """The bound, the uncertainty and the churn by EM iteration.
+def history_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+  """Draws the bound, the uncertainty and the churn by EM iteration.
 
   Args:
-    history: dicts with iteration, bound_bits_per_dim, mean_entropy (nats),
-      changed_fraction (in [0, 1]) and, if there are labels, acc; any value but
-      the iteration may be missing or None.
+    history: a dict for each EM iteration, with iteration, bound_bits_per_dim,
+      mean_entropy (nats), changed_fraction (in [0, 1]) and, if there are labels, acc.
+      Any of them except iteration may be missing or None.
 
   Returns:
     A Figure with three axes.
@@ -216,7 +238,7 @@ def history_curves(history):
   figure = _figure(9, 2.9)
   iterations = [record['iteration'] for record in history]
 
-  def draw(axes, key, **style):
+  def draw(axes: Axes, key: str, **style: Any) -> None:
     values = [record.get(key) for record in history]
     if any(value is not None for value in values):
       values = [math.nan if value is None else value for value in values]
@@ -248,25 +270,31 @@ def history_curves(history):
   return figure
 
 
-def confusion_matrix(labels, clusters, label_names=None, num_clusters=None):
-  """How the labels spread over the clusters, matched pairs on the diagonal.
+def confusion_matrix(labels: ArrayLike, clusters: ArrayLike,
+                     label_names: Sequence[Any] | None = None,
+                     num_clusters: int | None = None) -> Figure:
+  """Draws how the labels spread over the clusters.
+
+  The rows are the labels. The columns are the clusters, ordered by the label that each is
+  paired with (see `evaluation.scores.match_clusters`); a cluster without a pair stands
+  beside the label that most of its images have. Empty clusters come last. The shade is
+  the share of the cluster's images. Up to 20 x 20 the counts are printed.
 
   Args:
-    labels: [N] integers from 0.
-    clusters: [N] integers from 0.
-    label_names: L names, the numbers if None.
-    num_clusters: Q, to show empty last clusters too.
+    labels: integers from 0, [N].
+    clusters: integers from 0, [N].
+    label_names: L names; None: the numbers of the labels.
+    num_clusters: Q, which shows empty last clusters too; None: the largest cluster plus
+      1.
 
   Returns:
-    A Figure: labels down, clusters across, each by the label it matches or else
-    mostly holds, empty ones last; the shade is the share of the cluster's
-    images, and up to 20 x 20 the counts are printed.
+    A Figure.
 
   Raises:
-    ValueError: as `evaluation.clustering.contingency`.
+    ValueError: as in `evaluation.scores.contingency`.
   """
-  table = clustering.contingency(labels, clusters, num_clusters)
-  matched = clustering.match_clusters(labels, clusters, num_clusters)
+  table = scores.contingency(labels, clusters, num_clusters)
+  matched = scores.match_clusters(labels, clusters, num_clusters)
   num_labels, num_clusters = table.shape
   sizes = table.sum(0)
   belongs = np.where(matched >= 0, matched, table.argmax(0))
@@ -301,13 +329,15 @@ def confusion_matrix(labels, clusters, label_names=None, num_clusters=None):
   return figure
 
 
-def cluster_sizes(sizes, effective_sizes=None, start_sizes=None):
-  """Bars of images per cluster, with the size that equal clusters would have.
+def cluster_sizes(sizes: ArrayLike, effective_sizes: ArrayLike | None = None,
+                  start_sizes: ArrayLike | None = None) -> Figure:
+  """Draws bars of images per cluster, with the size that equal clusters would have.
 
   Args:
-    sizes: [Q] images per cluster.
-    effective_sizes: [Q] summed responsibilities, drawn as ticks across the bars.
-    start_sizes: [Q] images per cluster at the start, drawn as bars behind.
+    sizes: images per cluster, [Q].
+    effective_sizes: summed responsibilities, [Q], drawn as ticks across the bars; or
+      None.
+    start_sizes: images per cluster at the start, [Q], drawn as bars behind; or None.
 
   Returns:
     A Figure with one axes.
@@ -335,29 +365,32 @@ def cluster_sizes(sizes, effective_sizes=None, start_sizes=None):
   return figure
 
 
-def bound_terms(history, bands, num_dimensions):
-  """Where the bits of the bound are, and where EM has saved some.
+def bound_terms(history: Sequence[Mapping[str, Any]],
+                bands: Sequence[Sequence[int] | None], num_dimensions: int) -> Figure:
+  """Draws the terms of the bound by noise level, and how EM has changed them.
 
   Args:
-    history: dicts with iteration, bound_prior, bound_decoder and bound_level_1 ...
-      bound_level_K (nats) and, if known, bound_level_1_standard_error ...; one at least.
-    bands: K pairs (first, last step of the band), None for an empty one.
-    num_dimensions: numbers in an image, to give bits per dimension.
+    history: a dict for each EM iteration, at least one, with iteration, bound_prior,
+      bound_decoder and bound_level_1 to bound_level_K (nats) and, if known, their
+      standard errors, such as bound_level_1_standard_error.
+    bands: (first step, last step) of each of the K bands; None: an empty band.
+    num_dimensions: D, numbers an image, to convert nats to bits per dimension.
 
   Returns:
-    A Figure: the terms of the last iteration, from the least noise to the most; beside
-    it, if there are two iterations, their change since the first.
+    A Figure. On the left are the terms of the last iteration, from the least noise to
+    the most. If there are two iterations or more, their changes since the first are on
+    the right.
   """
   name = lambda first, last: f'{first}–{last}' if first < last else f'{first}'
   terms = [('bound_decoder', 'decoder')] + [
       (f'bound_level_{k}', name(*band)) for k, band in enumerate(bands, 1) if band
   ] + [('bound_prior', 'prior')]
 
-  def in_bits(suffix, missing):
+  def in_bits(suffix: str, missing: float) -> np.ndarray:
     nats = [[record.get(key + suffix, missing) for key, _ in terms] for record in history]
-    return np.array(nats) / (num_dimensions * math.log(2))
+    return bits_per_dimension(np.array(nats), num_dimensions)
 
-  bits, errors = -in_bits('', math.nan), in_bits('_standard_error', 0.)
+  bits, errors = in_bits('', math.nan), -in_bits('_standard_error', 0.)
   figure = _figure(9, 2.9)
   panels = figure.subplots(1, 1 + (len(history) > 1), squeeze=False)[0]
   positions = np.arange(len(terms))
@@ -390,15 +423,16 @@ def bound_terms(history, bands, num_dimensions):
   return figure
 
 
-def cluster_flows(flows, overlaps):
-  """Where the images of each starting cluster went, and which clusters share images.
+def cluster_flows(flows: np.ndarray, overlaps: np.ndarray) -> Figure:
+  """Draws where the images of each starting cluster went, and which clusters overlap.
 
   Args:
-    flows: [Q, Q] images by cluster at the start (down) and at the end (across).
-    overlaps: [Q, Q] in [0, 1], as of `evaluation.diagnostics.overlaps`.
+    flows: images by cluster at the start (down) and at the end (across), int [Q, Q]; see
+      `evaluation.diagnostics.flows`.
+    overlaps: [Q, Q] in [0, 1], see `evaluation.diagnostics.overlaps`.
 
   Returns:
-    A Figure of two matrices; up to 20 clusters their entries are printed.
+    A Figure of two matrices. Their entries are printed for up to 20 clusters.
   """
   num_clusters = len(flows)
   side = min(4.4, max(2.2, .36 * num_clusters))
@@ -425,12 +459,12 @@ def cluster_flows(flows, overlaps):
   return figure
 
 
-def num_clusters(choice):
-  """What speaks for each number of clusters, and the number that was chosen.
+def num_clusters(choice: Mapping[str, Any]) -> Figure:
+  """Draws the evidence for each number of clusters, and the number that was chosen.
 
   Args:
-    choice: a dict of lists by number: numbers, modularity, icl, stability, votes; and
-      chosen, one of the numbers.
+    choice: numbers (the numbers of clusters that were tried), rising; modularity, icl,
+      stability and votes, a value for each of them; and chosen, one of them.
 
   Returns:
     A Figure with four axes.
@@ -459,19 +493,24 @@ def num_clusters(choice):
   return figure
 
 
-def latent_map(points, clusters, mistakes=None, examples=(), texts=()):
-  """Images as points, by cluster; beside it, where labels are known, the mistakes.
+def latent_map(points: np.ndarray, clusters: np.ndarray,
+               mistakes: np.ndarray | None = None, examples: ArrayLike = (),
+               texts: Sequence[str] = ()) -> Figure:
+  """Draws images as points of a map, by cluster, and the misclustered ones beside it.
+
+  Each cluster has a colour, and its number stands where its points are densest. Examples
+  of misclustered images are shown below the map, with numbers that are on the map, too.
 
   Args:
     points: [n, 2].
-    clusters: [n] integers from 0.
-    mistakes: [m] indices into n of the misclustered ones; None: labels are unknown.
-    examples: images of the first of them, [k <= m, H, W, C] in [-1, 1], C 1 or 3.
-    texts: of each, what to say of it in a few short lines.
+    clusters: of the points, integers from 0, [n].
+    mistakes: indices 0..n - 1 of the misclustered points, [m]; None: labels are unknown,
+      and there is one map only.
+    examples: the images of the first k of them, [k, H, W, C] in [-1, 1], C 1 or 3.
+    texts: a few short lines about each example, k texts.
 
   Returns:
-    A Figure: each cluster has a colour, and its number where it is densest. The examples
-    stand below the map, by numbers that stand on it, too.
+    A Figure.
 
   Raises:
     ValueError: C is neither 1 nor 3.
@@ -515,13 +554,14 @@ def latent_map(points, clusters, mistakes=None, examples=(), texts=()):
   return figure
 
 
-def reconstructions(originals, reconstructed, columns=12):
-  """Real images, and below each what the model makes of its latent.
+def reconstructions(originals: np.ndarray, reconstructed: np.ndarray,
+                    columns: int = 12) -> Figure:
+  """Draws real images, and below each what the model makes of its latent.
 
   Args:
     originals: [n, H, W, C] in [-1, 1], C 1 or 3.
-    reconstructed: their reconstructions, in the same order.
-    columns: images side by side.
+    reconstructed: their reconstructions in the same order, [n, H, W, C].
+    columns: the number of images side by side.
 
   Returns:
     A Figure.
@@ -535,8 +575,8 @@ def reconstructions(originals, reconstructed, columns=12):
   return _sheet(rows, headings=('real above, reconstruction below',), paired=True)
 
 
-def latent_walk(images, pairs):
-  """A row of images for each walk from one cluster to another.
+def latent_walk(images: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Figure:
+  """Draws a row of images for each walk from one cluster to another.
 
   Args:
     images: [rows, steps, H, W, C] in [-1, 1], C 1 or 3.
@@ -552,15 +592,16 @@ def latent_walk(images, pairs):
                      heading='from one cluster to another')
 
 
-def latent_terms(iterations, terms):
-  """Figures of the latents by EM iteration, each on axes of its own.
+def latent_terms(iterations: Sequence[int],
+                 terms: Mapping[str, Sequence[float | None]]) -> Figure:
+  """Draws curves of quantities of the latents by EM iteration.
 
   Args:
-    iterations: their numbers, [n].
-    terms: {name: n numbers, None where unknown}, one name at least.
+    iterations: the numbers of the n EM iterations.
+    terms: {name: n values, None where unknown}, at least one name.
 
   Returns:
-    A Figure with an axes per name.
+    A Figure with axes for each name.
   """
   columns = min(3, len(terms))
   rows = -(-len(terms) // columns)
@@ -582,21 +623,32 @@ def latent_terms(iterations, terms):
   return figure
 
 
-def shorten(name, most=24):
-  """Cuts a name to so many characters, the last one an ellipsis."""
+def shorten(name: str, most: int = 24) -> str:
+  """Cuts a name that is too long.
+
+  Args:
+    name: the name.
+    most: the number of characters to keep at most.
+
+  Returns:
+    The name; if it was cut, its last character is an ellipsis.
+  """
   return name if len(name) <= most else name[:most - 1] + '…'
 
 
-def _sheet(rows, headings, row_titles=None, row_labels=None, title='', paired=False):
+def _sheet(rows: Sequence[Sequence[ArrayLike]], headings: Sequence[str],
+           row_titles: Sequence[str] | None = None,
+           row_labels: Sequence[str] | None = None, title: str = '',
+           paired: bool = False) -> Figure:
   """Lays out rows of picture groups on white.
 
   Args:
     rows: [rows][groups] image arrays [n, H, W, C]; n may differ by row.
     headings: one per group, above the first row.
-    row_titles: one line above each row.
-    row_labels: a short name left of each row.
-    title: a line on top.
-    paired: every two rows belong together.
+    row_titles: one line above each row; or None.
+    row_labels: a short name left of each row; or None.
+    title: a line on top; '': none.
+    paired: rows belong together two by two, with a gap after each pair.
 
   Returns:
     A Figure that shows the sheet pixel for pixel.
@@ -635,12 +687,12 @@ def _sheet(rows, headings, row_titles=None, row_labels=None, title='', paired=Fa
         sheet[y:y + height, start:start + width] = picture
 
   # A hair more than whole pixels, as the canvas rounds its size down.
-  figure = mpl_figure.Figure(
+  figure = Figure(
       ((total_width + .01) / DPI, (total_height + .01) / DPI), dpi=DPI)
-  backend_agg.FigureCanvasAgg(figure)
+  FigureCanvasAgg(figure)
   figure.figimage(sheet)
 
-  def write(x, y, text, size=.6, **style):
+  def write(x: float, y: float, text: str, size: float = .6, **style: Any) -> None:
     figure.text(x / total_width, 1 - y / total_height, text,
                 fontsize=size * line * 72 / DPI, color=_INK,
                 **{'va': 'bottom', **style})
@@ -659,11 +711,11 @@ def _sheet(rows, headings, row_titles=None, row_labels=None, title='', paired=Fa
   return figure
 
 
-def _pictures(images):
-  """Turns [n, H, W, C] in [-1, 1] into [n, h, w, 3] bytes of about _TILE pixels."""
+def _pictures(images: ArrayLike) -> np.ndarray:
+  """Turns [n, H, W, C] in [-1, 1] into uint8 [n, h, w, 3], h and w about _TILE."""
   images = np.asarray(images, np.float32)
   if images.ndim != 4 or images.shape[-1] not in (1, 3):
-    raise ValueError(f'expected [n, H, W, 1 or 3] images, got {images.shape}')
+    raise ValueError(f'images of shape {images.shape}: [n, H, W, 1 or 3] is needed')
   # The mean of an empty cluster may be NaN: show grey.
   images = np.clip(np.nan_to_num(images) * 127.5 + 127.5, 0, 255)
   images = np.broadcast_to(
@@ -679,30 +731,35 @@ def _pictures(images):
   return np.reshape(small, (-1, height, width, 3)).astype(np.uint8)
 
 
-def _densest(points, own):
-  """The point, of those that are `own` [n], with most of them and fewest others near."""
+def _densest(points: np.ndarray, own: np.ndarray) -> np.ndarray:
+  """The point [2] of a cluster that has most of its points and fewest others near.
+
+  Args:
+    points: [n, 2].
+    own: whether a point is in the cluster, bool [n].
+  """
   reach = .05 * np.ptp(points, axis=0).max() + 1e-9
   weights = np.exp(-(distance.cdist(points[own], points) / reach)**2)
   return points[own][np.argmax(weights @ np.where(own, 1., -1.))]
 
 
-def _number(axes, number, place, size):
+def _number(axes: Axes, number: int, place: np.ndarray, size: float) -> None:
   """Writes a number at a place of a map, readable on points of any colour."""
   axes.text(*place, str(number), fontsize=size, color=_INK, weight='bold', ha='center',
             va='center', path_effects=[
                 patheffects.withStroke(linewidth=size / 4, foreground='white')])
 
 
-def _largest(sizes, count):
+def _largest(sizes: ArrayLike, count: int) -> list[int]:
   """The indices of the `count` largest sizes, in rising order of index."""
   return sorted(np.argsort(-np.asarray(sizes), kind='stable')[:count].tolist())
 
 
-def _cap_title(which, shown, total):
+def _cap_title(which: str, shown: int, total: int) -> str:
   return f'The {which} {shown} of {total} clusters' if shown < total else ''
 
 
-def _row_title(cluster, size, certainty):
+def _row_title(cluster: int, size: int, certainty: float | None) -> str:
   if not size or certainty is None:
     return f'cluster {cluster} · empty'
   certainty = f'{certainty:.2f}'.removeprefix('0')
@@ -710,19 +767,19 @@ def _row_title(cluster, size, certainty):
   return f'cluster {cluster} · {size:,} {images} · mean certainty {certainty}'
 
 
-def _figure(width, height):
-  figure = mpl_figure.Figure((width, height), dpi=DPI, layout='constrained')
-  backend_agg.FigureCanvasAgg(figure)
+def _figure(width: float, height: float) -> Figure:
+  figure = Figure((width, height), dpi=DPI, layout='constrained')
+  FigureCanvasAgg(figure)
   return figure
 
 
-def _name_ticks(axis, names, most=25):
-  """Names every tick, or every second, third... one where they would collide."""
+def _name_ticks(axis: Axis, names: Sequence[str], most: int = 25) -> None:
+  """Names every tick, or every second, third, ... one: at most `most` in all."""
   step = math.ceil(len(names) / most)
   axis.set_ticks(range(0, len(names), step), names[::step])
 
 
-def _tidy(axes):
+def _tidy(axes: Axes) -> None:
   axes.spines[['top', 'right']].set_visible(False)
   axes.spines[['left', 'bottom']].set_color(_GREY)
   axes.tick_params(labelsize=8, colors=_INK)

@@ -1,10 +1,15 @@
 """The report of a run: one HTML file that needs nothing else."""
 
+from __future__ import annotations
+
 import base64
 import io
 import json
 import math
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
 from PIL import Image
@@ -14,7 +19,8 @@ from jdiffclust.evaluation import diagnostics
 
 _DASH = '–'
 
-# Plain sentences; figures come in this order, any others after them.
+# {name of a figure: (title, caption)}, in the order of the page. Figures without a title
+# here come after them.
 _FIGURES = {
     'hero': (
         'At a glance',
@@ -43,7 +49,7 @@ _FIGURES = {
         'it mixes labels.'),
 }
 
-# Those of the section on the quality of generated images.
+# Figures of the section on the quality of generated images.
 _QUALITY_FIGURES = {
     'nearest_training': (
         'Copies?',
@@ -52,7 +58,7 @@ _QUALITY_FIGURES = {
         'told apart are copies; distances are root mean squares over the pixels.'),
 }
 
-# Those of the section on the latents.
+# Figures of the section on the latents.
 _LATENT_FIGURES = {
     'latent_map': (
         'Map of the latents',
@@ -74,7 +80,7 @@ _LATENT_FIGURES = {
         'The quantities of the table above, in each EM iteration.'),
 }
 
-# Those of the section on EM.
+# Figures of the section on EM.
 _EM_FIGURES = {
     'history_curves': (
         'Round by round',
@@ -109,27 +115,30 @@ _METHODS = {
 }
 
 
-def write_report(path, summary, figures, config, per_cluster):
+def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
+                 figures: Mapping[str, str | os.PathLike | None],
+                 config: Mapping[str, Any],
+                 per_cluster: Sequence[Mapping[str, Any]]) -> None:
   """Writes the report of a run, all at once or not at all.
 
   Args:
-    path: the HTML file; its folder must exist.
+    path: the HTML file; its folder is made if it does not exist.
     summary: facts of the run, any of them None or missing: dataset, num_images,
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
-      ari, method), baselines ({name: scores}), bound_bits_per_dim, cluster_sizes,
-      mean_entropy (nats), uncertain_fraction, num_em_iterations, num_clusters_choice
-      (with chosen, confidence, within_one, numbers), train_images_per_second,
-      e_step_evaluations_per_second, wall_seconds, devices, versions, warnings,
-      stop_reason, history (a dict per EM iteration), sample_quality (the summary of
-      `evaluation.sample_quality.measure`), latents (the summary of
-      `evaluation.latents.LatentResults`).
-    figures: {name: path of a PNG, or None to leave it out}; the names of the
-      functions in `figures` get a title and a caption.
-    config: the configuration, of plain JSON types (others show as text).
-    per_cluster: dicts as `evaluation.clustering.cluster_table` makes them.
+      ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_entropy (nats),
+      uncertain_fraction, num_em_iterations, num_clusters_choice (with chosen, confidence,
+      within_one, numbers), train_images_per_second, e_step_evaluations_per_second,
+      wall_seconds, devices, versions, warnings, stop_reason, history (a dict for each EM
+      iteration), sample_quality (the summary of `evaluation.sample_quality.measure`),
+      latents (the summary of `evaluation.latent_space.LatentResults`). Further entries
+      are not shown.
+    figures: {name: path of a PNG, or None to leave it out}. The names of the functions
+      in `report.figures` get a title and a caption.
+    config: the configuration, of plain JSON types; others are shown as text.
+    per_cluster: dicts as `evaluation.scores.cluster_table` makes them.
 
   Raises:
-    OSError: a figure cannot be read or the page not written.
+    OSError: a figure cannot be read, or the page cannot be written.
   """
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -167,7 +176,8 @@ def write_report(path, summary, figures, config, per_cluster):
     temporary.write_text(page, encoding='utf-8')
 
 
-def _facts(summary, per_cluster):
+def _facts(summary: Mapping[str, Any],
+           per_cluster: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
   """The headline: (value, what it is) pairs."""
   sized = [row for row in per_cluster if row['size']]
   total = sum(row['size'] for row in sized)
@@ -187,7 +197,7 @@ def _facts(summary, per_cluster):
   )
 
 
-def _scores(summary):
+def _scores(summary: Mapping[str, Any]) -> list[tuple]:
   """Rows of the score table: (name, acc, nmi, ari), none without labels."""
   init = summary.get('init') or {}
   rows = {'This run': summary}
@@ -202,24 +212,24 @@ def _scores(summary):
   return rows if labelled else []
 
 
-def _quality(found):
+def _quality(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
   """Rows of the tables on generated images, as text; None where nothing was measured."""
   if not found:
     return None
   names = list(found['features'])
 
-  def mean(value, digits=2, deviation=False):
+  def mean(value: Mapping | None, digits: int = 2, deviation: bool = False) -> str:
     if value is None:
       return _DASH
     spread = (f" ± {_number(value['std'], digits)}"
               if deviation and value['std'] is not None else '')
     return _number(value['mean'], digits) + spread
 
-  def measures(judged, name, deviation=False):
+  def measures(judged: Mapping, name: str, deviation: bool = False) -> list[str]:
     return [mean((judged[name] or {}).get(key), 3 if key == 'frechet' else 2, deviation)
             for key in _MEASURES]
 
-  def others(judged):
+  def others(judged: Mapping) -> list[str]:
     accuracy, ratio = judged['label_accuracy'], judged['nearest_ratio']
     return [_percent(accuracy and accuracy['mean']), _number(ratio, 2),
             _percent(judged['near_copies'])]
@@ -244,13 +254,13 @@ def _quality(found):
       'definitions': found['definitions']}
 
 
-def _latents(found):
+def _latents(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
   """Rows of the tables on latents, as text; None where there are none."""
   if not found:
     return None
   neighbours = found['neighbours'] or {'num_images': 0, 'latents': {}, 'pixels': {}}
 
-  def significant(value):
+  def significant(value: float | None) -> str:
     return _DASH if _number(value) == _DASH else f'{value:.4g}'
 
   return {
@@ -263,7 +273,7 @@ def _latents(found):
                 for name, values in found['terms'].items()]}
 
 
-def _run(summary):
+def _run(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
   """The facts of the run: (what, value) pairs of text."""
   devices, versions = summary.get('devices'), summary.get('versions') or {}
   if isinstance(devices, (list, tuple)):
@@ -285,7 +295,7 @@ def _run(summary):
   )
 
 
-def _iteration(record):
+def _iteration(record: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
   """An EM iteration's row in the table: its numbers, and its moves in words."""
   sizes = [_number(record.get(f'{kind}_cluster')) for kind in ('smallest', 'largest')]
   moves = ', '.join(f'{q} → {r}: {count:,}'
@@ -305,7 +315,8 @@ def _iteration(record):
   return numbers, '; '.join([moves or _DASH, *events])
 
 
-def _figures(described, figures):
+def _figures(described: Mapping[str, tuple[str, str]],
+             figures: Mapping[str, str | os.PathLike | None]) -> list[dict[str, Any]]:
   """Dicts of title, caption, width and data URI, in the order of the page."""
   names = [name for name in (*described, *figures) if figures.get(name) is not None]
   shown = []
@@ -320,36 +331,36 @@ def _figures(described, figures):
   return shown
 
 
-def _text(value):
+def _text(value: Any) -> str:
   return _DASH if value is None or value == '' else str(value)
 
 
-def _number(value, digits=0):
+def _number(value: float | None, digits: int = 0) -> str:
   """A number with thousands separators, or a dash for None and NaN."""
   if value is None or not math.isfinite(value):
     return _DASH
   return f'{value:,.{digits}f}'
 
 
-def _percent(value):
+def _percent(value: float | None) -> str:
   if value is None or not math.isfinite(value):
     return _DASH
   return f'{100 * value:.1f} %'
 
 
-def _unit(value, unit, digits=0):
+def _unit(value: float | None, unit: str, digits: int = 0) -> str:
   number = _number(value, digits)
   return number if number == _DASH else f'{number} {unit}'
 
 
-def _shape(shape):
+def _shape(shape: Sequence[int] | None) -> str:
   if not shape:
     return _DASH
   colour = {1: ' grey', 3: ' colour'}.get(shape[2], '') if len(shape) == 3 else ''
   return ' × '.join(str(size) for size in shape[:2]) + colour
 
 
-def _duration(seconds):
+def _duration(seconds: float | None) -> str:
   if seconds is None or not math.isfinite(seconds):
     return _DASH
   if seconds < 100:

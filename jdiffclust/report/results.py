@@ -7,15 +7,15 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
-from jdiffclust.evaluation import clustering as scores
-from jdiffclust.evaluation import diagnostics
-from jdiffclust.evaluation.latents import LatentResults, first_of_each_kind
+from jdiffclust.evaluation import diagnostics, scores
+from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
 from jdiffclust.report import figures, page
 
@@ -58,10 +58,10 @@ class Results(NamedTuple):
   latents: LatentResults | None = None
 
 
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that decide a result."""
+def versions(packages: Sequence[str] = VERSIONED) -> dict[str, str]:
+  """Versions of Python and of packages; by default of those that decide a result."""
   found = {'python': platform.python_version()}
-  for name in VERSIONED:
+  for name in packages:
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -163,7 +163,7 @@ def write_array(path, array: np.ndarray) -> None:
 
 
 def write_results(workdir, config: dict, results: Results, source, images_at,
-                  labels, count: int = 6) -> dict:
+                  labels, count: int = 6, draw: Callable | None = None) -> dict:
   """Writes everything: CSV, NPY, JSON, figures and the page.
 
   Args:
@@ -174,6 +174,7 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
     labels: int [N], or None.
     count: members shown per cluster and kind.
+    draw: makes the figures, as `draw_figures`, which None stands for.
 
   Returns:
     The summary, as written.
@@ -184,8 +185,8 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
                     labels, source.label_names)
   write_array(workdir / 'responsibilities.npy',
               results.responsibilities.astype(np.float32))
-  drawn = draw_figures(workdir / 'figures', results, images_at, labels,
-                       source.label_names, count)
+  drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
+                                 source.label_names, count)
   table = scores.cluster_table(results.responsibilities)
   page.write_report(workdir / 'report.html', summary, drawn, config, table)
   # Last: who finds the summary finds the rest.

@@ -29,7 +29,8 @@ class Snapshot(NamedTuple):
 
   Attributes:
     state: the `TrainState`.
-    responsibilities: tau, float32 [N, Q].
+    responsibilities: float32 arrays by name: 'current', tau [N, Q]; 'start', that of the
+      start [N, Q]; 'bound', of the last E-step, nats [N].
     progress: JSON-able: counters, history, shapes.
   """
 

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jdiffclust.clustering.method import Method
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.evaluation.diagnostics import paired_change
+from jdiffclust.state import TrainState
 from jdiffclust.streams import stream
 
 
@@ -32,11 +34,11 @@ class Trial(NamedTuple):
   bound: np.ndarray
 
 
-def short_fit(machinery, pipeline, tracked, tau, make_table):
-  """The training state after `em.init_trial_steps` gradient steps from a start.
+def short_fit(method: Method, pipeline, tracked, tau, make_table) -> TrainState:
+  """The training state after `start.trial_steps` gradient steps from a start.
 
   Args:
-    machinery: the model.
+    method: the model.
     pipeline: of the images.
     tracked: indices of the images of tau, [n].
     tau: the start on the devices, [n, Q].
@@ -45,14 +47,12 @@ def short_fit(machinery, pipeline, tracked, tau, make_table):
   Returns:
     A `TrainState`.
   """
-  config = machinery.config
-  state = machinery.init_state()
-  if machinery.before_m_step is not None:
-    state = machinery.before_m_step(machinery, state, pipeline, tracked, tau)
-  key = replicate_key(stream(config.seed, 'trial'), machinery.mesh)
+  config = method.config
+  state = method.before_m_step(method.init_state(), pipeline, tracked, tau)
+  key = replicate_key(stream(config.seed, 'trial'), method.mesh)
   table = make_table(tau)
-  for batch in itertools.islice(pipeline.first_batches(), config.em.init_trial_steps):
-    state, info = machinery.m_step(state, machinery.m_estimator, batch, table, key)
+  for batch in itertools.islice(pipeline.first_batches(), config.start.trial_steps):
+    state, info = method.m_step(state, batch, table, key)
     info.loss.block_until_ready()
   return state
 

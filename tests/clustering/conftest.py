@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.clustering.mixture import Mixture, Parameters
+from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
 from jdiffclust.config import default_config
 from jdiffclust.diffusion.process import process_from_config
 
@@ -106,10 +106,10 @@ def known_network(p, x0, scale=1.):
 def oracle():
   """The helpers of this file."""
   return types.SimpleNamespace(
-      mixture=Mixture(denoise), known=Mixture(known_error), network=linear_network,
-      known_network=known_network, expected_errors=expected_errors, prior=prior,
-      exact_parts=exact_parts, exact_levels=exact_levels, make=make,
-      parameters=parameters)
+      model=ConditionalDDPM(denoise), known=ConditionalDDPM(known_error),
+      network=linear_network, known_network=known_network,
+      expected_errors=expected_errors, prior=prior, exact_parts=exact_parts,
+      exact_levels=exact_levels, make=make, parameters=parameters)
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jdiffclust.batch import Batch
-from jdiffclust.clustering import m_step as m
-from jdiffclust.clustering.assign import make_e_step
-from jdiffclust.clustering.e_step import make_estimator
-from jdiffclust.clustering.mixture import Mixture, Parameters
+from jdiffclust.clustering.bound.draws import make_estimator
+from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
+from jdiffclust.clustering.cddpm.e_step import make_e_step
+from jdiffclust.clustering.cddpm.m_step import make_m_step
 from jdiffclust.config import default_config
 from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import MemoryPipeline, replicate_key
@@ -18,6 +18,7 @@ from jdiffclust.diffusion import predictions, samplers
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, to_host
+from jdiffclust.state import init_state, make_optimizer
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -48,28 +49,28 @@ def test_exports(oracle, images, key, dtype):
   config.e_step.update(num_draws=4)
   raced = default_config().e_step
   raced.update(num_draws=4, max_draws=8, noise='antithetic')
-  mesh, mixture = make_mesh(1), Mixture(network.apply, 17)
+  mesh, model = make_mesh(1), ConditionalDDPM(network.apply, 17)
   p = oracle.make()
   path = from_process(p)
-  sampler = samplers.make_sampler('ddpm', path, path.num_steps)
+  sampler, table = samplers.make_sampler('ddpm', path, path.num_steps)
   estimator = make_estimator(p, 'elbo', 'weight')
   params = Parameters(variables, jnp.zeros((3, 4, 4, 1)), jnp.zeros(3))
   batch = Batch(jnp.zeros((4, 4, 4, 1)), jnp.arange(4, dtype=jnp.int32))
-  state = m.init_state(params, m.make_optimizer(config.m_step))
+  state = init_state(params, make_optimizer(config.m_step))
 
   @jax.jit
-  def sample(sampler, path, params, keys, mu):
-    eta = lambda x, t, mu: mixture.denoise(
-        params.network, x, t.astype(jnp.int32), mu, None)
-    denoise = predictions.denoiser(path, eta, 'eta')
-    return samplers.draw(sampler, denoise, keys, mu)
+  def sample(table, path, params, keys, mu):
+    eta = lambda variables, x, t, mu: model.denoise(
+        variables, x, t.astype(jnp.int32), mu, None)
+    denoiser = predictions.denoiser(path, params.network, eta, 'eta')
+    return samplers.run(sampler, table, denoiser, keys, mu)
 
   calls = (
-      (m.make_m_step(mixture, config.m_step, mesh),
+      (make_m_step(model, config.m_step, mesh),
        (state, estimator, batch, jnp.ones((9, 3)), key)),
-      *((make_e_step(mixture, section, mesh), (estimator, params, batch, key))
+      *((make_e_step(model, section, mesh), (estimator, params, batch, key))
         for section in (config.e_step, raced)),
-      (sample, (sampler, path, params, jax.random.split(key, 4), batch.images)))
+      (sample, (table, path, params, jax.random.split(key, 4), batch.images)))
   for function, arguments in calls:
     exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
     assert exported.platforms == PLATFORMS
@@ -85,9 +86,9 @@ def test_training_loop_transfers_nothing(oracle, key):
   source = ImageSource('noise', rng.integers(0, 17, (20, 2, 2, 1)).astype(np.uint8),
                        [str(i) for i in range(20)], None, None, 17)
   section = default_config().m_step
-  step = m.make_m_step(oracle.mixture, section, mesh)
+  step = make_m_step(oracle.model, section, mesh)
   params = oracle.parameters(oracle.network(10), np.zeros((3, 2, 2, 1)))
-  state = replicate(to_host(m.init_state(params, m.make_optimizer(section))), mesh)
+  state = replicate(to_host(init_state(params, make_optimizer(section))), mesh)
   estimator, tau = replicate(to_host((
       make_estimator(oracle.make(), 'uniform', 'uniform'), jnp.full((20, 3), 1 / 3))),
       mesh)

@@ -15,7 +15,8 @@ import pytest
 
 from jdiffclust import errors
 from jdiffclust.data import dataset
-from jdiffclust.data import sources
+from jdiffclust.data.sources import tfds as tfds_reader
+from jdiffclust.data.sources.idx import read_idx, read_idx_images
 
 FEW = hypothesis.settings(
     max_examples=25, deadline=None,
@@ -46,7 +47,7 @@ def test_idx_round_trip(tmp_path, write_idx, shape, gzipped, data):
   size = math.prod(shape)
   values = data.draw(st.binary(min_size=size, max_size=size))
   name = 'x.gz' if gzipped else 'x'
-  read = sources.read_idx_images(write_idx(tmp_path / name, values, shape))
+  read = read_idx_images(write_idx(tmp_path / name, values, shape))
   assert read.shape == (*shape, 1) and read.dtype == np.uint8
   assert read.tobytes() == values
 
@@ -56,7 +57,7 @@ def test_idx_round_trip(tmp_path, write_idx, shape, gzipped, data):
     (0x0D, 'f', [0.5, -2]), (0x0E, 'd', [0.1, 3])])
 def test_idx_types(tmp_path, write_idx, kind, form, values):
   path = write_idx(tmp_path / 'x', values, (2,), kind, form)
-  assert sources.read_idx(path).tolist() == values
+  assert read_idx(path).tolist() == values
 
 
 @pytest.mark.parametrize('images, labels', [
@@ -505,7 +506,7 @@ def test_tfds_preparing_needs_a_missing_package(options, tmp_path, monkeypatch):
   import tensorflow_datasets as tfds
   def prepare(self, **_):
     raise ModuleNotFoundError("No module named 'tensorflow'", name='tensorflow')
-  monkeypatch.setattr(sources, '_check_reachable', lambda builder: None)
+  monkeypatch.setattr(tfds_reader, '_check_reachable', lambda builder: None)
   monkeypatch.setattr(
       tfds.core.DatasetBuilder, 'download_and_prepare', prepare)
   message = refused(options(source='tfds', name='cifar10', path=str(tmp_path)))

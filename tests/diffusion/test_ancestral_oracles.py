@@ -1,5 +1,7 @@
 """Sampler ddpm on all steps against the exact affine recursion of a Gaussian."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jdiffclust.config import default_config
 from jdiffclust.diffusion import predictions, samplers
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.process import process_from_config
 from jdiffclust.diffusion.reverse import reverse_mean
@@ -41,10 +44,10 @@ def denoiser(p):
 def ancestral(p, keys, mu, variance='step'):
   """Images of `ddpm` on all steps; the denoiser knows whole steps only."""
   path = from_process(p)
-  eta = lambda x, t, mu: denoiser(p)(x, t.astype(jnp.int32), mu)
-  sampler = samplers.make_sampler('ddpm', path, p.num_steps, variance=variance)
-  return samplers.draw(
-      sampler, predictions.denoiser(path, eta, 'eta'), keys, mu).images
+  eta = lambda variables, x, t, mu: denoiser(p)(x, t.astype(jnp.int32), mu)
+  made = samplers.make_sampler('ddpm', path, p.num_steps, variance=variance)
+  return samplers.run(
+      *made, predictions.denoiser(path, None, eta, 'eta'), keys, mu).images
 
 
 def exact(p, mu, variance_of='step'):
@@ -155,22 +158,24 @@ def test_traced_once():
   """Once in a scan, not once per step; other samplers of as many rows do not compile."""
   path, calls = from_process(make(50)), []
 
-  @jax.jit
-  def sample(path, sampler, k, mu):
-    def denoise(x_t, t, mu):
-      calls.append(x_t.shape)
-      return .9 * path.centred(x_t, t, mu)
-    return samplers.draw(sampler, denoise, k, mu).images
+  def shrunk(variables, path, x_t, t, mu):
+    calls.append(x_t.shape)
+    return variables * path.centred(x_t, t, mu)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def sample(sampler, table, path, k, mu):
+    denoiser = Denoiser(path, jnp.float32(.9), shrunk)
+    return samplers.run(sampler, table, denoiser, k, mu).images
 
   mu = jnp.zeros((3, 2, 2, 1))
-  sample(path, samplers.make_sampler('ddpm', path, 15), keys(jnp.arange(3)), mu)
+  sample(*samplers.make_sampler('ddpm', path, 15), path, keys(jnp.arange(3)), mu)
   assert len(calls) == 1
   other = from_process(make(50, 'cosine', 'zero'))
   for name, steps in (('ddim', 15), ('euler_maruyama', 15), ('dpm_solver_pp_2m', 15),
                       ('heun', 8), ('predictor_corrector', 8)):
     for grid in ('uniform', 'karras'):
-      sampler = samplers.make_sampler(name, other, steps, grid)
-      sample(other, sampler, keys(jnp.arange(3, 6)), mu + 1)
+      sample(*samplers.make_sampler(name, other, steps, grid), other,
+             keys(jnp.arange(3, 6)), mu + 1)
   assert len(calls) == 1
-  sample(path, samplers.make_sampler('ddpm', path, 16), keys(jnp.arange(3)), mu)
+  sample(*samplers.make_sampler('ddpm', path, 16), path, keys(jnp.arange(3)), mu)
   assert len(calls) == 2

@@ -12,12 +12,13 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jdiffclust.clustering import e_step
-from jdiffclust.clustering.mixture import (
-    Mixture, bits_per_dimension, step_costs, step_weights, variance_kl)
+from jdiffclust.clustering.bound.tau import posterior
+from jdiffclust.clustering.bound.terms import (
+    ConditionalDDPM, step_costs, step_weights, variance_kl)
 from jdiffclust.config import default_config
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import process_from_config
+from jdiffclust.evaluation.diagnostics import bits_per_dimension
 
 CENTRE, SPREAD = .2, .5
 
@@ -74,7 +75,7 @@ def log_density(p, x0, mu, centre, variance_of='step'):
 def bound(p, x0, mu, centre=None):
   """The package's bound on log p(x_0 | mu), exact, for one-pixel images x0, mu [B]."""
   device = jax.tree.map(jnp.asarray, p)
-  mixture = Mixture(denoiser(p, centre))
+  model = ConditionalDDPM(denoiser(p, centre))
   x0, mu = (jnp.broadcast_to(jnp.asarray(v)[..., None, None, None],
                              (len(x0), 1, 1, 1)) for v in (x0, mu))
   weights = jnp.asarray(step_weights(p, 'elbo'))
@@ -83,7 +84,7 @@ def bound(p, x0, mu, centre=None):
   def cost(t):
     steps = jnp.full((x0.shape[0],), t)
     of = lambda eps: step_costs(
-        mixture.draw_terms(device, None, None, x0, steps, mu, jnp.full(x0.shape, eps)),
+        model.draw_terms(device, None, None, x0, steps, mu, jnp.full(x0.shape, eps)),
         steps, weights, 'elbo')
     return (of(1.) + of(-1.)) / 2
 
@@ -186,7 +187,7 @@ def test_mixture_bound(x64):
   exact = scipy.special.logsumexp(
       np.stack([np.log(w) + log_density(p, POINTS, m, m)
                 for w, m in zip(weights, means)], axis=1), axis=1)
-  tau, log_tau = (np.asarray(v) for v in e_step.posterior(jnp.asarray(joint)))
+  tau, log_tau = (np.asarray(v) for v in posterior(jnp.asarray(joint)))
   value = (tau * (joint - log_tau)).sum(axis=1)
   assert (value < exact).all() and (exact - value < 1).all()
   rng = np.random.default_rng(0)
@@ -220,4 +221,4 @@ def test_uniform_weights():
 def test_bits_per_dimension():
   """A uniform distribution over 256 levels costs 8 bits a pixel."""
   np.testing.assert_allclose(
-      bits_per_dimension(-12 * np.log(256.), (2, 2, 3)), 8., rtol=1e-12)
+      bits_per_dimension(-12 * np.log(256.), 12), 8., rtol=1e-12)

@@ -7,7 +7,9 @@ import pytest
 import scipy.stats
 
 from jdiffclust.diffusion import analytic, likelihood, ode
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation.diagnostics import bits_per_dimension
 
 DIM = 4
 SOLVERS = {'heun': ode.Fixed(600, 2), 'rk4': ode.Fixed(100, 4),
@@ -17,7 +19,7 @@ SOLVERS = {'heun': ode.Fixed(600, 2), 'rk4': ode.Fixed(100, 4),
 def density(path, data, x, solver, mu=None, keys=None, num_probes=0):
   """Compiled, with data and path as arguments."""
   call = jax.jit(lambda path, data, x, mu: likelihood.log_density(
-      path, analytic.denoiser(path, data), x, mu, solver, keys, num_probes))
+      analytic.denoiser(path, data), x, mu, solver, keys, num_probes))
   return call(path, data, x, jnp.zeros_like(x) if mu is None else mu)
 
 
@@ -74,20 +76,25 @@ def rotated(path, data):
   turn = np.eye(DIM)
   turn[:2, :2], turn[2:, 2:] = [[c, -s], [s, c]], [[s, c], [-c, s]]
   turn = jnp.asarray(turn, jnp.float32)
-  denoise = analytic.denoiser(path, data)
-  return turn, lambda x, t, mu: denoise(x @ turn, t, mu @ turn) @ turn.T
+
+  def turned(variables, path, x, t, mu):
+    del path
+    turn, upright = variables
+    return upright.estimate(x @ turn, t, mu @ turn) @ turn.T
+
+  return turn, Denoiser(path, (turn, analytic.denoiser(path, data)), turned)
 
 
 def test_hutchinson(world):
   """Unbiased, with a standard error that tells how far off it is."""
   path, data = world.path('vp'), world.gaussian(DIM)
-  turn, denoise = rotated(path, data)
+  turn, denoiser = rotated(path, data)
   x = jnp.tile(data.sample(jax.random.key(1), 1) @ turn.T, (300, 1))
   solver, mu = ode.Fixed(60), jnp.zeros((300, DIM))
   found = jax.jit(lambda x, keys: likelihood.log_density(
-      path, denoise, x, mu, solver, keys, 4))(x, world.keys(300))
+      denoiser, x, mu, solver, keys, 4))(x, world.keys(300))
   exact = jax.jit(lambda x: likelihood.log_density(
-      path, denoise, x, mu[:1], solver))(x[:1]).nats[0]
+      denoiser, x, mu[:1], solver))(x[:1]).nats[0]
   nats, error = np.asarray(found.nats), np.asarray(found.standard_error)
   assert nats.std() > .1
   assert abs(nats.mean() - exact) < 4 * nats.std() / 300**.5
@@ -116,7 +123,7 @@ def test_devices_do_not_matter(world, num_probes):
   """8 devices under shard_map give one device's densities."""
   path, data = world.path('vp'), world.gaussian(DIM)
   call = lambda data, x, keys: likelihood.log_density(
-      path, analytic.denoiser(path, data), x, jnp.zeros_like(x), ode.Fixed(20), keys,
+      analytic.denoiser(path, data), x, jnp.zeros_like(x), ode.Fixed(20), keys,
       num_probes)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   part = jax.sharding.PartitionSpec
@@ -134,10 +141,12 @@ def test_bits_per_dimension(world):
   grey = 2 * np.arange(levels) / (levels - 1) - 1
   # Dequantised levels fill [-1 - h, 1 + h] evenly, h half a bin.
   nats = -5 * np.log(2 + 2 / (levels - 1))
-  bits = likelihood.bits_per_dimension
+  bits = lambda nats, size, levels: bits_per_dimension(
+      likelihood.log_probability(nats, size, levels), size)
   np.testing.assert_allclose(bits(nats, 5, levels), 8, rtol=1e-12)
   np.testing.assert_allclose(bits(0., 5, levels), np.log2(127.5), rtol=1e-12)
-  np.testing.assert_allclose(bits(-np.log(8), 3), 1, rtol=1e-12)
+  np.testing.assert_allclose(bits(-np.log(8), 3, None), 1, rtol=1e-12)
+  np.testing.assert_allclose(bits_per_dimension(-np.log(8), 3), 1, rtol=1e-12)
   x = jnp.asarray(np.tile(grey, (50, 1)), jnp.float32)
   moved = np.asarray(likelihood.dequantised(world.keys(50), x, levels))
   # Each stays in its bin; together they are uniform.

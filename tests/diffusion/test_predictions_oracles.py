@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jdiffclust.diffusion import analytic, forward, predictions
+from jdiffclust.diffusion.denoiser import guided
 from jdiffclust.diffusion.paths import expand, from_process
 from jdiffclust.errors import UserError
 
@@ -34,8 +35,10 @@ def test_definitions(x64, world, name):
   for kind, (from_x0, to_x0) in predictions.KINDS.items():
     value = from_x0(path, x, t, mu, x0)
     np.testing.assert_allclose(value, expected[kind], rtol=1e-6, atol=1e-7, err_msg=kind)
-    denoise = predictions.denoiser(path, lambda x, t, mu: expected[kind], kind)
-    np.testing.assert_allclose(denoise(x, t, mu), x0, rtol=1e-6, atol=1e-6, err_msg=kind)
+    denoiser = predictions.denoiser(
+        path, expected, lambda variables, x, t, mu: variables[kind], kind)
+    np.testing.assert_allclose(denoiser.estimate(x, t, mu), x0, rtol=1e-6, atol=1e-6,
+                               err_msg=kind)
 
 
 def test_eta_is_the_target_of_training(x64, world):
@@ -61,7 +64,7 @@ def test_tweedie(x64, world, name):
     y = path.centred(x, t, mu)
     return jnp.sum(data.log_density(y, path.sigma(t)))
 
-  x0 = analytic.denoiser(path, data)(x, t, mu)
+  x0 = analytic.denoiser(path, data).estimate(x, t, mu)
   np.testing.assert_allclose(predictions.score_from_x0(path, x, t, mu, x0),
                              jax.grad(log_density)(x), rtol=1e-6, atol=1e-9)
 
@@ -104,12 +107,12 @@ def test_guidance(x64, world):
   t, mu = jnp.array([.1, .5, .9]), jnp.zeros((3, 2))
   first, second = (analytic.denoiser(path, world.mixture(2)),
                    analytic.denoiser(path, world.gaussian(2)))
-  call = lambda scale: predictions.guided(first, second, scale)(x, t, mu)
-  np.testing.assert_allclose(call(1.), first(x, t, mu), rtol=1e-12)
-  np.testing.assert_allclose(call(0.), second(x, t, mu), rtol=1e-12)
+  call = lambda scale: guided(first, second, scale).estimate(x, t, mu)
+  one, other = (denoiser.estimate(x, t, mu) for denoiser in (first, second))
+  np.testing.assert_allclose(call(1.), one, rtol=1e-12)
+  np.testing.assert_allclose(call(0.), other, rtol=1e-12)
   score = lambda x0: predictions.score_from_x0(path, x, t, mu, x0)
-  combined = score(second(x, t, mu)) + 3 * (score(first(x, t, mu))
-                                            - score(second(x, t, mu)))
+  combined = score(other) + 3 * (score(one) - score(other))
   np.testing.assert_allclose(score(call(3.)), combined, rtol=1e-9)
   each = call(jnp.array([0., 1., 3.]))
   for i, scale in enumerate((0., 1., 3.)):
@@ -119,4 +122,4 @@ def test_guidance(x64, world):
 def test_unknown_kind(world):
   """The allowed kinds are named."""
   with pytest.raises(UserError, match="'epsilon'.*noise.*velocity"):
-    predictions.denoiser(world.path('vp'), None, 'epsilon')
+    predictions.denoiser(world.path('vp'), None, None, 'epsilon')

@@ -277,14 +277,17 @@ def test_noised_is_the_marginal(x64):
                              mean + noise * np.asarray(eps), atol=1e-13)
 
 
-def test_step_mean_then_marginal(x64):
-  """step_mean of the marginal mean at t - 1 is the marginal mean at t."""
+def test_steps_lead_to_the_marginal(x64):
+  """Equation 14's mean of x_t, at the marginal mean of x_{t-1}, is the marginal mean."""
   p = jax.tree.map(jnp.asarray, config_process('cosine', 'one_minus_sqrt_abar', 200))
   x0, mu = images(0, 199, 2, 1, 1), images(1, 199, 2, 1, 1)
   t = jnp.arange(2, 201)
   before = forward.marginal_mean(p, x0, t - 1, mu)
-  np.testing.assert_allclose(forward.step_mean(p, before, t, mu),
-                             forward.marginal_mean(p, x0, t, mu), atol=1e-12)
+  column = lambda a: np.asarray(a)[:, None, None, None]
+  alpha, r, m = (column(a[t]) for a in (p.alpha, p.r, p.m))
+  after = (r * alpha**.5 * before
+           + (m - r * column(p.m[t - 1])) * column(p.alphas_cumprod[t])**.5 * mu)
+  np.testing.assert_allclose(after, forward.marginal_mean(p, x0, t, mu), atol=1e-12)
 
 
 @pytest.mark.parametrize('pull', ('one_minus_sqrt_abar', 'zero'))

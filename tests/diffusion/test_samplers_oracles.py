@@ -1,22 +1,28 @@
 """Each sampler against its paper's formulas, written out in x and t, and its tables."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.diffusion import analytic, grids, samplers
+from jdiffclust.diffusion import analytic, grids, samplers, tables
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.errors import UserError
+from jdiffclust.registry import SAMPLERS
 
 PATHS = ('vp', 've', 'ddpm', 'cddpm')
 NUM, DIM, STEPS = 5, 8, 7
+TABLES = [name for name in SAMPLERS if name != 'adaptive']
+OPTIONS = {'adaptive': dict(tolerance=1e-3)}  # those without a default
 
 
-@jax.jit
-def draw(path, sampler, data, keys, mu):
+@functools.partial(jax.jit, static_argnums=0)
+def draw(sampler, table, path, data, keys, mu):
   """Images by a perfect denoiser."""
-  return samplers.draw(sampler, analytic.denoiser(path, data), keys, mu)
+  return samplers.run(sampler, table, analytic.denoiser(path, data), keys, mu)
 
 
 posterior_mean = jax.jit(lambda data, y, sigma: data.posterior_mean(y, sigma))
@@ -187,9 +193,9 @@ def test_is_the_published_loop(x64, world, name, case):
   times = grids.make_grid('karras', path, STEPS)
   if path.num_steps:
     times = np.clip(np.floor(times), 1, None)[1:] + np.linspace(.9, .1, STEPS - 1)
-  sampler = samplers.make_table(
-      path, times, lambda *levels: samplers.TABLES[case.split()[0]](*levels, **options))
-  drawn = draw(path, sampler, data, keys, jnp.asarray(mu))
+  table = tables.make_table(
+      path, times, lambda *levels: SAMPLERS[case.split()[0]](*levels, **options))
+  drawn = draw(samplers.TableSampler(), table, path, data, keys, jnp.asarray(mu))
   reference = Reference(path, data, keys, mu)
   expected = reference.run(times, step or Multistep(), int(drawn.evaluations[0]))
   np.testing.assert_allclose(drawn.images, expected, rtol=2e-5, atol=2e-5)
@@ -200,8 +206,8 @@ def test_is_the_published_loop(x64, world, name, case):
 def test_ddpm_on_all_steps_is_the_process(world, pull, variance):
   """Its rows, turned to x, are the a_x, a_0, a_mu and reverse variance of the process."""
   p = world.process(pull)
-  sampler = samplers.make_sampler('ddpm', from_process(p), 50, variance=variance)
-  rows, t = sampler.rows, np.arange(50, 0, -1)
+  _, table = samplers.make_sampler('ddpm', from_process(p), 50, variance=variance)
+  rows, t = table.rows, np.arange(50, 0, -1)
   np.testing.assert_array_equal(rows.t, t)
   scale, pull = rows.scale[1:], rows.pull[1:]  # of t - 1, where the step leads
   c_y, now = rows.c_y[:-1], slice(0, -1)
@@ -218,7 +224,7 @@ def test_ddpm_on_all_steps_is_the_process(world, pull, variance):
 def test_ddpm_on_a_part_is_bayes(world, name):
   """q(z_u | z_t, x_0) by multiplying q(z_u | x_0) and q(z_t | z_u), any two times."""
   path = world.path(name)
-  rows = samplers.make_sampler('ddpm', path, 6, 'trailing').rows
+  rows = samplers.make_sampler('ddpm', path, 6, 'trailing')[1].rows
   levels = path.levels(rows.t)
   a, s = levels.scale, levels.scale * levels.sigma
   for i in range(5):
@@ -232,24 +238,26 @@ def test_ddpm_on_a_part_is_bayes(world, name):
                                variance * a[i + 1] / s[i + 1]**2, rtol=1e-9)
 
 
-@pytest.mark.parametrize('name', samplers.SAMPLERS)
+@pytest.mark.parametrize('name', SAMPLERS)
 def test_devices_and_neighbours_do_not_matter(world, name):
   """8 devices under shard_map give one device's images; so do 3 of the 16 alone."""
   path, data = world.path('cddpm'), world.mixture(DIM)
-  sampler = samplers.make_sampler(name, path, 6)
+  sampler, table = samplers.make_sampler(name, path, 6, **OPTIONS.get(name, {}))
   keys = world.keys(16)
   mu = jnp.linspace(-1, 1, 16)[:, None] * jnp.ones((1, DIM))
   part = jax.sharding.PartitionSpec
   mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   split = jax.jit(jax.shard_map(
-      draw, mesh=mesh, in_specs=(part(), part(), part(), part('data'), part('data')),
-      out_specs=part('data'), check_vma=name != 'adaptive'))
-  whole = draw(path, sampler, data, keys, mu)
-  spread = split(path, sampler, data, keys, mu)
+      functools.partial(draw, sampler), mesh=mesh,
+      in_specs=(part(), part(), part(), part('data'), part('data')),
+      out_specs=part('data'), check_vma=sampler.checks_vma))
+  assert sampler.checks_vma == (name != 'adaptive')
+  whole = draw(sampler, table, path, data, keys, mu)
+  spread = split(table, path, data, keys, mu)
   np.testing.assert_allclose(spread.images, whole.images, rtol=1e-5, atol=2e-5)
   np.testing.assert_array_equal(spread.evaluations, whole.evaluations)
   some = jnp.array([11, 0, 5])
-  alone = draw(path, sampler, data, keys[some], mu[some])
+  alone = draw(sampler, table, path, data, keys[some], mu[some])
   np.testing.assert_allclose(alone.images, whole.images[some], rtol=1e-5, atol=2e-5)
   assert len(np.unique(np.asarray(whole.images).round(4), axis=0)) == 16
 
@@ -259,26 +267,28 @@ def test_states(world):
   path, seen = world.path('cddpm'), []
   keys, mu = world.keys(3), jnp.ones((3, 2, 2, 1))
 
-  def denoise(x, t, mu):
+  def half(variables, path, x, t, mu):
+    del variables
     jax.debug.callback(lambda x, t: seen.append((float(t[0]), np.asarray(x))), x, t,
                        ordered=True)
     return .5 * path.centred(x, t, mu)
 
-  sampler = samplers.make_sampler('ddpm', path, 9)
-  drawn = jax.jit(lambda mu: samplers.draw(sampler, denoise, keys, mu, 4))(mu)
+  denoiser = Denoiser(path, None, half)
+  sampler, table = samplers.make_sampler('ddpm', path, 9)
+  drawn = jax.jit(lambda mu: samplers.run(sampler, table, denoiser, keys, mu, 4))(mu)
   jax.effects_barrier()
-  assert [t for t, _ in seen] == sampler.rows.t.tolist()
+  assert [t for t, _ in seen] == table.rows.t.tolist()
   assert drawn.states.shape == (4, 3, 2, 2, 1)
   for state, row in zip(drawn.states, (0, 3, 6)):
     np.testing.assert_array_equal(state, seen[row][1])
   np.testing.assert_array_equal(drawn.states[-1], drawn.images)
   np.testing.assert_allclose(drawn.states[0], jax.vmap(lambda k: jax.random.normal(
       jax.random.fold_in(k, 9), (2, 2, 1)))(keys), atol=1e-6)
-  every = samplers.draw(sampler, denoise, keys, mu, 10).states
+  every = samplers.run(sampler, table, denoiser, keys, mu, 10).states
   assert len(every) == 10
   for count in (1, 11):
     with pytest.raises(UserError, match=f'{count} states .* to 2..10'):
-      samplers.draw(sampler, denoise, keys, mu, count)
+      samplers.run(sampler, table, denoiser, keys, mu, count)
 
 
 @pytest.mark.parametrize('name,steps,evaluations', [
@@ -287,13 +297,14 @@ def test_evaluations_are_counted(world, name, steps, evaluations):
   """The number reported is how often the denoiser ran."""
   path, data, calls = world.path('vp'), world.mixture(DIM), []
 
-  def denoise(x, t, mu):
+  def counted(perfect, path, x, t, mu):
     jax.debug.callback(lambda x: calls.append(len(x)), x)
-    return analytic.denoiser(path, data)(x, t, mu)
+    return perfect.estimate(x, t, mu)
 
-  sampler = samplers.make_sampler(name, path, steps)
-  drawn = jax.jit(lambda keys: samplers.draw(
-      sampler, denoise, keys, jnp.zeros((1, DIM))))(world.keys(1))
+  denoiser = Denoiser(path, analytic.denoiser(path, data), counted)
+  sampler, table = samplers.make_sampler(name, path, steps, **OPTIONS.get(name, {}))
+  drawn = jax.jit(lambda keys: samplers.run(
+      sampler, table, denoiser, keys, jnp.zeros((1, DIM))))(world.keys(1))
   jax.effects_barrier()
   assert sum(calls) == int(drawn.evaluations[0])
   assert evaluations in (None, len(calls))
@@ -340,23 +351,28 @@ def test_refusals(world):
       (lambda: make('predictor_corrector', 9, predictor='dpm_solver_pp_2m'),
        'predictor.*reverse_diffusion'),
       (lambda: make('predictor_corrector', 9, snr=0.), 'snr = 0'),
-      (lambda: make('adaptive', 9, rtol=0.), 'rtol = 0'),
-      (lambda: samplers.draw(make('adaptive', 9), None, None, jnp.ones((1, 2)), 3),
-       'keeps no states')):
+      (lambda: make('adaptive', 9, rtol=0.), "option of adaptive 'rtol'.*tolerance"),
+      (lambda: make('adaptive', 9, tolerance=0.), 'rtol = 0'),
+      (lambda: samplers.run(*make('adaptive', 9, tolerance=.1),
+                            analytic.denoiser(path, world.gaussian()), world.keys(1),
+                            jnp.ones((1, 4)), 3), 'keeps no states')):
     with pytest.raises(UserError, match=message):
       call()
-  assert samplers.sampler_options('ddim') == {'eta': 0.}
-  assert set(samplers.sampler_options('adaptive')) == {'rtol', 'atol', 'max_steps'}
+  assert samplers.sampler_options('ddim') == ['eta']
+  assert samplers.sampler_options('adaptive') == ['tolerance']
+  jax.tree.map(np.testing.assert_array_equal, make('ddim', 9)[1],
+               make('ddim', 9, eta=0.)[1])
 
 
 def test_one_step(world):
   """One evaluation: the denoiser of pure noise."""
   path = world.path('cddpm')
-  denoise = analytic.denoiser(path, world.gaussian())
+  denoiser = analytic.denoiser(path, world.gaussian())
   mu = jnp.ones((2, 4))
-  for name in samplers.TABLES:
+  for name in TABLES:
     x = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 1), (4,)))(
         world.keys(2))
-    sampler = samplers.make_sampler(name, path, 1)
-    drawn = samplers.draw(sampler, denoise, world.keys(2), mu)
-    np.testing.assert_allclose(drawn.images, denoise(x, jnp.full(2, 50.), mu), rtol=1e-5)
+    drawn = samplers.run(*samplers.make_sampler(name, path, 1), denoiser, world.keys(2),
+                         mu)
+    np.testing.assert_allclose(drawn.images, denoiser.estimate(x, jnp.full(2, 50.), mu),
+                               rtol=1e-5)

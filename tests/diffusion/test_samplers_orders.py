@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.diffusion import analytic, paths, samplers
+from jdiffclust.diffusion import analytic, ode, paths, samplers
 
 CENTRE, VARIANCE = .3, .25
 DATA = analytic.GaussianMixture(np.zeros(1), np.full((1, 1), CENTRE),
@@ -21,20 +21,21 @@ VP = paths.VariancePreserving(.1, 20.)
 VE = paths.VarianceExploding(.05, 20.)
 
 
-def draw(path, sampler, keys):
+def draw(sampler, table, path, keys):
   """Images of the Gaussian, compiled."""
-  call = jax.jit(lambda path, data, sampler, keys: samplers.draw(
-      sampler, analytic.denoiser(path, data), keys, jnp.zeros((len(keys), 1))).images)
-  return call(path, DATA, sampler, keys)
+  call = jax.jit(lambda table, path, data, keys: samplers.run(
+      sampler, table, analytic.denoiser(path, data), keys,
+      jnp.zeros((len(keys), 1))).images)
+  return call(table, path, DATA, keys)
 
 
-def moments(sampler, mean, variance):
+def moments(table, mean, variance):
   """Mean and variance of the last y before the decoder, from those of the first.
 
   The state is (1, y, y of the row before, x_0^ of the row before); rows act on it
   linearly, for x_0^ = gain y + shift.
   """
-  rows = sampler.rows
+  rows = table.rows
   first = np.array([1., mean, mean, mean])
   second = np.outer(first, first)
   second[1:, 1:] += variance
@@ -81,14 +82,14 @@ def test_order(x64, world, path, name, grid, order):
   """The error against the exact flow falls as the number of steps^-order."""
   keys, steps, errors = world.keys(3), (64, 128, 256, 512), []
   for num in steps:
-    sampler = samplers.make_sampler(name, path, num, grid)
-    y = float(sampler.start_noise)  # one standard deviation out
-    last, _ = moments(sampler, y, 0.)
+    sampler, table = samplers.make_sampler(name, path, num, grid)
+    y = float(table.start_noise)  # one standard deviation out
+    last, _ = moments(table, y, 0.)
     errors.append(abs(last - flow(path, y)))
     if num == steps[0]:  # the compiled scan does what the rows say
-      y = float(sampler.start_noise) * noise_of(keys, len(sampler.rows.t))
-      expected = [[decoded(path, moments(sampler, v, 0.)[0])[0]] for v in y[:, 0]]
-      np.testing.assert_allclose(draw(path, sampler, keys), expected, rtol=1e-7)
+      y = float(table.start_noise) * noise_of(keys, len(table.rows.t))
+      expected = [[decoded(path, moments(table, v, 0.)[0])[0]] for v in y[:, 0]]
+      np.testing.assert_allclose(draw(sampler, table, path, keys), expected, rtol=1e-7)
   assert abs(slope(steps, errors) - order) < .1, (slope(steps, errors), errors)
 
 
@@ -101,8 +102,8 @@ def test_weak_order(path, name, options):
   low, high = path.levels([path.t_min, path.t_max]).sigma
   steps, errors = (500, 1000, 2000, 4000), []
   for num in steps:
-    sampler = samplers.make_sampler(name, path, num, **options)
-    mean, variance = moments(sampler, CENTRE, VARIANCE + high**2)
+    _, table = samplers.make_sampler(name, path, num, **options)
+    mean, variance = moments(table, CENTRE, VARIANCE + high**2)
     errors.append(abs(mean - CENTRE) + abs(variance - VARIANCE - low**2))
   assert abs(slope(steps, errors) - 1) < .2, (slope(steps, errors), errors)
   assert errors[-1] < .02 * VARIANCE
@@ -113,7 +114,7 @@ def test_ddpm_moments(world, variance):
   """Its variance from step to step in closed form, on the process's own steps."""
   path = world.path('ddpm', 1000)
   p = world.process('zero', 1000)
-  sampler = samplers.make_sampler('ddpm', path, 1000, variance=variance)
+  _, table = samplers.make_sampler('ddpm', path, 1000, variance=variance)
   mean, spread = 0., 1.
   for t in range(1000, 1, -1):
     abar, before, beta = p.alphas_cumprod[t], p.alphas_cumprod[t - 1], p.beta[t]
@@ -125,7 +126,7 @@ def test_ddpm_moments(world, variance):
     mean = move * mean + on_x0 * CENTRE * (1 - gain * abar**.5)
     added = beta if variance == 'step' else beta * (1 - before) / (1 - abar)
     spread = move**2 * spread + added
-  found = moments(sampler, 0., float(sampler.start_noise)**2)
+  found = moments(table, 0., float(table.start_noise)**2)
   scale = path.levels([1.]).scale[0]
   np.testing.assert_allclose(found[0] * scale, mean, rtol=1e-9)
   np.testing.assert_allclose(found[1] * scale**2, spread, rtol=1e-9)
@@ -139,12 +140,21 @@ def test_adaptive_is_exact_to_its_tolerance(world, kind):
   std = float(path.prior_std(jnp.asarray(path.t_max)))
   expected = decoded(path, flow(path, std * noise_of(keys, 0) / last.scale))
   for tolerance in (1e-3, 1e-5):
-    sampler = samplers.make_sampler('adaptive', path, 1, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(draw(path, sampler, keys), expected,
+    made = samplers.make_sampler('adaptive', path, 1, tolerance=tolerance)
+    np.testing.assert_allclose(draw(*made, path, keys), expected,
                                atol=max(tolerance, 5e-5))
+
+
+def test_adaptive_in_double_precision(x64, world):
+  """Errors that float32 could not show."""
+  made = samplers.make_sampler('adaptive', VP, 1, tolerance=1e-10)
+  expected = decoded(VP, flow(VP, noise_of(world.keys(6), 0)
+                              / VP.levels([VP.t_max]).scale))
+  np.testing.assert_allclose(draw(*made, VP, world.keys(6)), expected, atol=1e-8)
 
 
 def test_adaptive_gives_up(world):
   """Too few steps allowed: NaN, not a wrong image."""
-  sampler = samplers.make_sampler('adaptive', VP, 1, max_steps=3)
-  assert np.isnan(draw(VP, sampler, world.keys(2))).all()
+  _, table = samplers.make_sampler('adaptive', VP, 1, tolerance=1e-3)
+  sampler = samplers.Integrator(ode.Adaptive(max_steps=3))
+  assert np.isnan(draw(sampler, table, VP, world.keys(2))).all()

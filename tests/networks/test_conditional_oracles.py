@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.diffusion.process import process_from_config
+from jdiffclust.clustering.method import build
 from jdiffclust.networks.conditional import ContextUNet, clusterddpm_networks
 from jdiffclust.networks.encoder import Encoder
 from jdiffclust.networks.layers import Context, ResidualBlock
 from jdiffclust.networks.unet import Output, UNetBody
+from jdiffclust.sharding import make_mesh
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 TINY = dict(channels=4, channel_multipliers=(1, 2), blocks_per_level=1, num_heads=2,
@@ -290,7 +291,7 @@ def test_published_settings(name):
   encoder, denoiser = clusterddpm_networks(config)
   leaves = [*shapes_of(encoder, x).values(), *shapes_of(denoiser, x, t, z).values()]
   assert sum(map(math.prod, leaves)) == pytest.approx(millions * 1e6, rel=.05)
-  process = process_from_config(config.diffusion)
+  process = build(config, shape, 256, make_mesh(1)).process
   np.testing.assert_allclose(process.alphas_cumprod[-1],
                              np.prod(1 - np.linspace(1e-4, .02, 400)), rtol=1e-6)
   np.testing.assert_array_equal(process.m, 0)

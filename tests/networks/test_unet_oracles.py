@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from jdiffclust.clustering.cddpm import method as cddpm
 from jdiffclust.config import check_config, default_config
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import as_float32, process_from_config
@@ -15,7 +16,6 @@ from jdiffclust.errors import UserError
 from jdiffclust.networks import layers
 from jdiffclust.networks.unet import (
     ConcatenatedUNet, SharedTrunkUNet, UNetBody, unet_from_config)
-from jdiffclust.training import cddpm
 
 
 def UNet(**options):
@@ -108,31 +108,31 @@ def test_groups_must_divide_the_first_channels(channels, multipliers):
     check_config(config)
 
 
-def shared(**options):
+def in_stages(**options):
   return SharedTrunkUNet(UNetBody(**TINY | dict(channel_multipliers=(1,)) | options))
 
 
 def test_shared_trunk_sees_mu_in_its_head_only():
-  """Features do not depend on mu; the output does, and on all else; rows do not mix."""
-  network = shared()
+  """What is shared does not depend on mu, the output on everything; rows do not mix."""
+  network = in_stages()
   x, t, mu = inputs()
   variables = randomised(network, x, t, mu)
-  features = jax.jit(lambda *args: network.apply(*args, method='features'))
-  head = jax.jit(lambda *args: network.apply(*args, method='from_features'))
-  base = np.asarray(head(variables, features(variables, x, t), t, mu))
+  shared = jax.jit(lambda *args: network.apply(*args, method='shared'))
+  head = jax.jit(lambda *args: network.apply(*args, method='of_cluster'))
+  base = np.asarray(head(variables, shared(variables, x, t), t, mu))
   whole = jax.jit(network.apply)(variables, x, t, mu)
   np.testing.assert_allclose(base, whole, rtol=1e-4, atol=1e-5)
   for other in ((x + 1, t, mu), (x, t + 1, mu), (x, t, mu + 1)):
-    changed = head(variables, features(variables, *other[:2]), *other[1:])
+    changed = head(variables, shared(variables, *other[:2]), *other[1:])
     assert np.abs(np.asarray(changed) - base).max() > 1e-3
   order = np.array([2, 0])
-  some = head(variables, features(variables, x[order], t[order]), t[order], mu[order])
+  some = head(variables, shared(variables, x[order], t[order]), t[order], mu[order])
   np.testing.assert_allclose(some, base[order], rtol=1e-4, atol=1e-5)
 
 
 def test_one_mean_for_all_images():
   """A mean [1, H, W, C] gives what as many copies of it as images give."""
-  network = shared()
+  network = in_stages()
   x, t, mu = inputs()
   variables = randomised(network, x, t, mu)
   apply = jax.jit(network.apply)
@@ -144,18 +144,18 @@ def test_one_mean_for_all_images():
 def test_two_stages_are_the_whole_denoiser():
   """x_t - m_t sqrt(abar_t) mu is what x_t would be with a mean of zero, for every mu."""
   process = process_from_config(default_config().diffusion)
-  network = shared()
+  network = in_stages()
   x0, t, mu = inputs()
   variables = randomised(network, x0, t, mu)
-  denoise, trunk = cddpm.two_stages(network, process)
+  model = cddpm.conditional_ddpm(network, process, None)
   eps = jnp.asarray(np.random.default_rng(3).normal(size=x0.shape), jnp.float32)
   device = as_float32(process)
   for mean in (mu, mu + .5):
     x_t = forward.noised(device, x0, t, mean, eps)
     centred = forward.noised(device, x0, t, jnp.zeros_like(mu), eps)
-    features = trunk.features(variables, centred, t)
-    np.testing.assert_allclose(denoise(variables, x_t, t, mean),
-                               trunk.from_features(variables, features, t, mean),
+    shared = model.stages.shared(variables, centred, t)
+    np.testing.assert_allclose(model.denoise(variables, x_t, t, mean),
+                               model.stages.of_cluster(variables, shared, t, mean),
                                rtol=1e-3, atol=1e-4)
 
 

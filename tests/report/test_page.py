@@ -6,9 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from jdiffclust.evaluation import clustering
-from jdiffclust.report import figures
-from jdiffclust.report import page
+from jdiffclust.evaluation import scores as clustering
+from jdiffclust.report import figures, page
 
 VOID = {'meta', 'img', 'br', 'link'}
 

@@ -4,7 +4,7 @@ import numpy as np
 
 import pytest
 
-from jdiffclust.evaluation.latents import LatentResults
+from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.evaluation.sample_quality import Quality
 from jdiffclust.report import results
 

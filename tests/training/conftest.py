@@ -4,7 +4,9 @@
 """
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -14,87 +16,17 @@ import subprocess
 import sys
 from unittest import mock
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
-from jdiffclust import config as config_lib
-from jdiffclust import main
-from jdiffclust.report import results
-from jdiffclust.training import cddpm, cluster_ddpm, methods, sampling
+from jdiffclust import config as config_lib, main, outputs
+from jdiffclust.clustering import method
+from tests.tiny import NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, build
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
-# 60 digits in 3 clusters: 2 EM iterations of 6 gradient steps and 2 E-step calls.
-TINY = tuple(f'--config.{option}' for option in (
-    'num_devices=1', 'num_clusters=3', 'data.max_images=60', 'network.channels=8',
-    'network.channel_multipliers=(1,)', 'network.blocks_per_level=1',
-    'network.middle_attention=False', 'diffusion.num_steps=20',
-    'diffusion.beta_end=.01', 'em.max_iterations=2',
-    'em.init=gaussian_mixture', 'em.init_restarts=1', 'em.posterior=monte_carlo',
-    'e_step.num_draws=4', 'e_step.batch_size=32', 'm_step.num_steps=6',
-    'm_step.first_num_steps=0', 'm_step.batch_size=16', 'log.every_steps=2',
-    'checkpoint.every_steps=4', 'sample.num_images=2', 'quality.num_images=12',
-    'quality.splits=2'))
-
-
-class TinyDenoiser(nn.Module):
-  """Two convolutions in the place of the U-Net: compiled in no time."""
-
-  @nn.compact
-  def __call__(self, x, t, mu, dropout_keys=None):
-    """The noise in x, [B, H, W, C]."""
-    del dropout_keys
-    hidden = nn.Conv(8, (3, 3))(jnp.concatenate([x, mu], axis=-1))
-    time = nn.Dense(8)(t.astype(jnp.float32)[:, None] / 20)
-    return nn.Conv(x.shape[-1], (3, 3))(nn.silu(hidden + time[:, None, None]))
-
-
-class TinyEncoder(nn.Module):
-  """Two linear maps in the place of the encoder."""
-
-  size: int
-
-  @nn.compact
-  def __call__(self, images, dropout_keys=None):
-    """Mean and log variance of z, [B, J]."""
-    del dropout_keys
-    flat = images.reshape(len(images), -1)
-    return nn.Dense(self.size)(flat), nn.Dense(self.size)(flat) - 3
-
-
-class TinyContext(TinyDenoiser):
-  """The tiny denoiser, which sees a picture of z beside x."""
-
-  @nn.compact
-  def __call__(self, x, t, z, visible=None, dropout_keys=None):
-    """The noise in x, [B, H, W, C]."""
-    if visible is not None:
-      z = jnp.where(visible[:, None], z, 0)
-    picture = nn.Dense(x[0].size)(z).reshape(x.shape)
-    return TinyDenoiser()(x, t, picture, dropout_keys)
-
-
-def tiny_networks(config):
-  """In the place of `clusterddpm_networks`."""
-  return TinyEncoder(config.latent.size), TinyContext()
-
-
-@contextlib.contextmanager
-def small(samples=False):
-  """With the tiny denoiser, and without figures (and samples), which take seconds."""
-  none = lambda model, params, clusters, options, task: sampling.Samples(np.zeros(
-      (len(clusters), options.num_images, *model.image_shape), np.float32), 0., None)
-  with (mock.patch.object(cddpm, 'unet_from_config', lambda _: TinyDenoiser()),
-        mock.patch.object(cluster_ddpm, 'clusterddpm_networks', tiny_networks),
-        mock.patch.object(results, 'draw_figures', lambda *args: {}),
-        contextlib.nullcontext() if samples else
-        mock.patch.object(main, 'draw_samples', none)):
-    yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,45 +50,48 @@ class Commands:
   config = DIGITS
 
   def __init__(self, cache):
-    """Starts with no compiled model; `cache` is JAX's folder of compiled programs."""
+    """Starts with no compiled method; `cache` is JAX's folder of compiled programs."""
     self.cache, self._built = cache, {}
-    self.change = lambda model: model  # tests of faults put theirs in here
+    self.change = lambda built: built  # tests of faults put theirs in here
 
-  def _build(self, config, image_shape, levels, mesh):
-    """`methods.build`, but what is compiled is shared between equal models."""
+  def _build(self, networks, config, image_shape, levels, mesh):
+    """`method.build`, but what is compiled is shared between equal methods."""
     sections = ('method', 'seed', 'num_clusters', 'network', 'diffusion', 'latent',
-                'e_step', 'm_step', 'em.posterior', 'posterior', 'views')
+                'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
+                'posterior', 'views')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections)
                     and ('num_steps' not in name or config.method != 'cddpm')}
     compiled_for['T'] = config.diffusion.num_steps
-    key = (repr(compiled_for), tuple(image_shape), levels, mesh,
-           cddpm.unet_from_config.__name__)
+    key = repr(compiled_for), tuple(image_shape), levels, mesh, networks
     if key not in self._built:
-      self._built[key] = methods.build(config, image_shape, levels, mesh)
-    return self.change(dataclasses.replace(self._built[key], config=config))
+      self._built[key] = method.build(config, image_shape, levels, mesh, networks)
+    built = copy.copy(self._built[key])
+    built.config = config
+    return self.change(built)
 
-  def run(self, *argv) -> Outcome:
-    """Runs `jdiffclust ARGV...`; models of the same config are compiled once."""
+  def run(self, *argv, networks=method.Networks(), parts=outputs.Parts()) -> Outcome:
+    """Runs `jdiffclust ARGV...`; methods of the same config are compiled once."""
     argv = ['jdiffclust', *map(str, argv)]
     out, err = io.StringIO(), io.StringIO()
     with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
           mock.patch.object(sys, 'argv', argv),  # where ml_collections looks
-          mock.patch.object(main, 'build', self._build),
           # Optax promotes implicitly.
           jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow')):
-      code = main.run(argv)
+      code = main.run(argv, build=functools.partial(self._build, networks), parts=parts)
     return Outcome(code, out.getvalue(), err.getvalue())
 
-  def fit(self, workdir, *options, flags=(), whole=False) -> Outcome:
+  def fit(self, workdir, *options, flags=(), whole=False,
+          networks=TINY_NETWORKS) -> Outcome:
     """A tiny fit with options such as 'seed=1'; whole: with U-Net and figures."""
-    with contextlib.nullcontext() if whole else small(bool(flags)):
-      return self.run(*tiny(workdir, *options), *flags)
+    argv = *tiny(workdir, *options), *flags
+    if whole:
+      return self.run(*argv)
+    return self.run(*argv, networks=networks, parts=NO_FIGURES if flags else NO_PICTURES)
 
   def small(self, *argv) -> Outcome:
     """`run` with the tiny denoiser and without figures."""
-    with small(samples=True):
-      return self.run(*argv)
+    return self.run(*argv, networks=TINY_NETWORKS, parts=NO_FIGURES)
 
   def spawn(self, workdir, *options, log, devices=1, shell=False) -> subprocess.Popen:
     """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
@@ -250,5 +185,4 @@ def plain(commands, tmp_path_factory):
 
 
 if __name__ == '__main__':
-  with small():
-    sys.exit(main.run(sys.argv))
+  sys.exit(main.run(sys.argv, build=build, parts=NO_PICTURES))

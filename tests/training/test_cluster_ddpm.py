@@ -10,31 +10,14 @@ import numpy as np
 import pytest
 
 from jdiffclust import config as config_lib
-from jdiffclust.training import loop
-from jdiffclust.training.machinery import Machinery
-from jdiffclust.training.methods import METHODS
+from jdiffclust.clustering.method import Method
+from jdiffclust.registry import METHODS
+from jdiffclust.training.loop import Fitter
+from tests.helpers import check_error, metrics_of, summary_of
 
 # Without views in the E-step no draw decides tau.
 METHOD = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.',
           'posterior.num_views=0', 'latent.mixture_iterations=100')
-
-
-def summary_of(workdir):
-  """The content of summary.json."""
-  return json.loads((workdir / 'summary.json').read_bytes())
-
-
-def metrics(workdir):
-  """The lines of metrics.jsonl."""
-  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
-
-
-def check_error(outcome, *fragments):
-  """Asserts exit code 2 and one line with the fragments."""
-  assert outcome.code == 2 and 'Traceback' not in outcome.err
-  line = outcome.err.splitlines()[-1]
-  assert line.startswith('error: ')
-  assert all(fragment in line for fragment in fragments), line
 
 
 @pytest.fixture(scope='module')
@@ -48,7 +31,7 @@ def latent(commands, tmp_path_factory):
 
 def test_whole_fit(commands, tmp_path):
   """The real networks and the figures; every file; the latents' part of the summary."""
-  outcome = commands.fit(tmp_path, *METHOD, 'em.init=latents', 'network.num_groups=4',
+  outcome = commands.fit(tmp_path, *METHOD, 'start.kind=latents', 'network.num_groups=4',
                          whole=True)
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
@@ -70,7 +53,7 @@ def test_history_has_the_terms(latent):
   for name in ('latent_gaussian_kl', 'latent_categorical_kl', 'latent_log_likelihood',
                'latent_active_dimensions'):
     assert np.isfinite(last[name])
-    assert any(name in line for line in metrics(latent))
+    assert any(name in line for line in metrics_of(latent))
 
 
 def test_predict_sample_evaluate(commands, latent, tmp_path):
@@ -148,7 +131,7 @@ def test_cut_off_and_resumed(place, commands, latent, tmp_path, monkeypatch):
   assert outcome.code == 0 and 'Resuming from checkpoint' in outcome.err
   for name in ('responsibilities.npy', 'assignments.csv'):
     assert (tmp_path / name).read_bytes() == (latent / name).read_bytes()
-  assert metrics(tmp_path) == metrics(latent)
+  assert metrics_of(tmp_path) == metrics_of(latent)
 
 
 def test_anchor_keeps_the_start(commands, tmp_path):
@@ -164,7 +147,7 @@ def test_anchor_keeps_the_start(commands, tmp_path):
     (['em.schedule=stepwise', 'em.posterior=amortised'], ['stepwise', 'cluster_ddpm']),
     (['latent.weight=2.'], ['latent.weight = 2.0', '(0, 1]']),
     (['latent.size=0'], ['latent.size = 0']),
-    (['em.init=latents', 'em.posterior=amortised', 'posterior.anchor=1.'],
+    (['start.kind=latents', 'em.posterior=amortised', 'posterior.anchor=1.'],
      ['posterior.anchor = 1.0', "'latents'"]),
     (['method=latent_cddpm', 'latent.iterations=2'],
      ['latent.iterations = 2', 'max_iterations = 2']),
@@ -177,7 +160,7 @@ def test_wrong_options(options, fragments, commands, tmp_path):
 
 def test_latents_start_is_of_this_method(commands, tmp_path):
   """CDDPM has no latents to start from."""
-  check_error(commands.fit(tmp_path, 'em.init=latents'), 'em.init', 'cluster_ddpm')
+  check_error(commands.fit(tmp_path, 'start.kind=latents'), 'start.kind', 'cluster_ddpm')
 
 
 def test_weight_outside_of_the_advised_range_is_warned_of(commands, tmp_path):
@@ -234,7 +217,7 @@ def test_cddpm_takes_over_the_latents(taken_over):
 def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
   """Resumed before the third M-step: the same tau, by which predict goes on, and on 2
   devices as good as that. (The steps before are ClusterDDPM's, which has such a test.)"""
-  calls, original = [], loop.Fitter.m_phase
+  calls, original = [], Fitter.m_phase
 
   def interrupt(fitter, *args):
     calls.append(fitter)
@@ -243,7 +226,7 @@ def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
     return original(fitter, *args)
 
   one = tmp_path / 'one'
-  with mock.patch.object(loop.Fitter, 'm_phase', interrupt):
+  with mock.patch.object(Fitter, 'm_phase', interrupt):
     assert commands.fit(one, *LATENT).code == 130
   two = shutil.copytree(one, tmp_path / 'two')
   assert commands.fit(one, *LATENT).code == 0
@@ -258,7 +241,8 @@ def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
 
 
 def test_methods_fill_one_interface():
-  """Every method's name is an option, and its file gives a `Machinery`."""
-  assert set(METHODS) == set(config_lib.METHODS)
-  assert all(build.__annotations__['return'] == 'Machinery' for build in METHODS.values())
-  assert Machinery.__doc__
+  """Every method's name is an option, and its class owes nothing."""
+  assert config_lib.OPTIONS['method'].allowed.count("'") == 2 * len(METHODS)
+  for name, method in METHODS.items():
+    assert config_lib.OPTIONS['method'].allows(name)
+    assert issubclass(method, Method) and not method.__abstractmethods__

@@ -1,24 +1,19 @@
 """The whole method clusters: the digits, and a set where only EM can have done it."""
 
 import csv
-import json
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from jdiffclust.training import trial
-
-
-def summary_of(workdir):
-  """summary.json."""
-  return json.loads((workdir / 'summary.json').read_text())
+from tests.helpers import summary_of
 
 
 def test_digits(commands, tmp_path):
   """600 digits in 10 clusters from K-means: far above the .1 of chance."""
   outcome = commands.fit(
-      tmp_path, 'num_clusters=10', 'data.max_images=600', 'em.init=kmeans',
+      tmp_path, 'num_clusters=10', 'data.max_images=600', 'start.kind=kmeans',
       'em.max_iterations=1', 'diffusion.num_steps=200', 'diffusion.beta_end=.02',
       'e_step.num_draws=8', 'e_step.batch_size=200', 'm_step.batch_size=64',
       'm_step.num_steps=300', 'm_step.learning_rate=.003', 'log.every_steps=100',
@@ -39,7 +34,7 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
   np.savez(tmp_path / 'blobs.npz', images=images, labels=labels)
   outcome = commands.fit(
       tmp_path / 'run', 'data.source=npz', f'data.path={tmp_path}/blobs.npz',
-      'data.max_images=0', 'num_clusters=2', 'em.init=random', 'em.max_iterations=6',
+      'data.max_images=0', 'num_clusters=2', 'start.kind=random', 'em.max_iterations=6',
       'e_step.num_draws=8', 'e_step.batch_size=120', 'm_step.batch_size=40',
       'm_step.num_steps=100', 'm_step.learning_rate=.005', 'm_step.ema_decay=.95',
       'log.every_steps=100', 'checkpoint.every_steps=1000')
@@ -52,7 +47,7 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
 def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   """Its checkpoints hold tau of a sample only; its results are of every image."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
-                         'em.init_max_images=20', 'num_clusters=2', 'posterior.pool=0.')
+                         'start.max_images=20', 'num_clusters=2', 'posterior.pool=0.')
   assert outcome.code == 0, outcome.err
   assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
   arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
@@ -74,7 +69,7 @@ def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
 
 def test_all_of_the_pool_is_the_start(commands, tmp_path):
   """Of hard clusters, by the formula; `evaluate` finds the same."""
-  outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.init=kmeans',
+  outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'start.kind=kmeans',
                          'num_clusters=3', 'posterior.pool=1.', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   tau = np.load(tmp_path / 'responsibilities.npy')
@@ -89,8 +84,9 @@ def test_all_of_the_pool_is_the_start(commands, tmp_path):
     (['em.schedule=stepwise'], "'stepwise' keeps no table"),
     (['em.schedule=stepwise', 'em.posterior=amortised', 'em.reseed_empty=True'],
      'em.reseed_empty = True changes the table'),
-    (['em.posterior=amortised', 'em.init=random'], 'posterior.anchor = 1.0 would hold'),
-    (['posterior.noise_low=.5', 'posterior.noise_high=.4'], 'noise_low = 0.5 must be'),
+    (['em.posterior=amortised', 'start.kind=random'],
+     'posterior.anchor = 1.0 would hold'),
+    (['posterior.noise_range=(.5, .4)'], 'noise_range = (0.5, 0.4) is not allowed'),
     (['posterior.channels=12'], 'channels = 12 is not divisible by 8')])
 def test_options_that_contradict(commands, tmp_path, options, message):
   """One clear message, exit code 2, nothing written."""
@@ -102,9 +98,9 @@ def test_options_that_contradict(commands, tmp_path, options, message):
 def test_best_start_has_the_best_bound(commands, tmp_path):
   """The start taken is that of the highest bound; the trials are in the summary."""
   outcome = commands.fit(
-      tmp_path, 'em.init=best', "em.init_candidates=('kmeans', 'neighbours')",
-      "em.init_spaces=('pixels', 'edges', 'denoiser')", 'em.init_trial_steps=5',
-      'em.init_denoiser_steps=2', 'em.max_iterations=1')
+      tmp_path, 'start.kind=best', "start.candidates=('kmeans', 'neighbours')",
+      "start.spaces=('pixels', 'edges', 'denoiser')", 'start.trial_steps=5',
+      'start.denoiser_steps=2', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   trials = {row['start']: row for row in found['init_trials']}

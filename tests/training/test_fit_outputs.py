@@ -13,6 +13,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from sklearn import datasets, metrics
 
+from tests.helpers import summary_of
+
 N, Q = 60, 3
 LABELS = datasets.load_digits().target[:N]
 
@@ -25,7 +27,7 @@ def read_csv(path):
 
 def read_summary(workdir):
   """summary.json as an object."""
-  return json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
+  return summary_of(workdir)
 
 
 def best_accuracy(labels, clusters):

@@ -12,29 +12,14 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from jdiffclust import config as config_lib
-from jdiffclust.diffusion import grids, samplers
-from jdiffclust.main import share_below
+from jdiffclust.outputs import share_below
+from tests.helpers import check_error, summary_of
 
 
 @pytest.fixture
 def run(plain, tmp_path):
   """A copy of a fitted workdir."""
   return shutil.copytree(plain, tmp_path / 'run')
-
-
-def check_error(outcome, *fragments):
-  """Asserts exit code 2 and an error line with the fragments."""
-  assert outcome.code == 2 and 'Traceback' not in outcome.err
-  line = outcome.err.splitlines()[-1]
-  assert line.startswith('error: ')
-  for fragment in fragments:
-    assert fragment in line
-
-
-def summary_of(workdir):
-  """The content of summary.json."""
-  return json.loads((workdir / 'summary.json').read_bytes())
 
 
 def read_predictions(workdir):
@@ -241,17 +226,6 @@ def test_sampling_options_that_make_no_sense(options, fragments, commands, run):
   assert not (run / 'samples.npy').exists()
 
 
-def test_names_of_samplers_are_the_librarys():
-  """What the config allows is what there is."""
-  allowed = config_lib.OPTIONS['sample']
-  for name in samplers.SAMPLERS:
-    assert allowed['sampler'].allows(name)
-  for name in grids.GRIDS:
-    assert allowed['grid'].allows(name)
-  for word in ('', 'x', 'Heun'):
-    assert not allowed['sampler'].allows(word) and not allowed['grid'].allows(word)
-
-
 def test_evaluate_reproduces_the_fit(commands, run):
   """The same responsibilities, bit for bit, and the same scores."""
   tau = (run / 'responsibilities.npy').read_bytes()
@@ -288,11 +262,11 @@ def test_evaluate_with_an_inference_network(commands, tmp_path):
   """Its hidden layer is one more feature map; options of the command line count."""
   assert commands.fit(tmp_path, 'em.posterior=amortised').code == 0
   outcome = commands.small('--mode=evaluate', f'--workdir={tmp_path}',
-                           '--config.quality.neighbours=2', '--config.quality.splits=1')
+                           '--config.quality.splits=1')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)['sample_quality']
   assert found['features']['inference network'] == 4 * 32
-  assert found['neighbours'] == 2 and found['splits'] == 1
+  assert found['neighbours'] == 5 and found['splits'] == 1
   json.dumps(found, allow_nan=False)
 
 
@@ -305,13 +279,9 @@ def test_evaluate_without_the_samples(commands, run):
 
 
 @pytest.mark.parametrize('options,message', [
-    (['quality.num_images=5'], 'config.quality.num_images = 5 must exceed '
-     'config.quality.neighbours = 5'),
+    (['quality.num_images=5'], 'config.quality.num_images = 5 must exceed 5'),
     (['quality.num_images=-1'], 'config.quality.num_images = -1 is not allowed'),
-    (['quality.splits=0'], 'config.quality.splits = 0 is not allowed'),
-    (['quality.neighbours=0'], 'config.quality.neighbours = 0 is not allowed'),
-    (['quality.neighbours=11', 'quality.max_images=20'],
-     'config.quality.neighbours = 11 asks for')])
+    (['quality.splits=0'], 'config.quality.splits = 0 is not allowed')])
 def test_options_of_the_quality(commands, run, options, message):
   """One clear message, before any work."""
   before = (run / 'summary.json').read_bytes()

@@ -6,6 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.helpers import summary_of
+
 AUTO = ('num_clusters=auto', 'em.auto_clusters=(2,4)', 'em.auto_parts=1', 'views.num=4',
         'em.max_iterations=1')
 
@@ -30,7 +32,7 @@ def test_files_of_a_choice(chosen):
   assert np.ptp(matplotlib.image.imread(workdir / 'num_clusters.png')[..., :3]) > .2
   assert json.loads((workdir / 'config.json').read_bytes())['num_clusters'] == number
   assert np.load(workdir / 'responsibilities.npy').shape == (60, number)
-  summary = json.loads((workdir / 'summary.json').read_bytes())
+  summary = summary_of(workdir)
   assert summary['num_clusters'] == number and summary['num_clusters_choice'] == choice
   assert 'How sure is that?' in (workdir / 'report.html').read_text(encoding='utf-8')
 
@@ -67,7 +69,7 @@ def test_a_given_number_is_not_replaced(plain, commands):
   outcome = commands.fit(plain, 'num_clusters=auto')
   assert outcome.code == 2 and "config.num_clusters: 3 there, 'auto' now" in outcome.err
   assert not (plain / 'num_clusters.json').exists()
-  summary = json.loads((plain / 'summary.json').read_bytes())
+  summary = summary_of(plain)
   assert summary['num_clusters_choice'] is None
 
 
@@ -79,7 +81,7 @@ def test_other_modes_read_the_number(chosen, commands):
   assert len(np.load(workdir / 'samples.npy')) == choice['chosen']
   outcome = commands.small('--mode=evaluate', f'--workdir={workdir}')
   assert outcome.code == 0, outcome.err
-  summary = json.loads((workdir / 'summary.json').read_bytes())
+  summary = summary_of(workdir)
   assert summary['num_clusters_choice'] == choice
   outcome = commands.small('--mode=predict', commands.config, f'--workdir={workdir}',
                            '--config.num_clusters=auto', '--config.data.max_images=5')

@@ -14,18 +14,14 @@ import orbax.checkpoint as ocp
 import pytest
 from tensorboardX.proto import event_pb2
 
+from jdiffclust import progress
 from jdiffclust.training import checkpoints as checkpoints_lib
-from jdiffclust.training import progress
 from jdiffclust.training.writers import MetricsWriter, read_metrics
+from tests.helpers import metrics_of, summary_of
 
 
 class Cut(BaseException):
   """The end of a run in this process, in the place of a kill."""
-
-
-def metrics(workdir):
-  """The lines of metrics.jsonl."""
-  return [json.loads(line) for line in open(workdir / 'metrics.jsonl')]
 
 
 def weights(workdir):
@@ -45,7 +41,7 @@ def check_same(workdir, reference):
   """Asserts the same results and weights, bit for bit, and the same metrics."""
   for name in ('responsibilities.npy', 'assignments.csv'):
     assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
-  assert metrics(workdir) == metrics(reference)
+  assert metrics_of(workdir) == metrics_of(reference)
   assert weights(workdir) == weights(reference)
 
 
@@ -236,7 +232,7 @@ def test_finished_run_again(commands, plain, tmp_path, monkeypatch):
   outcome = commands.fit(workdir)
   assert outcome.code == 0 and 'Resuming from checkpoint 14' in outcome.err
   check_same(workdir, plain)
-  summaries = [json.loads((w / 'summary.json').read_text()) for w in (workdir, plain)]
+  summaries = [summary_of(w) for w in (workdir, plain)]
   for summary in summaries:
     del summary['wall_seconds']
     summary.pop('peak_memory_mib', None)  # of the process
@@ -336,7 +332,7 @@ def shown_steps(events):
 
 
 @pytest.mark.parametrize('iteration, resumed_step', [(0, 4), (3, 4)])
-def test_tensorboard_goes_on_like_the_metrics(iteration, resumed_step, events,
+def test_tensorboard_goes_on_like_the_metrics_of(iteration, resumed_step, events,
                                               tmp_path):
   """Cut after step 6, resumed from the checkpoint at step 4: no gap, no doubles."""
   for first, resumed_from in ((1, 0), (resumed_step + 1, resumed_step + iteration)):

@@ -1,0 +1,1 @@
+"""What was tried: options, and ideas that are not in the project."""

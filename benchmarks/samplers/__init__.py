@@ -1,0 +1,1 @@
+"""How good the samplers are, and whether they are right."""

@@ -1,0 +1,1 @@
+"""How the starting partition is found, and how many clusters."""

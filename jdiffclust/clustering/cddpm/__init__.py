@@ -1,0 +1,1 @@
+"""The method cddpm: the mixture of conditional DDPMs."""

@@ -1,0 +1,1 @@
+"""Starting partitions, and the number of clusters."""

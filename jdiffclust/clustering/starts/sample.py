@@ -1,0 +1,72 @@
+"""The images that a start is fitted to, and the start of the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jdiffclust.clustering.starts.fit import fit_start
+from jdiffclust.clustering.starts.partitions import Assign
+from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.streams import integer_seed
+
+
+def sample_indices(num_images: int, max_images: int, seed: int) -> np.ndarray:
+  """Indices of the images that starts and baselines are fitted to, rising, [n]."""
+  if num_images <= max_images:
+    return np.arange(num_images)
+  rng = np.random.default_rng(integer_seed(seed, 'init_sample'))
+  return np.sort(rng.choice(num_images, max_images, replace=False))
+
+
+def flat_images(source: ImageSource, indices) -> np.ndarray:
+  """Images of some indices, [n, D] float32 in [-1, 1]."""
+  return images_at(source, indices).reshape(len(indices), -1)
+
+
+def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
+  """Images to fit starts and baselines to, [n, D] float32 in [-1, 1]."""
+  return flat_images(source, sample_indices(source.num_images, max_images, seed))
+
+
+def partition(assign: Assign, source: ImageSource, indices=None,
+              chunk: int = 4096) -> np.ndarray:
+  """Responsibilities by a fitted start, float32 [n, Q].
+
+  Args:
+    assign: the start.
+    source: the images.
+    indices: which of them; None: all.
+    chunk: images read at once.
+  """
+  if indices is None:
+    indices = np.arange(source.num_images)
+  parts = [assign(flat_images(source, indices[begin:begin + chunk]),
+                  indices[begin:begin + chunk])
+           for begin in range(0, len(indices), chunk)]
+  return np.concatenate(parts).astype(np.float32)
+
+
+def start_of_all(source: ImageSource, config, name: str,
+                 known: np.ndarray) -> np.ndarray:
+  """The start of all images, from that of those a run has looked at.
+
+  Args:
+    source: N images.
+    config: the config.
+    name: of the start.
+    known: responsibilities of `tracked_images`, [n, Q].
+
+  Returns:
+    [N, Q]; fitted again if n < N.
+  """
+  if len(known) == source.num_images:
+    return known
+  sample = fit_sample(source, config.start.max_images, config.seed)
+  return partition(fit_start(name, sample, source.image_shape, config), source)
+
+
+def tracked_images(num_images: int, config) -> np.ndarray:
+  """Indices of the images whose tau a run keeps, rising: all, or a sample if stepwise."""
+  if config.em.schedule == 'stepwise':
+    return sample_indices(num_images, config.start.max_images, config.seed)
+  return np.arange(num_images)

@@ -1,0 +1,56 @@
+"""The respects in which the start from neighbourhoods compares images.
+
+Each is a list of `Description`s, of which all cuts are taken together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+from jdiffclust.clustering.starts import edges
+from jdiffclust.clustering.starts.denoiser_features import (
+    NOISE, describe, train, unconditional)
+from jdiffclust.clustering.starts.neighbours import Description
+from jdiffclust.data.views import draw_maps
+
+
+def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
+  """The pixels themselves, over each of the sets of views of the section `views`.
+
+  Args:
+    sample: not looked at; so for the other spaces but the denoiser.
+    image_shape: (H, W, C).
+    config: its section views.
+    seed: of the views.
+  """
+  del sample, image_shape
+  views = config.views
+  return [Description(lambda images: images, draw_maps(key, views.num, views))
+          for key in jax.random.split(jax.random.key(seed), views.sets)]
+
+
+def of_edges(sample, image_shape, config, seed: int) -> list[Description]:
+  """Histograms of the edges' directions (`edges.py`)."""
+  del sample, image_shape, config, seed
+  return [Description(edges.describe)]
+
+
+def of_denoiser(sample, image_shape, config, seed: int,
+                make_network: Callable = unconditional) -> list[Description]:
+  """Features of a denoiser that is trained for it (`denoiser_features.py`).
+
+  Args:
+    sample: images that it is trained with, [n, D] in [-1, 1].
+    image_shape: (H, W, C), of product D.
+    config: views.sets, one description for each draw of its noise; and as of
+      `denoiser_features.train`.
+    seed: not used: its draws follow from the config's.
+    make_network: config -> the denoiser.
+  """
+  del seed
+  network = make_network(config)
+  variables = train(network, sample.reshape(-1, *image_shape), config)
+  return [Description(describe(network, variables, NOISE, image_shape, config, draw))
+          for draw in range(config.views.sets)]

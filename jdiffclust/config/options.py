@@ -1,0 +1,415 @@
+"""Every option: its default, its check and its one-line meaning, in one place.
+
+A config file (`configs/NAME.py`) starts from `default_config()` and changes what differs.
+The names of methods, starts, sources, samplers, grids and schedules are those of
+`jdiffclust.registry`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from jdiffclust.config.option import (
+    Option, choice, flag, integer, integers, names, nearest, real, text)
+from jdiffclust.diffusion.tables import PREDICTORS
+from jdiffclust.errors import UserError
+from jdiffclust.registry import (
+    BETAS, GRIDS, METHODS, PULLS, SAMPLERS, SOURCES, SPACES, STARTS, UNINFORMED_STARTS)
+
+AUTO = 'auto'  # the num_clusters to be chosen
+ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
+BEST = 'best'  # the start of the best bound
+CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
+NEIGHBOURS = 5  # k of precision, recall, density and coverage
+CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
+
+PERSON, MACHINE = {'level': 'person'}, {'level': 'machine'}
+# Options of the machine, and of what is asked of a fitted model, which a fit may change.
+HERE = {'level': 'machine', 'defines_run': False}
+LATER = {'level': 'model', 'defines_run': False}
+ASKED = {'level': 'person', 'defines_run': False}
+# The methods that have a mixture of conditional DDPMs, and those that have latents.
+MIXTURES = {'methods': ('cddpm', 'latent_cddpm')}
+LATENTS = {'methods': ('cluster_ddpm', 'latent_cddpm')}
+
+OPTIONS: Mapping[str, Any] = {
+    'method': choice(
+        'cddpm', tuple(METHODS), 'the model: cddpm, a mixture of conditional DDPMs with '
+        'a mean image each; cluster_ddpm, a DDPM conditioned on latents that a Gaussian '
+        'mixture describes; latent_cddpm, cddpm of such latents', **PERSON),
+    'num_clusters': Option(
+        10, "an integer >= 1, or 'auto'", lambda v: v >= 1, 'the number of clusters; '
+        'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
+    'seed': integer(0, 0, 'the number that every random draw follows from',
+                    high=2**31 - 1, **PERSON),
+    'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all',
+                           **HERE),
+    'data': {
+        'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
+        'path': text('', 'the file (idx, npz) or folder (folder, tfds) read', **PERSON),
+        'labels_path': text('', 'the labels file of source=idx; empty: guessed from the '
+                            "images' name", **PERSON),
+        'name': text('', 'the name of the TensorFlow data set (source=tfds)', **PERSON),
+        'split': text('train', 'the split of the TensorFlow data set (source=tfds)',
+                      **PERSON),
+        'image_key': text('', 'the name of the images in the file or data set (npz, '
+                          'tfds); empty: the usual names are tried', **PERSON),
+        'label_key': text('', 'the name of the labels in the file or data set (npz, '
+                          'tfds); empty: the usual names are tried', **PERSON),
+        'image_size': integer(0, 0, 'pixels a side that images are resized to; 0: their '
+                              'own size', **PERSON),
+        'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
+                           '3 colour, 0 as they are', **PERSON),
+        'padding': integer(0, 0, 'pixels added on every side of an image'),
+        'use_labels': flag(True, 'whether labels are read, only to score the result '
+                           '(folder: the names of sub-folders)', **PERSON),
+        'unreadable': choice('refuse', ('refuse', 'skip'),
+                             'what happens to files that are no readable images',
+                             **PERSON),
+        'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
+                             'the largest number of images to use; 0: all', **PERSON),
+        'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
+                           'in device memory or read by Grain; auto: by their size',
+                           **MACHINE),
+        'memory_limit_mb': integer(2048, 1, 'megabytes of images above which '
+                                   'data.pipeline=auto reads them by Grain', **MACHINE),
+        'workers': integer(8, 0, 'threads by which Grain reads images', **HERE),
+    },
+    'start': {
+        'kind': choice('neighbours', (*STARTS, BEST), 'the starting partition; best: the '
+                       'one of start.candidates with the best bound; umap needs the '
+                       'extra umap, latents a method that has them', **PERSON),
+        'spaces': names(('pixels', 'edges'), tuple(SPACES), 'what start=neighbours '
+                        'compares, by consensus: pixels over views, directions of edges, '
+                        'features of a denoiser'),
+        'candidates': Option(
+            ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {CANDIDATES}',
+            lambda v: len(v) > 0 and all(name in CANDIDATES for name in v),
+            'the starts among which start.kind=best chooses'),
+        'trial_steps': integer(200, 1, 'gradient steps by which start.kind=best tries a '
+                               'candidate'),
+        'restarts': integer(10, 1, 'random restarts of K-means and of mixtures; the '
+                            'likeliest is kept'),
+        'components': integer(0, 0, 'principal components of the Gaussian mixture; 0: '
+                              'all of more than the average variance'),
+        'noise': real(.05, 0, 10, 'the variance added to every Gaussian of a starting '
+                      'mixture, of images in [-1, 1]', open_low=True),
+        'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
+                                  'features start.spaces=denoiser compares'),
+        'max_images': integer(20000, 1, 'the largest number of images that a start is '
+                              'fitted to'),
+    },
+    'views': {
+        'num': integer(64, 1, 'random views of an image that start.kind=neighbours '
+                       'compares'),
+        'sets': integer(5, 1, 'independent sets of views (or of noise, for a denoiser), '
+                        'over which the consensus is taken'),
+        'rotation': real(.1, 0, 10, 'the rotation of a random view, standard deviation '
+                         'in radians', **PERSON),
+        'scale': real(.07, 0, 1, 'the scaling of a random view, standard deviation of '
+                      'its logarithm', **PERSON),
+        'shear': real(.07, 0, 1, 'the shear of a random view, standard deviation',
+                      **PERSON),
+        'shift': real(.05, 0, 1, 'the shift of a random view, standard deviation as a '
+                      "share of the image's side", **PERSON),
+        'flip': real(0., 0, 1, 'the share of random views that are mirrored, left to '
+                     'right', **PERSON),
+    },
+    'em': {
+        'posterior': choice('amortised', ('amortised', 'monte_carlo'), 'where the '
+                            'responsibilities come from: an inference network, or a '
+                            "table made by the E-step's draws", **MIXTURES),
+        'schedule': choice('batch', ('batch', 'stepwise'), 'whether proportions and '
+                           'means are updated once an EM iteration from all images, or '
+                           'after every minibatch (posterior=amortised only)',
+                           **MIXTURES),
+        'max_iterations': integer(4, 1, 'the largest number of EM iterations', **PERSON),
+        'bound_tolerance': real(1e-4, 0, 1, 'the relative change of the bound below '
+                                'which EM stops'),
+        'partition_tolerance': real(1e-3, 0, 1, 'the share of images changing cluster '
+                                    'below which EM stops'),
+        'reseed_empty': flag(False, 'whether an emptied cluster gets the images that the '
+                             'model explains worst'),
+        'auto_parts': integer(5, 1, 'random parts of the images that vote for a number '
+                              'of clusters, with num_clusters=auto'),
+        'auto_clusters': Option(
+            (2, 20), 'two integers (LOW, HIGH) with 2 <= LOW < HIGH',
+            lambda v: len(v) == 2 and all(type(n) is int for n in v) and 2 <= v[0] < v[1],
+            'the range of the number of clusters that num_clusters=auto tries', **PERSON),
+    },
+    'posterior': {
+        'channels': integer(32, 8, "the inference network's channels at its first layer, "
+                            'a multiple of 8', **MIXTURES),
+        'num_views': integer(8, 0, 'views of an image over which its responsibilities '
+                             'are averaged; 0: the image alone'),
+        'temper': real(1., 0, 1e9, "the weight of the inference network's divergence "
+                       'from its prior', **MIXTURES),
+        'anchor': real(1., 0, 1, 'the share of the starting partition in the prior of an '
+                       "image's cluster; the rest is the clusters' proportions (with "
+                       'latents: p(c | z))'),
+        'pool': real(.5, 0, 1, 'the share of the starting partition, times '
+                     'posterior.anchor, in the responsibilities of the fitted images; '
+                     'the rest is the network, which new images have alone'),
+        'balance': real(0., 0, 1e9, 'the weight of a prior for clusters of equal sizes',
+                        **MIXTURES),
+        'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
+                          'to count for the inference network', **MIXTURES),
+        'noise_range': Option(
+            (.1, .8), 'two numbers (LOW, HIGH) with 0 <= LOW < HIGH <= 1',
+            lambda v: len(v) == 2 and all(type(n) in (int, float) for n in v)
+            and 0 <= v[0] < v[1] <= 1, 'the noise levels whose errors count for the '
+            'inference network, as shares of all', **MIXTURES),
+    },
+    'latent': {
+        'size': integer(10, 1, 'the length J of a latent z', **LATENTS),
+        'weight': real(.1, 0, 1, 'lambda, the weight of the prior-matching terms against '
+                       'the noise error summed over pixels; .001 to .1 is advised',
+                       open_low=True, **LATENTS),
+        'responsibilities': choice('sampled', ('sampled', 'expected'), 'what training '
+                                   'pools with the start: p(c | z) of a sampled z, or '
+                                   "the bound's optimum exp(E log p(z, c)), normalised",
+                                   **LATENTS),
+        'covariance': choice('diagonal', ('diagonal', 'full'), 'the covariances of the '
+                             'Gaussians that describe latents', **LATENTS),
+        'mixture': choice('auto', ('auto', 'scikit', 'jax'), 'what fits the mixture of '
+                          'latents: scikit-learn on one host, or JAX on all devices; '
+                          'auto: by their number', level='machine', **LATENTS),
+        'mixture_iterations': integer(0, 0, 'EM iterations of the mixture of latents, at '
+                                      'most; 0: only its moments by the responsibilities '
+                                      'so far', **LATENTS),
+        'iterations': integer(1, 1, 'EM iterations of cluster_ddpm before cddpm takes '
+                              'over its latents', methods=('latent_cddpm',)),
+        'views': flag(True, 'whether the encoder learns from random views of the images '
+                      'that the denoiser restores', **LATENTS),
+        'context_dropout': real(.1, 0, .9, 'the share of training images whose latent is '
+                                'hidden from the denoiser', **LATENTS),
+    },
+    'diffusion': {
+        'num_steps': integer(200, 2, 'T, the number of noise levels'),
+        'betas': choice('linear', tuple(BETAS), 'the noise schedule, the form of beta_t'),
+        'beta_start': real(1e-4, 0, 1, 'the first beta of a linear or sigmoid schedule',
+                           open_low=True),
+        'beta_end': real(.02, 0, 1, 'the last beta of a linear or sigmoid schedule',
+                         open_low=True),
+        'rescale_betas': flag(True, 'whether betas are meant for T = 1000 and multiplied '
+                              'by 1000 / T'),
+        'pull': choice('one_minus_sqrt_abar', tuple(PULLS), 'm_t, the pull of the '
+                       "forward process to the cluster's mean", **MIXTURES),
+        'reverse_variance': choice('step', ('step', 'posterior'), 'the variance of '
+                                   'p(x_{t-1} | x_t): that of the forward step, or of '
+                                   'its posterior given x_0'),
+        'decoder': choice('auto', ('auto', 'gaussian', 'discretized'), 'the form of '
+                          'p(x_0 | x_1); auto: discretized if pixels have grey levels'),
+    },
+    'network': {
+        'conditioning': choice('shared_trunk', ('shared_trunk', 'concatenated'), 'where '
+                               "the U-Net sees the cluster's mean: in a small head on "
+                               'features that all clusters share, or beside x_t',
+                               methods=('cddpm',)),
+        'channels': integer(32, 1, "the U-Net's channels at its first level"),
+        'channel_multipliers': integers((1, 2), 1, "the U-Net's channels at each level, "
+                                        'in multiples of network.channels'),
+        'blocks_per_level': integer(2, 1, 'residual blocks at each level of the U-Net'),
+        'attention_levels': integers((), 0, 'levels of the U-Net with self-attention (0: '
+                                     'full resolution)', allow_empty=True),
+        'middle_attention': flag(True, 'whether the U-Net has self-attention at its '
+                                 'lowest resolution'),
+        'num_heads': integer(4, 1, 'heads of each self-attention'),
+        'num_groups': integer(8, 1, 'groups of the group normalisations'),
+        'dropout': real(0., 0, .9, 'the dropout rate in residual blocks'),
+        'dtype': choice('float32', ('float32', 'bfloat16'), 'the type of number that '
+                        'networks compute with; parameters stay float32'),
+    },
+    'm_step': {
+        'num_steps': integer(300, 1, 'gradient steps of an EM iteration'),
+        'first_num_steps': integer(0, 0, 'gradient steps of the first EM iteration; 0: '
+                                   'as many as of the others'),
+        'batch_size': integer(128, 1, 'images of a gradient step'),
+        'assignment': choice('sampled', ('sampled', 'summed', 'per_cluster'), 'the '
+                             'clusters that an image is trained with: one, drawn by its '
+                             'responsibilities; all, weighted by them; or the same one '
+                             'for all images of a step, in turn', **MIXTURES),
+        'weighting': choice('uniform', ('uniform', 'elbo'), 'the weights of the noise '
+                            'levels in the loss: all equal, or those of the bound'),
+        'means': choice('weighted', ('weighted', 'gradient'), "where the clusters' means "
+                        'come from: the images, weighted by responsibilities; or '
+                        'gradient steps', **MIXTURES),
+        'learning_rate': real(1e-3, 0, 10, "Adam's step size", open_low=True),
+        'learning_rate_warmup': integer(50, 0, 'gradient steps over which the step size '
+                                        'rises'),
+        'gradient_clip': real(1., 0, 1e9, 'the largest norm of a gradient; 0: no limit'),
+        'ema_decay': real(.995, 0, .999999, 'the decay of the running average of the '
+                          'weights'),
+    },
+    'e_step': {
+        'num_draws': integer(32, 2, 'draws (t, eps) of each image, an even number'),
+        'max_draws': integer(0, 0, 'draws that a cluster gets at most while it has not '
+                             'lost an image, a multiple of e_step.num_draws; 0: no more '
+                             'than these', **MIXTURES),
+        'race_error': real(.01, 0, .5, 'the probability that an image loses its best '
+                           'cluster before e_step.max_draws; 0: no cluster loses',
+                           **MIXTURES),
+        'weighting': choice('elbo', ('elbo', 'uniform'), 'the weights of the noise '
+                            'levels by which draws decide: those of the bound, or all '
+                            'equal'),
+        'proposal': choice('auto', ('auto', 'spread', 'weight', 'uniform'), 'how noise '
+                           'levels are drawn: by how much clusters differ there, which a '
+                           'pilot measures; by their weight; or uniformly; auto: spread '
+                           'where draws decide, else weight'),
+        'noise': choice('independent', ('independent', 'antithetic'), 'the noise of the '
+                        'draws: independent, or pairs of opposite sign'),
+        'share_draws': flag(True, 'whether all clusters of an image see the same draws',
+                            **MIXTURES),
+        'stratify': flag(True, 'whether noise levels are drawn from strata'),
+        'temperature': real(1., 0, 1e9, 'the temperature of responsibilities: the '
+                            'posterior to the power 1 / temperature', open_low=True),
+        'batch_size': integer(256, 1, 'images of an E-step call', **MACHINE),
+        'draws_per_chunk': integer(1, 1, 'draws evaluated at once in the E-step',
+                                   **MACHINE),
+        'clusters_per_chunk': integer(10, 1, 'clusters evaluated at once in the E-step',
+                                      level='machine', **MIXTURES),
+    },
+    'checkpoint': {
+        'every_steps': integer(200, 1, 'gradient steps between checkpoints', **HERE),
+        'keep': integer(3, 1, 'checkpoints that are kept', **HERE),
+    },
+    'log': {
+        'every_steps': integer(50, 1, 'gradient steps between lines of metrics.jsonl',
+                               **HERE),
+    },
+    'sample': {
+        'clusters': integers((), 0, 'the clusters to generate images of; empty: all',
+                             allow_empty=True, **ASKED),
+        'num_images': integer(8, 1, 'images generated of each cluster', **ASKED),
+        'batch_size': integer(80, 1, 'images generated at once', **HERE),
+        'seed': integer(0, 0, 'the number that the noise of generated images follows '
+                        'from',
+                        high=2**31 - 1, **ASKED),
+        'sampler': choice('ddpm', tuple(SAMPLERS), 'how images are generated; adaptive '
+                          'needs the extra ode', **ASKED),
+        'num_steps': integer(0, 0, 'noise levels that a sampler visits; 0: all of the '
+                             'model', **ASKED),
+        'grid': choice('trailing', tuple(GRIDS), 'how the noise levels that a sampler '
+                       'visits are spaced', **LATER),
+        'eta': real(0., 0, 1, 'the noise of the sampler ddim: 0 none, 1 that of ddpm',
+                    **LATER),
+        'predictor': choice('reverse_diffusion', tuple(PREDICTORS), 'the steps of the '
+                            'sampler predictor_corrector', **LATER),
+        'snr': real(.16, 0, 10, 'the signal-to-noise ratio of the Langevin steps of '
+                    'predictor_corrector', open_low=True, **LATER),
+        'corrections': integer(1, 1, 'Langevin steps after each step of '
+                               'predictor_corrector', **LATER),
+        'tolerance': real(1e-3, 0, 1, 'the error of a step that the sampler adaptive '
+                          'allows, of pixels in [-1, 1]', open_low=True, **LATER),
+        'guidance': real(1., 0, 100, 'how far generated images exaggerate what sets '
+                         'their cluster apart; 1: not at all', **ASKED),
+        'interpolate': integer(0, 0, 'rows of images on the way from the first of two '
+                               'clusters to the second; 0: none', **ASKED),
+        'trajectory': integer(0, 0, 'pictures kept on the way from noise to image; 0: '
+                              'none', **ASKED),
+    },
+    'quality': {
+        'num_images': integer(100, 0, 'generated images of each cluster that evaluate '
+                              'compares with real ones; 0: none', **ASKED),
+        'splits': integer(5, 1, 'random halvings of the real images, over which measures '
+                          'have means and standard deviations', **LATER),
+    },
+    'predict': {
+        'num_draws': integer(0, 0, 'draws of each new image, an even number; 0: as many '
+                             'as in the fit', **LATER),
+        'likelihood': flag(False, 'whether predict gives log-likelihoods by the '
+                           'probability-flow ODE too, at hundreds of evaluations an '
+                           'image and cluster', methods=('cddpm',), **ASKED),
+        'ode_steps': integer(25, 1, 'Runge-Kutta steps of the probability-flow ODE, of 4 '
+                             'evaluations each', methods=('cddpm',), **LATER),
+        'foreign_share': real(.01, 0, 1, 'the share of the fitted images with the worst '
+                              'bounds; a new image whose bound is as bad is called '
+                              'foreign', **ASKED),
+    },
+    'distributed': {
+        'coordinator': text('', 'host:port of process 0 of several; empty: there is one '
+                            'process', **HERE),
+        'num_processes': integer(1, 1, 'the number of processes in a run', **HERE),
+        'process_id': integer(0, 0, 'the number of this process, from 0', **HERE),
+    },
+}
+
+# Names of before -> those of now.
+RENAMED = {'em.init': 'start.kind'} | {
+    f'em.init_{name}': f'start.{name}'
+    for name in ('spaces', 'candidates', 'trial_steps', 'restarts', 'components', 'noise',
+                 'denoiser_steps', 'max_images')}
+# Options that have become constants, and their values.
+FIXED = {'em.min_cluster_size': 1., 'em.auto_max_images': 5000,
+         'em.init_denoiser_noise': .05, 'posterior.transform_denoised': False,
+         'latent.min_variance': 1e-6, 'quality.max_images': 5000, 'quality.neighbours': 5,
+         'predict.probes': 4}
+# Two options that have become one of pairs.
+PAIRED = {'posterior.noise_low': ('posterior.noise_range', 0),
+          'posterior.noise_high': ('posterior.noise_range', 1)}
+
+
+@functools.cache
+def all_options() -> dict[str, Option]:
+  """Every `Option` by its dotted name, in the order of definition."""
+  return dict(options())
+
+
+def options(tree: Mapping = OPTIONS, prefix: str = '') -> Iterator[tuple[str, Option]]:
+  """Yields (dotted name, `Option`) of every option, in the order of definition."""
+  for name, node in tree.items():
+    if isinstance(node, Option):
+      yield prefix + name, node
+    else:
+      yield from options(node, f'{prefix}{name}.')
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns a new, locked ConfigDict with the default of every option."""
+  config = ml_collections.ConfigDict()
+  for name, option in options():
+    *sections, leaf = name.split('.')
+    node = config
+    for section in sections:
+      if section not in node:
+        node[section] = ml_collections.ConfigDict()
+      node = node[section]
+    node[leaf] = (ml_collections.FieldReference(option.default, field_type=object)
+                  if option.word else option.default)
+  return config.lock()
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns {dotted name: value} of a config, tuples as tuples."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      flat |= {f'{name}.{key}': leaf for key, leaf in flatten(value).items()}
+    else:
+      flat[name] = tuple(value) if isinstance(value, (tuple, list)) else value
+  return flat
+
+
+def copied(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a config of its own with the same values."""
+  new = default_config()
+  new.update_from_flattened_dict(flatten(config))
+  return new
+
+
+def unknown_option(name: str) -> UserError:
+  """Returns the error for an option nobody defined, with the nearest valid name."""
+  known = [known for known, _ in options()]
+  shown = name if name.isprintable() else repr(name)[1:-1]  # the message is one line
+  if name in FIXED:
+    return UserError(f'config.{name} is no option any more: it is {FIXED[name]!r}.')
+  if name in PAIRED:
+    return UserError(f'config.{name} is part of config.{PAIRED[name][0]} now.')
+  hint = nearest(name, known) or nearest(name.split('.')[-1],
+                                         [k.split('.')[-1] for k in known])
+  return UserError(f'Unknown option config.{shown}.{hint} '
+                   '`python -m jdiffclust.main --help=all` lists them all.')

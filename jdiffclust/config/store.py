@@ -1,0 +1,113 @@
+"""A config as JSON, and what sets two of them apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from jdiffclust.config.options import (
+    FIXED, PAIRED, RENAMED, all_options, default_config, flatten, options, unknown_option)
+from jdiffclust.config.rules import check_config
+from jdiffclust.errors import UserError
+
+
+def to_json(config) -> str:
+  """Returns the config as JSON text, one nested object."""
+  return json.dumps(config.to_dict(), indent=2) + '\n'
+
+
+def from_json(text: str | bytes) -> ml_collections.ConfigDict:
+  """Returns the config that `to_json` wrote.
+
+  Raises:
+    UserError: not JSON, not a config, with unknown options or wrong values.
+  """
+  mend = 'restore it, or fit into a new workdir.'
+  try:
+    stored = json.loads(text)
+  except ValueError as error:  # also bytes that are no text
+    raise UserError(f'config.json of the workdir is damaged ({error}): {mend}') from None
+  flat = _of_now(_flat_json(stored), mend)
+  config = default_config()
+  for name, option in options():
+    # An option that came later and does not define the run has its default.
+    if name not in flat and option.defines_run:
+      raise UserError('config.json of the workdir is damaged, or of another version of '
+                      f'jdiffclust (it lacks {name}): {mend}')
+  for name, value in flat.items():
+    *sections, leaf = name.split('.')
+    node = config
+    for section in sections:
+      node = node[section] if section in node else {}
+    if leaf not in node or isinstance(node[leaf], ml_collections.ConfigDict):
+      raise unknown_option(name)
+    try:
+      node[leaf] = value
+    except TypeError as error:
+      raise UserError(f'config.json of the workdir is damaged ({name}: {error}): '
+                      f'{mend}') from None
+  check_config(config)
+  return config
+
+
+def _flat_json(node, prefix='') -> dict[str, Any]:
+  """Returns {dotted name: value} of nested JSON objects; lists as tuples."""
+  if not isinstance(node, dict):
+    return {prefix.rstrip('.'): tuple(node) if isinstance(node, list) else node}
+  return {name: value for key, child in node.items()
+          for name, value in _flat_json(child, f'{prefix}{key}.').items()}
+
+
+def _of_now(flat: dict[str, Any], mend: str) -> dict[str, Any]:
+  """Options of a config.json of before, by the names that they have now.
+
+  Raises:
+    UserError: an option that has become a constant had another value.
+  """
+  found, pairs = {}, {}
+  for name, value in flat.items():
+    if name in PAIRED:
+      whole, place = PAIRED[name]
+      pairs.setdefault(whole, [None, None])[place] = value
+    elif name not in FIXED:
+      found[RENAMED.get(name, name)] = value
+    elif value != FIXED[name]:
+      raise UserError(
+          f'The run in the workdir had config.{name} = {value!r}, which is no option any '
+          f'more: this version has {FIXED[name]!r} always. Use the version that it was '
+          f'fitted with, or {mend}')
+  return found | {name: tuple(values) for name, values in pairs.items()}
+
+
+def differences(fitted, wanted) -> list[str]:
+  """Returns a line per option that defines a run and differs between two configs.
+
+  Options that the method does not read define no run.
+  """
+  known = all_options()
+  old, new = flatten(fitted), flatten(wanted)
+  return [f'config.{name}: {old[name]!r} there, {new[name]!r} now'
+          for name, option in known.items()
+          if option.defines_run and option.read_by(fitted.method)
+          and old[name] != new[name]]
+
+
+def has_config(workdir) -> bool:
+  """Whether a run has begun in the workdir; False also where it cannot be looked at."""
+  return os.path.isfile(pathlib.Path(workdir) / 'config.json')
+
+
+def fitted_config(workdir):
+  """The config of a fitted workdir.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not has_config(workdir):
+    raise UserError(f'The workdir {str(workdir)!r} has no fitted model (no config.json): '
+                    'run --mode=fit there first, or correct --workdir.')
+  return from_json((pathlib.Path(workdir) / 'config.json').read_bytes())

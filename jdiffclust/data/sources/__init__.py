@@ -1,0 +1,1 @@
+"""Readers of images: a module for each kind of source."""

@@ -1,0 +1,324 @@
+"""What the readers of images share.
+
+A reader takes the data options (see `jdiffclust.data.dataset.load_source`) and returns
+a `Raw`: the images as stored. Resizing, conversion of channels and padding are the same
+for all readers, and `load_source` does them afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from jdiffclust import errors
+from jdiffclust.data import preprocess
+
+_Item, _Result = TypeVar('_Item'), TypeVar('_Result')
+
+THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+
+class Raw(NamedTuple):
+  """What a reader hands to `load_source`.
+
+  Attributes:
+    images: [N, H, W, C], an array (maybe a memory map) or `LazyImages`; uint8 levels, or
+      float32 in [-1, 1] if `levels` is None. C is 1 or 3.
+    ids: N texts, one for each image.
+    labels: int64 [N], -1 where unknown; None: there are no labels.
+    label_names: the name of label 0, 1, ...; None: labels have no names.
+    levels: number of grey levels; None: the pixels are real numbers.
+    name: of the data set, for reports.
+    skipped: unreadable files that were left out.
+    grouped: whether similar images follow each other, as files of one sub-folder do. The
+      first few images are then no fair sample.
+  """
+
+  images: np.ndarray | LazyImages
+  ids: Sequence[str]
+  labels: np.ndarray | None
+  label_names: tuple[str, ...] | None
+  levels: int | None
+  name: str
+  skipped: tuple[str, ...] = ()
+  grouped: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyImages:
+  """Images that are read when asked for: item i is `read(keys[i])`.
+
+  Attributes:
+    keys: what identifies each of the N images: its file path, or its row number.
+    read: a function from a key to the pixels [H, W, C].
+    shape: (N, H, W, C).
+    dtype: type of the pixels.
+  """
+
+  keys: Sequence[Any]
+  read: Callable[[Any], np.ndarray]
+  shape: tuple[int, int, int, int]
+  dtype: np.dtype
+
+  def __len__(self) -> int:
+    """N."""
+    return len(self.keys)
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    """Reads an image, [H, W, C]."""
+    return self.read(self.keys[index])
+
+  def take(self, indices: Iterable[int]) -> LazyImages:
+    """Selects images without reading them.
+
+    Args:
+      indices: n integers in 0..N - 1.
+
+    Returns:
+      The LazyImages of these n images, in this order.
+    """
+    keys = [self.keys[i] for i in indices]
+    return dataclasses.replace(self, keys=keys, shape=(len(keys), *self.shape[1:]))
+
+
+def threaded_map(function: Callable[[_Item], _Result],
+                 items: Sequence[_Item]) -> list[_Result]:
+  """Applies a function to every item, in several threads.
+
+  Threads are enough, since decoding and reading release the interpreter lock.
+
+  Args:
+    function: of one item. An exception that it raises is raised here.
+    items: a sequence that can be sliced.
+
+  Returns:
+    The results, in the order of the items.
+  """
+  # By blocks: for small images, handing over single items costs more than reading.
+  size = min(64, len(items) // (4 * THREADS) + 1)
+  blocks = [items[i:i + size] for i in range(0, len(items), size)]
+  with futures.ThreadPoolExecutor(THREADS) as pool:
+    done = pool.map(lambda block: [function(item) for item in block], blocks)
+    return [result for block in done for result in block]
+
+
+def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
+  """Gives images an axis of channels if they have none, and checks their shape.
+
+  Args:
+    images: [N, H, W] or [N, H, W, C], C 1, 3 or 4.
+    path: what the error message calls the images, usually the path of their file.
+
+  Returns:
+    [N, H, W, C], C 1, 3 or 4.
+
+  Raises:
+    UserError: another shape.
+  """
+  if images.ndim == 3:
+    images = images[..., None]
+  if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+    raise errors.UserError(
+        f'{path}: images of shape {images.shape}; [N, H, W] or [N, H, W, C] with C 1, '
+        '3 or 4 (channels last) are allowed; reshape or transpose the array')
+  return images
+
+
+def composited(images: np.ndarray, opaque: float) -> np.ndarray:
+  """Lays images with an alpha channel on black; leaves other images as they are.
+
+  Args:
+    images: [..., C]; the alpha channel is the last one if C is 4.
+    opaque: the alpha of an opaque pixel, see `preprocess.composite_on_black`.
+
+  Returns:
+    [..., 3] if C is 4, else the images.
+  """
+  if images.shape[-1] < 4:
+    return images
+  return preprocess.composite_on_black(images, opaque)
+
+
+def constant_images_error(value: float) -> errors.UserError:
+  """Makes the error for data whose pixels all have one value.
+
+  Args:
+    value: of every pixel.
+
+  Returns:
+    A UserError, to be raised.
+  """
+  return errors.UserError(
+      f'every pixel of every image is {value:g}: nothing to cluster; images that '
+      'differ are needed; check --config.data.path and the file it names')
+
+
+class Header(NamedTuple):
+  """What is remembered of an image file that was opened once.
+
+  Attributes:
+    size: (height, width) in pixels, after its EXIF orientation is applied.
+    grey: whether it has no colour.
+  """
+
+  size: tuple[int, int]
+  grey: bool
+
+
+def decode(image: Image.Image, image_size: int) -> np.ndarray:
+  """Decodes an opened image.
+
+  A JPEG that is to become much smaller is decoded at a fraction of its size, at least
+  twice `image_size`, which takes less time.
+
+  Args:
+    image: an opened Pillow image.
+    image_size: pixels to which the shorter side will be resized; 0: it will not be.
+
+  Returns:
+    uint8 [H, W, 1 or 3], see `preprocess.pixels_of`.
+
+  Raises:
+    ValueError: as in `preprocess.pixels_of`.
+    OSError: the file is damaged.
+  """
+  if image_size:
+    image.draft(None, (2 * image_size, 2 * image_size))  # JPEGs only, others ignore
+  return preprocess.pixels_of(image)
+
+
+def common_size(names: Sequence[str], headers: Sequence[Header], image_size: int,
+                where: Any) -> tuple[int, int]:
+  """Finds the size that all images have, or will be given.
+
+  Args:
+    names: of the images, for the error message, N >= 1.
+    headers: N, one for each image.
+    image_size: side in pixels that images will be resized to; 0: they will not be.
+    where: what the error message calls the data.
+
+  Returns:
+    (height, width) in pixels.
+
+  Raises:
+    UserError: the sizes differ while `image_size` is 0.
+  """
+  if image_size:
+    return image_size, image_size
+  first = headers[0].size
+  other = next((i for i, h in enumerate(headers) if h.size != first), None)
+  if other is not None:
+    (h0, w0), (h1, w1) = first, headers[other].size
+    raise errors.UserError(
+        f'images of {where} differ in size: {names[0]} is {h0}x{w0}, {names[other]} '
+        f'is {h1}x{w1} (height x width); one size is needed; set '
+        '--config.data.image_size=N to resize all to NxN')
+  return first
+
+
+def row_ids(num_images: int) -> tuple[str, ...]:
+  """Makes the ids of images that have no file name.
+
+  Args:
+    num_images: N.
+
+  Returns:
+    The row numbers '0', '1', ... as N texts.
+  """
+  return tuple(map(str, range(num_images)))
+
+
+def existing_file(path: str | os.PathLike) -> str | os.PathLike:
+  """Checks that a path is that of a file.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The path.
+
+  Raises:
+    UserError: it is empty, it does not exist, or it is a folder.
+  """
+  if not path or not os.path.isfile(path):
+    what = 'is a folder' if path and os.path.isdir(path) else 'does not exist'
+    raise errors.UserError(
+        f'{str(path)!r} {what if path else "names no file"}; the path of a file is '
+        'needed; check --config.data.path and --config.data.labels_path')
+  return path
+
+
+def checked_labels(labels: ArrayLike, num_images: int,
+                   where: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
+  """Checks labels and converts them to integers.
+
+  Args:
+    labels: whole numbers or texts, [N] or [N, 1].
+    num_images: N.
+    where: what error messages call the labels.
+
+  Returns:
+    The labels, int64 [N], and their names: if they were texts, the different texts in
+    alphabetical order, which the integers count; else None.
+
+  Raises:
+    UserError: another shape or number of labels, or numbers that are not whole.
+  """
+  labels = np.asarray(labels)
+  if labels.ndim == 2 and labels.shape[1] == 1:
+    labels = labels[:, 0]
+  if labels.ndim != 1:
+    raise errors.UserError(
+        f'{where}: labels of shape {labels.shape}; one number or text for each image '
+        'is allowed; take argmax(-1) of one-hot labels')
+  if len(labels) != num_images:
+    raise errors.UserError(
+        f'{where}: {len(labels)} labels for {num_images} images; one label for each '
+        'image is needed; give the matching file, or set '
+        '--config.data.use_labels=False')
+  if labels.dtype.kind in 'SU':
+    names, labels = np.unique(labels.astype(str), return_inverse=True)
+    return labels.astype(np.int64), tuple(names.tolist())
+  whole = labels.dtype.kind in 'biu' or (
+      labels.dtype.kind == 'f' and bool((labels == np.rint(labels)).all()))
+  if not whole or not np.isfinite(labels).all():
+    raise errors.UserError(
+        f'{where}: labels of type {labels.dtype} that are not whole numbers; whole '
+        'numbers or texts are allowed; mend them, or set '
+        '--config.data.use_labels=False')
+  return labels.astype(np.int64), None
+
+
+def one_line(error: BaseException) -> str:
+  """Shortens an exception's message to one line.
+
+  Args:
+    error: the exception.
+
+  Returns:
+    Its message, at most 200 characters; the name of its type if there is no message.
+  """
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 200 else f'{text[:197]}...'
+
+
+def cannot_read(path: Any, error: OSError) -> errors.UserError:
+  """Makes the error for a file or folder that the system does not let us read.
+
+  Args:
+    path: of the file or folder.
+    error: what the system says.
+
+  Returns:
+    A UserError, to be raised.
+  """
+  return errors.UserError(
+      f'{path} cannot be read ({error.strerror or one_line(error)}); a readable file or '
+      'folder is needed; check --config.data.path and its permissions')

@@ -1,0 +1,155 @@
+"""IDX files, the format of MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pathlib
+import re
+import zlib
+from typing import BinaryIO
+
+import ml_collections
+import numpy as np
+
+from jdiffclust import errors
+from jdiffclust.data.sources.common import (
+    Raw, cannot_read, checked_labels, composited, existing_file, row_ids, with_channels)
+
+_IDX_TYPES = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4',
+              0x0E: '>f8'}
+
+
+def read_idx(path: str | os.PathLike) -> np.ndarray:
+  """Reads one array of the IDX format (MNIST's), gzipped or not.
+
+  Args:
+    path: the file. Its first bytes, not its name, tell whether it is gzipped.
+
+  Returns:
+    The array, of the type and shape that its header names. It is a read-only memory map
+    if the file is not gzipped.
+
+  Raises:
+    UserError: the file does not exist, cannot be read, is not IDX, is truncated, or is
+      longer than its header says.
+  """
+  path = existing_file(path)
+  try:
+    with open(path, 'rb') as file:
+      gzipped = file.read(2) == b'\x1f\x8b'
+    with (gzip.open if gzipped else open)(path, 'rb') as file:
+      dtype, shape, start = _idx_header(file, path)
+      expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+      if gzipped:
+        pixels = file.read(expected + 1)  # one more shows that there is too much
+        found = len(pixels)
+      else:
+        found = os.path.getsize(path) - start
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise errors.UserError(
+        f'{path} is a damaged or truncated gzip file ({error}); fetch it again'
+    ) from error
+  except OSError as error:
+    raise cannot_read(path, error) from error
+  if found != expected:
+    what = 'truncated' if found < expected else 'longer than its header says'
+    raise errors.UserError(
+        f'{path} is {what}: its header announces {expected} bytes for the shape '
+        f'{shape}, {"at least " * (gzipped and found > expected)}{found} follow; '
+        'fetch or write the file again')
+  if gzipped or not expected:
+    return np.frombuffer(pixels if gzipped else b'', dtype).reshape(shape)
+  return np.memmap(path, dtype, 'r', start, shape)
+
+
+def _idx_header(file: BinaryIO,
+                path: str | os.PathLike) -> tuple[np.dtype, tuple[int, ...], int]:
+  """Returns (dtype, shape, bytes of header) of an IDX file open at its start."""
+  magic = file.read(4)
+  if len(magic) < 4 or magic[:2] != b'\0\0' or magic[2] not in _IDX_TYPES:
+    raise errors.UserError(
+        f'{path} is not an IDX file: it starts with the bytes {magic.hex(" ")!r}, '
+        'where 00 00, a type (08 for images) and the number of axes belong; give '
+        'the *-idx3-ubyte file, or set --config.data.source')
+  axes = file.read(4 * magic[3])
+  if len(axes) < 4 * magic[3] or not axes:
+    raise errors.UserError(
+        f'{path} is truncated: {len(axes)} of the {4 * magic[3]} bytes of its shape '
+        'are there; fetch or write the file again')
+  shape = tuple(int(n) for n in np.frombuffer(axes, '>u4'))
+  return np.dtype(_IDX_TYPES[magic[2]]), shape, 4 + len(axes)
+
+
+def read_idx_images(path: str | os.PathLike) -> np.ndarray:
+  """Reads an IDX file of images.
+
+  Args:
+    path: an idx3 (grey) or idx4 (channels last) file of unsigned bytes.
+
+  Returns:
+    uint8 [N, H, W, C], C 1, 3 or 4.
+
+  Raises:
+    UserError: as in `read_idx`, or the array is not one of images.
+  """
+  images = read_idx(path)
+  if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    raise errors.UserError(
+        f'{path} holds {images.dtype} of shape {images.shape}, not images: unsigned '
+        'bytes [N, H, W] (idx3) or [N, H, W, C] (idx4) are needed; give the '
+        'images file (a labels file goes to --config.data.labels_path)')
+  return with_channels(images, path)
+
+
+def read_idx_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
+  """Reads an IDX file of labels.
+
+  Args:
+    path: an idx1 file of whole numbers.
+    num_images: N, the number of labels that there must be.
+
+  Returns:
+    int64 [N].
+
+  Raises:
+    UserError: as in `read_idx`, or there is not one whole number for each image.
+  """
+  return checked_labels(read_idx(path), num_images, path)[0]
+
+
+def read_idx_source(data: ml_collections.ConfigDict) -> Raw:
+  """Reads the images of `data.path`, and labels from a file beside them.
+
+  The labels file is `data.labels_path`. If that is empty, it is the file in the same
+  folder whose name has 'labels' in place of 'images' and 'idx1' in place of 'idx3' or
+  'idx4', with or without '.gz'. If there is none, the images have no labels.
+
+  Args:
+    data: the `data` section of a config; the options path, labels_path and use_labels
+      are used.
+
+  Returns:
+    A Raw. The images are a memory map unless the file is gzipped or has an alpha channel.
+
+  Raises:
+    UserError: as in `read_idx_images` and `read_idx_labels`.
+  """
+  images = composited(read_idx_images(data.path), 255)
+  labels = None
+  labels_path = data.labels_path or _idx_labels_path(data.path)
+  if data.use_labels and labels_path:
+    labels = read_idx_labels(labels_path, len(images))
+  return Raw(images, row_ids(len(images)), labels, None, 256,
+             f'idx:{pathlib.Path(data.path).name}')
+
+
+def _idx_labels_path(images_path: str) -> pathlib.Path | None:
+  """Returns the labels file that belongs to an images file, None if there is none."""
+  path = pathlib.Path(images_path)
+  name = re.sub('idx[34]', 'idx1', path.name.replace('images', 'labels'))
+  stem = name.removesuffix('.gz')
+  for candidate in (name, stem, f'{stem}.gz'):
+    if candidate != path.name and path.with_name(candidate).is_file():
+      return path.with_name(candidate)
+  return None

@@ -1,0 +1,79 @@
+"""Arrays saved by NumPy: .npz and .npy files."""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+
+import ml_collections
+import numpy as np
+
+from jdiffclust import errors
+from jdiffclust.data.sources.arrays import raw_array
+from jdiffclust.data.sources.common import Raw, cannot_read, existing_file, one_line
+
+# The names that are tried, in this order; NumPy itself gives names like `arr_0`.
+IMAGE_KEYS = ('images', 'x', 'x_train', 'arr_0')
+LABEL_KEYS = ('labels', 'y', 'y_train', 'arr_1')
+
+
+def read_npz(data: ml_collections.ConfigDict) -> Raw:
+  """Reads arrays saved by `np.savez` (.npz) or `np.save` (.npy, no labels).
+
+  The images are the array named `image_key`. If that is empty, they are the first of
+  IMAGE_KEYS that the file has, or else its only array. The labels are the array named
+  `label_key`, or else the first of LABEL_KEYS that the file has; if it has none, the
+  images have no labels. `arrays.as_levels` says what the pixels may be.
+
+  Args:
+    data: the `data` section of a config; the options path, image_key, label_key and
+      use_labels are used.
+
+  Returns:
+    A Raw. The images of an .npy file of uint8 are a memory map, unless they have an alpha
+    channel.
+
+  Raises:
+    UserError: the file or a named array is missing, or as in `arrays.raw_array`.
+  """
+  path, key = existing_file(data.path), None
+  try:
+    found = np.load(path, mmap_mode='r', allow_pickle=False)
+    if isinstance(found, np.ndarray):
+      images, labels = found, None
+    else:
+      with found:
+        key = _array_name(found, data.image_key, IMAGE_KEYS, 'image_key', path)
+        images, labels = found[key], None
+        key = data.use_labels and _array_name(
+            found, data.label_key, LABEL_KEYS, 'label_key', path)
+        if key:
+          labels = found[key]
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise errors.UserError(
+        f'{path} is not a readable .npz or .npy file of numbers ({one_line(error)}); '
+        'write it with np.savez(path, images=..., labels=...)') from error
+  except OSError as error:
+    raise cannot_read(path, error) from error
+  return raw_array(images, labels, path, f'{path}, {key!r}',
+                   f'npz:{pathlib.Path(path).name}')
+
+
+def _array_name(arrays: Mapping[str, np.ndarray], wanted: str, automatic: Sequence[str],
+                option: str, path: str) -> str | None:
+  """Returns the name of the array to read, None if labels are asked for and missing."""
+  names = list(arrays)
+  if not wanted:
+    wanted = next((name for name in automatic if name in names), '')
+    if not wanted and option == 'label_key':
+      return None
+    if not wanted and len(names) == 1:
+      wanted = names[0]
+  if wanted not in names:
+    tried = repr(wanted) if wanted else f'named {", ".join(automatic)}'
+    raise errors.UserError(
+        f'{path} has no array {tried}; it has: {", ".join(names) or "none"}; set '
+        f'--config.data.{option} to one of them')
+  return wanted

@@ -1,0 +1,362 @@
+"""What a person, a notebook and the command line share: a fit, and what it can be asked.
+
+    fitted = jdiffclust.fit(config, images)        # an array [N, H, W] or [N, H, W, C]
+    fitted.clusters                                # the cluster of each image
+    fitted.sample(num_images=4).images             # new ones, of each cluster
+    fitted.assign(new_images).responsibilities     # of other images
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jdiffclust import config as config_lib
+from jdiffclust.clustering.cddpm.density import Densities
+from jdiffclust.clustering.generation import Samples, denoiser_of, sample_clusters
+from jdiffclust.clustering.method import Method, build
+from jdiffclust.clustering.starts.choose import Choice, choose_number
+from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
+from jdiffclust.data.dataset import ImageSource, array_source, load_source
+from jdiffclust.data.pipelines import make_pipeline
+from jdiffclust.diffusion.denoiser import Denoiser
+from jdiffclust.errors import UserError
+from jdiffclust.progress import Reporter
+from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
+from jdiffclust.streams import stream
+from jdiffclust.training.assignment import Assignment, assign_all, densities_of_all
+from jdiffclust.training.loop import Fitter, e_step_key, template
+from jdiffclust.training.record import iteration_record
+from jdiffclust.training.storage import Store
+from jdiffclust.workdir import Workdir, restore_fit
+
+Build = Callable[..., Method]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+  """A fitted model.
+
+  Attributes:
+    method: the model, with its config and devices.
+    params: the parameters, on the devices.
+    responsibilities: tau of the fit's images, float32 [N, Q]; of a loaded fit with
+      em.schedule = 'stepwise' of those that it kept.
+    bound: the variational bound on log p(x) of these, nats, [N].
+    start: responsibilities of the starting partition, [N, Q].
+    progress: the run's counters and its history, a dict per EM iteration.
+    choice: how the number of clusters was chosen; None: it was given.
+  """
+
+  method: Method
+  params: Any
+  responsibilities: np.ndarray
+  bound: np.ndarray
+  start: np.ndarray
+  progress: dict
+  choice: dict | None = None
+
+  @property
+  def config(self):
+    """The config of the fit, its number of clusters known."""
+    return self.method.config
+
+  @property
+  def clusters(self) -> np.ndarray:
+    """The most probable cluster of each of the fit's images, int [N]."""
+    return self.responsibilities.argmax(axis=1)
+
+  @property
+  def history(self) -> list[dict]:
+    """What was recorded of each EM iteration."""
+    return self.progress['history']
+
+  def denoiser(self, guidance: float = 1.) -> Denoiser:
+    """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.
+
+    Args:
+      guidance: exaggerates what sets a condition apart; 1: not at all.
+    """
+    return denoiser_of(self.method, self.params, guidance)
+
+  def assign(self, source, reporter: Reporter | None = None) -> Assignment:
+    """Assigns images to the clusters.
+
+    Args:
+      source: an array, see `dataset.array_source`, or an `ImageSource`; its images have
+        the size of the fit's.
+      reporter: shows progress; None: quietly.
+
+    Returns:
+      `Assignment`: responsibilities [n, Q], and per image the bound and more.
+
+    Raises:
+      UserError: the images are of another size or type.
+    """
+    return assign_all(self.method, self.params, self._pipeline(source, reporter),
+                      stream(self.config.seed, 'predict'), _quiet(reporter), 'predict')
+
+  def log_density(self, source, options=None,
+                  reporter: Reporter | None = None) -> Densities:
+    """Log densities of images by the probability-flow ODE, nats; of method cddpm only.
+
+    Args:
+      source: as of `assign`.
+      options: the section `predict` of a config: ode_steps; None: the fit's.
+      reporter: shows progress; None: quietly.
+
+    Returns:
+      `Densities` of each cluster [n, Q] and of the mixture [n].
+
+    Raises:
+      UserError: the method has none, or as of `assign`.
+    """
+    return densities_of_all(
+        self.method, self.params, self._pipeline(source, reporter),
+        stream(self.config.seed, 'densities'),
+        self.config.predict if options is None else options, _quiet(reporter))
+
+  def sample(self, clusters=None, reporter: Reporter | None = None,
+             **options) -> Samples:
+    """Generates images of clusters.
+
+    Args:
+      clusters: k of their numbers; None: all.
+      reporter: shows progress; None: quietly.
+      **options: of the section `sample` of the config, as num_images, seed, sampler,
+        num_steps, guidance.
+
+    Returns:
+      `Samples`: images [k, n, H, W, C], in [-1, 1] up to what the network overshoots.
+
+    Raises:
+      UserError: there is no such cluster or option, or its value is not allowed.
+    """
+    config = config_lib.copied(self.config)
+    with config.unlocked():
+      for name, value in options.items():
+        if name not in config.sample:
+          raise config_lib.unknown_option(f'sample.{name}')
+        config.sample[name] = value
+    config.sample.clusters = ()
+    number = self.config.num_clusters
+    clusters = range(number) if clusters is None else clusters
+    bad = [q for q in clusters if not 0 <= q < number]
+    if bad:
+      raise UserError(f'config.sample.clusters names cluster {bad[0]}, but the model has '
+                      f'clusters 0..{number - 1}.')
+    if config.sample.interpolate:
+      config.sample.clusters = tuple(int(q) for q in clusters)
+    config_lib.check_config(config)
+    rows = config.sample.interpolate or len(clusters)
+    with _quiet(reporter).task('samples', rows * config.sample.num_images,
+                               'images') as task:
+      return sample_clusters(self.method, self.params, clusters, config.sample, task)
+
+  def rescored(self, source: ImageSource, reporter: Reporter | None = None) -> Fitted:
+    """The same fit with tau recomputed from its parameters, on its own images.
+
+    Args:
+      source: the images of the fit.
+      reporter: shows progress; None: quietly.
+
+    Raises:
+      UserError: there are more or fewer of them now.
+    """
+    progress = copy.deepcopy(self.progress)
+    if source.num_images != progress['num_images']:
+      raise UserError(f"The data have {source.num_images} images now, but the fit had "
+                      f"{progress['num_images']}: restore the data.")
+    start = start_of_all(source, self.config, progress['start'], self.start)
+    found = assign_all(
+        self.method, self.params, pipeline_of(self.method, source),
+        e_step_key(self.config, progress['iteration']), _quiet(reporter),
+        start=replicate(start, self.method.mesh))
+    # The record of the iteration stays, but for what was recomputed.
+    tracked = tracked_images(source.num_images, self.config)
+    progress['history'][-1] |= iteration_record(
+        *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
+        self.method.image_shape)
+    return dataclasses.replace(self, responsibilities=found.responsibilities,
+                               bound=found.info.bound, start=start, progress=progress)
+
+  def _pipeline(self, source, reporter):
+    if not isinstance(source, ImageSource):
+      data = data_like_the_fit(self, self.config.data)
+      data.max_images = 0
+      source = array_source(source, data, for_fit=False)
+    check_like_the_fit(self, source, _quiet(reporter))
+    return pipeline_of(self.method, source)
+
+
+def _quiet(reporter: Reporter | None) -> Reporter:
+  return Reporter(quiet=True) if reporter is None else reporter
+
+
+def pipeline_of(method: Method, source: ImageSource):
+  """The images on their way to the method's devices."""
+  config = method.config
+  return make_pipeline(source, config.data, config.m_step.batch_size, config.seed,
+                       method.mesh)
+
+
+def data_like_the_fit(fitted: Fitted, data):
+  """Data options by which new images get the size and channels of a fit's.
+
+  Args:
+    fitted: the fit.
+    data: the section `data` of a config, for the new images.
+
+  Returns:
+    A section of its own.
+  """
+  height, width, channels = fitted.method.image_shape
+  data = ml_collections.ConfigDict(data)
+  data.channels, data.padding = channels, fitted.config.data.padding
+  if height == width:  # else the new images must have the shape by themselves
+    data.image_size = height - 2 * fitted.config.data.padding
+  return data
+
+
+def check_like_the_fit(fitted: Fitted, source: ImageSource, reporter: Reporter) -> None:
+  """Checks that images are of the size and type that a model was fitted to.
+
+  Raises:
+    UserError: they are not.
+  """
+  if source.image_shape != fitted.method.image_shape:
+    raise UserError(f'{source.name} has images of {source.image_shape}, but the model '
+                    f'was fitted to {fitted.method.image_shape}: convert them.')
+  levels = fitted.progress['levels']
+  if (source.levels is None) != (levels is None):
+    raise UserError(
+        f"{source.name} has {source.levels or 'no'} grey levels, but the model was "
+        f"fitted to images of {levels or 'none'}: convert them to the same type.")
+  if source.levels != levels:
+    reporter.warning(f'{source.name} has {source.levels} grey levels, the model was '
+                     f'fitted to images of {levels}; both are scaled to [-1, 1].')
+
+
+def prepare(config, source: ImageSource, build: Build = build) -> Method:
+  """The method of a config for images, after all checks; nothing is compiled yet.
+
+  Args:
+    config: a config.
+    source: the images.
+    build: as `method.build`.
+
+  Raises:
+    UserError: an option is wrong, by itself, together with others, or for these images
+      or devices.
+  """
+  config_lib.check_config(config)
+  mesh = make_mesh(config.num_devices)
+  for name in ('e_step', 'm_step'):
+    check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
+  config_lib.check_against_data(config, source.image_shape, source.num_images)
+  return build(config, source.image_shape, source.levels, mesh)
+
+
+def fit(config, source=None, store: Store | None = None,
+        reporter: Reporter | None = None, build: Build = build) -> Fitted:
+  """Fits a model to images.
+
+  Args:
+    config: of `config.default_config`, changed; it is not changed here.
+    source: an array of images, see `dataset.array_source`; an `ImageSource`; or None:
+      what the section `data` of the config describes.
+    store: where the run is kept, and goes on from; None: nowhere.
+    reporter: shows progress; None: quietly.
+    build: makes the method, as `method.build`.
+
+  Returns:
+    `Fitted`.
+
+  Raises:
+    UserError: an option or the images are wrong.
+    NonFiniteError: training diverged.
+  """
+  config_lib.check_config(config)
+  config, reporter = config_lib.copied(config), _quiet(reporter)
+  store = Store() if store is None else store
+  if source is None:
+    source = load_source(config.data)
+  elif not isinstance(source, ImageSource):
+    source = array_source(source, config.data)
+  method = prepare(config, source, build)
+  for line in config_lib.cautions(config):
+    reporter.warning(line)
+  if source.skipped:
+    reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
+                     f"{', '.join(source.skipped[:5])}"
+                     + (' ...' if len(source.skipped) > 5 else ''))
+  if config.num_clusters == config_lib.AUTO:
+    choice = choose_for(config, source, reporter)
+    store.keep_choice(choice.as_dict())
+    config.num_clusters = choice.chosen
+    method = prepare(config, source, build)
+  elif not store.resumes:
+    store.keep_choice(None)
+  shape = 'x'.join(map(str, source.image_shape))
+  reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
+                f'{config.num_clusters} clusters, {method.mesh.size} '
+                f'{method.mesh.devices.flat[0].platform} device(s)')
+  store.keep_config(config)
+  found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
+  return Fitted(method, found.state.ema, found.responsibilities, found.bound, found.start,
+                found.progress, store.choice())
+
+
+def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
+  """How many clusters the images show, by the options em.auto_*."""
+  options = config.em
+  with reporter.task('num_clusters', 1 + options.auto_parts, 'parts') as task:
+    sample = fit_sample(source, config_lib.CHOOSE_IMAGES, config.seed)
+    choice = choose_number(sample, source.image_shape, config, lambda: task.advance(1))
+  low, high = options.auto_clusters
+  reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}: '
+                f'{choice.share(0):.0%} of the votes, {choice.share(1):.0%} within '
+                'one of it.')
+  if choice.chosen == high or choice.chosen == low > 2:
+    reporter.warning(f'{choice.chosen} clusters is an end of config.em.auto_clusters = '
+                     f'({low}, {high}): a wider range may hold a better number.')
+  return choice
+
+
+def load(workdir, config=None, reporter: Reporter | None = None,
+         build: Build = build) -> Fitted:
+  """The fitted model of a workdir, by its newest checkpoint; nothing is written.
+
+  Args:
+    workdir: the folder of a fit.
+    config: that of the fit, perhaps with other E-step or sample options; None: that of
+      the workdir.
+    reporter: for warnings; None: they are printed all the same.
+    build: makes the method, as `method.build`.
+
+  Returns:
+    `Fitted`.
+
+  Raises:
+    UserError: there is no checkpoint of a completed EM iteration.
+  """
+  config = config_lib.fitted_config(workdir) if config is None else config
+  mesh = make_mesh(config.num_devices)
+  check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
+  made = []
+
+  def like(progress):
+    if not made:
+      made.append(build(config, progress['image_shape'], progress['levels'], mesh))
+    return template(made[0])(progress)
+
+  _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
+  tau = to_host(snapshot.responsibilities)
+  return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
+                snapshot.progress, Workdir(workdir).choice())

@@ -1,0 +1,316 @@
+"""All that the commands leave: results of a fit, predictions, samples."""
+
+from __future__ import annotations
+
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jdiffclust.clustering.generation import (
+    NUM_STEPS, reconstruct, sample_clusters, walk)
+from jdiffclust.clustering.method import latents_of
+from jdiffclust.clustering.starts.fit import fit_start
+from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
+from jdiffclust.config import NEIGHBOURS, copied
+from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.diffusion.likelihood import log_probability
+from jdiffclust.evaluation import features, latent_space, sample_quality
+from jdiffclust.evaluation.diagnostics import bits_per_dimension
+from jdiffclust.evaluation.latent_space import LatentResults
+from jdiffclust.fitted import Fitted, pipeline_of
+from jdiffclust.progress import Reporter
+from jdiffclust.report import figures, results
+from jdiffclust.sharding import to_host
+from jdiffclust.streams import integer_seed
+from jdiffclust.workdir import is_main_process
+
+# Partitions that a result is set beside.
+BASELINES = ('kmeans', 'gaussian_mixture')
+# Real images that generated ones are compared with, at most.
+QUALITY_IMAGES = 5000
+# Images that are reconstructed from their latents, and walks between clusters.
+NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
+# Of the history: what the report shows of the latents, by their names there.
+LATENT_TERMS = {
+    'KL(q(c | x) || pi), nats': 'latent_categorical_kl',
+    'KL(q(z | x) || p(z | c)), nats': 'latent_gaussian_kl',
+    'Log-likelihood of the mixture, nats': 'latent_log_likelihood',
+    'Dimensions of z in use': 'latent_active_dimensions',
+    'Standard deviation of q(z | x)': 'latent_deviation'}
+
+
+# ------------------------------------------------------------------- a fit's results
+
+
+def generate(fitted: Fitted, count: int, reporter: Reporter, name: str) -> np.ndarray:
+  """`count` images of each cluster, by the sampler of the config: [Q, n, H, W, C].
+
+  Args:
+    fitted: the fit.
+    count: n.
+    reporter: shows progress.
+    name: what the progress calls it.
+  """
+  options = copied(fitted.config).sample
+  # Of the sampler's options those that say how, not of which clusters.
+  options.interpolate = options.trajectory = 0
+  options.num_images = count
+  number = fitted.config.num_clusters
+  with reporter.task(name, number * count, 'images') as task:
+    return sample_clusters(fitted.method, fitted.params, range(number), options,
+                           task).images
+
+
+class Parts(NamedTuple):
+  """What results are made by; others may be handed in.
+
+  Attributes:
+    draw_figures: as `results.draw_figures`.
+    generate: as `generate`.
+  """
+
+  draw_figures: Callable = results.draw_figures
+  generate: Callable = generate
+
+
+def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
+                  reporter: Reporter, with_quality: bool = False,
+                  parts: Parts = Parts()) -> dict | None:
+  """Baselines, samples and perhaps their quality, summary, figures and page of a fit.
+
+  Args:
+    fitted: the fit.
+    source: its images.
+    workdir: the folder to write in.
+    reporter: shows progress.
+    with_quality: whether generated images are compared with real ones.
+    parts: what the results are made by.
+
+  Returns:
+    The summary, as written; None in processes that do not write.
+  """
+  began = time.perf_counter()
+  config, method, progress = fitted.config, fitted.method, fitted.progress
+  pipeline = pipeline_of(method, source)
+  baselines = baselines_of(fitted, source, reporter)
+  samples = parts.generate(fitted, config.sample.num_images, reporter, 'samples')
+  means = method.mean_images(fitted.params, pipeline, fitted.responsibilities)
+  latents = (latent_results(fitted, source, pipeline, reporter)
+             if method.has_latents else None)
+  wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
+  judged = (parts.generate(fitted, config.quality.num_images, reporter,
+                           'samples to judge') if with_quality else None)
+  if not is_main_process():
+    return None
+  quality = None if judged is None else measure_quality(fitted, source, judged, reporter)
+  outputs = results.Results(
+      responsibilities=fitted.responsibilities, start=fitted.start,
+      baselines=baselines, bound=fitted.bound, means=means, samples=samples,
+      history=fitted.history, noise_bands=method.noise_bands(),
+      facts=facts_of(fitted, source, wall_seconds), choice=fitted.choice,
+      quality=quality, latents=latents)
+  return results.write_results(
+      workdir, config.to_dict(), outputs, source,
+      lambda indices: images_at(source, indices), source.labels,
+      draw=parts.draw_figures)
+
+
+def baselines_of(fitted: Fitted, source: ImageSource,
+                 reporter: Reporter) -> dict[str, np.ndarray]:
+  """The clusters [N] that simpler methods find, by name."""
+  config, found = fitted.config, {}
+  with reporter.task('baselines', len(BASELINES), 'baselines') as task:
+    sample = fit_sample(source, config.start.max_images, config.seed)
+    for name in BASELINES:
+      if name == fitted.progress['start']:  # the same fit, from the same seed
+        tau = fitted.start
+      else:
+        tau = partition(fit_start(name, sample, source.image_shape, config), source)
+      found[name] = tau.argmax(axis=1)
+      task.advance(1)
+  return found
+
+
+def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
+  """The entries of the summary that no result decides."""
+  config, progress = fitted.config, fitted.progress
+  devices, seconds = fitted.method.mesh.devices.flat, progress['train_seconds']
+  skipped = len(source.skipped)
+  return {
+      'dataset': source.name, 'num_images': source.num_images,
+      'image_shape': list(source.image_shape), 'method': config.method,
+      'num_clusters': config.num_clusters, 'seed': config.seed,
+      'init_method': progress['start'], 'init_trials': progress['starts'],
+      'stop_reason': progress['stop_reason'],
+      'warnings': progress['warnings'] + (
+          [f'{skipped} unreadable files were skipped'] if skipped else []),
+      'train_images_per_second': progress['train_images'] / seconds if seconds else None,
+      'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
+      'wall_seconds': wall_seconds,
+      'peak_memory_mib': peak_memory_mib(),
+      'devices': [f'{device.platform}:{device.device_kind}' for device in devices],
+  }
+
+
+def peak_memory_mib() -> float:
+  """The largest resident memory this process has had, in MiB."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak / (2**20 if sys.platform == 'darwin' else 2**10)  # macOS counts bytes
+
+
+def measure_quality(fitted: Fitted, source: ImageSource, generated: np.ndarray,
+                    reporter: Reporter) -> sample_quality.Quality:
+  """Compares generated images with real ones, as config.quality says.
+
+  Args:
+    fitted: the fit.
+    source: its images.
+    generated: [Q, n, H, W, C].
+    reporter: for progress.
+  """
+  config, options = fitted.config, fitted.config.quality
+  params = to_host(fitted.params)
+  indices = sample_indices(source.num_images, QUALITY_IMAGES, config.seed)
+  if len(indices) // 2 <= NEIGHBOURS:
+    reporter.warning(f'{source.num_images} images are too few to compare samples with, '
+                     f'by {NEIGHBOURS} neighbours.')
+  real = sample_quality.RealImages(
+      images_at(source, indices), fitted.clusters[indices],
+      None if source.labels is None else source.labels[indices], indices)
+  maps = {'random encoder': features.random_encoder(fitted.method.image_shape),
+          'pca': features.pca(real.images), **fitted.method.feature_maps(params)}
+  blocks = (images_at(source, block) for block in np.array_split(
+      np.arange(source.num_images), -(-source.num_images // 1024)))
+  with reporter.task('sample quality', 1 + options.splits, 'parts') as task:
+    return sample_quality.measure(
+        real, generated, np.exp(params.log_proportions), blocks, maps, source.levels,
+        NEIGHBOURS, options.splits, integer_seed(config.seed, 'quality'),
+        lambda: task.advance(1))
+
+
+def latent_results(fitted: Fitted, source: ImageSource, pipeline,
+                   reporter: Reporter) -> LatentResults:
+  """All that the report shows of latents.
+
+  Args:
+    fitted: a fit of a method with latents.
+    source: its images; labels are scored only.
+    pipeline: of the same.
+    reporter: shows progress.
+  """
+  config, method, params = fitted.config, fitted.method, fitted.params
+  options = copied(config).sample
+  options.interpolate = options.trajectory = 0
+  means, _ = latents_of(method, params, pipeline, reporter)
+  chosen = np.unique(np.linspace(0, len(means) - 1, NUM_RECONSTRUCTED, dtype=int))
+  ways = [(q, q + 1) for q in range(min(NUM_WALKS, config.num_clusters - 1))]
+  with reporter.task('images from latents', len(chosen) + NUM_STEPS * len(ways),
+                     'images') as task:
+    images = reconstruct(method, params, means[chosen], options, task)
+    found = {'reconstructions': (images_at(source, chosen), images)}
+    if ways:
+      tau = fitted.responsibilities
+      sizes = np.maximum(tau.sum(axis=0), 1e-6)[:, None]
+      centres = (tau.T @ means / sizes).astype(np.float32)
+      found['walk'] = (walk(method, params, *(centres[[way[end] for way in ways]]
+                                              for end in (0, 1)), options, task), ways)
+  found['terms'] = {name: [line.get(key) for line in fitted.history]
+                    for name, key in LATENT_TERMS.items()}
+  with reporter.task('map of the latents', 1, 'maps') as task:
+    measured = latent_space.measure(
+        means, fitted.responsibilities, source.labels,
+        lambda indices: images_at(source, indices),
+        integer_seed(config.seed, 'latent_map'))
+    task.advance(1)
+  return measured._replace(**found)
+
+
+# ------------------------------------------------------ what is asked of a fit later
+
+
+def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, options,
+                      reporter: Reporter) -> str | None:
+  """Assigns new images to the clusters: predictions.csv.
+
+  Args:
+    fitted: the fit.
+    source: new images.
+    workdir: the folder to write in.
+    options: the section `predict` of a config.
+    reporter: shows progress.
+
+  Returns:
+    What to tell of it; None in processes that do not write.
+  """
+  found = fitted.assign(source, reporter)
+  densities = (fitted.log_density(source, options, reporter) if options.likelihood
+               else None)
+  if not is_main_process():
+    return None
+  path, bound = pathlib.Path(workdir) / 'predictions.csv', found.info.bound
+  share = share_below(bound, fitted.bound)
+  foreign = share < options.foreign_share
+  further = {'bound': [f'{value:.2f}' for value in bound],
+             'typicality': [f'{value:.4f}' for value in share],
+             'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]}
+  message = (f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} '
+             f'of them foreign to all clusters: {path}')
+  if densities is not None:
+    size = np.prod(fitted.method.image_shape)
+    likelihood = log_probability(densities.mixture, size, fitted.method.levels)
+    further |= {'log_likelihood': [f'{value:.2f}' for value in likelihood],
+                'log_likelihood_error': [f'{v:.2f}' for v in densities.standard_error]}
+    bits = [bits_per_dimension(np.mean(values, dtype=np.float64), size)
+            for values in (bound, likelihood)]
+    message += ('\nBits per dimension, mean: {:.3f} by the bound, {:.3f} by the '
+                'probability-flow ODE'.format(*bits))
+  results.write_assignments(path, source.ids, found.responsibilities, source.labels,
+                            source.label_names, further)
+  return message
+
+
+def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+  """The share of the reference [m] that is smaller than each of values [n], [n]."""
+  return np.searchsorted(np.sort(reference), values) / len(reference)
+
+
+def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
+                  reporter: Reporter) -> str | None:
+  """Draws images from clusters: samples.npy, and pictures.
+
+  Args:
+    fitted: the fit.
+    workdir: the folder to write in.
+    options: the section `sample` of a config.
+    reporter: shows progress.
+
+  Returns:
+    What to tell of it; None in processes that do not write.
+  """
+  workdir = pathlib.Path(workdir)
+  clusters = options.clusters or tuple(range(fitted.config.num_clusters))
+  chosen = {name: value for name, value in options.items() if name != 'clusters'}
+  drawn = fitted.sample(clusters, reporter, **chosen)
+  if not is_main_process():
+    return None
+  rows = list(map(str, clusters))
+  if options.interpolate:
+    rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]
+    rows[0], rows[-1] = map(str, clusters)
+  written = [workdir / 'samples.npy', workdir / 'samples.png']
+  results.write_array(written[0], drawn.images)
+  figures.save_figure(figures.sample_grid(drawn.images, rows), written[1])
+  if drawn.states is not None:
+    written += [workdir / 'trajectory.png', workdir / 'trajectory.gif']
+    film = figures.sample_grid(drawn.states[:, 0], rows, heading='from noise to image')
+    figures.save_figure(film, written[2])
+    figures.save_animation(drawn.states, written[3])
+  count = drawn.images.shape[0] * drawn.images.shape[1]
+  return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
+          f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
+          f"{', '.join(map(str, written))}")

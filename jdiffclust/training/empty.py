@@ -1,0 +1,43 @@
+"""Emptied clusters, and what becomes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MIN_SIZE = 1.  # images; a cluster of fewer is empty
+
+
+def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
+                 min_size: float = MIN_SIZE) -> tuple[np.ndarray, list[int]]:
+  """Gives emptied clusters the images that the mixture explains worst.
+
+  Args:
+    responsibilities: [N, Q].
+    bound: the bound of each image in nats, [N].
+    min_size: clusters of a smaller sum of responsibilities are empty.
+
+  Returns:
+    New responsibilities and the emptied clusters. Each gets a tenth of an average
+    cluster, at least 2 images and `min_size`, no image twice, none of an emptied
+    cluster, and none whose leaving would empty another one.
+  """
+  sizes = responsibilities.sum(axis=0, dtype=np.float64)
+  empty = [int(q) for q in np.flatnonzero(sizes < min_size)]
+  num_images, num_clusters = responsibilities.shape
+  share = max(2, int(np.ceil(min_size)), num_images // (10 * num_clusters))
+  alive = np.setdiff1d(np.arange(num_clusters), empty)
+  result = responsibilities.copy()
+  worst_first = iter(np.argsort(bound, kind='stable'))
+  for q in empty:
+    given = 0
+    for i in worst_first:
+      left = sizes[alive] - responsibilities[i, alive]
+      owned = responsibilities[i].argmax() in alive
+      if not owned or (left < max(min_size, 1)).any():
+        continue
+      sizes[alive] = left
+      result[i] = np.eye(num_clusters, dtype=result.dtype)[q]
+      given += 1
+      if given == share:
+        break
+  return result, empty

@@ -1,0 +1,306 @@
+"""A run's folder: who may write in it, its config, and what a fit keeps there.
+
+One run at a time: the system drops the lock with the process that holds it, so a killed
+run never blocks the next. But where only the shell around a run was killed, the run
+itself goes on, with nobody waiting for it: such a *left-over* run is ended by the next
+one, if that one says so, which then goes on from its checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import psutil
+
+from jdiffclust import config as config_lib
+from jdiffclust import files
+from jdiffclust.errors import UserError
+from jdiffclust.report import results
+from jdiffclust.training.checkpoints import Checkpoints, Snapshot
+from jdiffclust.training.storage import Store
+from jdiffclust.training.writers import MetricsWriter
+
+
+def is_main_process() -> bool:
+  """Whether this process writes files, of those that share a run."""
+  return jax.process_index() == 0
+
+
+class Workdir(Store):
+  """Keeps a fit in a folder: config, checkpoints and metrics.
+
+  Attributes:
+    path: the folder.
+  """
+
+  def __init__(self, path, keep: int = 3, started: float | None = None):
+    """Looks whether a run has begun there; nothing is written yet.
+
+    Args:
+      path: the folder.
+      keep: checkpoints that are kept.
+      started: see `Store`.
+    """
+    super().__init__(started)
+    self.path = pathlib.Path(path)
+    self.resumes = config_lib.has_config(path)
+    self._keep, self._number = keep, 0
+    self._checkpoints = self._writer = None
+
+  def check(self, config) -> None:
+    """Checks that the run which has begun here, if any, is of this config.
+
+    Args:
+      config: of the fit to come; an automatic number of clusters becomes the one that was
+        chosen when the run began.
+
+    Raises:
+      UserError: it is of another one; what differs is named.
+    """
+    if not self.resumes:
+      return
+    fitted = config_lib.fitted_config(self.path)
+    if config.num_clusters == config_lib.AUTO and self.choice():
+      config.num_clusters = fitted.num_clusters
+    different = config_lib.differences(fitted, config)
+    if different:
+      raise UserError(f'The workdir {str(self.path)!r} belongs to another config: '
+                      f"{'; '.join(different)}. Choose another --workdir, or give the "
+                      'same options.')
+
+  @contextlib.contextmanager
+  def held(self, end_left_over: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Makes the folder and holds it for this run.
+
+    Args:
+      end_left_over: see `workdir_lock`.
+
+    Raises:
+      UserError: it is a file, or may not be made or written, or another run holds it.
+    """
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      writable = os.access(self.path, os.W_OK | os.X_OK)
+    except OSError as error:
+      why = 'it is a file' if self.path.is_file() else error.strerror
+      raise UserError(f'--workdir={self.path} cannot be made ({why}): name a folder that '
+                      'may be written.') from None
+    if not writable:
+      raise UserError(f'--workdir={self.path} may not be written: choose another folder.')
+    # The other processes of a left-over run on several hosts would be out of our reach.
+    alone = jax.process_count() == 1
+    with main_process_lock(self.path, end_left_over if alone else None):
+      try:
+        yield
+      finally:
+        self._close()
+
+  def keep_config(self, config) -> None:
+    """Writes config.json."""
+    if is_main_process():
+      files.write_text(self.path / 'config.json', config_lib.to_json(config))
+
+  def keep_choice(self, choice: dict | None) -> None:
+    """Writes num_clusters.json and .png; None: removes what an earlier run left."""
+    if not is_main_process():
+      return
+    if choice is None:  # left by a run that was cut off before it began
+      (self.path / 'num_clusters.json').unlink(missing_ok=True)
+    else:
+      results.write_choice(self.path, choice)
+
+  def choice(self) -> dict | None:
+    """What `keep_choice` wrote; None if the number was given."""
+    return results.read_choice(self.path)
+
+  def restore(self, template, warn, iterator=None):
+    """See `Checkpoints.restore_newest`."""
+    self._checkpoints = Checkpoints(self.path, self._keep)
+    restored = self._checkpoints.restore_newest(template, warn, iterator)
+    self._number = 0 if restored is None else restored[0]
+    return restored
+
+  def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
+    """See `Checkpoints.save`."""
+    self._checkpoints.save(number, snapshot, iterator)
+
+  def write(self, step: int, iteration: int, **values: float) -> None:
+    """See `MetricsWriter.write`."""
+    if not is_main_process():
+      return
+    if self._writer is None:
+      self._writer = MetricsWriter(self.path, self._number)
+    self._writer.write(step, iteration, **values)
+
+  def last_good(self) -> str:
+    """Names the newest checkpoint."""
+    self._checkpoints.wait()
+    numbers = self._checkpoints.numbers()
+    return (f'The last good checkpoint is {numbers[0]}.' if numbers
+            else 'There is no checkpoint yet.')
+
+  def finish(self) -> None:
+    """Waits for the checkpoints, closes the metrics."""
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+    self._checkpoints.wait()
+
+  def _close(self):
+    if self._checkpoints is not None:
+      self._checkpoints.close()
+
+
+def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
+  """The newest checkpoint of a completed EM iteration, read-only.
+
+  Args:
+    workdir: of a fit.
+    template: see `Checkpoints.restore_newest`.
+    warn: called with a line on each damaged one, and where the fit has not ended.
+
+  Raises:
+    UserError: there is none.
+  """
+  missing = UserError(f'The workdir {str(workdir)!r} has no checkpoint of a completed EM '
+                      'iteration: let --mode=fit run to its end first.')
+  if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+    raise missing
+  with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    restored = checkpoints.restore_newest(template, warn)
+  if restored is None or not restored[1].progress['history']:
+    raise missing
+  if not restored[1].progress['stop_reason']:
+    warn(f'the fit in {workdir} has not ended: using its checkpoint {restored[0]}.')
+  return restored
+
+
+# -------------------------------------------------------------------------- the lock
+
+
+def main_process_lock(workdir, end_left_over=None):
+  """The workdir's lock in the main process; the others rely on it."""
+  return (workdir_lock(workdir, end_left_over) if is_main_process()
+          else contextlib.nullcontext())
+
+
+class Holder(NamedTuple):
+  """What the lock file says of the process that holds the lock.
+
+  Attributes:
+    pid: its process id.
+    parent: its parent's process id when it took the lock.
+    created: when it began, in seconds of the epoch: ids are used again.
+    host: the machine it runs on.
+  """
+
+  pid: int
+  parent: int
+  created: float
+  host: str
+
+
+def this_process() -> Holder:
+  """The calling process as a holder."""
+  process = psutil.Process()
+  return Holder(process.pid, process.ppid(), process.create_time(), socket.gethostname())
+
+
+def read_holder(file) -> Holder | None:
+  """Who holds the lock, by its open file; None if that cannot be read."""
+  file.seek(0)
+  try:
+    return Holder(**json.load(file))
+  except (ValueError, TypeError):
+    return None
+
+
+def left_over(holder: Holder | None) -> psutil.Process | None:
+  """The holder's process, if its parent has died since it took the lock.
+
+  Args:
+    holder: who holds the lock; None: unknown.
+
+  Returns:
+    The process; None if its parent lives, or if that cannot be known from here (another
+    host, another process of the same id, an unknown holder).
+  """
+  if holder is None or holder.host != socket.gethostname():
+    return None
+  try:
+    process = psutil.Process(holder.pid)
+    same = abs(process.create_time() - holder.created) < 1.
+    return process if same and process.ppid() != holder.parent else None
+  except psutil.Error:
+    return None
+
+
+def _locked(file) -> bool:
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
+
+
+def _locked_within(file, seconds: float) -> bool:
+  end = time.monotonic() + seconds
+  while not _locked(file):
+    if time.monotonic() > end:
+      return False
+    time.sleep(.05)
+  return True
+
+
+@contextlib.contextmanager
+def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
+                 patience: float = 30.) -> Iterator[None]:
+  """Holds the workdir for this process.
+
+  Args:
+    workdir: a folder.
+    end_left_over: called with a line for the user when a left-over run holds the
+      workdir; that run is then stopped (SIGTERM, and SIGKILL if it does not listen).
+      None: it is treated like any other run.
+    patience: seconds that a left-over run has to stop, after each signal.
+
+  Raises:
+    UserError: another run holds it.
+  """
+  with open(pathlib.Path(workdir) / '.lock', 'a+', encoding='utf-8') as file:
+    if not _locked(file):
+      process = left_over(read_holder(file)) if end_left_over else None
+      if process is None or not _end(process, file, end_left_over, patience):
+        holder = read_holder(file)  # it may be another by now
+        name = holder.pid if holder else 'unknown'
+        raise UserError(f'Another run (process {name}) is using the workdir {workdir}: '
+                        'wait for it, stop it, or choose another --workdir.')
+    file.truncate(0)
+    json.dump(this_process()._asdict(), file)
+    file.flush()
+    yield
+
+
+def _end(process, file, tell, patience) -> bool:
+  """Stops a left-over run; returns whether the lock is ours."""
+  tell(f'An earlier run (process {process.pid}) outlived the shell that had started it '
+       'and is still using the workdir: stopping it, going on from its checkpoints.')
+  for stop in (process.terminate, process.kill):
+    try:
+      stop()
+    except psutil.NoSuchProcess:
+      pass  # it has ended by itself meanwhile
+    except psutil.AccessDenied:
+      return False
+    if _locked_within(file, patience):
+      return True
+  return False

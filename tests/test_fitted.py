@@ -1,0 +1,245 @@
+"""The library's doors: `fit` and `load`, and every sampler with every method."""
+
+import contextlib
+import functools
+import os
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+from sklearn import datasets
+
+import jdiffclust
+from jdiffclust import main
+from jdiffclust.clustering.generation import sampler_of
+from jdiffclust.config import check_config, default_config
+from jdiffclust.diffusion.paths import from_process
+from jdiffclust.diffusion.samplers import run
+from jdiffclust.errors import UserError
+from jdiffclust.registry import BETAS, GRIDS, METHODS, SAMPLERS
+from jdiffclust.training.storage import Store
+from tests import tiny
+from tests.helpers import refused
+
+IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
+
+
+def config_of(method, **changes):
+  """The options of a tiny fit."""
+  config = default_config()
+  options = dict(option.removeprefix('--config.').split('=', 1) for option in tiny.TINY)
+  for name, value in {**options, 'method': method, 'latent.size': 4,
+                      'em.posterior': 'amortised', 'posterior.channels': 8,
+                      'em.max_iterations': 2, **changes}.items():
+    *sections, leaf = name.split('.')
+    node = functools.reduce(lambda node, section: node[section], sections, config)
+    old = node[leaf]
+    if isinstance(value, str) and not isinstance(old, str) and value != 'auto':
+      value = type(old)(eval(value))  # the option's own text
+    node[leaf] = value
+  check_config(config)
+  return config
+
+
+@pytest.fixture(autouse=True)
+def promoting():
+  """Optax promotes implicitly."""
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    yield
+
+
+@functools.cache
+def fitted(method):
+  """A tiny fit of a method, in memory: nothing is written, the config not changed."""
+  config = config_of(method)
+  before = config.to_json_best_effort()
+  with (jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'),
+        tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder)):
+    found = jdiffclust.fit(config, IMAGES, build=tiny.build)
+    assert os.listdir(folder) == []
+  assert config.to_json_best_effort() == before
+  return found
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_fit_needs_no_workdir(method):
+  """An array in, responsibilities out."""
+  found = fitted(method)
+  assert found.responsibilities.shape == (60, 3) and len(found.history) == 2
+  np.testing.assert_allclose(found.responsibilities.sum(axis=1), 1, atol=1e-5)
+  np.testing.assert_array_equal(found.clusters, found.responsibilities.argmax(axis=1))
+  assert found.bound.shape == (60,) and found.start.shape == (60, 3)
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_every_sampler_with_every_method(sampler, method):
+  """Images of the right shape, finite, the same again, other ones of another seed."""
+  of = lambda **options: fitted(method).sample(
+      [0, 2], sampler=sampler, num_steps=5, num_images=2, **options).images
+  images = of()
+  assert images.shape == (2, 2, 8, 8, 1) and np.isfinite(images).all()
+  np.testing.assert_array_equal(of(), images)
+  assert np.abs(of(seed=1) - images).max() > .01
+  guided = of(guidance=50.)  # the network has hardly been trained
+  assert np.isfinite(guided).all() and np.abs(guided - images).max() > 1e-4
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_steps_from_the_host_are_those_of_the_scan(sampler, method):
+  """`run` with scan=False: the same images, of the fitted denoiser of every method.
+
+  To the bit, but for the one row of `adaptive`, a scan of which XLA unrolls.
+  """
+  found = fitted(method)
+  options = found.config.copy_and_resolve_references().sample
+  options.sampler, options.num_steps = sampler, 4
+  own, table = sampler_of(options, 'step', from_process(found.method.process))
+  condition = found.method.conditions(found.params, 1, 3, 0)
+  keys = jax.random.split(jax.random.key(3), 3)
+  given = table, found.denoiser(), keys, condition
+  scanned = jax.jit(run, static_argnums=0)(own, *given)
+  driven = run(own, *given, scan=False)
+  tolerance = 1e-4 if sampler == 'adaptive' else 0.
+  np.testing.assert_allclose(driven.images, scanned.images, rtol=tolerance,
+                             atol=tolerance)
+  np.testing.assert_array_equal(driven.evaluations, scanned.evaluations)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_denoiser_is_of_its_condition_alone(method):
+  """A row of E[x_0 | x_t, condition] does not see the other rows; shapes; its centre."""
+  found = fitted(method)
+  denoiser = found.denoiser()
+  condition = np.concatenate([found.method.conditions(found.params, q, 2, 0)
+                              for q in range(3)])
+  x = np.random.default_rng(0).normal(size=(6, 8, 8, 1)).astype(np.float32)
+  t = np.full(6, 7., np.float32)
+  whole = denoiser.estimate(x, t, condition)
+  assert whole.shape == x.shape
+  assert denoiser.centre(condition).shape[1:] == x.shape[1:]
+  part = denoiser.estimate(x[4:], t[4:], condition[4:])
+  np.testing.assert_allclose(part, whole[4:], rtol=1e-4, atol=1e-4)
+  other = denoiser.estimate(x, t, 5 * condition[::-1])
+  assert np.abs(other - whole).max() > 1e-5
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_assign(method):
+  """New images get responsibilities and a bound, whatever comes with them."""
+  found = fitted(method)
+  whole = found.assign(IMAGES)
+  assert whole.responsibilities.shape == (60, 3) and np.isfinite(whole.info.bound).all()
+  again = found.assign(IMAGES[..., None])
+  np.testing.assert_array_equal(again.responsibilities, whole.responsibilities)
+  assert 'grey levels' in refused(found.assign, IMAGES.astype(np.float32))
+
+
+def test_log_density():
+  """Of cddpm: log p(x) is the mixture of the clusters'; of the others: refused."""
+  found = fitted('cddpm')
+  options = found.config.copy_and_resolve_references().predict
+  options.ode_steps = 4
+  density = found.log_density(IMAGES[:5], options)
+  assert density.clusters.shape == (5, 3)
+  joint = density.clusters + np.asarray(found.params.log_proportions)
+  np.testing.assert_allclose(density.mixture, np.log(np.exp(
+      joint - joint.max(axis=1, keepdims=True)).sum(axis=1)) + joint.max(axis=1),
+                             rtol=1e-5)
+  assert 'no densities' in refused(fitted('cluster_ddpm').log_density, IMAGES[:5])
+
+
+@pytest.mark.parametrize('options,fragments', [
+    ({'clusters': [3]}, ['cluster 3', '0..2']), ({'number': 4}, ['sample.number']),
+    ({'sampler': 'nonsense'}, ['nonsense', 'ddim']), ({'num_steps': 99}, ['99', '20']),
+    ({'guidance': -1.}, ['guidance'])])
+def test_sampling_that_makes_no_sense(options, fragments):
+  """One line that names the option."""
+  message = refused(fitted('cddpm').sample, **options)
+  assert all(fragment in message for fragment in fragments), message
+
+
+@pytest.mark.parametrize('images,fragment', [
+    (np.zeros((4, 8)), '(4, 8)'), (np.arange(64.).reshape(1, 8, 8), 'at least 2'),
+    (np.full((4, 8, 8), np.nan), 'NaN'), (np.zeros((4, 8, 8), np.uint8), 'every pixel'),
+    (np.array(['a', 'b']), 'shape'), (IMAGES[:2], '1..2')])
+def test_arrays_that_are_no_images(images, fragment):
+  """One line, before anything is compiled."""
+  assert fragment in refused(jdiffclust.fit, config_of('cddpm'), images)
+
+
+def test_load_is_the_fit_of_the_command(tmp_path):
+  """The same numbers from the command line, from `fit` and from `load`."""
+  np.savez(tmp_path / 'x.npz', images=IMAGES)
+  config = config_of('cddpm', **{'data.source': 'npz', 'data.max_images': 0})
+  config.data.path = str(tmp_path / 'x.npz')
+  options = [option for option in tiny.TINY if 'max_images' not in option]
+  code = main.run([
+      '', '--config=configs/digits.py', f'--workdir={tmp_path}/w', '--quiet', *options,
+      '--config.em.posterior=amortised', '--config.posterior.channels=8',
+      '--config.data.source=npz', f'--config.data.path={tmp_path}/x.npz'],
+                  build=tiny.build, parts=tiny.NO_PICTURES)
+  assert code == 0
+  loaded = jdiffclust.load(tmp_path / 'w', build=tiny.build)
+  here = jdiffclust.fit(loaded.config, IMAGES, build=tiny.build)
+  tau = np.load(tmp_path / 'w' / 'responsibilities.npy')
+  np.testing.assert_array_equal(loaded.responsibilities, tau)
+  np.testing.assert_array_equal(here.responsibilities, tau)
+  for one, other in zip(jax.tree.leaves(here.params), jax.tree.leaves(loaded.params)):
+    np.testing.assert_array_equal(one, other)
+  np.testing.assert_array_equal(here.sample(num_images=2).images,
+                                loaded.sample(num_images=2).images)
+  assert 'no fitted model' in refused(jdiffclust.load, tmp_path / 'nowhere')
+
+
+def test_a_store_is_asked_for_all_that_is_kept():
+  """What a run keeps goes through `Store`: config, states, metrics, in that order."""
+  class Listening(Store):
+    """Notes what it is asked for."""
+
+    def __init__(self):
+      super().__init__()
+      self.calls = []
+
+    def keep_config(self, config):
+      self.calls.append('config')
+
+    def save(self, number, snapshot, iterator=None):
+      self.calls.append(number)
+
+    def write(self, step, iteration, **values):
+      self.calls.append('metrics')
+
+    def finish(self):
+      self.calls.append('end')
+
+  store = Listening()
+  jdiffclust.fit(config_of('cddpm'), IMAGES, store, build=tiny.build)
+  saved = [call for call in store.calls if isinstance(call, int)]
+  # Two EM iterations of 6 steps, a checkpoint every 4 and at each end, and after E-steps.
+  assert store.calls[0] == 'config' and store.calls[-1] == 'end'
+  assert saved == [0, 4, 6, 7, 9, 13, 14]
+
+
+def test_number_of_clusters_may_be_chosen():
+  """num_clusters=auto: the choice is part of the fit."""
+  found = jdiffclust.fit(
+      config_of('cddpm', **{'em.auto_clusters': '(2, 4)', 'em.auto_parts': 1,
+                            'num_clusters': 'auto', 'views.num': 4}), IMAGES,
+      build=tiny.build)
+  assert found.config.num_clusters in (2, 3, 4)
+  assert found.responsibilities.shape == (60, found.config.num_clusters)
+
+
+def test_names_are_read_from_the_registries():
+  """What the config allows is what there is: nothing more, nothing less."""
+  allowed = {'sample.sampler': SAMPLERS, 'sample.grid': GRIDS, 'method': METHODS,
+             'diffusion.betas': BETAS}
+  known = dict(jdiffclust.config.options())
+  for name, registry in allowed.items():
+    assert all(known[name].allows(word) for word in registry)
+    assert not any(known[name].allows(word) for word in ('', 'x', 'Heun'))
+    with pytest.raises(UserError, match=next(iter(registry))):
+      registry['x']

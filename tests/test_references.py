@@ -1,0 +1,107 @@
+"""What documentation names is there: modules, functions, options, files, commands."""
+
+import ast
+import importlib
+import importlib.util
+import pathlib
+import pkgutil
+import re
+
+import pytest
+
+import jdiffclust
+from jdiffclust.config.options import all_options
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted((ROOT / 'jdiffclust').rglob('*.py'))
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+MODULES = sorted(found.name for found in pkgutil.walk_packages(
+    jdiffclust.__path__, 'jdiffclust.'))
+OPTIONS = set(all_options())
+SECTIONS = {name.split('.')[0] for name in OPTIONS}
+FILES = ('.py', '.md', '.json', '.npy', '.csv', '.html', '.png')
+DOTTED = r'`([A-Za-z_]\w*(?:\.\w+)+)`'
+CLASS = r'`([A-Z][a-z]\w*)`'
+
+
+def module_of(path):
+  """The name of a source file's module."""
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def has(thing, names):
+  """Whether a module or class has an attribute, that one an attribute, and so on."""
+  for name in names:
+    if name in getattr(thing, '__annotations__', {}):
+      return True
+    if not hasattr(thing, name):
+      return False
+    thing = getattr(thing, name)
+  return True
+
+
+def known(reference, home):
+  """Whether a dotted name means something, also one that begins below the package."""
+  parts = reference.split('.')
+  if reference in OPTIONS or reference.endswith(FILES):
+    return True
+  if has(importlib.import_module(home), parts):
+    return True
+  for cut in range(len(parts), 0, -1):
+    head = '.'.join(parts[:cut])
+    if any(name.endswith(f'.{head}') and has(importlib.import_module(name), parts[cut:])
+           for name in MODULES):
+      return True
+  return importlib.util.find_spec(parts[0]) is not None and has(
+      importlib.import_module(parts[0]), parts[1:])
+
+
+def documented(tree):
+  """Yields docstrings with the names of their own arguments or attributes."""
+  for node in ast.walk(tree):
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+      own = set()
+      if isinstance(node, ast.FunctionDef):
+        own = {argument.arg for argument in node.args.args + node.args.kwonlyargs}
+      elif isinstance(node, ast.ClassDef):
+        own = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
+      yield ast.get_docstring(node) or '', own
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_name_what_is_there(path):
+  """Each dotted name is a module, its attribute or an option; each class exists."""
+  home, unknown = module_of(path), []
+  classes = set().union(*(vars(importlib.import_module(name)) for name in MODULES))
+  for text, own in documented(ast.parse(path.read_text(encoding='utf-8'))):
+    unknown += [reference for reference in re.findall(DOTTED, text)
+                if reference.split('.')[0] not in own and not known(reference, home)]
+    unknown += [name for name in re.findall(CLASS, text) if name not in classes]
+  assert unknown == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
+def test_pages_name_what_is_there(page):
+  """Options, files of the project and commands of the benchmarks."""
+  text, unknown = page.read_text(encoding='utf-8'), []
+  for reference in re.findall(r'`(?:(?:--)?config\.)?([a-z_]+\.[a-z_]+)(?==|`)', text):
+    if reference.split('.')[0] in SECTIONS and not reference.endswith(FILES):
+      unknown += [] if reference in OPTIONS else [reference]
+  for name in re.findall(r'-m (benchmarks[\w.]*)', text):
+    path = ROOT / name.replace('.', '/')
+    unknown += [] if path.with_suffix('.py').exists() or (
+        path / '__main__.py').exists() else [name]
+  for name in re.findall(r'`((?:jdiffclust|benchmarks|configs)/[\w/]*\.\w+)`', text):
+    unknown += [] if (ROOT / name).exists() else [name]
+  assert unknown == []
+
+
+def test_the_patterns_find_what_is_wrong():
+  """They see a reference that leads nowhere, and accept one that leads somewhere."""
+  assert known('config.options.all_options', 'jdiffclust.main')
+  assert known('bound.terms.DrawTerms.error', 'jdiffclust.main')
+  assert known('start.kind', 'jdiffclust.main')
+  assert not known('bound.terms.missing', 'jdiffclust.main')
+  assert not known('clustering.mixture.responsibilities', 'jdiffclust.main')
+  assert re.findall(DOTTED, 'see `a.b` and `c`') == ['a.b']
