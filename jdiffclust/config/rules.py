@@ -50,11 +50,36 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: two of them contradict each other.
   """
+  for check in (_check_draws, _check_em, _check_model, _check_samples, _check_processes):
+    check(config)
+
+
+def _check_draws(config) -> None:
+  """Checks the draws of the E-step."""
+  e_step = config.e_step
   for name in ('e_step', 'predict'):
     if config[name].num_draws % 2:
       raise UserError(
           f'config.{name}.num_draws = {config[name].num_draws} is odd: the E-step '
           'compares two halves, so it must be even.')
+    if e_step.noise == 'antithetic' and config[name].num_draws % 4:
+      raise UserError(
+          f'config.{name}.num_draws = {config[name].num_draws} is not a multiple of 4, '
+          "as config.e_step.noise = 'antithetic' needs: two halves of pairs.")
+  if e_step.max_draws and (e_step.max_draws % e_step.num_draws
+                           or e_step.max_draws == e_step.num_draws):
+    raise UserError(
+        f'config.e_step.max_draws = {e_step.max_draws} is not a multiple of '
+        f'config.e_step.num_draws = {e_step.num_draws}: set it to 0 (no race) or to '
+        f'{2 * e_step.num_draws}, {4 * e_step.num_draws}, ...')
+  if e_step.max_draws and not e_step.share_draws:
+    raise UserError('config.e_step.share_draws = False, but clusters can only race '
+                    '(config.e_step.max_draws) on draws that they share: set one of '
+                    'them back.')
+
+
+def _check_em(config) -> None:
+  """Checks how EM gets its responsibilities, and from which start."""
   if config.posterior.channels % 8:
     raise UserError(f'config.posterior.channels = {config.posterior.channels} is not '
                     'divisible by 8, the groups of its normalisation: choose a multiple.')
@@ -85,22 +110,10 @@ def check_together(config: ml_collections.ConfigDict) -> None:
         f'config.latent.iterations = {config.latent.iterations} leaves CDDPM no EM '
         f'iteration of config.em.max_iterations = {config.em.max_iterations}: lower the '
         'one or raise the other.')
-  e_step = config.e_step
-  for name in ('e_step', 'predict'):
-    if e_step.noise == 'antithetic' and config[name].num_draws % 4:
-      raise UserError(
-          f'config.{name}.num_draws = {config[name].num_draws} is not a multiple of 4, '
-          "as config.e_step.noise = 'antithetic' needs: two halves of pairs.")
-  if e_step.max_draws and (e_step.max_draws % e_step.num_draws
-                           or e_step.max_draws == e_step.num_draws):
-    raise UserError(
-        f'config.e_step.max_draws = {e_step.max_draws} is not a multiple of '
-        f'config.e_step.num_draws = {e_step.num_draws}: set it to 0 (no race) or to '
-        f'{2 * e_step.num_draws}, {4 * e_step.num_draws}, ...')
-  if e_step.max_draws and not e_step.share_draws:
-    raise UserError('config.e_step.share_draws = False, but clusters can only race '
-                    '(config.e_step.max_draws) on draws that they share: set one of '
-                    'them back.')
+
+
+def _check_model(config) -> None:
+  """Checks the noise schedule and the U-Net."""
   if config.diffusion.beta_start > config.diffusion.beta_end:
     raise UserError(
         f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '
@@ -124,6 +137,10 @@ def check_together(config: ml_collections.ConfigDict) -> None:
         f'config.network.attention_levels names level {too_deep[0]}, but the U-Net '
         f'has levels 0..{len(multipliers) - 1} (channel_multipliers = '
         f'{tuple(multipliers)}).')
+
+
+def _check_samples(config) -> None:
+  """Checks what is generated and compared."""
   chosen = config.num_clusters != AUTO
   bad = [q for q in config.sample.clusters if chosen and q >= config.num_clusters]
   if bad:
@@ -145,6 +162,10 @@ def check_together(config: ml_collections.ConfigDict) -> None:
     raise UserError(
         f'config.quality.num_images = {config.quality.num_images} must exceed '
         f'{NEIGHBOURS}, the neighbours that are looked at (or be 0: no comparison).')
+
+
+def _check_processes(config) -> None:
+  """Checks the processes of a run."""
   d = config.distributed
   if d.process_id >= d.num_processes:
     raise UserError(f'config.distributed.process_id = {d.process_id} must be below '
