@@ -118,6 +118,9 @@ def parse(argv: list[str]):
       raise UserError(f'The config file {path!r} cannot be read ({why}).'
                       + config_lib.nearest(path, known)
                       + (f" There are: {', '.join(known)}." if known else ''))
+  # ml_collections runs a file within the module that it made of the file before, where
+  # that one's get_config still is.
+  sys.modules.pop('config_config', None)
   try:
     define_flags(values, argv)
     rest = values(argv)

@@ -260,6 +260,7 @@ def test_config_file_that_is_wrong(name, tmp_path):
   """A mistake in the user's own config file is one line, too."""
   path = tmp_path / 'mine.py'
   path.write_text(WRONG_FILES[name])
+  main.parse(['jdiffclust', DIGITS, '--workdir=w'])  # nothing of it stays behind
   check_refused(command(f'--config={path}', f'--workdir={tmp_path}/w'))
   assert not (tmp_path / 'w').exists()
 
