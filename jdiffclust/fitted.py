@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
 from jdiffclust.data.pipelines import make_pipeline
+from jdiffclust.data.rendering import Rendering, from_json
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
 from jdiffclust.progress import Reporter
@@ -34,7 +36,7 @@ from jdiffclust.training.assignment import Assignment, assign_all, densities_of_
 from jdiffclust.training.loop import Fitter, e_step_key, template
 from jdiffclust.training.record import iteration_record
 from jdiffclust.training.storage import Store
-from jdiffclust.workdir import Workdir, restore_fit
+from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 
 Build = Callable[..., Method]
 
@@ -77,27 +79,36 @@ class Fitted:
     """What was recorded of each EM iteration."""
     return self.progress['history']
 
+  @property
+  def rendering(self) -> Rendering | None:
+    """How the pixels of the fit's images were read; None: of a fit of before."""
+    return from_json(self.progress.get('rendering'))
+
   def denoiser(self, guidance: float = 1.) -> Denoiser:
     """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.
 
     Args:
       guidance: exaggerates what sets a condition apart; 1: not at all.
+
+    Raises:
+      UserError: guidance is not a number from 0 to 100.
     """
+    self._with_sample_options({'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
   def assign(self, source, reporter: Reporter | None = None) -> Assignment:
     """Assigns images to the clusters.
 
     Args:
-      source: an array, see `dataset.array_source`, or an `ImageSource`; its images have
-        the size of the fit's.
-      reporter: shows progress; None: quietly.
+      source: an array, see `dataset.array_source`, whose pixels are read by the rule of
+        the fit's, and which is resized to their size; or an `ImageSource` of that size.
+      reporter: shows progress; None: warnings only.
 
     Returns:
       `Assignment`: responsibilities [n, Q], and per image the bound and more.
 
     Raises:
-      UserError: the images are of another size or type.
+      UserError: there are no images, or of a type that cannot be read like the fit's.
     """
     return assign_all(self.method, self.params, self._pipeline(source, reporter),
                       stream(self.config.seed, 'predict'), _quiet(reporter), 'predict')
@@ -109,7 +120,7 @@ class Fitted:
     Args:
       source: as of `assign`.
       options: the section `predict` of a config: ode_steps; None: the fit's.
-      reporter: shows progress; None: quietly.
+      reporter: shows progress; None: warnings only.
 
     Returns:
       `Densities` of each cluster [n, Q] and of the mixture [n].
@@ -127,8 +138,8 @@ class Fitted:
     """Generates images of clusters.
 
     Args:
-      clusters: k of their numbers; None: all.
-      reporter: shows progress; None: quietly.
+      clusters: a number, or k of them; None: all.
+      reporter: shows progress; None: warnings only.
       **options: of the section `sample` of the config, as num_images, seed, sampler,
         num_steps, guidance.
 
@@ -138,26 +149,45 @@ class Fitted:
     Raises:
       UserError: there is no such cluster or option, or its value is not allowed.
     """
-    config = config_lib.copied(self.config)
-    with config.unlocked():
-      for name, value in options.items():
-        if name not in config.sample:
-          raise config_lib.unknown_option(f'sample.{name}')
-        config.sample[name] = value
-    config.sample.clusters = ()
-    number = self.config.num_clusters
-    clusters = range(number) if clusters is None else clusters
-    bad = [q for q in clusters if not 0 <= q < number]
-    if bad:
-      raise UserError(f'config.sample.clusters names cluster {bad[0]}, but the model has '
-                      f'clusters 0..{number - 1}.')
-    if config.sample.interpolate:
-      config.sample.clusters = tuple(int(q) for q in clusters)
-    config_lib.check_config(config)
+    clusters = self._numbers_of(clusters)
+    given = {'clusters': clusters} if options.get('interpolate') else {}
+    config = self._with_sample_options({**options, **given})
     rows = config.sample.interpolate or len(clusters)
     with _quiet(reporter).task('samples', rows * config.sample.num_images,
                                'images') as task:
       return sample_clusters(self.method, self.params, clusters, config.sample, task)
+
+  def _numbers_of(self, clusters) -> tuple[int, ...]:
+    """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""
+    number = self.config.num_clusters
+    if clusters is None:
+      return tuple(range(number))
+    found = np.atleast_1d(np.asarray(clusters))
+    if found.ndim != 1 or not found.size or found.dtype.kind not in 'iu':
+      raise UserError(f'clusters = {clusters!r} is not allowed: give a number of '
+                      f'0..{number - 1}, a list of them, or None for all.')
+    bad = [q for q in found if not 0 <= q < number]
+    if bad:
+      raise UserError(f'config.sample.clusters names cluster {bad[0]}, but the model has '
+                      f'clusters 0..{number - 1}.')
+    return tuple(int(q) for q in found)
+
+  def _with_sample_options(self, changes: dict):
+    """The config of the fit with options of the section `sample` changed, checked."""
+    config = config_lib.copied(self.config)
+    config.sample.clusters = ()
+    for name, value in changes.items():
+      if name not in config.sample:
+        raise config_lib.unknown_option(f'sample.{name}')
+      value = value.item() if isinstance(value, np.generic) else value
+      option = config_lib.all_options()[f'sample.{name}']
+      if not option.allows(value):
+        raise UserError(f'{name} = {value!r} is not allowed: it must be '
+                        f'{option.allowed} ({option.meaning}).')
+      with config.unlocked():
+        config.sample[name] = value
+    config_lib.check_config(config)
+    return config
 
   def rescored(self, source: ImageSource, reporter: Reporter | None = None) -> Fitted:
     """The same fit with tau recomputed from its parameters, on its own images.
@@ -169,6 +199,8 @@ class Fitted:
     Raises:
       UserError: there are more or fewer of them now.
     """
+    if not isinstance(source, ImageSource):
+      source = self._read(source, reporter)
     progress = copy.deepcopy(self.progress)
     if source.num_images != progress['num_images']:
       raise UserError(f"The data have {source.num_images} images now, but the fit had "
@@ -186,11 +218,25 @@ class Fitted:
     return dataclasses.replace(self, responsibilities=found.responsibilities,
                                bound=found.info.bound, start=start, progress=progress)
 
+  def __repr__(self) -> str:
+    """One line, without the parameters."""
+    return (f'Fitted({self.config.method}, {self.config.num_clusters} clusters of '
+            f"{self.progress['num_images']:,} images of {self.progress['dataset']}, "
+            f"{self.progress['iteration']} EM iterations)")
+
+  def _read(self, images, reporter) -> ImageSource:
+    """An array as images of the fit's size, read by the rule of the fit's."""
+    data = data_like_the_fit(self, self.config.data)
+    data.max_images = 0
+    source = array_source(images, data, for_fit=False, rendering=self.rendering)
+    tell_of(source, _quiet(reporter))
+    return source
+
   def _pipeline(self, source, reporter):
     if not isinstance(source, ImageSource):
-      data = data_like_the_fit(self, self.config.data)
-      data.max_images = 0
-      source = array_source(source, data, for_fit=False)
+      source = self._read(source, reporter)
+    if not source.num_images:
+      raise UserError(f'{source.name} has no images: give at least one.')
     check_like_the_fit(self, source, _quiet(reporter))
     return pipeline_of(self.method, source)
 
@@ -263,7 +309,7 @@ def prepare(config, source: ImageSource, build: Build = build) -> Method:
   return build(config, source.image_shape, source.levels, mesh)
 
 
-def fit(config, source=None, store: Store | None = None,
+def fit(config, source=None, store: Store | str | os.PathLike | None = None,
         reporter: Reporter | None = None, build: Build = build) -> Fitted:
   """Fits a model to images.
 
@@ -271,8 +317,9 @@ def fit(config, source=None, store: Store | None = None,
     config: of `config.default_config`, changed; it is not changed here.
     source: an array of images, see `dataset.array_source`; an `ImageSource`; or None:
       what the section `data` of the config describes.
-    store: where the run is kept, and goes on from; None: nowhere.
-    reporter: shows progress; None: quietly.
+    store: a folder where the run is kept, and goes on from; or a `Store` that is held by
+      the caller; None: nowhere.
+    reporter: shows progress; None: warnings only.
     build: makes the method, as `method.build`.
 
   Returns:
@@ -282,6 +329,9 @@ def fit(config, source=None, store: Store | None = None,
     UserError: an option or the images are wrong.
     NonFiniteError: training diverged.
   """
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f'fit(config, images): config is of type {type(config).__name__}; it '
+                    'must come from jdiffclust.default_config().')
   config_lib.check_config(config)
   config, reporter = config_lib.copied(config), _quiet(reporter)
   store = Store() if store is None else store
@@ -289,13 +339,17 @@ def fit(config, source=None, store: Store | None = None,
     source = load_source(config.data)
   elif not isinstance(source, ImageSource):
     source = array_source(source, config.data)
+  if not isinstance(store, Store):
+    folder = Workdir(store, config.checkpoint.keep)
+    folder.check(config)
+    source = images_of_run(source, store)
+    prepare(config, source, build)  # its mistakes come before anything is written
+    with folder.held(reporter.warning):
+      return fit(config, source, folder, reporter, build)
   method = prepare(config, source, build)
   for line in config_lib.cautions(config):
     reporter.warning(line)
-  if source.skipped:
-    reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
-                     f"{', '.join(source.skipped[:5])}"
-                     + (' ...' if len(source.skipped) > 5 else ''))
+  tell_of(source, reporter)
   if config.num_clusters == config_lib.AUTO:
     choice = choose_for(config, source, reporter)
     store.keep_choice(choice.as_dict())
@@ -307,10 +361,21 @@ def fit(config, source=None, store: Store | None = None,
   reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
                 f'{config.num_clusters} clusters, {method.mesh.size} '
                 f'{method.mesh.devices.flat[0].platform} device(s)')
+  store.keep_images(source)
   store.keep_config(config)
   found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
   return Fitted(method, found.state.ema, found.responsibilities, found.bound, found.start,
                 found.progress, store.choice())
+
+
+def tell_of(source: ImageSource, reporter: Reporter) -> None:
+  """Warns of what was found out while images were read."""
+  if source.skipped:
+    reporter.warning(f'{len(source.skipped)} unreadable files were skipped: '
+                     f"{', '.join(source.skipped[:5])}"
+                     + (' ...' if len(source.skipped) > 5 else ''))
+  for note in source.notes:
+    reporter.warning(note)
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:

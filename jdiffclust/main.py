@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import sysconfig
 import time
 
 STARTED = time.perf_counter()  # before the imports: wall_seconds counts them
@@ -30,6 +31,9 @@ from jdiffclust.memory import keep_freed_memory  # noqa: E402
 
 MODES = ('fit', 'predict', 'sample', 'evaluate')
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
+# Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
+CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
+           pathlib.Path(sysconfig.get_path('data')) / 'share' / 'jdiffclust' / 'configs')
 HELP = ('--help', '-h', '-?', '--help=true', *HELP_ALL)
 
 
@@ -54,7 +58,8 @@ def help_text(everything: bool = False) -> str:
     everything: all options, by section; False: those that a person needs.
   """
   lines = [__doc__.strip(), '', 'Flags:',
-           '  --config=FILE       one of configs/*.py (predict: of the new images)',
+           '  --config=FILE       a config file, or the name of one of ours, such as '
+           'folder (predict: of the new images)',
            '  --workdir=DIR       where results go, and where a fitted run is found',
            f"  --mode=MODE         {', '.join(MODES)} (default: fit)",
            '  --quiet             show warnings and errors only',
@@ -86,6 +91,33 @@ def current_names(argv: list[str]) -> list[str]:
   return found
 
 
+def config_file(name: str) -> str:
+  """The path of a config: a file of the user's, or one of ours by its name.
+
+  Args:
+    name: a path, in which ~ is expanded (the shell leaves it alone after =); or such as
+      folder, folder.py or configs/folder.py, from wherever the command is run.
+
+  Returns:
+    The path; as it is if there is no such file.
+  """
+  path = pathlib.Path(name).expanduser()
+  if not path.is_file() and path.parent in (pathlib.Path(), pathlib.Path('configs')):
+    for folder in CONFIGS:
+      if (folder / f'{path.stem}.py').is_file():
+        return str(folder / f'{path.stem}.py')
+  return str(path) if name else name
+
+
+def meant(flag: str) -> str:
+  """Returns ' Did you mean ...?' for an unknown flag, which may be an option's name."""
+  options = [name for name in config_lib.all_options()
+             if flag in (name, name.split('.')[-1])]
+  if len(options) == 1:
+    return f' Did you mean --config.{options[0]}?'
+  return config_lib.nearest(flag, ('config', 'workdir', 'mode', 'quiet'))
+
+
 def parse(argv: list[str]):
   """Parses the command line.
 
@@ -106,18 +138,24 @@ def parse(argv: list[str]):
       raise config_lib.unknown_option(name)
     if not equals:
       raise UserError(f'{arg} has no value: write {arg}=VALUE.')
+  argv = [f'--config={config_file(arg.partition("=")[2])}'
+          if arg.lstrip('-').startswith('config=') else arg for arg in argv]
   given = [arg.partition('=')[2] for arg in argv[1:]
            if arg.lstrip('-').partition('=')[0] == 'config']
   if not given:
     # Options without a config file: they apply to the workdir's own config.
     argv = [arg for arg in argv if arg not in overrides]
   for path in given:
+    if not path:
+      raise UserError('--config names no file: write --config=FILE, such as '
+                      '--config=digits.')
     if not os.path.isfile(path):
-      known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py'))
+      known = sorted({found.stem for folder in CONFIGS for found in folder.glob('*.py')})
       why = 'it is a folder' if os.path.isdir(path) else 'no such file'
       raise UserError(f'The config file {path!r} cannot be read ({why}).'
-                      + config_lib.nearest(path, known)
-                      + (f" There are: {', '.join(known)}." if known else ''))
+                      + config_lib.nearest(path, [f'configs/{stem}.py' for stem in known]
+                                           if '/' in path else known)
+                      + f" There are, by name alone: {', '.join(known)}.")
   # ml_collections runs a file within the module that it made of the file before, where
   # that one's get_config still is.
   sys.modules.pop('config_config', None)
@@ -127,9 +165,7 @@ def parse(argv: list[str]):
     # The file is read here, when the value is first looked at.
     config = ml_collections.ConfigDict(values.config) if given else None
   except flags.UnrecognizedFlagError as error:
-    raise UserError(f'Unknown flag --{error.flagname}.'
-                    + config_lib.nearest(error.flagname,
-                                         ('config', 'workdir', 'mode', 'quiet'))
+    raise UserError(f'Unknown flag --{error.flagname}.' + meant(error.flagname)
                     + ' `python -m jdiffclust.main --help` lists them.') from None
   except flags.Error as error:
     raise UserError('The command line is wrong: '
@@ -139,7 +175,9 @@ def parse(argv: list[str]):
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "
         f"{type(error).__name__}: {' '.join(str(error).split())}") from None
   if len(rest) > 1:
-    raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.')
+    advice = ' To cluster the images of that folder: --config=folder --config.data.path='
+    raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.' + (
+        f'{advice}{rest[1]} --workdir=runs/mine' if os.path.isdir(rest[1]) else ''))
   if values.mode not in MODES:
     raise UserError(f'--mode={values.mode} is not allowed: it must be one of '
                     f"{', '.join(MODES)}." + config_lib.nearest(values.mode, MODES))
@@ -149,10 +187,16 @@ def parse(argv: list[str]):
   if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
                     '--config=configs/digits.py.')
+  workdir = pathlib.Path(values.workdir).expanduser()
   if config is None:
-    config = apply_overrides(values.workdir, overrides)
+    config = apply_overrides(workdir, overrides)
+    named = {arg.lstrip('-').partition('=')[0] for arg in overrides}
+    others = {f'config.data.{name}' for name in ('source', 'path', 'name', 'split')}
+    kept = 'config.data.max_images' in named or not named & others
+    if values.mode == 'predict' and not kept:
+      config.data.max_images = 0  # the fit's is not that of other images
   config_lib.check_config(config)
-  return config, pathlib.Path(values.workdir), values.mode, values.quiet
+  return config, workdir, values.mode, values.quiet
 
 
 def apply_overrides(workdir, overrides: list[str]):
@@ -187,10 +231,10 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import fit, prepare
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import Workdir
+  from jdiffclust.workdir import Workdir, images_of_run
   store = Workdir(workdir, config.checkpoint.keep, started)
   store.check(config)
-  source = load_source(config.data)
+  source = images_of_run(load_source(config.data), workdir)
   prepare(config, source, build)  # its mistakes come before anything is written
   with store.held(reporter.warning):
     fitted = fit(config, source, store, reporter, build)
@@ -202,7 +246,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
 def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
   """Assigns the images of `config.data` to the clusters of a fitted workdir."""
   from jdiffclust.data.dataset import load_source
-  from jdiffclust.fitted import check_like_the_fit, data_like_the_fit, load
+  from jdiffclust.fitted import check_like_the_fit, data_like_the_fit, load, tell_of
   from jdiffclust.outputs import write_predictions
   options = config_lib.fitted_config(workdir)
   with options.unlocked():
@@ -212,7 +256,9 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
       options.e_step.max_draws = 0
   config_lib.check_config(options)
   fitted = load(workdir, options, reporter, build)
-  source = load_source(data_like_the_fit(fitted, config.data), for_fit=False)
+  source = load_source(data_like_the_fit(fitted, config.data), for_fit=False,
+                       rendering=fitted.rendering)
+  tell_of(source, reporter)
   check_like_the_fit(fitted, source, reporter)
   message = write_predictions(fitted, source, workdir, config.predict, reporter)
   if message is not None:
@@ -236,14 +282,16 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import main_process_lock
+  from jdiffclust.workdir import images_of_run, main_process_lock
   options = config_lib.fitted_config(workdir)
   with options.unlocked():
     options.num_devices = config.num_devices
     options.quality, options.sample = config.quality, config.sample
+    for name in config_lib.WHEREABOUTS:  # the images may have moved
+      options.data[name] = config.data[name]
   with main_process_lock(workdir):
     fitted = load(workdir, options, reporter, build)
-    source = load_source(options.data)
+    source = images_of_run(load_source(options.data, rendering=fitted.rendering), workdir)
     summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
                             config.quality.num_images > 0, parts)
   if summary is not None:
@@ -274,6 +322,7 @@ def prepare_process() -> None:
   # The libraries log what is of no use to a person who clusters images.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+  os.environ['MPLBACKEND'] = 'agg'  # figures are files; a notebook's is of no use here
   keep_freed_memory()  # before there are threads, each of which has a heap of its own
 
 
@@ -284,10 +333,13 @@ def join_processes(options) -> bool:
     Whether this one is the main one, which writes and tells.
   """
   import jax
+
+  from jdiffclust.sharding import check_devices
   if options.num_processes > 1:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(options.coordinator, options.num_processes,
                                options.process_id)
+  check_devices()
   return jax.process_index() == 0
 
 
@@ -336,7 +388,8 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except KeyboardInterrupt:
-    print('stopped: the same command goes on from the last checkpoint', file=sys.stderr)
+    print('stopped: by the same command a fit goes on from the last checkpoint',
+          file=sys.stderr)
     return 130
   return 0
 

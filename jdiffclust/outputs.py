@@ -116,7 +116,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       quality=quality, latents=latents)
   return results.write_results(
       workdir, config.to_dict(), outputs, source,
-      lambda indices: images_at(source, indices), source.labels,
+      lambda indices: images_at(source, indices), source.labels, reporter.warning,
       draw=parts.draw_figures)
 
 
@@ -148,7 +148,8 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
       'warnings': progress['warnings'] + (
-          [f'{skipped} unreadable files were skipped'] if skipped else []),
+          [f'{skipped} unreadable files were skipped'] if skipped else [])
+                  + list(source.notes),
       'train_images_per_second': progress['train_images'] / seconds if seconds else None,
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
       'wall_seconds': wall_seconds,
@@ -259,7 +260,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
              'typicality': [f'{value:.4f}' for value in share],
              'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]}
   message = (f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} '
-             f'of them foreign to all clusters: {path}')
+             f'of them foreign to all clusters: {path}{in_place_of(path)}')
   if densities is not None:
     size = np.prod(fitted.method.image_shape)
     likelihood = log_probability(densities.mixture, size, fitted.method.levels)
@@ -272,6 +273,11 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
   return message
+
+
+def in_place_of(path: pathlib.Path) -> str:
+  """What to add to a message on a file that is written, if there is one already."""
+  return ' (in the place of an earlier one)' if path.exists() else ''
 
 
 def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -303,6 +309,7 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
     rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]
     rows[0], rows[-1] = map(str, clusters)
   written = [workdir / 'samples.npy', workdir / 'samples.png']
+  earlier = in_place_of(written[0])
   results.write_array(written[0], drawn.images)
   figures.save_figure(figures.sample_grid(drawn.images, rows), written[1])
   if drawn.states is not None:
@@ -313,4 +320,4 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   count = drawn.images.shape[0] * drawn.images.shape[1]
   return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
           f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
-          f"{', '.join(map(str, written))}")
+          f"{', '.join(map(str, written))}{earlier}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -12,6 +14,18 @@ from jdiffclust.errors import UserError
 DATA_AXIS = 'data'
 # How arrays lie on the devices: the same on each, or a part of the rows on each.
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+
+def check_devices() -> None:
+  """Raises UserError where JAX finds no device of the platform it was told to use."""
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # JAX raises either
+    asked = os.environ.get('JAX_PLATFORMS', '')
+    told = ' '.join(str(error).split())[:160]
+    raise UserError(
+        f'JAX finds no device with JAX_PLATFORMS={asked!r}{told and f" ({told})"}: unset '
+        'it, set it to cpu, or install the jax of that platform.') from None
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:
@@ -26,6 +40,7 @@ def make_mesh(num_devices: int = 0) -> Mesh:
   Raises:
     UserError: more devices than there are.
   """
+  check_devices()
   devices = jax.devices()
   if num_devices > len(devices):
     raise UserError(

@@ -23,6 +23,8 @@ import psutil
 
 from jdiffclust import config as config_lib
 from jdiffclust import files
+from jdiffclust.data.dataset import ImageSource
+from jdiffclust.data.fingerprint import as_before, fingerprint
 from jdiffclust.errors import UserError
 from jdiffclust.report import results
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot
@@ -109,6 +111,11 @@ class Workdir(Store):
     if is_main_process():
       files.write_text(self.path / 'config.json', config_lib.to_json(config))
 
+  def keep_images(self, source: ImageSource) -> None:
+    """Writes images.json, unless the run has begun."""
+    if is_main_process() and not self.resumes:
+      files.write_text(self.path / 'images.json', json.dumps(fingerprint(source)))
+
   def keep_choice(self, choice: dict | None) -> None:
     """Writes num_clusters.json and .png; None: removes what an earlier run left."""
     if not is_main_process():
@@ -158,6 +165,28 @@ class Workdir(Store):
   def _close(self):
     if self._checkpoints is not None:
       self._checkpoints.close()
+
+
+def images_of_run(source: ImageSource, workdir) -> ImageSource:
+  """The images in the order that the run of a workdir began with.
+
+  Args:
+    source: the images found now.
+    workdir: a folder; where no run has begun, or one of an earlier version, the images
+      are returned as they are.
+
+  Raises:
+    UserError: they are others, see `fingerprint.as_before`; or images.json is damaged.
+  """
+  path = pathlib.Path(workdir) / 'images.json'
+  if not path.is_file():
+    return source
+  try:
+    kept = json.loads(path.read_bytes())
+    return as_before(source, kept, repr(str(workdir)))
+  except (ValueError, KeyError, TypeError):
+    raise UserError(
+        f'{path} is damaged: restore it, or fit into a new workdir.') from None
 
 
 def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:

@@ -243,3 +243,63 @@ def test_names_are_read_from_the_registries():
     assert not any(known[name].allows(word) for word in ('', 'x', 'Heun'))
     with pytest.raises(UserError, match=next(iter(registry))):
       registry['x']
+
+
+def test_a_fit_that_is_kept_in_a_folder(tmp_path):
+  """It is loaded again, goes on when asked again, and knows its images."""
+  config = config_of('cddpm')
+  here = jdiffclust.fit(config, IMAGES, tmp_path / 'w', build=tiny.build)
+  loaded = jdiffclust.load(tmp_path / 'w', build=tiny.build)
+  np.testing.assert_array_equal(loaded.responsibilities, here.responsibilities)
+  again = jdiffclust.fit(config, IMAGES, str(tmp_path / 'w'), build=tiny.build)
+  np.testing.assert_array_equal(again.responsibilities, here.responsibilities)
+  other = IMAGES.copy()
+  other[7] = 16 - other[7]
+  assert "'7'" in refused(jdiffclust.fit, config, other, tmp_path / 'w')
+  config.seed = 5
+  assert 'config.seed' in refused(jdiffclust.fit, config, IMAGES, tmp_path / 'w')
+
+
+def test_one_line_for_what_is_no_config_or_no_image():
+  found = fitted('cddpm')
+  assert 'default_config' in refused(jdiffclust.fit, None, IMAGES)
+  assert 'default_config' in refused(jdiffclust.fit, 'configs/digits.py', IMAGES)
+  assert 'no images' in refused(found.assign, IMAGES[:0])
+  assert 'not an array' in refused(found.assign, [[1, 2], [3]])
+  assert 'guidance' in refused(found.denoiser, -1)
+  assert 'guidance' in refused(found.denoiser, 'x')
+  assert len(repr(found)) < 100
+
+
+@pytest.mark.parametrize('clusters', [
+    '0,1', [], [.7], [True], np.array([[0, 1]]), [3], -1])
+def test_clusters_that_are_none(clusters):
+  assert 'cluster' in refused(fitted('cddpm').sample, clusters)
+
+
+@pytest.mark.parametrize('options', [
+    {'num_images': 'a'}, {'num_images': 2.5}, {'seed': -1}, {'sampler': 'best'}])
+def test_sample_options_that_are_wrong(options):
+  name, = options
+  assert f'{name} = ' in refused(fitted('cddpm').sample, **options)
+
+
+def test_one_cluster_by_its_number():
+  found = fitted('cddpm')
+  one = found.sample(1, num_images=np.int64(2), num_steps=4, sampler='ddim').images
+  np.testing.assert_array_equal(
+      one, found.sample([1], num_images=2, num_steps=4, sampler='ddim').images)
+
+
+def test_floats_are_read_by_the_range_of_the_fit():
+  """Alone, faint or constant: as among the others."""
+  images = np.random.default_rng(0).random((60, 8, 8))
+  found = jdiffclust.fit(config_of('cddpm'), images, build=tiny.build)
+  mixed = np.concatenate([images[:2] * .1, images[2:4], np.full((1, 8, 8), .5)])
+  whole = found.assign(mixed)
+  for rows in (slice(0, 2), slice(0, 4)):
+    alone = found.assign(mixed[rows])
+    np.testing.assert_allclose(alone.info.bound, whole.info.bound[rows], rtol=1e-4)
+    np.testing.assert_allclose(alone.responsibilities, whole.responsibilities[rows],
+                               atol=1e-4)
+  assert np.isfinite(found.assign(mixed[4:]).info.bound).all()

@@ -131,7 +131,7 @@ def sample_clusters(method: Method, params, clusters, options, task=None) -> Sam
 
 
 def sample_from(method: Method, params, conditions, owners, options,
-                task=None) -> Samples:
+                task=None, purpose: str = 'sample') -> Samples:
   """Generates images from conditions.
 
   Args:
@@ -140,13 +140,14 @@ def sample_from(method: Method, params, conditions, owners, options,
     conditions: [k, n, ...].
     owners: a number for each row, [k], that decides its noise.
     options, task: as in `sample_clusters`.
+    purpose: of the noise: images and the latents that they come from have their own.
 
   Returns:
     `Samples`, k rows of n.
   """
   mesh, (num_rows, count) = method.mesh, conditions.shape[:2]
   keys = np.asarray(jax.random.key_data(sample_keys(
-      stream(options.seed, 'sample'), owners, count)))
+      stream(options.seed, purpose), owners, count)))
   conditions = conditions.reshape(-1, *conditions.shape[2:])
   keys = keys.reshape(-1, *keys.shape[2:])
   total = len(conditions)

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound import terms
-from jdiffclust.clustering.bound.draws import Estimator, image_keys
+from jdiffclust.clustering.bound.draws import Estimator, image_keys, key_apart
 from jdiffclust.clustering.cddpm.method import CDDPM
 from jdiffclust.clustering.cluster_ddpm import latent_mixture, model
 from jdiffclust.clustering.cluster_ddpm.method import ClusterDDPM
@@ -154,7 +154,7 @@ class LatentCDDPM(Method):
     return joined(state, 'first', own, own.step), info
 
   def _step_of_second(self, state, estimators, batch, table, key):
-    keys = image_keys(jax.random.fold_in(jax.random.fold_in(key, 1), state.step),
+    keys = image_keys(jax.random.fold_in(key_apart(key, 1), state.step),
                       batch.indices)
     z = self._sampled(state.ema.first, batch.images, keys)
     own, info = self.second.gradient_step(
@@ -234,7 +234,7 @@ class LatentCDDPM(Method):
         'guidance': 1., 'trajectory': 0, 'seed': seed})
     means = self.second.conditions(params.second, cluster, count, seed)[None]
     z = sample_from(self.second, params.second, means, [cluster],
-                    options).images[0, :, 0, 0]
+                    options, purpose='condition').images[0, :, 0, 0]
     return to_host(params.centre) + to_host(params.scale) * z
 
   def denoiser(self, params):

@@ -2,8 +2,8 @@
 
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED, all_options,
-    copied, default_config, flatten, options, unknown_option)
+    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED, WHEREABOUTS,
+    all_options, copied, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import (
     cautions, check_against_data, check_config, unread)
 from jdiffclust.config.store import (
@@ -13,4 +13,5 @@ __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'LEVELS', 'NEIGHBOURS', 'OPTIONS',
     'Option', 'RENAMED', 'all_options', 'cautions', 'check_against_data', 'check_config',
     'copied', 'default_config', 'differences', 'fitted_config', 'flatten', 'from_json',
-    'has_config', 'nearest', 'options', 'to_json', 'unknown_option', 'unread']
+    'has_config', 'nearest', 'options', 'to_json', 'unknown_option', 'unread',
+    'WHEREABOUTS']

@@ -27,8 +27,10 @@ CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
 
+# Options of where the images and their labels are, which may change after a fit.
+WHEREABOUTS = ('path', 'labels_path', 'label_key', 'use_labels', 'unreadable')
 PERSON, MACHINE = {'level': 'person'}, {'level': 'machine'}
-# Options of the machine, and of what is asked of a fitted model, which a fit may change.
+# Options of the machine, and of what is asked of a fitted model, which do not define it.
 HERE = {'level': 'machine', 'defines_run': False}
 LATER = {'level': 'model', 'defines_run': False}
 ASKED = {'level': 'person', 'defines_run': False}
@@ -50,26 +52,40 @@ OPTIONS: Mapping[str, Any] = {
                            **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
-        'path': text('', 'the file (idx, npz) or folder (folder, tfds) read', **PERSON),
+        'path': text('', 'the file (idx, npz) or folder (folder, tfds) read', **ASKED),
         'labels_path': text('', 'the labels file of source=idx; empty: guessed from the '
-                            "images' name", **PERSON),
+                            "images' name", **ASKED),
         'name': text('', 'the name of the TensorFlow data set (source=tfds)', **PERSON),
         'split': text('train', 'the split of the TensorFlow data set (source=tfds)',
                       **PERSON),
         'image_key': text('', 'the name of the images in the file or data set (npz, '
                           'tfds); empty: the usual names are tried', **PERSON),
         'label_key': text('', 'the name of the labels in the file or data set (npz, '
-                          'tfds); empty: the usual names are tried', **PERSON),
+                          'tfds); empty: the usual names are tried', **ASKED),
         'image_size': integer(0, 0, 'pixels a side that images are resized to; 0: their '
                               'own size', **PERSON),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),
         'padding': integer(0, 0, 'pixels added on every side of an image'),
         'use_labels': flag(True, 'whether labels are read, only to score the result '
-                           '(folder: the names of sub-folders)', **PERSON),
+                           '(folder: the names of sub-folders)', **ASKED),
         'unreadable': choice('refuse', ('refuse', 'skip'),
                              'what happens to files that are no readable images',
-                             **PERSON),
+                             **ASKED),
+        'range': Option(
+            (), 'two numbers (LOW, HIGH) with LOW < HIGH, or ()',
+            lambda v: not v or len(v) == 2 and all(
+                isinstance(x, (int, float)) and not isinstance(x, bool) for x in v)
+            and v[0] < v[1],
+            'the stored pixel values that become black and white; (): the bits that are '
+            'used, or the own range of floats', **PERSON),
+        'percentile': real(0., 0., 49., 'the percentage of the pixels (of more than 8 '
+                           'bits) that may lie beyond the range at either end'),
+        'background': choice('auto', ('auto', 'black', 'white'), 'the ground under '
+                             'transparent pixels; auto: the one against which pictures '
+                             'have more contrast'),
+        'frames': choice('first', ('first', 'all'), 'the pictures used of a file that '
+                         'holds several, such as a stack or a film', **PERSON),
         'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
@@ -338,6 +354,9 @@ OPTIONS: Mapping[str, Any] = {
     },
 }
 
+# Options that came later -> what a run of before them did.
+ADDED = {'data.range': (), 'data.percentile': 0., 'data.background': 'black',
+         'data.frames': 'first'}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'

@@ -90,6 +90,9 @@ def _check_em(config) -> None:
   if config.em.schedule == 'stepwise' and config.em.reseed_empty:
     raise UserError('config.em.reseed_empty = True changes the table of tau that '
                     "config.em.schedule = 'stepwise' has not got: set one of them back.")
+  if config.method == 'cddpm' and config.start.kind in LATE_STARTS:
+    raise UserError(f'config.start.kind = {config.start.kind!r} needs the latents of '
+                    "method=cluster_ddpm, not of 'cddpm': take another start.")
   remedy = (' (and config.posterior.temper=0, config.posterior.balance=1)'
             if config.method == 'cddpm' else '')
   anchored = config.em.posterior == 'amortised' or config.method == 'cluster_ddpm'
@@ -101,9 +104,6 @@ def _check_em(config) -> None:
   if config.method != 'cddpm' and config.em.schedule == 'stepwise':
     raise UserError("config.em.schedule = 'stepwise' is of method=cddpm: the mixture of "
                     f'{config.method} is fitted to all latents. Set it to batch.')
-  if config.method == 'cddpm' and config.start.kind in LATE_STARTS:
-    raise UserError(f'config.start.kind = {config.start.kind!r} needs the latents of '
-                    "method=cluster_ddpm, not of 'cddpm': take another start.")
   if (config.method == 'latent_cddpm'
       and config.em.max_iterations <= config.latent.iterations):
     raise UserError(
@@ -211,6 +211,10 @@ def check_against_data(config, image_shape, num_images: int) -> None:
     UserError: more clusters than images, or a U-Net too deep for the images.
   """
   half = min(num_images, CHOOSE_IMAGES) // 2
+  if config.num_clusters == AUTO and half <= 3:
+    raise UserError(
+        f"config.num_clusters = 'auto' needs at least 8 images, of which parts vote, not "
+        f'{num_images}: give the number.')
   if config.num_clusters == AUTO and config.em.auto_clusters[1] >= half:
     raise UserError(
         f'config.em.auto_clusters = {tuple(config.em.auto_clusters)} asks for more '

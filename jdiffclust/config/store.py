@@ -10,7 +10,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    FIXED, PAIRED, RENAMED, all_options, default_config, flatten, options, unknown_option)
+    ADDED, FIXED, PAIRED, RENAMED, all_options, default_config, flatten, options,
+    unknown_option)
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
@@ -35,6 +36,8 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
   config = default_config()
   for name, option in options():
     # An option that came later and does not define the run has its default.
+    if name in ADDED and name not in flat:
+      flat[name] = ADDED[name]
     if name not in flat and option.defines_run:
       raise UserError('config.json of the workdir is damaged, or of another version of '
                       f'jdiffclust (it lacks {name}): {mend}')

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, constant_images_error, threaded_map)
@@ -42,6 +44,8 @@ class ImageSource:
     levels: number of grey levels (17 for the digits, 256 for 8 bits); None: the pixels
       are real numbers.
     skipped: unreadable files that were left out.
+    rendering: how stored pixels became these.
+    notes: what the user should know of how the data were read, a line each.
   """
 
   name: str
@@ -51,6 +55,8 @@ class ImageSource:
   label_names: tuple[str, ...] | None
   levels: int | None
   skipped: tuple[str, ...] = ()
+  rendering: Rendering = Rendering()
+  notes: tuple[str, ...] = ()
 
   @property
   def num_images(self) -> int:
@@ -63,7 +69,8 @@ class ImageSource:
     return tuple(self.images.shape[1:])
 
 
-def load_source(data: ml_collections.ConfigDict, for_fit: bool = True) -> ImageSource:
+def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
+                rendering: Rendering | None = None) -> ImageSource:
   """Opens the images that the data options describe.
 
   Args:
@@ -77,35 +84,43 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True) -> ImageS
       padding: pixels of the lowest value added on every side, after resizing.
       use_labels: whether to read labels; False: `labels` is None.
       unreadable: 'refuse' or 'skip' the damaged files of a folder.
-      max_images: the number of images to keep, 0: all. They are chosen without regard
-        to labels: evenly spaced in a folder, whose order goes class by class, and the
-        first ones of other sources.
+      max_images: the number of images to keep, 0: all. They are chosen at random, the
+        same ones each time, without regard to labels or order.
+      range, percentile, background: how pixels are read, see `data.rendering`.
+      memory_limit_mb, pipeline: files are decoded once if all their pixels, finished,
+        take no more, and if Grain is not asked to read them.
     for_fit: refuse fewer than two images and images that are all the same, since
       there is nothing to cluster. False: accept them, to be assigned to fitted clusters.
+    rendering: of a fit, to be kept to; None: it is found.
 
   Returns:
-    An ImageSource. Digits, npz and gzipped idx are held in memory. A plain idx or
-    uint8 npy file is a memory map. The images of a folder and of tfds are decoded at
-    each access.
+    An ImageSource. A plain idx or uint8 npy file is a memory map; the images of tfds,
+    and of a folder beyond the limit, are decoded at each access; others are in memory.
 
   Raises:
     UserError: an unknown source; the data cannot be read; the images have no pixels;
       all are float images of one single value; or, for a fit, there are fewer than two
       images or all are the same.
   """
-  return finished(SOURCES[data.source](data), data, for_fit)
+  data = ml_collections.ConfigDict(data)
+  for name in ('path', 'labels_path'):
+    data[name] = os.path.expanduser(data[name])
+  rendering = asked_for(rendering, data.range)
+  return finished(SOURCES[data.source](data, rendering), data, for_fit)
 
 
 def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
-                 for_fit: bool = True, labels: ArrayLike | None = None) -> ImageSource:
+                 for_fit: bool = True, labels: ArrayLike | None = None,
+                 rendering: Rendering | None = None) -> ImageSource:
   """Makes an array a source of images.
 
   Args:
-    images: [N, H, W] or [N, H, W, C], channels last; see `sources.arrays.as_levels`.
-    data: the `data` section of a config; of its options image_size, channels, padding
-      and max_images are used, as in `load_source`.
+    images: [N, H, W] or [N, H, W, C], channels last; see `sources.arrays.raw_array`.
+    data: the `data` section of a config; of its options image_size, channels, padding,
+      max_images, range, percentile and background are used, as in `load_source`.
     for_fit: as in `load_source`.
     labels: N numbers or texts, only ever used to score a result; None: unknown.
+    rendering: of a fit, to be kept to; None: it is found.
 
   Returns:
     An ImageSource.
@@ -113,7 +128,8 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
   Raises:
     UserError: as in `load_source`.
   """
-  return finished(raw_array(images, labels), data, for_fit)
+  rendering = asked_for(rendering, data.range)
+  return finished(raw_array(images, data, rendering, labels), data, for_fit)
 
 
 def finished(raw: Raw, data: ml_collections.ConfigDict,
@@ -141,13 +157,14 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
     raise errors.UserError(
         f'{raw.name} has images of height x width x channels {raw.images.shape[1:]}; '
         'each must be at least 1; write the file again')
-  keep = _kept(len(raw.images), data.max_images, spread=raw.grouped)
+  keep = _kept(len(raw.images), data.max_images)
+  images, levels = _finished(raw.images, keep, data, raw.levels)
   source = ImageSource(
-      name=raw.name,
-      images=_finished(raw.images, keep, data, raw.levels),
+      name=raw.name, images=_in_memory(images, data),
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
-      label_names=raw.label_names, levels=raw.levels, skipped=raw.skipped)
+      label_names=raw.label_names, levels=levels, skipped=raw.skipped,
+      rendering=raw.rendering, notes=raw.notes)
   if for_fit:
     _check_images_differ(source)
   return source
@@ -198,11 +215,15 @@ def read_images(source: ImageSource, indices: Sequence[int] | np.ndarray) -> np.
   """
   if isinstance(source.images, np.ndarray):
     return np.asarray(source.images[np.asarray(indices, np.int64)])
-  indices = list(indices)
-  images = np.empty((len(indices), *source.image_shape), source.images.dtype)
+  return _read_lazy(source.images, list(indices))
+
+
+def _read_lazy(lazy: LazyImages, indices: Sequence[int]) -> np.ndarray:
+  """Reads images in threads, [n, H, W, C]."""
+  images = np.empty((len(indices), *lazy.shape[1:]), lazy.dtype)
 
   def read(row: int) -> None:
-    images[row] = source.images[indices[row]]
+    images[row] = lazy[indices[row]]
 
   threaded_map(read, range(len(indices)))
   return images
@@ -224,38 +245,59 @@ def images_at(source: ImageSource, indices: Sequence[int] | np.ndarray) -> np.nd
   return np.asarray(scale_to_model(read_images(source, indices), source.levels))
 
 
-def _kept(num_images: int, max_images: int, spread: bool) -> np.ndarray:
-  """Returns the indices of the images to keep, int64, ascending."""
+def _kept(num_images: int, max_images: int) -> np.ndarray:
+  """Returns the indices of the images to keep, int64, ascending.
+
+  Files and arrays are often ordered by class: the first ones would be of one class, and
+  evenly spaced ones would have the classes' proportions, which nobody has told us.
+  """
   if not max_images or max_images >= num_images:
     return np.arange(num_images)
-  if not spread:
-    return np.arange(max_images)
-  return np.arange(max_images) * num_images // max_images
+  return np.sort(np.random.default_rng(0).choice(num_images, max_images, replace=False))
 
 
 def _finished(images: np.ndarray | LazyImages, keep: np.ndarray,
               data: ml_collections.ConfigDict,
-              levels: int | None) -> np.ndarray | LazyImages:
-  """Returns the kept images with the model's size, channels and padding."""
+              levels: int | None) -> tuple[np.ndarray | LazyImages, int | None]:
+  """Returns the kept images with the model's size, channels and padding, and levels.
+
+  Few levels become 256 where images are resized: a thin line of a mask shall get fainter,
+  not vanish.
+  """
   height, width, channels = images.shape[1:]
   channels = data.channels or channels
+  few = levels if levels and levels < 256 and data.image_size and (
+      (height, width) != (data.image_size,) * 2) else None
+  levels = 256 if few else levels
   finish = functools.partial(
       preprocess.finish, size=data.image_size, channels=channels,
-      padding=data.padding, levels=levels)
+      padding=data.padding, levels=levels, few=few)
   shape = (len(keep), (data.image_size or height) + 2 * data.padding,
            (data.image_size or width) + 2 * data.padding, channels)
   if isinstance(images, np.ndarray):
-    images = images[:len(keep)]  # arrays keep their first: a view, not a copy
+    if len(keep) < len(images):
+      images = images[keep]
     if shape == images.shape:
-      return images
+      return images, levels
     if not isinstance(images, np.memmap):
-      return np.stack([finish(image) for image in images])
+      done = [finish(image) for image in images]
+      return np.stack(done) if done else np.empty(shape, images.dtype), levels
     images = LazyImages(range(len(keep)), images.__getitem__, shape, images.dtype)
   else:
     images = images.take(keep)
   return dataclasses.replace(
       images, read=functools.partial(_read_finished, images.read, finish),
-      shape=shape)
+      shape=shape), levels
+
+
+def _in_memory(images: np.ndarray | LazyImages,
+               data: ml_collections.ConfigDict) -> np.ndarray | LazyImages:
+  """Decodes files once and for all, if their pixels fit into the memory allowed."""
+  size = np.prod(images.shape) * np.dtype(images.dtype).itemsize
+  if isinstance(images, np.ndarray) or data.pipeline == 'grain' or (
+      size > data.memory_limit_mb * 1e6):
+    return images
+  return _read_lazy(images, range(len(images)))
 
 
 def _read_finished(read: Callable[[Any], np.ndarray],

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from jdiffclust import errors
+from jdiffclust.data.sources.common import Labels
 from jdiffclust.data.sources.idx import read_idx_images, read_idx_labels
 from jdiffclust.data.sources.tfds import import_tfds
 
@@ -70,9 +71,8 @@ def prepare_tfds(images_path: str | Sequence[str], labels_path: str | Sequence[s
   arrays = {}
   for split_name, images_file, labels_file in zip(splits, images_paths, labels_paths):
     images = read_idx_images(images_file)
-    labels = (read_idx_labels(labels_file, len(images))
-              if labels_file else None)
-    arrays[split_name] = images, labels
+    arrays[split_name] = images, (
+        read_idx_labels(labels_file, len(images)) if labels_file else None)
   shapes = {images.shape[1:] for images, _ in arrays.values()}
   if len(shapes) > 1:
     raise errors.UserError(
@@ -96,32 +96,35 @@ def prepare_tfds(images_path: str | Sequence[str], labels_path: str | Sequence[s
 
 
 def _version_and_features(tfds: types.ModuleType, name: str, shape: tuple[int, ...],
-                          num_classes: int) -> tuple[str, Any]:
+                          classes: list[str]) -> tuple[str, Any]:
   """Returns the set's version and features: those TFDS expects, if it knows the name."""
   try:
     known = tfds.builder_cls(name)
   except tfds.core.DatasetNotFoundError:
     features = {'image': tfds.features.Image(shape=shape, encoding_format='png')}
-    if num_classes:
-      features['label'] = tfds.features.ClassLabel(num_classes=num_classes)
+    if classes:
+      features['label'] = tfds.features.ClassLabel(names=classes)
     return '1.0.0', tfds.features.FeaturesDict(features)
   features = None if known.BUILDER_CONFIGS else known(data_dir=os.devnull).info.features
   if not features or set(features) != {'image', 'label'} or (
-      features['image'].shape != shape or features['label'].num_classes < num_classes):
+      features['image'].shape != shape or not set(classes) <= set(
+          map(str, range(features['label'].num_classes)))):
     raise errors.UserError(
         f'name {name!r} belongs to a TFDS set with other features than yours (images '
-        f'{shape}, {num_classes} labels), so yours could not be read back; another name '
+        f'{shape}, {len(classes)} labels), so yours could not be read back; another name '
         f'is needed; choose one, like my_{name}')
   return str(known.VERSION), features
 
 
 def _builder(tfds: types.ModuleType, name: str, data_dir: str,
-             arrays: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> Any:
-  """Returns the TFDS builder that writes arrays[split] = (images, labels or None)."""
-  num_classes = max(0 if labels is None else int(labels.max(initial=0)) + 1
-                    for _, labels in arrays.values())
+             arrays: Mapping[str, tuple[np.ndarray, Labels | None]]) -> Any:
+  """Returns the TFDS builder that writes arrays[split] = (images, `Labels` or None)."""
+  classes = sorted({label for _, labels in arrays.values() if labels is not None
+                    for label in labels.names}, key=int)
   shape = next(iter(arrays.values()))[0].shape[1:]
-  version, features = _version_and_features(tfds, name, shape, num_classes)
+  version, features = _version_and_features(tfds, name, shape, classes)
+  # A set that TFDS knows has names of its own for the numbers 0, 1, ...
+  own = list(features['label'].names) == classes if 'label' in features else False
 
   class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The files handed in, under the name asked for."""
@@ -139,7 +142,8 @@ def _builder(tfds: types.ModuleType, name: str, data_dir: str,
       for i, image in enumerate(images):
         example = {'image': _png(image)}
         if 'label' in features:  # TFDS writes -1 for a label that is not known
-          example['label'] = -1 if labels is None else int(labels[i])
+          label = None if labels is None else labels.names[labels.numbers[i]]
+          example['label'] = -1 if label is None else label if own else int(label)
         yield i, example
 
   IdxBuilder.name = name

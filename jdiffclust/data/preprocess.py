@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
+from jdiffclust.data.rendering import Rendering, composited, kind_of, to_levels
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
 
@@ -41,54 +43,58 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
   return (width, height) if turned else (height, width)
 
 
-def pixels_of(image: Image.Image) -> np.ndarray:
-  """Reads a Pillow image (the first frame, if it is animated) as 8-bit levels.
+def stored_pixels(image: Image.Image) -> np.ndarray:
+  """Reads a Pillow image (the frame it stands at) as it is stored.
 
-  The EXIF orientation is applied. Transparent pixels are composited on black, which is
-  also the value of padding. 16-bit grey is divided by 257 and rounded, which maps
-  0..65535 onto 0..255.
+  The EXIF orientation is applied.
 
   Args:
     image: an opened Pillow image of any mode.
 
   Returns:
-    uint8 [H, W, 1] for a grey image, [H, W, 3] for any other.
-
-  Raises:
-    ValueError: its pixels have no known scale: floats, or integers beyond 16 bits.
+    [H, W, C]: C 1 for a grey image, 3 for any other, 4 where pixels are transparent
+    (colour repeated for grey). uint8; int64 for integers of more bits; float64.
   """
   grey = is_grey(image)
   image = ImageOps.exif_transpose(image)
   if image.mode == 'F':
-    raise ValueError('float pixels have no known range; store them in an .npy file')
+    return np.asarray(image, np.float64)[..., None]
   if image.mode.startswith('I'):
-    wide = np.asarray(image).astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-      raise ValueError(f'pixels from {wide.min()} to {wide.max()}; 0 to 65535 (16 bits) '
-                       'are allowed; store other ranges in an .npy file')
-    return ((wide + 128) // 257).astype(np.uint8)[..., None]
+    return np.asarray(image).astype(np.int64)[..., None]
   if image.has_transparency_data:
-    image = image.convert('RGBA')
-    black = Image.new('RGBA', image.size, (0, 0, 0, 255))
-    image = Image.alpha_composite(black, image)
+    return np.asarray(image.convert('RGBA'))
   pixels = np.asarray(image.convert('L' if grey else 'RGB'))
   return pixels[..., None] if grey else pixels
 
 
-def composite_on_black(images: np.ndarray, opaque: float) -> np.ndarray:
-  """Lays images on black according to their alpha channel, and drops it.
+def pixels_of(image: Image.Image, rendering: Rendering = Rendering()) -> np.ndarray:
+  """Reads a Pillow image (the frame it stands at) as 8-bit levels.
 
   Args:
-    images: [..., 4], red, green, blue and alpha; 0 is black.
-    opaque: the alpha of an opaque pixel: 255 for 8-bit levels, 1 for floats.
+    image: an opened Pillow image of any mode.
+    rendering: by default the whole range of 8 and of 16 bits, and transparent pixels on
+      black, which is also the value of padding.
 
   Returns:
-    [..., 3] of the same type, rounded if that is an integer type.
+    uint8 [H, W, 1] for a grey image, [H, W, 3] for any other.
+
+  Raises:
+    ValueError: its pixels have no known scale: floats of no known range, or integers
+      beyond 16 bits.
   """
-  colour = images[..., :3] * (images[..., 3:] / np.float32(opaque))
-  if np.issubdtype(images.dtype, np.integer):
-    colour = np.rint(colour)
-  return colour.astype(images.dtype)
+  grey, pixels = is_grey(image), stored_pixels(image)
+  kind = 'wide' if pixels.dtype == np.int64 else kind_of(pixels.dtype)
+  found = rendering.range_of(kind)
+  if found is None:
+    raise ValueError('float pixels have no known range; set --config.data.range')
+  if kind == 'wide' and 'wide' not in rendering.ranges and (
+      pixels.min() < 0 or pixels.max() > 65535):
+    raise ValueError(f'pixels from {pixels.min()} to {pixels.max()}; 0 to 65535 (16 '
+                     'bits) are allowed; set --config.data.range')
+  if kind == 'byte':
+    pixels = composited(pixels, 255, rendering.background)
+  levels = to_levels(pixels, *found)
+  return levels[..., :1] if grey else levels
 
 
 def resize_and_crop(image: np.ndarray, size: int, lowest: float,
@@ -160,7 +166,7 @@ def pad(images: np.ndarray, padding: int, lowest: float) -> np.ndarray:
 
 
 def finish(image: np.ndarray, size: int, channels: int, padding: int,
-           levels: int | None) -> np.ndarray:
+           levels: int | None, few: int | None = None) -> np.ndarray:
   """Resizes a stored image, then converts its channels, then pads it, for the model.
 
   Args:
@@ -169,12 +175,15 @@ def finish(image: np.ndarray, size: int, channels: int, padding: int,
     channels: 1 or 3.
     padding: width in pixels of the border that is added after resizing.
     levels: number of grey levels; None: the pixels are real numbers.
+    few: the number of levels that the image has before, if it is another one.
 
   Returns:
     [H', W', channels] of the same type; H' = size + 2 padding, or H + 2 padding if size
     is 0, and W' likewise.
   """
   lowest, highest = (-1, 1) if levels is None else (0, levels - 1)
+  if few:
+    image = to_levels(image, 0, few - 1)
   if size:
     image = resize_and_crop(image, size, lowest, highest)
   return pad(to_channels(image, channels), padding, lowest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,8 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
   Raises:
     OSError: the file cannot be written.
   """
-  with files.replacing(path) as temporary:
+  with files.replacing(path) as temporary, warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='Glyph')  # a box stands for it
     figure.savefig(temporary, format='png', dpi=figure.dpi)
 
 
@@ -695,7 +697,7 @@ def _sheet(rows: Sequence[Sequence[ArrayLike]], headings: Sequence[str],
   def write(x: float, y: float, text: str, size: float = .6, **style: Any) -> None:
     figure.text(x / total_width, 1 - y / total_height, text,
                 fontsize=size * line * 72 / DPI, color=_INK,
-                **{'va': 'bottom', **style})
+                parse_math=False, **{'va': 'bottom', **style})
 
   if title:
     write(margin, margin + line, title, size=.66, weight='bold')
@@ -776,7 +778,7 @@ def _figure(width: float, height: float) -> Figure:
 def _name_ticks(axis: Axis, names: Sequence[str], most: int = 25) -> None:
   """Names every tick, or every second, third, ... one: at most `most` in all."""
   step = math.ceil(len(names) / most)
-  axis.set_ticks(range(0, len(names), step), names[::step])
+  axis.set_ticks(range(0, len(names), step), names[::step], parse_math=False)
 
 
 def _tidy(axes: Axes) -> None:

@@ -73,7 +73,7 @@ def score(labels, clusters) -> dict:
   """ACC, NMI and ARI over the labelled images; None where there are no labels."""
   if labels is None or (labels < 0).all():
     return scores.clustering_scores(None, clusters)
-  known = labels >= 0  # TFDS marks images without a label by -1
+  known = labels >= 0
   return scores.clustering_scores(labels[known], clusters[known])
 
 
@@ -163,8 +163,9 @@ def write_array(path, array: np.ndarray) -> None:
 
 
 def write_results(workdir, config: dict, results: Results, source, images_at,
-                  labels, count: int = 6, draw: Callable | None = None) -> dict:
-  """Writes everything: CSV, NPY, JSON, figures and the page.
+                  labels, warn: Callable[[str], None], count: int = 6,
+                  draw: Callable | None = None) -> dict:
+  """Writes everything: CSV, NPY and JSON first, then figures and the page.
 
   Args:
     workdir: the folder.
@@ -173,6 +174,7 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     source: with ids and label_names.
     images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
     labels: int [N], or None.
+    warn: called with a line on each figure that cannot be drawn.
     count: members shown per cluster and kind.
     draw: makes the figures, as `draw_figures`, which None stands for.
 
@@ -185,25 +187,24 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
                     labels, source.label_names)
   write_array(workdir / 'responsibilities.npy',
               results.responsibilities.astype(np.float32))
+  files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
-                                 source.label_names, count)
+                                 source.label_names, count, warn)
   table = scores.cluster_table(results.responsibilities)
   page.write_report(workdir / 'report.html', summary, drawn, config, table)
-  # Last: who finds the summary finds the rest.
-  files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   return summary
 
 
 def draw_figures(folder, results: Results, images_at, labels, label_names,
-                 count: int) -> dict[str, pathlib.Path]:
-  """Draws the figures of the report.
+                 count: int, warn: Callable[[str], None]) -> dict[str, pathlib.Path]:
+  """Draws the figures of the report; one that fails costs no other.
 
   Args:
     folder: where to, made if missing.
-    results, images_at, labels, label_names, count: as in `write_results`.
+    results, images_at, labels, label_names, count, warn: as in `write_results`.
 
   Returns:
-    {name: path of a PNG}.
+    {name: path of a PNG}, of those that could be drawn.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -214,36 +215,45 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
   members = {q: (images_at(typical), images_at(uncertain))
              for q, (typical, uncertain) in chosen.items()}
   drawings = {
-      'hero': figures.hero(results.means, members, results.samples, sizes,
-                           columns=count),
-      'cluster_gallery': figures.cluster_gallery(
+      'hero': lambda: figures.hero(results.means, members, results.samples, sizes,
+                                   columns=count),
+      'cluster_gallery': lambda: figures.cluster_gallery(
           results.means, members, sizes, [row['mean_certainty'] for row in table]),
-      'sample_grid': figures.sample_grid(results.samples),
-      'history_curves': figures.history_curves(results.history),
-      'bound_terms': figures.bound_terms(
+      'sample_grid': lambda: figures.sample_grid(results.samples),
+      'history_curves': lambda: figures.history_curves(results.history),
+      'bound_terms': lambda: figures.bound_terms(
           results.history, results.noise_bands, results.means[0].size),
-      'cluster_sizes': figures.cluster_sizes(
+      'cluster_sizes': lambda: figures.cluster_sizes(
           sizes, [row['effective_size'] for row in table],
           np.bincount(results.start.argmax(axis=1), minlength=len(sizes))),
-      'cluster_flows': figures.cluster_flows(
+      'cluster_flows': lambda: figures.cluster_flows(
           diagnostics.flows(results.start, responsibilities),
           diagnostics.overlaps(responsibilities)),
   }
   if results.quality is not None:
-    drawings['nearest_training'] = figures.nearest_training(
+    drawings['nearest_training'] = lambda: figures.nearest_training(
         *closest(results.quality, images_at, count))
   if results.latents is not None:
-    drawings |= draw_latents(results, images_at, labels, label_names)
+    drawings |= latent_drawings(results, images_at, labels, label_names)
   if results.choice is not None:
-    drawings['num_clusters'] = figures.num_clusters(results.choice)
+    drawings['num_clusters'] = lambda: figures.num_clusters(results.choice)
   if labels is not None and (labels >= 0).any():
     known = labels >= 0
-    drawings['confusion_matrix'] = figures.confusion_matrix(
+    drawings['confusion_matrix'] = lambda: figures.confusion_matrix(
         labels[known], responsibilities.argmax(axis=1)[known], label_names,
         len(sizes))
-  paths = {name: folder / f'{name}.png' for name in drawings}
+  paths = {}
   for name, drawing in drawings.items():
-    figures.save_figure(drawing, paths[name])
+    path = folder / f'{name}.png'
+    try:
+      figures.save_figure(drawing(), path)
+    # Nothing that goes wrong in a picture is worth the outcome of a fit.
+    except Exception as error:  # pylint: disable=broad-except
+      path.unlink(missing_ok=True)  # that of an earlier run would be shown for this one
+      warn(f'the figure {name} could not be drawn ({type(error).__name__}: '
+           f"{' '.join(str(error).split())[:150]})")
+    else:
+      paths[name] = path
   return paths
 
 
@@ -264,33 +274,37 @@ def closest(quality: Quality, images_at, count: int) -> tuple[list, list, list]:
           [of[order] for of, order in zip(quality.distances, orders)])
 
 
-def draw_latents(results: Results, images_at, labels, label_names) -> dict[str, Figure]:
-  """Draws what the latents show.
+def latent_drawings(results: Results, images_at, labels,
+                    label_names) -> dict[str, Callable[[], Figure]]:
+  """What draws what the latents show.
 
   Args:
     results: with latents.
     images_at, labels, label_names: as in `write_results`.
 
   Returns:
-    {name: Figure}: the map, and the others there is something for.
+    {name: a function to a Figure}: the map, and the others there is something for.
   """
   found = results.latents
   clusters = results.responsibilities.argmax(axis=1)
-  mistakes = ()
-  if found.mistakes is not None:
-    mapped = first_of_each_kind(found.mistakes[np.isin(found.mistakes, found.indices)],
-                                labels, clusters)
-    shown = mapped[:NUM_MISTAKES]
-    mistakes = (np.searchsorted(found.indices, mapped), images_at(shown),
-                mistake_texts(shown, labels, clusters, label_names))
-  drawings = {'latent_map': figures.latent_map(
-      found.points, clusters[found.indices], *mistakes)}
+
+  def latent_map():
+    mistakes = ()
+    if found.mistakes is not None:
+      mapped = first_of_each_kind(found.mistakes[np.isin(found.mistakes, found.indices)],
+                                  labels, clusters)
+      shown = mapped[:NUM_MISTAKES]
+      mistakes = (np.searchsorted(found.indices, mapped), images_at(shown),
+                  mistake_texts(shown, labels, clusters, label_names))
+    return figures.latent_map(found.points, clusters[found.indices], *mistakes)
+
+  drawings = {'latent_map': latent_map}
   if found.reconstructions is not None:
-    drawings['reconstructions'] = figures.reconstructions(*found.reconstructions)
+    drawings['reconstructions'] = lambda: figures.reconstructions(*found.reconstructions)
   if found.walk is not None:
-    drawings['latent_walk'] = figures.latent_walk(*found.walk)
+    drawings['latent_walk'] = lambda: figures.latent_walk(*found.walk)
   if found.terms and len(results.history) > 1:
-    drawings['latent_terms'] = figures.latent_terms(
+    drawings['latent_terms'] = lambda: figures.latent_terms(
         [record['iteration'] for record in results.history], found.terms)
   return drawings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MIN_SIZE = 1.  # images; a cluster of fewer is empty
+MIN_SIZE = 1.  # images
 
 
 def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
@@ -14,7 +14,8 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
   Args:
     responsibilities: [N, Q].
     bound: the bound of each image in nats, [N].
-    min_size: clusters of a smaller sum of responsibilities are empty.
+    min_size: a cluster is empty if both the sum of its responsibilities and the number
+      of images that it is the most probable one of are smaller.
 
   Returns:
     New responsibilities and the emptied clusters. Each gets a tenth of an average
@@ -22,8 +23,9 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
     cluster, and none whose leaving would empty another one.
   """
   sizes = responsibilities.sum(axis=0, dtype=np.float64)
-  empty = [int(q) for q in np.flatnonzero(sizes < min_size)]
   num_images, num_clusters = responsibilities.shape
+  members = np.bincount(responsibilities.argmax(axis=1), minlength=num_clusters)
+  empty = [int(q) for q in np.flatnonzero(np.maximum(sizes, members) < min_size)]
   share = max(2, int(np.ceil(min_size)), num_images // (10 * num_clusters))
   alive = np.setdiff1d(np.arange(num_clusters), empty)
   result = responsibilities.copy()

@@ -100,6 +100,7 @@ def new_progress(source: ImageSource) -> dict:
       'num_images': source.num_images,
       'image_shape': list(source.image_shape),
       'levels': source.levels,
+      'rendering': source.rendering.to_json(),
       'dataset': source.name,
       'train_seconds': 0., 'train_images': 0,      # without compilation
       'e_step_evaluations_per_second': None,

@@ -25,6 +25,9 @@ class Store:
   def keep_config(self, config) -> None:
     """Keeps the config, its number of clusters known; the run begins."""
 
+  def keep_images(self, source) -> None:
+    """Keeps what tells the images of the run from others."""
+
   def keep_choice(self, choice: dict | None) -> None:
     """Keeps how the number of clusters was chosen; None: it was given."""
 

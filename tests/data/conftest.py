@@ -3,18 +3,18 @@
 import gzip
 import struct
 
-import ml_collections
 import pytest
+
+from jdiffclust.config import default_config
 
 
 @pytest.fixture(scope='session')
 def options():
   """Returns a function from a few data options to all of them."""
   def make(**changes):
-    return ml_collections.ConfigDict({**dict(
-        source='digits', path='', labels_path='', name='', split='train',
-        image_key='', label_key='', image_size=0, channels=0, padding=0,
-        use_labels=True, unreadable='refuse', max_images=0), **changes})
+    data = default_config().data
+    data.update(changes)
+    return data
   return make
 
 

@@ -143,16 +143,16 @@ def test_command_line_and_reading_never_import_tensorflow(files, tmp_path):
   """In a fresh process: whatever other tests import does not count."""
   data_dir = str(tmp_path / 'd')
   script = f'''
-import json, sys, ml_collections
+import json, sys
+from jdiffclust.config import default_config
 from jdiffclust.data import dataset, prepare_tfds
 lazy = 'tensorflow_datasets' not in sys.modules
 code = prepare_tfds.main(['--images={files["train"]},{files["test"]}', '--name=mine',
     '--labels={files["train_labels"]},{files["test_labels"]}',
     '--data_dir={data_dir}', '--split=train,test'])
-source = dataset.load_source(ml_collections.ConfigDict(dict(
-    source='tfds', name='mine', path='{data_dir}', split='test', image_key='',
-    label_key='', image_size=0, channels=0, padding=0, use_labels=True,
-    unreadable='refuse', max_images=0)))
+data = default_config().data
+data.update(source='tfds', name='mine', path='{data_dir}', split='test')
+source = dataset.load_source(data)
 pixels = int(dataset.read_images(source, range(6)).sum(dtype=int))
 print(json.dumps([code, lazy, pixels, 'tensorflow' in sys.modules]))
 '''

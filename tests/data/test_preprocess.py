@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jdiffclust.data import preprocess
+from jdiffclust.data import preprocess, rendering
 
 FEW = hypothesis.settings(max_examples=20, deadline=None)
 
@@ -53,7 +53,7 @@ def test_16_bit_grey_keeps_its_range():
 
 @pytest.mark.parametrize('values', [np.float32([[0.5]]), np.int32([[70000]])])
 def test_pixels_of_unknown_scale_are_refused(values):
-  with pytest.raises(ValueError, match='npy'):
+  with pytest.raises(ValueError, match='data.range'):
     preprocess.pixels_of(stored(Image.fromarray(values), format='TIFF'))
 
 
@@ -131,11 +131,13 @@ def test_grey_is_repeated():
   assert preprocess.to_channels(image, 3).tolist() == [[[3, 3, 3], [4, 4, 4]]]
 
 
-def test_alpha_of_arrays_lies_on_black():
+def test_alpha_lies_on_a_ground():
   eight = np.array([[200, 100, 50, 51]], np.uint8)
-  assert preprocess.composite_on_black(eight, 255).tolist() == [[40, 20, 10]]
+  assert rendering.composited(eight, 255, 'black').tolist() == [[40, 20, 10]]
+  assert rendering.composited(eight, 255, 'white').tolist() == [[244, 224, 214]]
   real = np.array([[0.5, 1, 0.25, 0.5]])
-  assert preprocess.composite_on_black(real, 1).tolist() == [[0.25, 0.5, 0.125]]
+  assert rendering.composited(real, 1, 'black').tolist() == [[0.25, 0.5, 0.125]]
+  assert rendering.composited(real, 1, 'white').tolist() == [[.75, 1, .625]]
 
 
 @FEW

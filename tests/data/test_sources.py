@@ -67,12 +67,13 @@ def test_idx_types(tmp_path, write_idx, kind, form, values):
     ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte.gz'),
     ('train-images-idx3-ubyte.gz', 'train-labels-idx1-ubyte')])
 def test_idx_finds_its_labels(tmp_path, write_idx, idx, images, labels):
-  path = write_idx(tmp_path / images, range(12), (3, 2, 2))
+  path = write_idx(tmp_path / images, range(200, 212), (3, 2, 2))
   write_idx(tmp_path / labels, [7, 0, 9], (3,))
-  source = dataset.load_source(idx(path=path))
-  assert source.labels.tolist() == [7, 0, 9] and source.labels.dtype == np.int64
+  source = dataset.load_source(idx(path=path, range=(0, 255)))
+  assert source.labels.tolist() == [1, 0, 2] and source.labels.dtype == np.int64
+  assert source.label_names == ('0', '7', '9')
   assert source.levels == 256 and source.name == f'idx:{images}'
-  np.testing.assert_array_equal(source.images[2, :, :, 0], [[8, 9], [10, 11]])
+  np.testing.assert_array_equal(source.images[2, :, :, 0], [[208, 209], [210, 211]])
   assert isinstance(source.images, np.memmap) != images.endswith('.gz')
   assert dataset.load_source(idx(path=path, use_labels=False)).labels is None
 
@@ -82,7 +83,7 @@ def test_idx_without_labels_and_with_labels_elsewhere(tmp_path, write_idx, idx):
   assert dataset.load_source(idx(path=path)).labels is None
   labels = write_idx(tmp_path / 'classes', [1, 2, 300], (3,), 0x0C, 'i')
   source = dataset.load_source(idx(path=path, labels_path=labels))
-  assert source.labels.tolist() == [1, 2, 300]
+  assert source.label_names == ('1', '2', '300')
 
 
 def test_idx_in_colour_and_padded_from_a_map(tmp_path, write_idx, idx):
@@ -180,7 +181,8 @@ def test_npz_names_given_or_single(npz):
   assert dataset.load_source(npz({'pictures': IMAGES})).labels is None
   both = {'pictures': IMAGES, 'classes': [1, 2, 3, 4], 'images': IMAGES[:2]}
   source = dataset.load_source(npz(both, image_key='pictures', label_key='classes'))
-  assert source.num_images == 4 and source.labels.tolist() == [1, 2, 3, 4]
+  assert source.num_images == 4 and source.labels.tolist() == [0, 1, 2, 3]
+  assert source.label_names == ('1', '2', '3', '4')
 
 
 def test_npz_names_missing(npz):
@@ -216,9 +218,72 @@ def test_npz_integers_and_truth_values(npz):
   np.testing.assert_array_equal(source.images[..., 0], IMAGES)
   source = dataset.load_source(npz({'x': IMAGES > 20}))
   assert source.levels == 2 and set(source.images.ravel()) == {0, 1}
-  for values in (IMAGES.astype(int) - 1, IMAGES.astype(int) * 300):
-    message = refused(npz({'x': values}))
-    assert f'from {values.min()} to {values.max()}' in message and '255' in message
+
+
+# What the range of the bits used, or the own range, makes of stored values.
+INTEGERS = {
+    '12 bits': ([0, 1000, 4095], np.uint16, [0, 62, 255], 256, ''),
+    '10 bits in int64': ([0, 512, 600], np.int64, [0, 128, 150], 256, ''),
+    '16 bits': ([0, 257, 65535], np.uint16, [0, 1, 255], 256, ''),
+    '24 bits': ([0, 10**6, 10**7], np.int32, [0, 26, 255], 256, ''),
+    '0..16': ([0, 5, 16], np.uint8, [0, 5, 16], 17, '0..16, under a tenth of 0..255'),
+    'a mask': ([0, 1, 1], np.uint8, [0, 1, 1], 2, '0..1, under a tenth of 0..255'),
+    'faint': ([100, 105, 110], np.uint8, [0, 128, 255], 256, '100..110, under a tenth'),
+    'signed': ([-100, 0, 155], np.int16, [0, 100, 255], 256, 'from -100 to 155'),
+    '8 bits': ([0, 100, 200], np.uint8, [0, 100, 200], 256, '')}
+
+
+@pytest.mark.parametrize('case', INTEGERS)
+def test_range_of_integers_is_looked_at(npz, case):
+  """Their bits decide, or their own range if that is under a tenth, which is told."""
+  stored, dtype, wanted, levels, told = INTEGERS[case]
+  images = np.array(stored, dtype)[[[[0, 1]], [[2, 1]]]]
+  source = dataset.load_source(npz({'x': images}))
+  np.testing.assert_array_equal(
+      source.images[..., 0], np.array(wanted)[[[[0, 1]], [[2, 1]]]])
+  assert source.images.dtype == np.uint8 and source.levels == levels
+  assert bool(told) == bool(source.notes) and told in ''.join(source.notes)
+
+
+def test_range_by_option(npz):
+  """What is given holds, for integers and floats; what lies outside is clipped."""
+  images = np.array([0, 50, 300])[[[[0, 1]], [[2, 1]]]]
+  source = dataset.load_source(npz({'x': images}, range=(50, 152)))
+  assert source.images[:, 0, 0, 0].tolist() == [0, 255] and source.levels == 256
+  source = dataset.load_source(npz({'x': images / 1.}, range=(0., 100.)))
+  assert source.images[..., 0].tolist() == [[[-1, 0]], [[1, 0]]]
+
+
+def test_hot_pixels_are_told_of_and_left_out_by_option(npz):
+  """One pixel of 1e6 among floats of 0..1."""
+  images = np.random.default_rng(0).random((50, 8, 8))
+  images[3, 4, 4] = 1e6
+  source = dataset.load_source(npz({'x': images}))
+  assert 'percentile' in source.notes[0] and source.images.std() < .1
+  source = dataset.load_source(npz({'x': images}, percentile=.1))
+  low, high = np.percentile(images, (.1, 99.9))
+  np.testing.assert_allclose(
+      source.images[..., 0], np.clip((images - low) / (high - low) * 2 - 1, -1, 1),
+      atol=1e-5)
+
+
+def test_new_images_by_the_rendering_of_the_fit(npz):
+  """Floats and integers: the same value is the same level, whatever is beside it."""
+  images = np.random.default_rng(0).random((20, 4, 4))
+  fitted = dataset.load_source(npz({'x': images}))
+  alone = dataset.load_source(npz({'x': images[:3] / 4}), False, fitted.rendering)
+  low, high = images.min(), images.max()
+  np.testing.assert_allclose(
+      alone.images[..., 0], (images[:3] / 4 - low) / (high - low) * 2 - 1, atol=1e-5)
+  beyond = dataset.load_source(npz({'x': images[:3] + 1}), False, fitted.rendering)
+  assert beyond.images.max() > 1 and 'the fit had' in beyond.notes[0]
+  even = dataset.load_source(npz({'x': np.full((2, 4, 4), .5)}), False, fitted.rendering)
+  assert np.ptp(even.images) == 0
+  fitted = dataset.load_source(npz({'x': (images * 4095).astype(np.uint16)}))
+  faint = (images[:3] * 200).astype(np.uint16)
+  alone = dataset.load_source(npz({'x': faint}), False, fitted.rendering)
+  np.testing.assert_array_equal(alone.images[..., 0], np.rint(faint * (255 / 4095)))
+  assert alone.levels == fitted.levels == 256
 
 
 def test_npz_floats_fill_the_range(npz):
@@ -256,11 +321,56 @@ def test_npz_labels(npz):
   assert source.labels.tolist() == [2, 1, 2, 0]
   assert source.label_names == ('ape', 'cat', 'dog')
   column = np.array([[3.], [1.], [2.], [0.]])
-  assert dataset.load_source(
-      npz({'x': IMAGES, 'y': column})).labels.tolist() == [3, 1, 2, 0]
+  source = dataset.load_source(npz({'x': IMAGES, 'y': column}))
+  assert source.labels.tolist() == [3, 1, 2, 0]
+  assert source.label_names == ('0', '1', '2', '3')
   assert 'argmax' in refused(npz({'x': IMAGES, 'y': np.eye(4)}))
   assert '3 labels for 4' in refused(npz({'x': IMAGES, 'y': [1, 2, 3]}))
   assert 'not whole' in refused(npz({'x': IMAGES, 'y': [1, np.nan, 2, 3]}))
+
+
+# A label is a name: whatever its type, as many classes as there are different ones.
+LABELS = {
+    'numbers of a register': ([20230002, 20230001, 20230002, 10**12],
+                              ('20230001', '20230002', str(10**12))),
+    'signs': ([-1, 1, -1, 1], ('-1', '1')),
+    'huge floats': ([1e300, 0., 1e300, 2.], ('0', '2', '1e+300')),
+    'beyond int64': (np.array([2**63 + 5, 1, 1, 2**63 + 5], np.uint64),
+                     ('1', str(2**63 + 5))),
+    'truth values': ([True, False, True, True], ('False', 'True')),
+    'bytes': (np.array(['\xe4'.encode(), b'b', b'b', b'c']), ('b', 'c', '\xe4')),
+    'objects': (np.array(['x', 'y', 'y', 'z'], object), ('x', 'y', 'z'))}
+
+
+@pytest.mark.parametrize('case', LABELS)
+def test_labels_are_names(options, case):
+  given, names = LABELS[case]
+  source = dataset.array_source(IMAGES, options(), labels=given)
+  assert source.label_names == names
+  assert source.labels.min() == 0 and source.labels.dtype == np.int64
+  given = np.asarray(given)
+  same = given[:, None] == given[None]
+  np.testing.assert_array_equal(source.labels[:, None] == source.labels[None], same)
+
+
+@pytest.mark.parametrize('shape', [(64, 48, 3), (28, 28, 500), (300, 200, 4)])
+def test_axes_that_look_transposed(npz, shape):
+  message = refused(npz({'x': np.zeros(shape, np.uint8)}))
+  assert str(shape) in message and 'moveaxis' in message
+
+
+def test_transparent_pictures_lie_where_they_are_seen(npz):
+  """Black drawings on white, white ones on black; by option on either."""
+  alpha = np.random.default_rng(0).integers(0, 2, (6, 4, 4)).astype(np.uint8) * 255
+  for ink, ground in ((0, 'white'), (255, 'black')):
+    images = np.full((6, 4, 4, 4), ink, np.uint8)
+    images[..., 3] = alpha
+    source = dataset.load_source(npz({'x': images}))
+    assert source.rendering.background == ground
+    expected = np.where(alpha == 255, ink, 255 - ink)
+    np.testing.assert_array_equal(source.images[..., 0], expected)
+    other = {'white': 'black', 'black': 'white'}[ground]
+    assert 'every pixel' in refused(npz({'x': images}, background=other))
 
 
 def test_npy_is_a_map_of_8_bits(options, tmp_path):
@@ -299,7 +409,8 @@ def folder(options, tmp_path):
         path.write_bytes(content)
       else:
         Image.fromarray(np.asarray(content, np.uint8)).save(path)
-    return options(source='folder', path=str(tmp_path / 'images'), **changes)
+    path = str(tmp_path / 'images')
+    return options(**{'source': 'folder', 'path': path, 'range': (0, 255), **changes})
   return write
 
 
@@ -321,7 +432,7 @@ def test_folder_order_labels_and_pixels(folder):
   assert source.label_names == ('cat', 'dog')
   assert source.levels == 256 and source.image_shape == (2, 2, 1)
   assert source.name == 'folder:images' and source.skipped == ()
-  assert not isinstance(source.images, np.ndarray)
+  assert isinstance(source.images, np.ndarray)  # decoded once
   assert dataset.read_images(source, [0, 1, 2, 3])[:, 0, 0, 0].tolist() == [4, 2, 3, 1]
   assert source.images[3].dtype == np.uint8
 
@@ -433,11 +544,10 @@ def test_max_images_of_a_folder_are_spread(folder):
   files = {f'{c}/{i}.png': grey(10 * j + i) for j, c in enumerate('abc')
            for i in range(4)}
   source = dataset.load_source(folder(files, max_images=6))
-  assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
-  assert source.ids == ('a/0.png', 'a/2.png', 'b/0.png', 'b/2.png', 'c/0.png',
-                        'c/2.png')
-  assert dataset.read_images(source, range(6))[:, 0, 0, 0].tolist() == [
-      0, 2, 10, 12, 20, 22]
+  assert len(source.ids) == 6 and list(source.ids) == sorted(source.ids)
+  assert len(set(source.labels.tolist())) > 1
+  unlabelled = dataset.load_source(folder(files, max_images=6, use_labels=False))
+  assert unlabelled.ids == source.ids  # no label enters
 
 
 def test_constant_folder_is_refused(folder):
@@ -446,10 +556,122 @@ def test_constant_folder_is_refused(folder):
 
 
 def test_file_removed_after_loading(folder, tmp_path):
-  source = dataset.load_source(folder({'a.png': grey(1), 'b.png': grey(2)}))
+  source = dataset.load_source(
+      folder({'a.png': grey(1), 'b.png': grey(2)}, pipeline='grain'))
   (tmp_path / 'images' / 'b.png').unlink()
   with pytest.raises(errors.UserError, match='b.png.*not any more'):
     dataset.read_images(source, [0, 1])
+
+
+def save_tiff(path, *pages):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  first, *further = [Image.fromarray(page) for page in pages]
+  first.save(path, save_all=bool(further), append_images=further)
+
+
+RAMP = np.linspace(0, 1, 16).reshape(4, 4)
+
+
+@pytest.mark.parametrize('top, dtype, ending', [
+    (4095, np.uint16, 'tif'), (1023, np.uint16, 'png'), (255, np.int32, 'tif'),
+    (1, np.uint8, 'png'), (10**7, np.int32, 'tif'), (7.5, np.float32, 'tif')])
+def test_files_of_fewer_bits_than_their_container(options, tmp_path, top, dtype, ending):
+  """One factor for the whole folder: the others are as bright beside the brightest."""
+  for name, share in (('a', 1), ('b', .6)):
+    pixels = (np.round(RAMP * share) if top == 1 else RAMP * share) * top
+    Image.fromarray(pixels.astype(dtype)).save(tmp_path / f'{name}.{ending}')
+  source = dataset.load_source(options(source='folder', path=str(tmp_path)))
+  found = source.images[..., 0].astype(float) / 255
+  for image, share in zip(found, (1, .6)):
+    wanted = np.round(RAMP * share) if top == 1 else RAMP * share
+    np.testing.assert_allclose(image, wanted, atol=.006)
+  # A new, fainter file by the same rule; one that goes beyond is told of.
+  new = tmp_path / 'new'
+  new.mkdir()
+  faint = RAMP * .05 * top if top > 1 else np.zeros((4, 4))
+  Image.fromarray(faint.astype(dtype)).save(new / f'c.{ending}')
+  data = options(source='folder', path=str(new))
+  image = dataset.load_source(data, False, source.rendering).images[0, ..., 0]
+  np.testing.assert_allclose(image / 255, faint / top, atol=.006)
+
+
+def test_transparent_files(options, tmp_path):
+  """Black drawings are seen on white; those that vanish on a given ground are named."""
+  rng = np.random.default_rng(0)
+  for k in range(3):
+    pixels = np.zeros((6, 6, 4), np.uint8)
+    pixels[..., 3] = 255 * rng.integers(0, 2, (6, 6))
+    Image.fromarray(pixels).save(tmp_path / f'{k}.png')
+  data = options(source='folder', path=str(tmp_path))
+  source = dataset.load_source(data)
+  assert source.rendering.background == 'white' and not source.notes
+  assert set(source.images.ravel()) == {0, 255}
+  data.background = 'black'
+  found = dataset.load_source(data, for_fit=False)
+  assert '3 transparent images are one colour on black (0.png)' in found.notes[0]
+
+
+def test_pages_and_films(options, tmp_path):
+  """The first picture of each file, which is told, or all of them."""
+  pages = [np.full((4, 4), value, np.uint8) for value in (0, 100, 200)]
+  save_tiff(tmp_path / 'stack.tif', *pages)
+  save_tiff(tmp_path / 'zone.tif', pages[2])
+  data = options(source='folder', path=str(tmp_path))
+  source = dataset.load_source(data)
+  assert source.ids == ('stack.tif', 'zone.tif')
+  assert 'stack.tif: 3' in source.notes[0] and 'frames=all' in source.notes[0]
+  data.frames = 'all'
+  source = dataset.load_source(data)
+  assert source.ids == ('stack.tif#0', 'stack.tif#1', 'stack.tif#2', 'zone.tif')
+  assert source.images[:, 0, 0, 0].tolist() == [0, 100, 200, 200] and not source.notes
+
+
+def test_what_is_passed_over_is_told(folder, tmp_path):
+  """Other endings, runs of our own, pipes; nothing of it becomes an image."""
+  data = folder({'a.png': grey(1), 'b.png': grey(200), 'x.HEIF2': b'', 'y.dng': b'',
+                 'z': b'', 'run/config.json': b'{}', 'run/checkpoints/1': b'',
+                 'run/figures/means.png': grey(3)})
+  os.mkfifo(tmp_path / 'images' / 'pipe.png')
+  source = dataset.load_source(data)
+  assert source.ids == ('a.png', 'b.png')
+  told = ' '.join(source.notes)
+  assert '1 without extension, 1 .dng, 1 .heif2' in told and 'run/' in told
+
+
+@pytest.mark.parametrize('files, names', [
+    (['train/cat/1', 'train/dog/2', 'test/cat/3', 'test/dog/4'], ('cat', 'dog')),
+    (['images/cat/1', 'images/dog/2'], ('cat', 'dog')),
+    (['data/Train/cat/1', 'data/val/dog/2'], ('cat', 'dog')),
+    (['train/1', 'test/2'], None), (['all/1', 'all/2'], None),
+    (['train/1', 'cat/2'], ('cat', 'train')), (['cat/test/1', 'dog/2'], ('cat', 'dog'))])
+def test_sub_folders_that_are_no_classes(folder, files, names):
+  source = dataset.load_source(folder({
+      f'{name}.png': grey(60 * k) for k, name in enumerate(files)}))
+  assert source.label_names == names
+  splits = {name.split('/')[0] for name in files} == {'train', 'test'}
+  assert ('parts of the data' in ' '.join(source.notes)) or not splits
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may read every folder')
+def test_locked_sub_folder(folder, tmp_path):
+  data = folder({'a.png': grey(1), 'b.png': grey(200), 'secret/c.png': grey(3)})
+  locked = tmp_path / 'images' / 'secret'
+  locked.chmod(0)
+  try:
+    assert 'secret/' in refused(data)
+    data.unreadable = 'skip'
+    source = dataset.load_source(data)
+    assert source.num_images == 2 and source.skipped == ('secret/',)
+  finally:
+    locked.chmod(0o700)
+
+
+def test_link_to_itself(folder, tmp_path):
+  data = folder({'a.png': grey(1), 'b.png': grey(200)})
+  (tmp_path / 'images' / 'loop.png').symlink_to('loop.png')
+  assert 'loop.png' in refused(data)
+  data.unreadable = 'skip'
+  assert dataset.load_source(data).skipped == ('loop.png',)
 
 
 def test_file_names_that_are_not_utf8(folder, tmp_path):

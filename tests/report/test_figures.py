@@ -173,6 +173,17 @@ def test_confusion_matrix_is_diagonal_after_matching(tmp_path):
   pixels(figure, tmp_path / 'x.png')
 
 
+@pytest.mark.parametrize('name', ['$5_to_$10', '$$', r'$\alpha_x$', 'a_{b', '\u732b',
+                                  '\U0001f600'])
+def test_names_are_no_formulas(name, tmp_path, recwarn):
+  """Whatever a folder is called, it is drawn as it is, and no library warns of it."""
+  figure = figures.confusion_matrix(np.array([0, 1]), np.array([0, 1]), (name, 'b'))
+  figures.save_figure(figure, tmp_path / 'x.png')
+  label = figure.axes[0].get_yticklabels()[0]
+  assert label.get_text() == name and not label.get_parse_math()
+  assert not recwarn.list
+
+
 def test_large_confusion_matrix_prints_no_counts():
   figure = figures.confusion_matrix(np.arange(60) % 30, np.arange(60))
   axes = figure.axes[0]

@@ -1,7 +1,8 @@
 """What the results pick for the figures."""
 
-import numpy as np
+import types
 
+import numpy as np
 import pytest
 
 from jdiffclust.evaluation.latent_space import LatentResults
@@ -53,9 +54,10 @@ def images_at(indices):
 
 def test_drawn_latents():
   """Each image's picture and text, at its own point of the map."""
-  drawn = results.draw_latents(results_with(LATENTS), images_at, LABELS, ['a', 'b' * 30])
+  drawn = results.latent_drawings(results_with(LATENTS), images_at, LABELS,
+                                  ['a', 'b' * 30])
   assert list(drawn) == ['latent_map', 'reconstructions', 'latent_walk', 'latent_terms']
-  _, marked, *pictures = drawn['latent_map'].axes
+  _, marked, *pictures = drawn['latent_map']().axes
   assert [text.get_position() for text in marked.texts] == [
       tuple(LATENTS.points[3]), tuple(LATENTS.points[1])]
   name = 'b' * 12 + '…'
@@ -67,9 +69,9 @@ def test_drawn_latents():
 
 
 def test_mistakes_that_are_not_on_the_map():
-  drawn = results.draw_latents(
+  drawn = results.latent_drawings(
       results_with(LATENTS._replace(indices=np.array([0, 1, 2, 3]))), images_at, LABELS,
-      None)['latent_map']
+      None)['latent_map']()
   assert [axes.get_title('left') for axes in drawn.axes[2:3]] == [
       '1. label 1\ncluster 0\npaired with 0']
 
@@ -77,8 +79,28 @@ def test_mistakes_that_are_not_on_the_map():
 def test_little_is_drawn_of_little():
   """Without labels, pictures and a history."""
   bare = LatentResults(LATENTS.points, LATENTS.indices, terms={'error': [1.]})
-  drawn = results.draw_latents(results_with(bare, 1), None, None, None)
-  assert list(drawn) == ['latent_map'] and len(drawn['latent_map'].axes) == 1
+  drawn = results.latent_drawings(results_with(bare, 1), None, None, None)
+  assert list(drawn) == ['latent_map'] and len(drawn['latent_map']().axes) == 1
+
+
+def test_a_figure_that_fails_costs_nothing_else(tmp_path):
+  """One warning; the tables, the other figures and the page are there."""
+  broken = results_with(LATENTS)._replace(samples=np.zeros((3, 1, 2, 2, 7)))
+  broken.facts.update(warnings=[], wall_seconds=0., dataset='x', num_images=6,
+                      num_clusters=3, seed=0, method='cddpm', image_shape=[2, 2, 1])
+  told = []
+  source = types.SimpleNamespace(ids=tuple('abcdef'), label_names=('$5_to_$10', '<b>'))
+  (tmp_path / 'figures').mkdir()
+  (tmp_path / 'figures' / 'sample_grid.png').write_text('of an earlier run')
+  results.write_results(tmp_path, {}, broken, source, images_at, LABELS, told.append)
+  assert len(told) == 2 and all('could not be drawn' in line for line in told)
+  assert {line.split()[2] for line in told} == {'hero', 'sample_grid'}
+  assert not (tmp_path / 'figures' / 'sample_grid.png').exists()
+  for name in ('assignments.csv', 'responsibilities.npy', 'summary.json', 'report.html',
+               'figures/confusion_matrix.png', 'figures/latent_map.png'):
+    assert (tmp_path / name).stat().st_size, name
+  page = (tmp_path / 'report.html').read_text(encoding='utf-8')
+  assert '<b>' not in page.replace('<body>', '')
 
 
 @pytest.mark.parametrize('latents', [None, LATENTS])

@@ -16,7 +16,7 @@ from sklearn import datasets, metrics
 from tests.helpers import summary_of
 
 N, Q = 60, 3
-LABELS = datasets.load_digits().target[:N]
+DIGITS = datasets.load_digits().target
 
 
 def read_csv(path):
@@ -48,8 +48,9 @@ def test_every_file_is_there(fitted):
   """The files the README promises, and none that is temporary."""
   names = {path.name for path in fitted.iterdir()}
   assert names == {
-      '.lock', 'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'figures',
-      'assignments.csv', 'responsibilities.npy', 'summary.json', 'report.html'}
+      '.lock', 'config.json', 'images.json', 'metrics.jsonl', 'tensorboard',
+      'checkpoints', 'figures', 'assignments.csv', 'responsibilities.npy',
+      'summary.json', 'report.html'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
 
@@ -142,7 +143,7 @@ def test_responsibilities_and_assignments(fitted):
   assert [int(row['cluster']) for row in rows] == tau.argmax(1).tolist()
   np.testing.assert_allclose([float(row['probability']) for row in rows], tau.max(1),
                              atol=1e-6)
-  assert [row['label'] for row in rows] == [str(k) for k in LABELS]
+  assert [row['label'] for row in rows] == [str(DIGITS[int(row['id'])]) for row in rows]
 
 
 def test_summary(fitted):
@@ -172,7 +173,8 @@ def test_scores_are_those_of_the_csv(fitted):
   """ACC, NMI and ARI by SciPy and scikit-learn."""
   rows = read_csv(fitted / 'assignments.csv')
   clusters = [int(row['cluster']) for row in rows]
-  check_scores(read_summary(fitted), LABELS, clusters)
+  labels = np.array([DIGITS[int(row['id'])] for row in rows])
+  check_scores(read_summary(fitted), labels, clusters)
 
 
 def test_baselines_have_scores(fitted):

@@ -127,6 +127,21 @@ def image_keys(key, indices) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
+def key_apart(key, number: int) -> jax.Array:
+  """A key of the same stream that is no image's, for a purpose of its own.
+
+  `fold_in(key, 1)` would be image 1's key, from which its draws follow.
+
+  Args:
+    key: that of `image_keys`.
+    number: of the purpose, 0, 1, ...; indices of images never come near 2^32.
+
+  Returns:
+    A typed key [].
+  """
+  return jax.random.fold_in(key, np.uint32(2**32 - 1 - number))
+
+
 class Draws(NamedTuple):
   """The terms of all draws: t [G, n, Q, B], and `DrawTerms` of [G, n, Q, B]."""
 

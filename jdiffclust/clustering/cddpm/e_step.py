@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jdiffclust.clustering.bound.draws import drawing_of, evaluate_draws, image_keys
+from jdiffclust.clustering.bound.draws import (
+    drawing_of, evaluate_draws, image_keys, key_apart)
 from jdiffclust.clustering.bound.pooling import log_posterior, pooled
 from jdiffclust.clustering.bound.tau import scoring_of, summarise
 from jdiffclust.clustering.bound.terms import ConditionalDDPM
@@ -42,7 +42,7 @@ def make_e_step(model: ConditionalDDPM, options, mesh: Mesh,
       draws, counts = run_race(model, estimator, params, batch, key, draws, drawing,
                                scoring)
     if amortised is not None:
-      keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+      keys = image_keys(key_apart(key, 1), batch.indices)
       log_q = log_posterior(functools.partial(amortised.infer, params.posterior),
                             batch.images, keys, amortised.views,
                             amortised.options.num_views)
@@ -71,9 +71,8 @@ def make_pilot(model: ConditionalDDPM, options, mesh: Mesh):
 
   @functools.partial(jax.jit, static_argnums=3, out_shardings=whole)
   def pilot(estimator, params, batch, valid, key):
-    # Apart from the draws of the E-step: indices of images never reach 2^32 - 1.
     return measured_estimator(
         model, estimator, params, jax.tree.map(lambda a: a[:valid], batch),
-        jax.random.fold_in(key, np.uint32(2**32 - 1)), scoring_of(options))
+        key_apart(key, 0), scoring_of(options))
 
   return pilot

@@ -45,7 +45,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jdiffclust.clustering.bound.draws import (
-    Estimator, drawing_of, evaluate_draws, image_keys)
+    Estimator, drawing_of, evaluate_draws, image_keys, key_apart)
 from jdiffclust.clustering.bound.losses import draw_noise, example_losses
 from jdiffclust.clustering.bound.pooling import log_posterior, pooled
 from jdiffclust.clustering.bound.tau import (
@@ -266,7 +266,7 @@ def reconstruction(model: Model, options, estimator: Estimator, params: Paramete
     key: a typed key.
   """
   mean, log_variance = model.encode(params.encoder, batch.images, None)
-  keys = image_keys(jax.random.fold_in(key, 1), batch.indices)
+  keys = image_keys(key_apart(key, 1), batch.indices)
   z = sampled_latents(mean, log_variance, keys)
   single = model.one_cluster(params)
   draws = evaluate_draws(model.given(z), estimator, single, batch, key,
@@ -301,7 +301,7 @@ def make_e_step(model: Model, options, mesh: Mesh):
   def e_step(estimator, params, batch, key):
     found = reconstruction(model, options, estimator, params, batch, key)
     posterior_of_z = params.mixture, found.mean, found.log_variance
-    keys = image_keys(jax.random.fold_in(key, 2), batch.indices)
+    keys = image_keys(key_apart(key, 2), batch.indices)
     logits = lambda images: latent_mixture.expected_log_joint(
         params.mixture, *model.encode(params.encoder, images, None)) / options.temperature
     log_tau = log_posterior(logits, batch.images, keys, model.views, model.num_views)

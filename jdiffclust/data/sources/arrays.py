@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import ml_collections
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jdiffclust import errors
-from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import (
+    FAINT, Rendering, best_background, composited, contrast, integer_range, kind_of,
+    to_levels)
 from jdiffclust.data.sources.common import (
-    Raw, checked_labels, composited, constant_images_error, row_ids, with_channels)
+    Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
+
+# Images that are looked at together for their range, and pixels for how it is filled.
+BLOCK, SAMPLE = 4096, 2**20
+# Most pixels: all but this percentage at either end.
+TAIL = .1
 
 
-def raw_array(images: ArrayLike, labels: ArrayLike | None = None,
+def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
+              rendering: Rendering | None = None, labels: ArrayLike | None = None,
               where: str = 'the array', labels_where: str = 'labels',
               name: str = 'array') -> Raw:
   """Makes an array what readers return.
 
+  Truth values become 2 levels. Integers of 0..255 stay as they are, and have as many
+  levels as their range: 17 for 0..16. Other integers become 256 levels, and floats are
+  mapped linearly to [-1, 1], both from their range. An alpha channel, of integers 0..255
+  or floats 0..1, is laid on a ground first.
+
   Args:
-    images: [N, H, W] or [N, H, W, C] with C 1, 3 or 4, channels last; see `as_levels`.
+    images: [N, H, W] or [N, H, W, C] with C 1, 3 or 4, channels last.
+    data: the `data` section of a config; the options range, percentile and background
+      are used.
+    rendering: of a fit, to be kept to; None: it is found.
     labels: N numbers or texts; None: unknown.
     where: what error messages call the images.
     labels_where: what error messages call the labels.
@@ -27,66 +44,160 @@ def raw_array(images: ArrayLike, labels: ArrayLike | None = None,
     A Raw.
 
   Raises:
-    UserError: a wrong shape or type, pixels as in `as_levels`, or a number of labels
-      that is not N.
+    UserError: a wrong shape or type, NaN or infinite pixels, alpha beyond its range,
+      floats that are all equal, or a number of labels that is not N.
   """
-  images, levels = as_levels(with_channels(np.asanyarray(images), where), where)
+  try:
+    images = np.asanyarray(images)
+  except ValueError as error:
+    raise errors.UserError(
+        f'{where}: not an array ({one_line(error)}); images of one shape are needed'
+    ) from None
+  images = with_channels(images, where)
   names = None
   if labels is not None:
     labels, names = checked_labels(labels, len(images), labels_where)
-  return Raw(images, row_ids(len(images)), labels, names, levels, name)
-
-
-def as_levels(images: np.ndarray, where: str) -> tuple[np.ndarray, int | None]:
-  """Converts images to grey levels, or to real numbers in [-1, 1].
-
-  Truth values become 2 levels, and integers of 0..255 are 256 levels. Floats are mapped
-  linearly from their own [min, max] to [-1, 1]. An alpha channel of integers (0..255) or
-  floats (0..1) is composited on black first.
-
-  Args:
-    images: [N, H, W, C], C 1, 3 or 4.
-    where: what error messages call the images.
-
-  Returns:
-    The images, [N, H, W, 1 or 3], and the number of their levels: uint8 and 2 or 256, or
-    float32 and None.
-
-  Raises:
-    UserError: another type, integers beyond 0..255, NaN or infinite pixels, alpha beyond
-      its range, or floats that are all equal.
-  """
-  if images.dtype == bool:
-    return images.astype(np.uint8), 2
-  if np.issubdtype(images.dtype, np.integer):
-    if images.dtype != np.uint8 and images.size:
-      low, high = images.min(), images.max()
-      if low < 0 or high > 255:
-        raise errors.UserError(
-            f'{where}: integer pixels from {low} to {high}; 0 to 255 are allowed; '
-            'save other ranges as floats, which are scaled from their own range')
-      images = images.astype(np.uint8)
-    return composited(images, 255), 256
-  if not np.issubdtype(images.dtype, np.floating):
+  if images.dtype != bool and not np.issubdtype(images.dtype, np.integer) and (
+      not np.issubdtype(images.dtype, np.floating)):
     raise errors.UserError(
         f'{where}: pixels of type {images.dtype}; truth values, integers and floats '
         'are allowed; convert the array')
+  images, background = on_ground(images, data, rendering, where)
+  finish = floats if kind_of(images.dtype) == 'real' else integers
+  images, levels, found, notes = finish(images, data, rendering, where)
+  return Raw(images, row_ids(len(images)), labels, names, levels, name,
+             rendering=Rendering(found, background), notes=notes)
+
+
+def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
+              rendering: Rendering | None,
+              where: str) -> tuple[np.ndarray, str]:
+  """Lays images with an alpha channel on a ground.
+
+  Args:
+    images: [N, H, W, C].
+    data: its option background.
+    rendering: of a fit; None: the ground is the option's.
+    where: what error messages call the images.
+
+  Returns:
+    [N, H, W, 1 or 3], and the ground.
+
+  Raises:
+    UserError: alpha is beyond its range.
+  """
+  background = data.background if rendering is None else rendering.background
+  if images.shape[-1] < 4:
+    return images, 'black' if background == 'auto' else background
+  if images.dtype == bool:
+    images = images.astype(np.uint8) * np.uint8(255)
+  opaque = 1 if kind_of(images.dtype) == 'real' else 255
+  alpha = images[..., 3]
+  if alpha.size and not (0 <= alpha.min() and alpha.max() <= opaque):
+    raise errors.UserError(
+        f'{where}: alpha (the 4th channel) from {alpha.min():g} to {alpha.max():g}; 0 to '
+        f'{opaque} is needed; save 3 channels instead')
+  if background == 'auto':
+    some = images[:BLOCK]
+    background = best_background(*(contrast(some, opaque, ground)
+                                   for ground in ('black', 'white')))
+  return composited(images, opaque, background), background
+
+
+def integers(images: np.ndarray, data: ml_collections.ConfigDict,
+             rendering: Rendering | None, where: str):
+  """Truth values and integers as levels.
+
+  Args:
+    images: [N, H, W, C].
+    data: its option range.
+    rendering: of a fit; None: the range is found.
+    where: what notes call the images.
+
+  Returns:
+    uint8 images, the number of their levels, their ranges by kind, and notes.
+  """
+  if images.dtype == bool:
+    return images.astype(np.uint8), 2, {}, ()
+  kind = kind_of(images.dtype)
+  low, high = span(images)
+  note = ''
+  if rendering is not None:
+    found = rendering.range_of(kind)
+    if low < found[0] or high > found[1]:
+      note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
+              f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
+              'another range)')
+  elif data.range:
+    found = tuple(data.range)
+  else:
+    found, note = integer_range(low, high)
+  notes = (f'{where}: {note}',) if note else ()
+  if found[0] == 0 and found[1] <= 255 and float(found[1]).is_integer():
+    # Exactly the levels that there are, as the decoder counts them.
+    clipped = images if high <= found[1] and low >= 0 else np.clip(images, *found)
+    return clipped.astype(np.uint8, copy=False), int(found[1]) + 1, {kind: found}, notes
+  return to_levels(images, *found), 256, {kind: found}, notes
+
+
+def span(images: np.ndarray) -> tuple[int, int]:
+  """The smallest and largest pixel; of 8 bits (0, 255) as soon as that much is clear."""
+  low, high = np.inf, -np.inf
+  for start in range(0, len(images), BLOCK):
+    block = images[start:start + BLOCK]
+    if block.size:
+      low, high = min(low, block.min()), max(high, block.max())
+    if images.dtype == np.uint8 and high - low >= FAINT * 255:
+      return 0, 255
+  return (0, 255) if low > high else (int(low), int(high))
+
+
+def floats(images: np.ndarray, data: ml_collections.ConfigDict,
+           rendering: Rendering | None, where: str):
+  """Floats mapped linearly from their range to [-1, 1].
+
+  Args:
+    images: [N, H, W, C].
+    data: its options range and percentile.
+    rendering: of a fit; None, or of a fit to no floats: the range is found.
+    where: what error messages and notes call the images.
+
+  Returns:
+    float32 images, None (no levels), their ranges by kind, and notes.
+
+  Raises:
+    UserError: NaN or infinite pixels, or all are equal.
+  """
   bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
   if bad.size:
     raise errors.UserError(
         f'{where}: {bad.size} of {len(images)} images have NaN or infinite pixels, '
         f'the first is index {bad[0]}; pixels must be finite; remove or mend them')
-  if images.shape[-1] == 4:
-    alpha = images[..., 3]
-    if alpha.size and (alpha.min() < 0 or alpha.max() > 1):
-      raise errors.UserError(
-          f'{where}: alpha (the 4th channel) from {alpha.min():g} to '
-          f'{alpha.max():g}; floats need it in 0 to 1; save 3 channels instead')
-    images = preprocess.composite_on_black(images, 1)
   if not images.size:
-    return images.astype(np.float32), None
-  images = images.astype(np.float64)
-  low, high = images.min(), images.max()
+    return images.astype(np.float32), None, {}, ()
+  images, notes = images.astype(np.float64), []
+  least, most = float(images.min()), float(images.max())
+  kept = None if rendering is None else rendering.range_of('real')
+  if kept is not None:
+    low, high = kept
+    if least < low or most > high:
+      notes.append(f'{where}: pixels from {least:g} to {most:g}, but the fit had {low:g} '
+                   f'to {high:g}: the images go beyond [-1, 1]')
+  elif data.range:
+    low, high = map(float, data.range)
+  else:
+    some = images.ravel()[::max(1, images.size // SAMPLE)]
+    low, high = least, most
+    if data.percentile:
+      low, high = np.percentile(some, (data.percentile, 100 - data.percentile)).tolist()
+    inner = np.percentile(some, (TAIL, 100 - TAIL))
+    if low < high and inner[1] - inner[0] < FAINT * (high - low):
+      notes.append(f'{where}: nearly all pixels lie in {inner[0]:g}..{inner[1]:g}, under '
+                   f'a tenth of {low:g}..{high:g}; a few bright or dark ones decide the '
+                   'scale: try --config.data.percentile=.1, or --config.data.range')
   if low == high:
     raise constant_images_error(low)
-  return ((images - low) / (high - low) * 2 - 1).astype(np.float32), None
+  scaled = (images - low) / (high - low) * 2 - 1
+  if kept is None:
+    scaled = np.clip(scaled, -1, 1)
+  return scaled.astype(np.float32), None, {'real': (low, high)}, tuple(notes)

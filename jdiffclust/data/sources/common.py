@@ -19,6 +19,7 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import Rendering
 
 _Item, _Result = TypeVar('_Item'), TypeVar('_Result')
 
@@ -37,8 +38,8 @@ class Raw(NamedTuple):
     levels: number of grey levels; None: the pixels are real numbers.
     name: of the data set, for reports.
     skipped: unreadable files that were left out.
-    grouped: whether similar images follow each other, as files of one sub-folder do. The
-      first few images are then no fair sample.
+    rendering: how stored pixels became these.
+    notes: what the user should know of how the data were read, a line each.
   """
 
   images: np.ndarray | LazyImages
@@ -48,7 +49,8 @@ class Raw(NamedTuple):
   levels: int | None
   name: str
   skipped: tuple[str, ...] = ()
-  grouped: bool = False
+  rendering: Rendering = Rendering()
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,15 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
   Raises:
     UserError: another shape.
   """
+  transposed = images.ndim == 3 and (
+      images.shape[-1] in (3, 4) and min(images.shape[:2]) >= 16
+      or images.shape[-1] > 8 * max(images.shape[:2]))
+  if transposed:
+    raise errors.UserError(
+        f'{path}: an array of shape {images.shape} looks like one colour image '
+        '[H, W, C], or like images along the last axis [H, W, N]; [N, H, W] or '
+        '[N, H, W, C] are needed; use array[None] or np.moveaxis(array, -1, 0), or '
+        'array[..., None] if it is right')
   if images.ndim == 3:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
@@ -129,21 +140,6 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
         f'{path}: images of shape {images.shape}; [N, H, W] or [N, H, W, C] with C 1, '
         '3 or 4 (channels last) are allowed; reshape or transpose the array')
   return images
-
-
-def composited(images: np.ndarray, opaque: float) -> np.ndarray:
-  """Lays images with an alpha channel on black; leaves other images as they are.
-
-  Args:
-    images: [..., C]; the alpha channel is the last one if C is 4.
-    opaque: the alpha of an opaque pixel, see `preprocess.composite_on_black`.
-
-  Returns:
-    [..., 3] if C is 4, else the images.
-  """
-  if images.shape[-1] < 4:
-    return images
-  return preprocess.composite_on_black(images, opaque)
 
 
 def constant_images_error(value: float) -> errors.UserError:
@@ -166,13 +162,25 @@ class Header(NamedTuple):
   Attributes:
     size: (height, width) in pixels, after its EXIF orientation is applied.
     grey: whether it has no colour.
+    kind: of its numbers, see `rendering.CONTAINERS`.
+    low: its smallest stored pixel.
+    high: its largest.
+    seen: where it has transparent pixels, the standard deviation of what is seen on
+      black and on white; None: it has none.
+    frames: the pictures that the file holds.
   """
 
   size: tuple[int, int]
   grey: bool
+  kind: str = 'byte'
+  low: float = 0
+  high: float = 255
+  seen: tuple[float, float] | None = None
+  frames: int = 1
 
 
-def decode(image: Image.Image, image_size: int) -> np.ndarray:
+def decode(image: Image.Image, image_size: int,
+           rendering: Rendering = Rendering()) -> np.ndarray:
   """Decodes an opened image.
 
   A JPEG that is to become much smaller is decoded at a fraction of its size, at least
@@ -181,6 +189,7 @@ def decode(image: Image.Image, image_size: int) -> np.ndarray:
   Args:
     image: an opened Pillow image.
     image_size: pixels to which the shorter side will be resized; 0: it will not be.
+    rendering: as of `preprocess.pixels_of`.
 
   Returns:
     uint8 [H, W, 1 or 3], see `preprocess.pixels_of`.
@@ -191,7 +200,7 @@ def decode(image: Image.Image, image_size: int) -> np.ndarray:
   """
   if image_size:
     image.draft(None, (2 * image_size, 2 * image_size))  # JPEGs only, others ignore
-  return preprocess.pixels_of(image)
+  return preprocess.pixels_of(image, rendering)
 
 
 def common_size(names: Sequence[str], headers: Sequence[Header], image_size: int,
@@ -255,23 +264,37 @@ def existing_file(path: str | os.PathLike) -> str | os.PathLike:
   return path
 
 
-def checked_labels(labels: ArrayLike, num_images: int,
-                   where: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
-  """Checks labels and converts them to integers.
+class Labels(NamedTuple):
+  """What is known of the classes of N images; used to score a result, never to find it.
+
+  Attributes:
+    numbers: int64 [N], an index of `names`; -1 where unknown.
+    names: the classes, as the user wrote them, in their order.
+  """
+
+  numbers: np.ndarray
+  names: tuple[str, ...]
+
+
+def checked_labels(labels: ArrayLike, num_images: int, where: Any,
+                   unknown: np.ndarray | None = None) -> Labels:
+  """Checks labels and numbers the classes that occur.
+
+  A label is a name, whatever its type: 20230001 and -1 are classes like any other.
 
   Args:
-    labels: whole numbers or texts, [N] or [N, 1].
+    labels: whole numbers, truth values or texts, [N] or [N, 1].
     num_images: N.
     where: what error messages call the labels.
+    unknown: which images have no label, bool [N]; None: all have one.
 
   Returns:
-    The labels, int64 [N], and their names: if they were texts, the different texts in
-    alphabetical order, which the integers count; else None.
+    `Labels`, numbered in the order of the numbers, or alphabetically.
 
   Raises:
     UserError: another shape or number of labels, or numbers that are not whole.
   """
-  labels = np.asarray(labels)
+  labels = np.ma.getdata(np.asarray(labels))
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   if labels.ndim != 1:
@@ -283,17 +306,29 @@ def checked_labels(labels: ArrayLike, num_images: int,
         f'{where}: {len(labels)} labels for {num_images} images; one label for each '
         'image is needed; give the matching file, or set '
         '--config.data.use_labels=False')
-  if labels.dtype.kind in 'SU':
-    names, labels = np.unique(labels.astype(str), return_inverse=True)
-    return labels.astype(np.int64), tuple(names.tolist())
-  whole = labels.dtype.kind in 'biu' or (
-      labels.dtype.kind == 'f' and bool((labels == np.rint(labels)).all()))
-  if not whole or not np.isfinite(labels).all():
+  if labels.dtype.kind == 'O' and all(isinstance(label, str) for label in labels):
+    labels = labels.astype(str)
+  whole = labels.dtype.kind in 'SUbiu' or labels.dtype.kind == 'f' and bool(
+      (labels == np.rint(labels)).all() and np.isfinite(labels).all())
+  if not whole:
     raise errors.UserError(
         f'{where}: labels of type {labels.dtype} that are not whole numbers; whole '
         'numbers or texts are allowed; mend them, or set '
         '--config.data.use_labels=False')
-  return labels.astype(np.int64), None
+  known = np.ones(num_images, bool) if unknown is None else ~unknown
+  classes, members = np.unique(labels[known], return_inverse=True)
+  numbers = np.full(num_images, -1, np.int64)
+  numbers[known] = members
+  return Labels(numbers, tuple(map(_class_name, classes.tolist())))
+
+
+def _class_name(label: bytes | str | bool | int | float) -> str:
+  """Returns a label as text."""
+  if isinstance(label, bytes):
+    return label.decode('utf-8', 'backslashreplace')
+  if isinstance(label, float) and abs(label) < 2**53:
+    return str(int(label))
+  return str(label)
 
 
 def one_line(error: BaseException) -> str:

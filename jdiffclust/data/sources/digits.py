@@ -5,18 +5,22 @@ from __future__ import annotations
 import ml_collections
 import numpy as np
 
+from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import Raw, row_ids
 
 
-def read_digits(data: ml_collections.ConfigDict) -> Raw:
+def read_digits(data: ml_collections.ConfigDict,
+                rendering: Rendering | None = None) -> Raw:
   """Reads scikit-learn's 1,797 digits, 8x8x1 with levels 0..16.
 
   Args:
     data: the `data` section of a config; only the option use_labels is used.
+    rendering: not needed: the levels are known.
 
   Returns:
     A Raw, its images uint8 [1797, 8, 8, 1].
   """
+  del rendering
   from sklearn import datasets  # slow to import, and needed here alone
   digits = datasets.load_digits()
   labels = digits.target.astype(np.int64) if data.use_labels else None
@@ -24,4 +28,4 @@ def read_digits(data: ml_collections.ConfigDict) -> Raw:
       images=digits.images.astype(np.uint8)[..., None],
       ids=row_ids(len(digits.images)), labels=labels,
       label_names=tuple('0123456789') if data.use_labels else None,
-      levels=17, name='digits')
+      levels=17, name='digits', rendering=Rendering({'byte': (0, 16)}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -13,103 +15,274 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import (
+    FAINT, Rendering, best_background, composited, integer_range, kind_of)
 from jdiffclust.data.sources.common import (
     Header, LazyImages, Raw, cannot_read, common_size, decode, one_line, threaded_map)
 
+# Sub-folders that say how data were divided, not what is to be seen.
+SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
+          'eval'}
+# What is in each folder of a run, by which its pictures are known not to be the user's.
+RUN_FILES = ('config.json', 'checkpoints')
 
-def read_folder(data: ml_collections.ConfigDict) -> Raw:
+
+class Picture(NamedTuple):
+  """A picture of a file: its path in the folder, and the number of its frame."""
+
+  name: str
+  frame: int = 0
+
+
+class Found(NamedTuple):
+  """The files of a folder.
+
+  Attributes:
+    names: paths of image files, '/' between their parts, sorted.
+    locked: (path, reason) of sub-folders that may not be read.
+    runs: paths of the folders of runs, which were not looked into.
+    others: how many files of each ending, such as '.heic', are no images to Pillow.
+  """
+
+  names: list[str]
+  locked: list[tuple[str, str]]
+  runs: list[str]
+  others: collections.Counter
+
+
+def read_folder(data: ml_collections.ConfigDict,
+                rendering: Rendering | None = None) -> Raw:
   """Reads the image files of a folder and its sub-folders, decoded when asked for.
 
-  Files are those with an extension that Pillow reads, ordered by their path; hidden ones
-  are left out. All are decoded once now, so that damaged ones are known.
-  `preprocess.pixels_of` says how. The label of a file is the sub-folder of `data.path`
-  that it lies under, at any depth; files outside of the sub-folders have the label -1.
-  If there are fewer than two sub-folders, there are no labels.
+  Files are those with an ending that Pillow reads (with pillow-heif, if it is installed,
+  HEIC too), ordered by their path. Hidden ones, pipes and devices, and the folders of
+  jdiffclust's own runs are left out; files of other endings are told of. All are decoded
+  once now, so that damaged ones and the range of the pixels are known; see
+  `preprocess.pixels_of`. The label of a file is the sub-folder that it lies under, see
+  `labels_of`.
 
   Args:
     data: the `data` section of a config; the options path, image_size, channels,
-      use_labels and unreadable are used.
+      use_labels, unreadable, frames, range, percentile and background are used.
+    rendering: of a fit, to be kept to; None: it is found.
 
   Returns:
     A Raw of `LazyImages`, 256 levels. Unless `channels` says otherwise, the images are
     grey if every file is, else in colour.
 
   Raises:
-    UserError: the folder does not exist or has no image; a file is unreadable and
-      `unreadable` is 'refuse', or all are; or sizes differ while `image_size` is 0.
+    UserError: the folder does not exist or has no image; a file or sub-folder is
+      unreadable and `unreadable` is 'refuse', or all are; or sizes differ while
+      `image_size` is 0.
   """
   root = pathlib.Path(data.path)
-  if not data.path or not root.is_dir():
+  if not data.path or not os.path.isdir(root):
     raise errors.UserError(
-        f'--config.data.path={data.path!r} is not a folder; a folder of image files '
-        'is needed; set it to an existing one')
-  names = _image_names(root)
-  headers = threaded_map(functools.partial(_verify, root), names)
-  bad = [(n, h) for n, h in zip(names, headers) if not isinstance(h, Header)]
-  if bad and (data.unreadable == 'refuse' or len(bad) == len(names)):
+        f'--config.data.path={data.path!r} is not a folder that can be read; a folder of '
+        'image files is needed; set it to an existing one')
+  found = find_files(root)
+  names = found.names
+  headers = threaded_map(functools.partial(_verify, root, data), names)
+  bad = [*found.locked,
+         *((n, h) for n, h in zip(names, headers) if not isinstance(h, Header))]
+  total = len(names) + len(found.locked)
+  if bad and (data.unreadable == 'refuse' or len(bad) == total):
     what = ('use --config.data.unreadable=skip to leave them out, or remove them'
-            if len(bad) < len(names) else 'give a folder with readable images')
+            if len(bad) < total else 'give a folder with readable images')
     shown = ', '.join(f'{name} ({reason})' for name, reason in bad[:3])
     more = ', ...' * (len(bad) > 3)
     raise errors.UserError(
-        f'{len(bad)} of {len(names)} image files in {root} cannot be read: '
+        f'{len(bad)} of {total} image files and folders in {root} cannot be read: '
         f'{shown}{more}; {what}')
   good = [(n, h) for n, h in zip(names, headers) if isinstance(h, Header)]
   names, headers = [n for n, _ in good], [h for _, h in good]
   height, width = common_size(names, headers, data.image_size, root)
   channels = data.channels or (1 if all(h.grey for h in headers) else 3)
+  notes = left_out_notes(found, names, headers, data.frames)
+  if rendering is None:
+    rendering, told = find_rendering(names, headers, data)
+    notes += told
+  else:
+    notes += beyond_notes(names, headers, rendering)
+  labels, label_names, told = (labels_of(names) if data.use_labels else (None, None, []))
+  notes += told
+  frames = [header.frames if data.frames == 'all' else 1 for header in headers]
+  keys = [Picture(n, k) for n, many in zip(names, frames) for k in range(many)]
   images = LazyImages(
-      names, functools.partial(_decode_file, root, data.image_size),
-      (len(names), height, width, channels), np.dtype(np.uint8))
-  labels, label_names = _folder_labels(names) if data.use_labels else (None, None)
+      keys, functools.partial(_decode_file, root, data.image_size, rendering),
+      (len(keys), height, width, channels), np.dtype(np.uint8))
+  ids = [f'{n}#{k}' if many > 1 else n
+         for n, many in zip(names, frames) for k in range(many)]
   # A name that is not UTF-8 must not break the writing of the results.
-  ids = [name.encode('utf-8', 'backslashreplace').decode() for name in names]
-  return Raw(images, ids, labels, label_names, 256, f'folder:{root.resolve().name}',
-             tuple(name for name, _ in bad), grouped=True)
+  ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
+  return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
+             label_names, 256, f'folder:{root.resolve().name}',
+             tuple(name for name, _ in bad), rendering, tuple(notes))
 
 
-def _image_names(root: pathlib.Path) -> list[str]:
-  """Returns the sorted image paths under a folder, relative to it, '/' between."""
-  try:
-    names = sorted(_walk(root))
-  except OSError as error:
-    raise cannot_read(root, error) from error
+def find_files(root: pathlib.Path) -> Found:
+  """Looks for the image files under a folder.
+
+  Raises:
+    UserError: the folder cannot be read, or it has no image file.
+  """
+  _register_further_formats()
+  found = Found([], [], [], collections.Counter())
   readable = {extension for extension, form in Image.registered_extensions().items()
               if form in Image.OPEN}
-  extensions = [pathlib.PurePosixPath(name).suffix.lower() for name in names]
-  found = [n for n, extension in zip(names, extensions) if extension in readable]
-  if not found:
-    counts = ', '.join(f'{extensions.count(e)} {e or "without extension"}'
-                       for e in sorted(set(extensions))) or 'none at all'
+  try:
+    for name in _walk(root, found):
+      ending = pathlib.PurePosixPath(name).suffix.lower()
+      if ending in readable:
+        found.names.append(name)
+      else:
+        found.others[ending] += 1
+  except OSError as error:
+    raise cannot_read(root, error) from error
+  found.names.sort()
+  if not found.names and not found.locked:
     raise errors.UserError(
-        f'no image file in {root} (files seen: {counts}); .png, .jpg and the other '
-        'types Pillow reads are allowed; set --config.data.path to where they are')
+        f'no image file in {root} (files seen: {_counts(found.others)}); .png, .jpg and '
+        'the other types Pillow reads are allowed; set --config.data.path to where they '
+        'are')
   return found
 
 
-def _walk(folder: str | os.PathLike, prefix: str = '',
+def _register_further_formats() -> None:
+  """Lets Pillow read HEIC where pillow-heif is installed."""
+  try:
+    import pillow_heif
+  except ImportError:
+    return
+  pillow_heif.register_heif_opener()
+
+
+def _counts(others: collections.Counter) -> str:
+  """Files by their ending, in words."""
+  return ', '.join(f'{number} {ending or "without extension"}'
+                   for ending, number in sorted(others.items())) or 'none at all'
+
+
+def _walk(folder: str | os.PathLike, found: Found, prefix: str = '',
           above: tuple[str, ...] = ()) -> Iterator[str]:
   """Yields the paths of the files that are not hidden, following linked folders."""
   real = os.path.realpath(folder)
   if real in above:  # a link back to a folder we are in
     return
-  for entry in os.scandir(folder):
+  try:
+    entries = list(os.scandir(folder))
+  except OSError as error:
+    if not prefix:
+      raise
+    found.locked.append((prefix, error.strerror or one_line(error)))
+    return
+  if prefix and set(RUN_FILES) <= {entry.name for entry in entries}:
+    found.runs.append(prefix)
+    return
+  for entry in entries:
     if entry.name.startswith('.'):
       continue
-    if entry.is_dir():
-      yield from _walk(entry.path, f'{prefix}{entry.name}/', (*above, real))
-    else:
+    try:
+      folder, file = entry.is_dir(), entry.is_file()
+    except OSError as error:  # such as a link to itself
+      found.locked.append((prefix + entry.name, error.strerror or one_line(error)))
+      continue
+    if folder:
+      yield from _walk(entry.path, found, f'{prefix}{entry.name}/', (*above, real))
+    elif file or entry.is_symlink():  # a link to nothing is an unreadable file
       yield prefix + entry.name
 
 
-def _verify(root: pathlib.Path, name: str) -> Header | str:
+def left_out_notes(found: Found, names: Sequence[str], headers: Sequence[Header],
+                   frames: str) -> list[str]:
+  """Tells of what is not used: other files, runs, further frames."""
+  notes = []
+  if found.others:
+    notes.append(f'{found.others.total()} files were passed over, since they are no '
+                 f'images that can be read here: {_counts(found.others)}')
+  if found.runs:
+    notes.append(f"the folders of runs were passed over: {', '.join(found.runs[:5])}"
+                 + ' ...' * (len(found.runs) > 5))
+  many = [(name, header.frames) for name, header in zip(names, headers)
+          if header.frames > 1]
+  if many and frames == 'first':
+    name, number = many[0]
+    notes.append(f'{len(many)} files hold several pictures ({name}: {number}), of which '
+                 'only the first is used: --config.data.frames=all uses all')
+  return notes
+
+
+def find_rendering(names: Sequence[str], headers: Sequence[Header],
+                   data: ml_collections.ConfigDict) -> tuple[Rendering, list[str]]:
+  """Finds the range of the pixels and the ground of transparent ones.
+
+  Args:
+    names: of N files.
+    headers: N.
+    data: its options range and background.
+
+  Returns:
+    The `Rendering`, and notes.
+  """
+  ranges, notes = {}, []
+  for kind in sorted({header.kind for header in headers}):
+    own = [header for header in headers if header.kind == kind]
+    low, high = min(h.low for h in own), max(h.high for h in own)
+    if data.range:
+      ranges[kind] = tuple(data.range)
+    elif kind == 'real':
+      ranges[kind] = (low, high if high > low else low + 1)
+    else:
+      ranges[kind], note = integer_range(int(low), int(high))
+      notes += [note] if note else []
+  background = data.background
+  clear = [(name, header.seen) for name, header in zip(names, headers) if header.seen]
+  if background == 'auto':
+    sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
+    background = best_background(*sums)
+  lost = [name for name, seen in clear if not seen[background == 'white']]
+  if lost:
+    notes.append(f'{len(lost)} transparent images are one colour on {background} '
+                 f'({lost[0]}): try another --config.data.background')
+  return Rendering(ranges, background), notes
+
+
+def beyond_notes(names: Sequence[str], headers: Sequence[Header],
+                 rendering: Rendering) -> list[str]:
+  """Tells of new files whose pixels go beyond the range of the fit."""
+  beyond = []
+  for name, header in zip(names, headers):
+    found = rendering.range_of(header.kind)
+    if found is not None and (header.low < found[0] or header.high > found[1]):
+      beyond.append(name)
+  if not beyond:
+    return []
+  return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
+          'they are clipped (--config.data.range sets another one)']
+
+
+def _verify(root: pathlib.Path, data: ml_collections.ConfigDict,
+            name: str) -> Header | str:
   """Returns the Header of a file, or one line saying why it cannot be decoded."""
   try:
     with Image.open(root / name) as image:
-      header = Header(preprocess.upright_size(image), preprocess.is_grey(image))
+      size, grey = preprocess.upright_size(image), preprocess.is_grey(image)
+      frames = getattr(image, 'n_frames', 1)
       image.draft(None, (1, 1))  # a JPEG is read to its end, at 1/8 of the work
-      preprocess.pixels_of(image)
-    return header
+      pixels = preprocess.stored_pixels(image)
+      further = []
+      for frame in range(1, frames if data.frames == 'all' else 1):
+        image.seek(frame)
+        if preprocess.upright_size(image) != size:
+          return 'its pictures differ in size'
+        further.append(preprocess.stored_pixels(image))
+    if image.format == 'JPEG' and np.ptp(pixels) < FAINT * 255:
+      with Image.open(root / name) as image:  # its averages are faint: is it itself?
+        pixels = preprocess.stored_pixels(image)
+    found = [_extent(pixels, data.percentile) for pixels in (pixels, *further)]
+    _, low, high, seen = zip(*found)
+    return Header(size, grey, found[0][0], min(low), max(high),
+                  next((both for both in seen if both), None), frames)
   # On a damaged file Pillow's many decoders raise nearly anything: OSError, SyntaxError,
   # struct.error, KeyError, DecompressionBombError, ... Whatever it is, the file is
   # unreadable, and the exception is the reason to show.
@@ -118,33 +291,68 @@ def _verify(root: pathlib.Path, name: str) -> Header | str:
         one_line(error))
 
 
-def _decode_file(root: pathlib.Path, image_size: int, name: str) -> np.ndarray:
-  """Returns the pixels [H, W, C] of an image file."""
+def _extent(pixels: np.ndarray, percentile: float):
+  """What Header says of stored pixels: kind, low, high, seen.
+
+  Raises:
+    ValueError: NaN or infinite pixels.
+  """
+  kind = 'wide' if pixels.dtype == np.int64 else kind_of(pixels.dtype)
+  if not np.isfinite(pixels).all():
+    raise ValueError('NaN or infinite pixels')
+  if pixels.shape[-1] == 4:
+    seen = tuple(float(np.std(composited(pixels, 255, ground).astype(np.float64)))
+                 for ground in ('black', 'white'))
+    return kind, 0, 255, seen
+  if percentile and kind != 'byte':
+    return (kind, *np.percentile(pixels, (percentile, 100 - percentile)).tolist(), None)
+  return kind, pixels.min().item(), pixels.max().item(), None
+
+
+def _decode_file(root: pathlib.Path, image_size: int, rendering: Rendering,
+                 picture: Picture) -> np.ndarray:
+  """Returns the pixels [H, W, C] of a picture of an image file."""
   try:
-    with Image.open(root / name) as image:
-      return decode(image, image_size)
+    with Image.open(root / picture.name) as image:
+      if picture.frame:
+        image.seek(picture.frame)
+      return decode(image, image_size, rendering)
   except OSError as error:
     raise errors.UserError(
-        f'{root / name} could be read when the data was loaded, but not any more '
+        f'{root / picture.name} could be read when the data was loaded, but not any more '
         f'({one_line(error)}); put it back, or start again without it') from error
 
 
-def _folder_labels(
-    names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-  """Makes labels of the first part of each path.
+def labels_of(names: Sequence[str]) -> tuple[
+    np.ndarray | None, tuple[str, ...] | None, list[str]]:
+  """Makes labels of the sub-folders that files lie in.
+
+  A label is the first part of a path that not all files share. Where these parts are
+  names of splits, such as train and test, it is the part after them.
 
   Args:
     names: N paths relative to the folder, '/' between their parts.
 
   Returns:
-    The labels, int64 [N], and the names of the sub-folders that they count. A file
-    outside of the sub-folders has the label -1. (None, None) if there are fewer than two
-    sub-folders.
+    The labels, int64 [N], the names of the sub-folders that they count, and notes. A
+    file outside of the sub-folders has the label -1. (None, None) if there are fewer
+    than two sub-folders.
   """
-  parts = [name.split('/')[0] if '/' in name else None for name in names]
-  label_names = sorted({part for part in parts if part is not None})
+  folders, notes = [tuple(name.split('/')[:-1]) for name in names], []
+  depth = 0
+  while True:
+    parts = {folder[depth] if len(folder) > depth else None for folder in folders}
+    splits = None not in parts and {part.lower() for part in parts} <= SPLITS
+    if splits and len(parts) > 1:
+      notes.append(f"the sub-folders {', '.join(sorted(parts))} are taken for parts of "
+                   'the data, not for classes')
+    elif len(parts) != 1 or None in parts:
+      break
+    depth += 1
+  label_names = sorted(part for part in parts if part is not None)
   if len(label_names) < 2:
-    return None, None
+    return None, None, notes
   number = {name: label for label, name in enumerate(label_names)}
-  labels = np.array([number.get(part, -1) for part in parts], np.int64)
-  return labels, tuple(label_names)
+  labels = np.array([number.get(folder[depth] if len(folder) > depth else None, -1)
+                     for folder in folders], np.int64)
+  return labels, tuple(label_names), notes

@@ -13,8 +13,10 @@ import ml_collections
 import numpy as np
 
 from jdiffclust import errors
+from jdiffclust.data.rendering import Rendering
+from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
-    Raw, cannot_read, checked_labels, composited, existing_file, row_ids, with_channels)
+    Labels, Raw, cannot_read, checked_labels, existing_file, with_channels)
 
 _IDX_TYPES = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4',
               0x0E: '>f8'}
@@ -102,7 +104,7 @@ def read_idx_images(path: str | os.PathLike) -> np.ndarray:
   return with_channels(images, path)
 
 
-def read_idx_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
+def read_idx_labels(path: str | os.PathLike, num_images: int) -> Labels:
   """Reads an IDX file of labels.
 
   Args:
@@ -110,15 +112,16 @@ def read_idx_labels(path: str | os.PathLike, num_images: int) -> np.ndarray:
     num_images: N, the number of labels that there must be.
 
   Returns:
-    int64 [N].
+    `Labels` of N images.
 
   Raises:
     UserError: as in `read_idx`, or there is not one whole number for each image.
   """
-  return checked_labels(read_idx(path), num_images, path)[0]
+  return checked_labels(read_idx(path), num_images, path)
 
 
-def read_idx_source(data: ml_collections.ConfigDict) -> Raw:
+def read_idx_source(data: ml_collections.ConfigDict,
+                    rendering: Rendering | None = None) -> Raw:
   """Reads the images of `data.path`, and labels from a file beside them.
 
   The labels file is `data.labels_path`. If that is empty, it is the file in the same
@@ -127,7 +130,8 @@ def read_idx_source(data: ml_collections.ConfigDict) -> Raw:
 
   Args:
     data: the `data` section of a config; the options path, labels_path and use_labels
-      are used.
+      are used, and those of `arrays.raw_array`.
+    rendering: of a fit; None: it is found.
 
   Returns:
     A Raw. The images are a memory map unless the file is gzipped or has an alpha channel.
@@ -135,13 +139,13 @@ def read_idx_source(data: ml_collections.ConfigDict) -> Raw:
   Raises:
     UserError: as in `read_idx_images` and `read_idx_labels`.
   """
-  images = composited(read_idx_images(data.path), 255)
-  labels = None
+  raw = raw_array(read_idx_images(data.path), data, rendering, where=data.path,
+                  name=f'idx:{pathlib.Path(data.path).name}')
   labels_path = data.labels_path or _idx_labels_path(data.path)
   if data.use_labels and labels_path:
-    labels = read_idx_labels(labels_path, len(images))
-  return Raw(images, row_ids(len(images)), labels, None, 256,
-             f'idx:{pathlib.Path(data.path).name}')
+    labels, names = read_idx_labels(labels_path, len(raw.images))
+    raw = raw._replace(labels=labels, label_names=names)
+  return raw
 
 
 def _idx_labels_path(images_path: str) -> pathlib.Path | None:

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from jdiffclust import errors
+from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import Raw, cannot_read, existing_file, one_line
 
@@ -19,17 +20,19 @@ IMAGE_KEYS = ('images', 'x', 'x_train', 'arr_0')
 LABEL_KEYS = ('labels', 'y', 'y_train', 'arr_1')
 
 
-def read_npz(data: ml_collections.ConfigDict) -> Raw:
+def read_npz(data: ml_collections.ConfigDict,
+             rendering: Rendering | None = None) -> Raw:
   """Reads arrays saved by `np.savez` (.npz) or `np.save` (.npy, no labels).
 
   The images are the array named `image_key`. If that is empty, they are the first of
   IMAGE_KEYS that the file has, or else its only array. The labels are the array named
   `label_key`, or else the first of LABEL_KEYS that the file has; if it has none, the
-  images have no labels. `arrays.as_levels` says what the pixels may be.
+  images have no labels. `arrays.raw_array` says what the pixels may be.
 
   Args:
     data: the `data` section of a config; the options path, image_key, label_key and
-      use_labels are used.
+      use_labels are used, and those of `arrays.raw_array`.
+    rendering: of a fit; None: it is found.
 
   Returns:
     A Raw. The images of an .npy file of uint8 are a memory map, unless they have an alpha
@@ -57,7 +60,7 @@ def read_npz(data: ml_collections.ConfigDict) -> Raw:
         'write it with np.savez(path, images=..., labels=...)') from error
   except OSError as error:
     raise cannot_read(path, error) from error
-  return raw_array(images, labels, path, f'{path}, {key!r}',
+  return raw_array(images, data, rendering, labels, path, f'{path}, {key!r}',
                    f'npz:{pathlib.Path(path).name}')
 
 

@@ -15,18 +15,21 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     Header, LazyImages, Raw, checked_labels, common_size, decode, one_line, row_ids)
 
 
-def read_tfds(data: ml_collections.ConfigDict) -> Raw:
+def read_tfds(data: ml_collections.ConfigDict,
+              rendering: Rendering | None = None) -> Raw:
   """Reads a TensorFlow Datasets image set, decoded by Pillow when asked for.
 
   Args:
     data: the `data` section of a config. The options name (which may include a config
       and a version of the set), split, path (the data_dir; '': TFDS's default),
       image_key ('': 'image'), label_key ('': 'label' if there is such a feature),
-      image_size, channels and use_labels are used.
+      image_size, channels, background and use_labels are used.
+    rendering: of a fit; None: pixels have the range of their container.
 
   Returns:
     A Raw of `LazyImages`, 256 levels.
@@ -58,24 +61,31 @@ def read_tfds(data: ml_collections.ConfigDict) -> Raw:
   shape = (len(source), *stored[:2], data.channels or (1 if stored[2] == 1 else 3))
   label_names = None
   labels = np.asarray(labels)
-  if not data.use_labels or not label_key or (labels == -1).all():  # -1: not known
+  classes = getattr(features[label_key], 'names', None) if label_key else None
+  unknown = labels == -1 if classes else np.zeros(len(labels), bool)  # TFDS's own mark
+  if not data.use_labels or not label_key or unknown.all():
     labels = None
   else:
-    labels, _ = checked_labels(labels, len(source), where)
-    label_names = getattr(features[label_key], 'names', None)
+    labels, label_names = checked_labels(labels, len(source), where, unknown)
+    if classes:
+      label_names = tuple(classes[int(name)] for name in label_names)
+  if rendering is None:
+    rendering = Rendering(
+        background='black' if data.background == 'auto' else data.background)
   return Raw(
       LazyImages(range(len(source)),
-                 functools.partial(_read_example, source, image_key, data.image_size),
+                 functools.partial(_read_example, source, image_key, data.image_size,
+                                   rendering),
                  shape, np.dtype(np.uint8)),
-      row_ids(len(source)), labels, label_names and tuple(label_names), 256,
-      f'tfds:{data.name}')
+      row_ids(len(source)), labels, label_names, 256,
+      f'tfds:{data.name}', rendering=rendering)
 
 
-def _read_example(source: Any, image_key: str, image_size: int,
+def _read_example(source: Any, image_key: str, image_size: int, rendering: Rendering,
                   index: int) -> np.ndarray:
   """Returns the pixels [H, W, C] of an example of a TFDS source."""
   with Image.open(io.BytesIO(source[index][image_key])) as image:
-    return decode(image, image_size)
+    return decode(image, image_size, rendering)
 
 
 def _feature_name(features: Mapping[str, Any], key: str, data: ml_collections.ConfigDict,

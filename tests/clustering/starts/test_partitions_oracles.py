@@ -176,7 +176,9 @@ SETTINGS = hypothesis.settings(max_examples=150, deadline=None, derandomize=True
 def check_reseeding(tau, bound, min_size):
   new, empty = reseed_empty(tau.copy(), bound, min_size)
   old_sizes, sizes = (a.sum(axis=0, dtype=np.float64) for a in (tau, new))
-  assert empty == [q for q in range(tau.shape[1]) if old_sizes[q] < min_size]
+  members = [(tau.argmax(axis=1) == q).sum() for q in range(tau.shape[1])]
+  assert empty == [q for q in range(tau.shape[1])
+                   if old_sizes[q] < min_size and members[q] < min_size]
   np.testing.assert_allclose(new.sum(axis=1), 1, atol=1e-5)
   moved = np.flatnonzero((new != tau).any(axis=1))
   gained = new[moved].argmax(axis=1)
@@ -210,10 +212,17 @@ SPREAD_OUT = np.tile(np.float32([.8, .2, 0.]), (10, 1))
 def test_reseeding_soft_partitions(case):
   """Soft responsibilities: no living cluster is emptied by the re-seeding."""
   tau, bound, min_size = case
-  _, new, _, empty, _ = check_reseeding(*case)
+  old, new, _, empty, _ = check_reseeding(*case)
   for q in range(tau.shape[1]):
     if q not in empty:
-      assert new[q] >= min_size - 1e-4
+      assert new[q] >= min(old[q], min_size) - 1e-4
+
+
+def test_a_cluster_with_a_member_is_not_empty():
+  """However unsure its only image is."""
+  tau = np.float32([[.9, .1, 0], [.8, .2, 0], [.4, .6, 0], [1, 0, 0]])
+  new, empty = reseed_empty(tau, np.zeros(4), 1.)
+  assert empty == [2] and tau[:, 1].sum() < 1
 
 
 def test_reseeded_clusters_reach_the_minimum():

@@ -1,0 +1,91 @@
+"""Which images a run was begun with: their ids, and checksums of their pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jdiffclust.data.dataset import ImageSource, read_images
+from jdiffclust.data.sources.common import LazyImages
+from jdiffclust.errors import UserError
+
+# Images whose pixels are looked at where each access decodes a file.
+MOST_DECODED = 4096
+BLOCK = 1024
+
+
+def fingerprint(source: ImageSource) -> dict[str, Any]:
+  """What tells the images of a run from others; JSON can hold it.
+
+  Args:
+    source: N images, finished.
+
+  Returns:
+    image_shape; levels; ids, N texts; checksums, N integers. They are null for those
+    images, beyond `MOST_DECODED`, that would have to be decoded for it.
+  """
+  count = source.num_images
+  looked_at = np.arange(count)
+  if isinstance(source.images, LazyImages) and count > MOST_DECODED:
+    by_id = np.argsort(np.array(source.ids), kind='stable')  # the same in any order
+    looked_at = np.sort(by_id[np.arange(MOST_DECODED) * count // MOST_DECODED])
+  checksums: list[int | None] = [None] * count
+  for start in range(0, len(looked_at), BLOCK):
+    rows = looked_at[start:start + BLOCK]
+    for row, image in zip(rows, read_images(source, rows)):
+      checksums[row] = zlib.crc32(np.ascontiguousarray(image).tobytes())
+  return {'image_shape': list(source.image_shape), 'levels': source.levels,
+          'ids': list(source.ids), 'checksums': checksums}
+
+
+def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> ImageSource:
+  """The images in the order that a run began with.
+
+  Args:
+    source: the images found now.
+    kept: of `fingerprint`, when the run began.
+    where: what error messages call the run.
+
+  Returns:
+    The same images, in the order of `kept`.
+
+  Raises:
+    UserError: they are others; the first one that differs is named.
+  """
+  mend = (f'restore the images that the run in {where} began with, or choose another '
+          '--workdir.')
+  here, there = set(source.ids), set(kept['ids'])
+  missing = next((name for name in kept['ids'] if name not in here), None)
+  new = next((name for name in source.ids if name not in there), None)
+  if missing is not None or new is not None:
+    found = [f'{missing!r} is missing' * (missing is not None),
+             f'{new!r} is new' * (new is not None)]
+    raise UserError(f"The data have {source.num_images} images now, {len(kept['ids'])} "
+                    f"before: {', '.join(filter(None, found))}; {mend}")
+  now, before = ((tuple(shape), levels) for shape, levels in (
+      (source.image_shape, source.levels), (kept['image_shape'], kept['levels'])))
+  if now != before:
+    raise UserError(
+        f'The images are of {now[0]} with {now[1] or "no"} levels now, of {before[0]} '
+        f'with {before[1] or "no"} before; {mend}')
+  if tuple(kept['ids']) != tuple(source.ids):
+    place = {name: row for row, name in enumerate(source.ids)}
+    source = reordered(source, np.array([place[name] for name in kept['ids']]))
+  for name, old, found in zip(kept['ids'], kept['checksums'],
+                              fingerprint(source)['checksums']):
+    if old is not None and found is not None and old != found:
+      raise UserError(f'The pixels of {name!r} are others than before; {mend}')
+  return source
+
+
+def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
+  """The images of some indices, int [n], in this order."""
+  images = (source.images[order] if isinstance(source.images, np.ndarray)
+            else source.images.take(order))
+  return dataclasses.replace(
+      source, images=images, ids=tuple(source.ids[i] for i in order),
+      labels=None if source.labels is None else source.labels[order])

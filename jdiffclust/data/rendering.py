@@ -1,0 +1,150 @@
+"""How stored pixels become grey levels.
+
+A container says little of its pixels: microscopes store 12 bits in 16-bit files, masks
+are 0 and 1 in 8 bits, floats have any range. So the range is looked at, once for all
+images of a data set (one factor keeps their differences of brightness). What a fit has
+found is kept with it, and new images are treated by the same rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# The kinds of numbers in which pixels are stored, and the range of their container.
+CONTAINERS = {'byte': (0, 255), 'wide': (0, 65535)}
+BITS = (8, 10, 12, 14, 16)
+# Images that span less than this share of their range are stretched to it.
+FAINT = .1
+BACKGROUNDS = ('black', 'white')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+  """How stored pixels become grey levels.
+
+  Attributes:
+    ranges: by the kind of number, 'byte', 'wide' (integers of more than 8 bits) or
+      'real': the stored values that become the lowest and the highest level. A kind that
+      is not named has the range of its container.
+    background: what is seen through transparent pixels: 'black' or 'white'.
+  """
+
+  ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  background: str = 'black'
+
+  def range_of(self, kind: str) -> tuple[float, float] | None:
+    """The range of a kind of number; None: it is not known ('real' only)."""
+    found = self.ranges.get(kind, CONTAINERS.get(kind))
+    return None if found is None else tuple(found)
+
+  def to_json(self) -> dict[str, Any]:
+    """What JSON can hold."""
+    return {'ranges': {kind: list(found) for kind, found in self.ranges.items()},
+            'background': self.background}
+
+
+def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
+  """The `Rendering` of what `to_json` returned; None of None."""
+  if stored is None:
+    return None
+  return Rendering({kind: tuple(found) for kind, found in stored['ranges'].items()},
+                   stored['background'])
+
+
+def asked_for(rendering: Rendering | None, asked) -> Rendering | None:
+  """The rendering of a fit, but for a range that is asked for now.
+
+  Args:
+    rendering: of the fit, or None.
+    asked: data.range of the new images, (low, high) or ().
+  """
+  if rendering is None or not asked:
+    return rendering
+  return dataclasses.replace(
+      rendering, ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(asked)))
+
+
+def kind_of(dtype: np.dtype) -> str:
+  """The kind of number of a type of array: 'byte', 'wide' or 'real'."""
+  if np.issubdtype(dtype, np.floating):
+    return 'real'
+  return 'byte' if dtype in (np.uint8, np.bool_) else 'wide'
+
+
+def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
+  """The range of stored integers: of the bits that they use, or their own.
+
+  Args:
+    low: the smallest pixel of all images.
+    high: the largest.
+
+  Returns:
+    The values that become black and white, and what to tell the user: '' if the
+    container is filled.
+  """
+  bits = next((b for b in BITS if high < 2**b), None)
+  top = high if bits is None else 2**bits - 1
+  if low < 0:
+    return (low, high), (f'the pixels are integers from {low} to {high}: they are scaled '
+                         'from this range')
+  if low < high < FAINT * top + low:
+    bottom = 0 if low < FAINT * high else low
+    return (bottom, high), (
+        f'all pixels lie in {low}..{high}, under a tenth of 0..{top}: they are scaled '
+        f'from {bottom}..{high} (--config.data.range="(0,{top})" leaves them as stored)')
+  return (0, top), ''
+
+
+def to_levels(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+  """Scales stored pixels to 0..255; what lies outside of the range is clipped.
+
+  Args:
+    pixels: numbers of any shape.
+    low: the value that becomes 0.
+    high: the value that becomes 255; above `low`.
+
+  Returns:
+    uint8 of the same shape.
+  """
+  if pixels.dtype == np.uint8 and (low, high) == CONTAINERS['byte']:
+    return pixels
+  scaled = (pixels.astype(np.float64) - low) * (255 / (high - low))
+  return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def composited(images: np.ndarray, opaque: float, background: str) -> np.ndarray:
+  """Lays images with an alpha channel on a ground; leaves other images as they are.
+
+  Args:
+    images: [..., C]; the alpha channel is the last one if C is 4. 0 is black.
+    opaque: the alpha of an opaque pixel, and white: 255 for 8 bits, 1 for floats.
+    background: 'black' or 'white'.
+
+  Returns:
+    [..., 3] of the same type if C is 4, rounded if that is an integer type; else the
+    images.
+  """
+  if images.shape[-1] < 4:
+    return images
+  share = images[..., 3:] / np.float32(opaque)
+  colour = images[..., :3] * share
+  if background == 'white':
+    colour = colour + opaque * (1 - share)
+  if np.issubdtype(images.dtype, np.integer):
+    colour = np.rint(colour)
+  return colour.astype(images.dtype)
+
+
+def contrast(images: np.ndarray, opaque: float, background: str) -> float:
+  """The mean over images [N, H, W, 4] of the standard deviation of what is seen."""
+  return float(np.mean([np.std(composited(image, opaque, background).astype(np.float64))
+                        for image in images])) if len(images) else 0.
+
+
+def best_background(on_black: float, on_white: float) -> str:
+  """The ground against which pictures have more contrast; black if both are equal."""
+  return 'white' if on_white > on_black else 'black'
