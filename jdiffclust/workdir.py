@@ -172,14 +172,21 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
 
   Args:
     source: the images found now.
-    workdir: a folder; where no run has begun, or one of an earlier version, the images
-      are returned as they are.
+    workdir: a folder; where no run has begun, or one of an earlier version, which did not
+      write down its images, they are returned as they are.
 
   Raises:
-    UserError: they are others, see `fingerprint.as_before`; or images.json is damaged.
+    UserError: they are others, see `fingerprint.as_before`; images.json is damaged; or an
+      earlier version chose other images by data.max_images.
   """
   path = pathlib.Path(workdir) / 'images.json'
   if not path.is_file():
+    if config_lib.has_config(workdir) and source.num_images == (
+        config_lib.fitted_config(workdir).data.max_images):
+      raise UserError(
+          f'The run in {str(workdir)!r} is of an earlier version, in which '
+          f'config.data.max_images = {source.num_images} chose other images: use that '
+          'version, or fit into a new workdir.')
     return source
   try:
     kept = json.loads(path.read_bytes())

@@ -60,6 +60,14 @@ def test_a_workdir_within_the_folder_of_images(commands, pictures, tmp_path, mon
   assert 'run/' in ' '.join(summary_of(pictures / 'second')['warnings'])
 
 
+def test_a_run_of_before_max_images_was_a_random_subset(commands, tmp_path):
+  """It is refused where that chooses other images, since nothing says which it had."""
+  assert commands.fit(tmp_path).code == 0
+  (tmp_path / 'images.json').unlink()
+  check_error(commands.fit(tmp_path), 'config.data.max_images = 60', 'earlier version')
+  check_error(commands.fit(tmp_path, flags=['--mode=evaluate']), 'earlier version')
+
+
 def test_faint_new_images_keep_their_cluster(commands, tmp_path, monkeypatch):
   """Alone they are as faint as among the bright ones."""
   monkeypatch.chdir(tmp_path)
