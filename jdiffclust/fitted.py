@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -179,13 +180,9 @@ class Fitted:
     for name, value in changes.items():
       if name not in config.sample:
         raise config_lib.unknown_option(f'sample.{name}')
-      value = value.item() if isinstance(value, np.generic) else value
-      option = config_lib.all_options()[f'sample.{name}']
-      if not option.allows(value):
-        raise UserError(f'{name} = {value!r} is not allowed: it must be '
-                        f'{option.allowed} ({option.meaning}).')
-      with config.unlocked():
-        config.sample[name] = value
+      # `check_config` says what is wrong with a value of another type.
+      with config.sample.ignore_type():
+        config.sample[name] = value.item() if isinstance(value, np.generic) else value
     config_lib.check_config(config)
     return config
 
@@ -193,8 +190,8 @@ class Fitted:
     """The same fit with tau recomputed from its parameters, on its own images.
 
     Args:
-      source: the images of the fit.
-      reporter: shows progress; None: quietly.
+      source: the images of the fit, as of `assign`.
+      reporter: shows progress; None: warnings only.
 
     Raises:
       UserError: there are more or fewer of them now.
@@ -309,6 +306,33 @@ def prepare(config, source: ImageSource, build: Build = build) -> Method:
   return build(config, source.image_shape, source.levels, mesh)
 
 
+@contextlib.contextmanager
+def held_run(store: Workdir, config, load: Callable[[], ImageSource],
+             reporter: Reporter, build: Build) -> Iterator[ImageSource]:
+  """Holds the folder of a run for a fit, once all is known to be right.
+
+  Args:
+    store: the folder.
+    config: of the fit; an automatic number of clusters is set to that of a run that goes
+      on.
+    load: gives the images; not called for a config that the folder refuses.
+    reporter: tells of a left-over run.
+    build: as `method.build`.
+
+  Yields:
+    The images, in the order that the run began with.
+
+  Raises:
+    UserError: the folder belongs to another config or other images, or is held; or as of
+      `prepare`. Nothing has been written then.
+  """
+  store.check(config)
+  source = images_of_run(load(), store.path)
+  prepare(config, source, build)
+  with store.held(reporter.warning):
+    yield source
+
+
 def fit(config, source=None, store: Store | str | os.PathLike | None = None,
         reporter: Reporter | None = None, build: Build = build) -> Fitted:
   """Fits a model to images.
@@ -340,11 +364,8 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   elif not isinstance(source, ImageSource):
     source = array_source(source, config.data)
   if not isinstance(store, Store):
-    folder = Workdir(store, config.checkpoint.keep)
-    folder.check(config)
-    source = images_of_run(source, store)
-    prepare(config, source, build)  # its mistakes come before anything is written
-    with folder.held(reporter.warning):
+    folder, found = Workdir(store, config.checkpoint.keep), source
+    with held_run(folder, config, lambda: found, reporter, build) as source:
       return fit(config, source, folder, reporter, build)
   method = prepare(config, source, build)
   for line in config_lib.cautions(config):

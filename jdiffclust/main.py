@@ -229,14 +229,12 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     started: the `time.perf_counter()` from which wall_seconds count.
   """
   from jdiffclust.data.dataset import load_source
-  from jdiffclust.fitted import fit, prepare
+  from jdiffclust.fitted import fit, held_run
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import Workdir, images_of_run
+  from jdiffclust.workdir import Workdir
   store = Workdir(workdir, config.checkpoint.keep, started)
-  store.check(config)
-  source = images_of_run(load_source(config.data), workdir)
-  prepare(config, source, build)  # its mistakes come before anything is written
-  with store.held(reporter.warning):
+  load = lambda: load_source(config.data)
+  with held_run(store, config, load, reporter, build) as source:
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:

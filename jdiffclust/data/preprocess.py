@@ -83,7 +83,7 @@ def pixels_of(image: Image.Image, rendering: Rendering = Rendering()) -> np.ndar
       beyond 16 bits.
   """
   grey, pixels = is_grey(image), stored_pixels(image)
-  kind = 'wide' if pixels.dtype == np.int64 else kind_of(pixels.dtype)
+  kind = kind_of(pixels.dtype)
   found = rendering.range_of(kind)
   if found is None:
     raise ValueError('float pixels have no known range; set --config.data.range')

@@ -297,7 +297,7 @@ def _extent(pixels: np.ndarray, percentile: float):
   Raises:
     ValueError: NaN or infinite pixels.
   """
-  kind = 'wide' if pixels.dtype == np.int64 else kind_of(pixels.dtype)
+  kind = kind_of(pixels.dtype)
   if not np.isfinite(pixels).all():
     raise ValueError('NaN or infinite pixels')
   if pixels.shape[-1] == 4:
