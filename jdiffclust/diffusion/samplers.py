@@ -2,8 +2,9 @@
 
 A sampler is three pure functions over the rows of a table: `init` makes a state of noise,
 `step` takes it through a row, `finish` makes images of it. `run` is one `jax.lax.scan`
-over them, or drives the same step from the host. A further sampler is a class in a file
-of its own, and a line of the registry.
+over them, or drives the same step from the host. A further sampler is a file of its own
+and a line of the registry, which names a function from its options to a `Sampler`, or one
+that makes rows of a table.
 
 `TableSampler` is whatever `jdiffclust.diffusion.tables` can say: tables of the same
 length share its compiled program. `Integrator` follows the probability-flow ODE, in one
@@ -15,6 +16,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,10 @@ class Sampler(abc.ABC):
   # Whether `jax.shard_map` can check its loops; diffrax's fail.
   checks_vma = True
 
+  def table(self, path: Path, num_steps: int, grid: str) -> Table:
+    """The rows it goes through; by default those of ddim at the times of a grid."""
+    return tables.make_table(path, make_grid(grid, path, num_steps), tables.ddim)
+
   @abc.abstractmethod
   def init(self, table: Table, denoiser: Denoiser, keys, condition) -> Any:
     """The state before the first row, a tree of arrays [B, ...]."""
@@ -74,8 +80,8 @@ class Sampler(abc.ABC):
       UserError: the sampler has none.
     """
     del state, row, mu
-    raise UserError('The adaptive sampler keeps no states: set num_states to 0, or '
-                    'another sampler.')
+    raise UserError(f'{type(self).__name__} keeps no states: set num_states to 0, or '
+                    'take another sampler.')
 
 
 def run(sampler: Sampler, table: Table, denoiser: Denoiser, keys, condition,
@@ -235,6 +241,11 @@ class Integrator(Sampler):
   solver: ode.Adaptive | ode.Fixed
   checks_vma = False
 
+  def table(self, path, num_steps, grid):
+    """One row: the times are the solver's."""
+    del num_steps, grid
+    return tables.make_table(path, np.array([path.t_max]), tables.ddim)
+
   def _ends(self, denoiser, dtype):
     """The times, and log sigma at them."""
     t = jnp.asarray([denoiser.path.t_max, denoiser.path.t_min], dtype)
@@ -273,6 +284,11 @@ def adaptive(tolerance: float = 1e-3) -> Integrator:
   return Integrator(ode.Adaptive(rtol=tolerance, atol=tolerance))
 
 
+def makes_rows(make: Callable) -> bool:
+  """Whether a registered sampler makes rows of levels, and not a `Sampler`."""
+  return 'now' in inspect.signature(make).parameters
+
+
 def sampler_options(name: str) -> list[str]:
   """The names of a sampler's own options."""
   parameters = list(inspect.signature(SAMPLERS[name]).parameters)
@@ -303,9 +319,9 @@ def make_sampler(name: str, path: Path, num_steps: int, grid: str = 'uniform',
     if option not in known:
       raise UserError(f'Unknown option of {name} {option!r}: '
                       + (f'set one of {", ".join(known)}.' if known else 'it has none.'))
-  if make is adaptive:
-    return adaptive(**options), tables.make_table(path, np.array([path.t_max]),
-                                                  tables.ddim)
+  if not makes_rows(make):
+    sampler = make(**options)
+    return sampler, sampler.table(path, num_steps, grid)
   times = make_grid(grid, path, num_steps)
   return TableSampler(), tables.make_table(
       path, times, lambda now, then: make(now, then, **options))

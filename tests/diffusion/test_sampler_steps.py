@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jdiffclust.diffusion import analytic, grids, samplers
+from jdiffclust.errors import UserError
 from jdiffclust.registry import SAMPLERS
 
 DIM = 8
@@ -46,6 +47,43 @@ def test_host_and_scan_agree(careful_host, world, name, num_states):
   assert (whole.states is None) == (num_states == 0)
   assert len(np.unique(whole.images, axis=0)) == 5
   jax.tree.map(np.testing.assert_array_equal, whole, by_row)
+
+
+class Counted(samplers.Sampler):
+  """ddim by its formula, with a state of its own: the sum of the levels it has seen."""
+
+  def init(self, table, denoiser, keys, condition):
+    walk = samplers.TableSampler().init(table, denoiser, keys, condition)
+    return walk.y, jnp.zeros(len(walk.y))
+
+  def step(self, state, row, denoiser, keys, condition):
+    y, total = state
+    x = row.scale * y + row.pull * denoiser.centre(condition)
+    x0 = denoiser.estimate(x, jnp.full(len(x), row.t), condition)
+    share = row.sigma_next / row.sigma
+    return share * y + (1 - share) * x0, total + row.sigma
+
+  def finish(self, state, table):
+    return samplers.Generated(*state)
+
+
+def test_a_sampler_with_a_state_needs_no_more_than_its_class(world, monkeypatch):
+  """Registered, it is made, gets rows of the grid, and runs on both ways."""
+  monkeypatch.setattr(samplers, 'SAMPLERS', {**SAMPLERS, 'counted': lambda: Counted()})
+  path = world.path('cddpm')
+  denoiser = analytic.denoiser(path, world.mixture(DIM))
+  mu = jnp.linspace(-1, 1, 5)[:, None] * jnp.ones((1, DIM))
+  given = denoiser, world.keys(5), mu
+  sampler, table = samplers.make_sampler('counted', path, 6, 'karras')
+  wanted = samplers.run(*samplers.make_sampler('ddim', path, 6, 'karras'), *given)
+  for scan in (True, False):
+    found = samplers.run(sampler, table, *given, scan=scan)
+    np.testing.assert_allclose(found.images, wanted.images, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.evaluations, table.rows.sigma.sum(), rtol=1e-5)
+  with pytest.raises(UserError, match='Counted keeps no states'):
+    samplers.run(sampler, table, *given, 3)
+  with pytest.raises(UserError, match='it has none'):
+    samplers.make_sampler('counted', path, 6, 'karras', eta=1.)
 
 
 @pytest.mark.parametrize('grid', ('trailing', 'karras'))
