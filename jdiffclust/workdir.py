@@ -180,9 +180,10 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
       earlier version chose other images by data.max_images.
   """
   path = pathlib.Path(workdir) / 'images.json'
+  if not config_lib.has_config(workdir):  # cut off before it began
+    return source
   if not path.is_file():
-    if config_lib.has_config(workdir) and source.num_images == (
-        config_lib.fitted_config(workdir).data.max_images):
+    if source.num_images == config_lib.fitted_config(workdir).data.max_images:
       raise UserError(
           f'The run in {str(workdir)!r} is of an earlier version, in which '
           f'config.data.max_images = {source.num_images} chose other images: use that '

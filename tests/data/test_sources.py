@@ -285,6 +285,12 @@ def test_new_images_by_the_rendering_of_the_fit(npz):
   alone = dataset.load_source(npz({'x': faint}), False, fitted.rendering)
   np.testing.assert_array_equal(alone.images[..., 0], np.rint(faint * (255 / 4095)))
   assert alone.levels == fitted.levels == 256
+  fitted = dataset.load_source(npz({'x': (images * 16).astype(np.uint8)}))
+  beyond = dataset.load_source(npz({'x': (images * 90).astype(np.uint8)}), False,
+                               fitted.rendering)
+  least, most = (images * 90).astype(int).min(), (images * 90).astype(int).max()
+  assert f'from {least} to {most}, but the fit had 0 to 15' in beyond.notes[0]
+  assert beyond.images.max() == 15
 
 
 def test_npz_floats_fill_the_range(npz):

@@ -1,6 +1,8 @@
 """A run and its images: they may move, but not change; new ones are read as they were."""
 
 import csv
+import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -66,6 +68,16 @@ def test_a_run_of_before_max_images_was_a_random_subset(commands, tmp_path):
   (tmp_path / 'images.json').unlink()
   check_error(commands.fit(tmp_path), 'config.data.max_images = 60', 'earlier version')
   check_error(commands.fit(tmp_path, flags=['--mode=evaluate']), 'earlier version')
+
+
+def test_a_run_cut_off_before_it_began_binds_no_images(commands, tmp_path):
+  """images.json is written before config.json, by which a run has begun."""
+  assert commands.fit(tmp_path).code == 0
+  (tmp_path / 'config.json').unlink()
+  shutil.rmtree(tmp_path / 'checkpoints')
+  outcome = commands.fit(tmp_path, 'data.max_images=50')
+  assert outcome.code == 0, outcome.err
+  assert len(json.loads((tmp_path / 'images.json').read_bytes())['ids']) == 50
 
 
 def test_faint_new_images_keep_their_cluster(commands, tmp_path, monkeypatch):

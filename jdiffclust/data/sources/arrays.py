@@ -119,8 +119,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
   """
   if images.dtype == bool:
     return images.astype(np.uint8), 2, {}, ()
-  kind = kind_of(images.dtype)
-  low, high = span(images)
+  kind, finding = kind_of(images.dtype), rendering is None and not data.range
+  low, high = span(images, FAINT * 255 if finding and kind == 'byte' else np.inf)
   note = ''
   if rendering is not None:
     found = rendering.range_of(kind)
@@ -140,14 +140,14 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
   return to_levels(images, *found), 256, {kind: found}, notes
 
 
-def span(images: np.ndarray) -> tuple[int, int]:
-  """The smallest and largest pixel; of 8 bits (0, 255) as soon as that much is clear."""
+def span(images: np.ndarray, enough: float) -> tuple[int, int]:
+  """The smallest and largest pixel; (0, 255) as soon as they are `enough` apart."""
   low, high = np.inf, -np.inf
   for start in range(0, len(images), BLOCK):
     block = images[start:start + BLOCK]
     if block.size:
       low, high = min(low, block.min()), max(high, block.max())
-    if images.dtype == np.uint8 and high - low >= FAINT * 255:
+    if high - low >= enough:
       return 0, 255
   return (0, 255) if low > high else (int(low), int(high))
 
