@@ -430,9 +430,16 @@ def load(workdir, config=None, reporter: Reporter | None = None,
     `Fitted`.
 
   Raises:
-    UserError: there is no checkpoint of a completed EM iteration.
+    UserError: there is no checkpoint of a completed EM iteration, or the config is of
+      another fit.
   """
-  config = config_lib.fitted_config(workdir) if config is None else config
+  stored = config_lib.fitted_config(workdir)
+  config = stored if config is None else config
+  different = [line for line in config_lib.differences(stored, config)
+               if not line.startswith('config.e_step.')]
+  if different:
+    raise UserError(f'The fit in {str(workdir)!r} is of another config: '
+                    f"{'; '.join(different)}. Leave the config out to use its own.")
   mesh = make_mesh(config.num_devices)
   check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
   made = []

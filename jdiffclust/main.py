@@ -188,14 +188,18 @@ def parse(argv: list[str]):
     raise UserError('--config is missing: name a file of configs/, such as '
                     '--config=configs/digits.py.')
   workdir = pathlib.Path(values.workdir).expanduser()
+  named = {arg.lstrip('-').removeprefix('config.').partition('=')[0]
+           for arg in overrides}
   if config is None:
     config = apply_overrides(workdir, overrides)
-    named = {arg.lstrip('-').partition('=')[0] for arg in overrides}
-    others = {f'config.data.{name}' for name in ('source', 'path', 'name', 'split')}
-    kept = 'config.data.max_images' in named or not named & others
+    others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
+    kept = 'data.max_images' in named or not named & others
     if values.mode == 'predict' and not kept:
       config.data.max_images = 0  # the fit's is not that of other images
   config_lib.check_config(config)
+  if values.mode != 'fit':
+    config_lib.check_usable(values.mode, sorted(named),
+                            config_lib.fitted_config(workdir), config)
   return config, workdir, values.mode, values.quiet
 
 
@@ -246,12 +250,10 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import check_like_the_fit, data_like_the_fit, load, tell_of
   from jdiffclust.outputs import write_predictions
-  options = config_lib.fitted_config(workdir)
-  with options.unlocked():
-    options.num_devices = config.num_devices
-    if config.predict.num_draws:
-      options.e_step.num_draws = config.predict.num_draws
-      options.e_step.max_draws = 0
+  options = config_lib.asked_of('predict', config_lib.fitted_config(workdir), config)
+  if config.predict.num_draws:
+    options.e_step.num_draws = config.predict.num_draws
+    options.e_step.max_draws = 0
   config_lib.check_config(options)
   fitted = load(workdir, options, reporter, build)
   source = load_source(data_like_the_fit(fitted, config.data), for_fit=False,
@@ -267,8 +269,7 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   """Draws images from clusters of a fitted workdir: samples.npy, and pictures."""
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
-  options = config_lib.fitted_config(workdir)
-  options.num_devices = config.num_devices
+  options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
   if message is not None:
@@ -281,12 +282,7 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
-  options = config_lib.fitted_config(workdir)
-  with options.unlocked():
-    options.num_devices = config.num_devices
-    options.quality, options.sample = config.quality, config.sample
-    for name in config_lib.WHEREABOUTS:  # the images may have moved
-      options.data[name] = config.data[name]
+  options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   with main_process_lock(workdir):
     fitted = load(workdir, options, reporter, build)
     source = images_of_run(load_source(options.data, rendering=fitted.rendering), workdir)

@@ -129,16 +129,16 @@ class Workdir(Store):
     """What `keep_choice` wrote; None if the number was given."""
     return results.read_choice(self.path)
 
-  def restore(self, template, warn, iterator=None):
+  def restore(self, template, warn):
     """See `Checkpoints.restore_newest`."""
     self._checkpoints = Checkpoints(self.path, self._keep)
-    restored = self._checkpoints.restore_newest(template, warn, iterator)
+    restored = self._checkpoints.restore_newest(template, warn)
     self._number = 0 if restored is None else restored[0]
     return restored
 
-  def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
+  def save(self, number: int, snapshot: Snapshot) -> None:
     """See `Checkpoints.save`."""
-    self._checkpoints.save(number, snapshot, iterator)
+    self._checkpoints.save(number, snapshot)
 
   def write(self, step: int, iteration: int, **values: float) -> None:
     """See `MetricsWriter.write`."""

@@ -206,7 +206,7 @@ def test_a_store_is_asked_for_all_that_is_kept():
     def keep_config(self, config):
       self.calls.append('config')
 
-    def save(self, number, snapshot, iterator=None):
+    def save(self, number, snapshot):
       self.calls.append(number)
 
     def write(self, step, iteration, **values):
@@ -258,6 +258,7 @@ def test_a_fit_that_is_kept_in_a_folder(tmp_path):
   assert "'7'" in refused(jdiffclust.fit, config, other, tmp_path / 'w')
   config.seed = 5
   assert 'config.seed' in refused(jdiffclust.fit, config, IMAGES, tmp_path / 'w')
+  assert 'config.seed: 0 there, 5 now' in refused(jdiffclust.load, tmp_path / 'w', config)
 
 
 def test_one_line_for_what_is_no_config_or_no_image():

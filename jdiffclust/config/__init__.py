@@ -1,8 +1,9 @@
 """The configuration: its options, their rules, and how it is stored."""
 
+from jdiffclust.config.modes import asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED, WHEREABOUTS,
+    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED,
     all_options, copied, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import (
     cautions, check_against_data, check_config, unread)
@@ -11,7 +12,7 @@ from jdiffclust.config.store import (
 
 __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'LEVELS', 'NEIGHBOURS', 'OPTIONS',
-    'Option', 'RENAMED', 'all_options', 'cautions', 'check_against_data', 'check_config',
-    'copied', 'default_config', 'differences', 'fitted_config', 'flatten', 'from_json',
-    'has_config', 'nearest', 'options', 'to_json', 'unknown_option', 'unread',
-    'WHEREABOUTS']
+    'Option', 'RENAMED', 'all_options', 'asked_of', 'cautions', 'check_against_data',
+    'check_config', 'check_usable', 'copied', 'default_config', 'differences',
+    'fitted_config', 'flatten', 'from_json', 'has_config', 'nearest', 'options', 'to_json',
+    'unknown_option', 'unread']

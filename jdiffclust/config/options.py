@@ -27,8 +27,6 @@ CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
 
-# Options of where the images and their labels are, which may change after a fit.
-WHEREABOUTS = ('path', 'labels_path', 'label_key', 'use_labels', 'unreadable')
 PERSON, MACHINE = {'level': 'person'}, {'level': 'machine'}
 # Options of the machine, and of what is asked of a fitted model, which do not define it.
 HERE = {'level': 'machine', 'defines_run': False}
@@ -90,9 +88,9 @@ OPTIONS: Mapping[str, Any] = {
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
                            'in device memory or read by Grain; auto: by their size',
-                           **MACHINE),
+                           **HERE),
         'memory_limit_mb': integer(2048, 1, 'megabytes of images above which '
-                                   'data.pipeline=auto reads them by Grain', **MACHINE),
+                                   'data.pipeline=auto reads them by Grain', **HERE),
         'workers': integer(8, 0, 'threads by which Grain reads images', **HERE),
     },
     'start': {

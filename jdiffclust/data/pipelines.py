@@ -2,10 +2,9 @@
 
 `MemoryPipeline` keeps all images on the devices: minibatches are picked there, and the
 training loop moves nothing. `GrainPipeline` reads them as they are needed, ahead of
-the loop, by Grain; its iterator is saved with the checkpoint. Both provide
+the loop, by Grain. Both give the same minibatches, and provide
 
   training(step)                minibatches from gradient step `step` on, endlessly
-  first_batches()               those that training begins with, whatever has been trained
   ordered(indices, batch_size)  the images of some indices once, in that order, as
                                 (Batch, number of valid rows). All batches have one shape,
                                 no larger than asked for but for the multiple of the
@@ -26,7 +25,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jdiffclust.batch import Batch
 from jdiffclust.data.dataset import ImageSource, read_images, scale_to_model
 from jdiffclust.sharding import DATA_AXIS, local_rows, replicate, split_rows
-from jdiffclust.streams import integer_seed, stream
+from jdiffclust.streams import stream
+
+# More gradient steps than any run takes.
+ENDLESS = 2**31
 
 
 def even_batch_size(num_images: int, at_most: int, multiple: int) -> int:
@@ -54,6 +56,29 @@ def ordered_indices(indices, at_most: int, multiple: int) -> Iterator[tuple]:
     yield np.asarray(indices)[rows], min(batch_size, count - start)
 
 
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+  """Minibatches of an epoch: those that are full, and at least one."""
+  return max(1, num_images // batch_size)
+
+
+def epoch_order(key, epoch, num_images: int, batch_size: int) -> jax.Array:
+  """The images of an epoch's minibatches, one after the other.
+
+  Images that do not fill a last minibatch are left out; every epoch leaves out others.
+
+  Args:
+    key: a typed key.
+    epoch: 0, 1, ...
+    num_images: N.
+    batch_size: B; where it exceeds N, images come again.
+
+  Returns:
+    int32 [steps B] of 0..N - 1, in an order that is random anew in every epoch.
+  """
+  order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+  return jnp.resize(order, (steps_per_epoch(num_images, batch_size) * batch_size,))
+
+
 def _take(images, indices, levels):
   return Batch(scale_to_model(images[indices], levels), indices)
 
@@ -71,19 +96,16 @@ class MemoryPipeline:
       mesh: the devices.
     """
     self.num_images = source.num_images
-    self.iterator = None
     images = read_images(source, np.arange(source.num_images))
     self._images = replicate(images, mesh)
     self._mesh = mesh
     self._key = replicate_key(stream(seed, 'minibatches'), mesh)
-    self._steps_per_epoch = max(1, self.num_images // batch_size)
+    self._steps_per_epoch = steps_per_epoch(self.num_images, batch_size)
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     whole = NamedSharding(mesh, PartitionSpec())
-
-    @functools.partial(jax.jit, out_shardings=whole)
-    def epoch_order(key, epoch):
-      order = jax.random.permutation(jax.random.fold_in(key, epoch), self.num_images)
-      return jnp.resize(order, (self._steps_per_epoch * batch_size,))
+    self._epoch_order = jax.jit(
+        lambda key, epoch: epoch_order(key, epoch, source.num_images, batch_size),
+        out_shardings=whole)
 
     @functools.partial(jax.jit, out_shardings=split)
     def minibatch(images, order, step):
@@ -91,16 +113,12 @@ class MemoryPipeline:
       indices = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
       return _take(images, indices, source.levels)
 
-    self._epoch_order, self._minibatch = epoch_order, minibatch
+    self._minibatch = minibatch
     self._take = jax.jit(functools.partial(_take, levels=source.levels),
                          out_shardings=split)
 
   def training(self, step: int) -> Iterator[Batch]:
-    """Minibatches without replacement within an epoch, from step `step` on.
-
-    Images that do not fill a last minibatch are left out of that epoch; every epoch
-    leaves out others.
-    """
+    """Minibatches from step `step` on, see `epoch_order`."""
     on_device = replicate(np.int32(step), self._mesh)
     order = None
     while True:
@@ -109,10 +127,6 @@ class MemoryPipeline:
         order = self._epoch_order(self._key, replicate(np.int32(epoch), self._mesh))
       yield self._minibatch(self._images, order, on_device)
       step, on_device = step + 1, _increment(on_device)
-
-  def first_batches(self) -> Iterator[Batch]:
-    """The minibatches that training begins with, whatever has been trained."""
-    return self.training(0)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """The images of some indices once, in their order."""
@@ -146,13 +160,14 @@ class GrainPipeline:
       workers: reading threads.
     """
     self.num_images = source.num_images
-    self._source, self._mesh = source, mesh
+    self._source, self._mesh, self._batch_size = source, mesh, batch_size
     self._read_options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(1, 2 * workers))
-    self._minibatches = (grain.MapDataset.range(source.num_images)
-                         .seed(integer_seed(seed, 'minibatches')).shuffle().repeat()
-                         .batch(batch_size))
-    self.iterator = iter(self._reading(self._minibatches))
+    order = jax.jit(functools.partial(
+        epoch_order, stream(seed, 'minibatches'), num_images=source.num_images,
+        batch_size=batch_size))
+    # Of few epochs: reading runs ahead of the loop, into the next one.
+    self._order = functools.lru_cache(4)(lambda epoch: np.asarray(order(np.int32(epoch))))
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     self._scale = jax.jit(
         lambda images, indices: Batch(scale_to_model(images, source.levels), indices),
@@ -167,15 +182,15 @@ class GrainPipeline:
   def _to_devices(self, images, indices):
     return self._scale(*split_rows((images, indices), self._mesh))
 
-  def training(self, step: int) -> Iterator[Batch]:
-    """Minibatches from wherever `iterator` stands: it is restored, not the step."""
-    del step
-    for images, indices in self.iterator:
-      yield self._to_devices(images, indices)
+  def _minibatch(self, step):
+    """The images of gradient step `step`, int32 [B]."""
+    epoch, position = divmod(step, steps_per_epoch(self.num_images, self._batch_size))
+    return self._order(epoch)[position * self._batch_size:][:self._batch_size]
 
-  def first_batches(self) -> Iterator[Batch]:
-    """The minibatches that training begins with; `iterator` does not move."""
-    for images, indices in self._reading(self._minibatches):
+  def training(self, step: int) -> Iterator[Batch]:
+    """Minibatches from step `step` on, see `epoch_order`."""
+    steps = grain.MapDataset.range(int(step), ENDLESS)
+    for images, indices in self._reading(steps.map(self._minibatch)):
       yield self._to_devices(images, indices)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:

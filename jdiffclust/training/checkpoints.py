@@ -1,8 +1,7 @@
 """Checkpoints: everything a run needs to go on, by Orbax.
 
-A checkpoint holds the training state, the responsibilities, a JSON object of progress
-and, with the Grain pipeline, its iterator. Its number is gradient steps + completed
-E-steps, which grows with each of either.
+A checkpoint holds the training state, the responsibilities and a JSON object of progress.
+Its number is gradient steps + completed E-steps, which grows with each of either.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import grain.checkpoint
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -78,15 +76,12 @@ class Checkpoints:
     """The numbers of the checkpoints there are, newest first."""
     return sorted(self._manager.all_steps(read=True), reverse=True)
 
-  def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
+  def save(self, number: int, snapshot: Snapshot) -> None:
     """Starts saving a checkpoint in the background; returns when memory is copied."""
     arrays = {'state': snapshot.state, 'responsibilities': snapshot.responsibilities}
     progress = snapshot.progress | {'digest': digest(arrays)}
-    items = {'arrays': ocp.args.StandardSave(arrays),
-             'progress': ocp.args.JsonSave(progress)}
-    if iterator is not None:
-      items['iterator'] = grain.checkpoint.CheckpointSave(iterator)
-    self._manager.save(number, args=ocp.args.Composite(**items))
+    self._manager.save(number, args=ocp.args.Composite(
+        arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(progress)))
 
   def _read_progress(self, number: int) -> dict:
     progress = self._manager.restore(number, args=ocp.args.Composite(
@@ -95,17 +90,15 @@ class Checkpoints:
       raise ValueError('its progress is not whole')
     return progress
 
-  def _read_arrays(self, number: int, like: dict, wanted: int, iterator) -> dict:
-    items = {'arrays': ocp.args.StandardRestore(like)}
-    if iterator is not None:
-      items['iterator'] = grain.checkpoint.CheckpointRestore(iterator)
-    arrays = self._manager.restore(number, args=ocp.args.Composite(**items)).arrays
+  def _read_arrays(self, number: int, like: dict, wanted: int) -> dict:
+    arrays = self._manager.restore(number, args=ocp.args.Composite(
+        arrays=ocp.args.StandardRestore(like))).arrays
     if digest(arrays) != wanted:
       raise ValueError('its checksum is wrong')
     return arrays
 
-  def restore_newest(self, template, warn: Callable[[str], None],
-                     iterator=None) -> tuple[int, Snapshot] | None:
+  def restore_newest(self, template,
+                     warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
     """Restores the newest checkpoint that is whole.
 
     Args:
@@ -113,7 +106,6 @@ class Checkpoints:
         `jax.ShapeDtypeStruct` with shardings.
       warn: called with a line about each damaged one, which is deleted unless
         read-only, so that the run can write it again.
-      iterator: Grain's, to be set to where it was.
 
     Returns:
       (number, `Snapshot`), or None if there is no checkpoint.
@@ -133,13 +125,16 @@ class Checkpoints:
       state, responsibilities = template(progress)
       like = {'state': state, 'responsibilities': responsibilities}
       try:
-        arrays = self._read_arrays(number, like, progress['digest'], iterator)
+        arrays = self._read_arrays(number, like, progress['digest'])
       except DAMAGE as error:
         damage(error)
         continue
       if not self._read_only:
         for damaged in [n for n in numbers if n > number]:
           self._manager.delete(damaged)
+        if (self._directory / str(number) / 'iterator').exists():
+          warn(f'checkpoint {number} is of an earlier version, in which Grain read '
+               'images in another order: the run goes on in the order of this version.')
       return number, Snapshot(arrays['state'], arrays['responsibilities'], progress)
     if numbers:
       raise UserError(

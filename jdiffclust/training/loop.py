@@ -144,7 +144,7 @@ class Fitter:
     self.tracked = tracked_images(source.num_images, self.config)
     self.store, self.reporter = store, reporter
     self._clock = store.started
-    restored = store.restore(template(method), reporter.warning, pipeline.iterator)
+    restored = store.restore(template(method), reporter.warning)
     if restored is None:
       self.state = method.init_state()
       self.progress = new_progress(source)
@@ -209,8 +209,7 @@ class Fitter:
   def _save(self):
     self._tick()
     number = self.step + self.progress['iteration']
-    self.store.save(number, Snapshot(self.state, self.tau, self.progress),
-                    self.pipeline.iterator)
+    self.store.save(number, Snapshot(self.state, self.tau, self.progress))
 
   def _tick(self):
     now = time.perf_counter()

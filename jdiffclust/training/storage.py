@@ -35,12 +35,12 @@ class Store:
     """What `keep_choice` was given."""
     return None
 
-  def restore(self, template: Callable, warn: Callable[[str], None],
-              iterator=None) -> tuple[int, Snapshot] | None:
+  def restore(self, template: Callable,
+              warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
     """The newest state that was saved; see `checkpoints.Checkpoints.restore_newest`."""
-    del template, warn, iterator
+    del template, warn
 
-  def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
+  def save(self, number: int, snapshot: Snapshot) -> None:
     """Saves a state; see `checkpoints.Checkpoints.save`."""
 
   def write(self, step: int, iteration: int, **values: float) -> None:

@@ -51,7 +51,7 @@ def short_fit(method: Method, pipeline, tracked, tau, make_table) -> TrainState:
   state = method.before_m_step(method.init_state(), pipeline, tracked, tau)
   key = replicate_key(stream(config.seed, 'trial'), method.mesh)
   table = make_table(tau)
-  for batch in itertools.islice(pipeline.first_batches(), config.start.trial_steps):
+  for batch in itertools.islice(pipeline.training(0), config.start.trial_steps):
     state, info = method.m_step(state, batch, table, key)
     info.loss.block_until_ready()
   return state

@@ -115,6 +115,22 @@ def test_predict_refuses_other_types_of_images(commands, run, tmp_path):
   assert not (run / 'predictions.csv').exists()
 
 
+@pytest.mark.parametrize('mode, option, before', [
+    ('predict', 'num_clusters=9', '3'), ('sample', 'num_clusters=9', '3'),
+    ('predict', 'data.image_size=4', '0'), ('sample', 'data.max_images=9', '60'),
+    ('evaluate', 'e_step.num_draws=8', '4'), ('sample', 'predict.num_draws=8', '0')])
+@pytest.mark.parametrize('with_config', [False, True])
+def test_options_that_a_mode_cannot_use_are_refused(mode, option, before, with_config,
+                                                    commands, run):
+  """Naming the value, that of the fit, and what the mode reads."""
+  config = ['--config=configs/digits.py'] if with_config else []
+  outcome = commands.small(f'--mode={mode}', f'--workdir={run}', *config,
+                           f'--config.{option}')
+  name, _, value = option.partition('=')
+  check_error(outcome, f'config.{name} = {value}', f'has {before}.',
+              'config.num_devices', '--mode=' + mode)
+
+
 def test_predict_without_config(commands, run):
   """Without --config the data of the fit are meant."""
   outcome = commands.small('--mode=predict', f'--workdir={run}',

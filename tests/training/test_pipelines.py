@@ -61,24 +61,24 @@ def test_seed_decides_the_order(name):
   assert (first != other).any()
 
 
+@NAMES
 @pytest.mark.parametrize('step', [0, 1, 3, 4, 5, 11])
-def test_memory_goes_on_at_any_step(step):
+def test_goes_on_at_any_step(name, step):
   """Minibatches from step s on are those of a run from 0, epoch ends included."""
-  whole = indices(make('memory', 64, 16), 14)
-  np.testing.assert_array_equal(indices(make('memory', 64, 16), 14 - step, step),
+  whole = indices(make(name, 64, 16), 14)
+  np.testing.assert_array_equal(indices(make(name, 64, 16), 14 - step, step),
                                 whole[step:])
 
 
-@pytest.mark.parametrize('step', [0, 1, 4, 7])
-def test_grain_goes_on_from_its_state(step):
-  """Read-ahead is no part of the state; and so is the number of workers not."""
-  whole = indices(make('grain', 64, 16), 12)
-  first = make('grain', 64, 16)
-  if step:
-    indices(first, step)
-  second = make('grain', 64, 16, workers=0)
-  second.iterator.set_state(first.iterator.get_state())
-  np.testing.assert_array_equal(indices(second, 12 - step), whole[step:])
+@pytest.mark.parametrize('count, batch_size', [(64, 16), (60, 16), (5, 8)])
+def test_both_pipelines_give_the_same_minibatches(count, batch_size):
+  """By any number of workers and devices, pixels included."""
+  wanted = list(itertools.islice(make('memory', count, batch_size).training(2), 9))
+  for workers, devices in ((0, 1), (5, 2)):
+    pipeline = make('grain', count, batch_size, devices=devices, workers=workers)
+    for ours, theirs in zip(pipeline.training(2), wanted):
+      np.testing.assert_array_equal(ours.indices, theirs.indices)
+      np.testing.assert_array_equal(ours.images, theirs.images)
 
 
 @NAMES
@@ -105,18 +105,6 @@ def test_ordered_has_every_image_once(name, count, at_most, devices, size):
     assert (np.asarray(batch.indices) < count).all()
   assert len(found) == -(-count // at_most)
   np.testing.assert_array_equal(np.concatenate(found), np.arange(count))
-
-
-@NAMES
-def test_first_batches_stay_the_first(name):
-  """Before and after training they are what a new pipeline trains on first."""
-  first = [np.asarray(batch.indices) for batch in
-           itertools.islice(make(name, 60, 16).training(0), 3)]
-  pipeline = make(name, 60, 16)
-  for _ in range(2):
-    again = itertools.islice(pipeline.first_batches(), 3)
-    np.testing.assert_array_equal([np.asarray(batch.indices) for batch in again], first)
-    next(pipeline.training(0))
 
 
 @NAMES

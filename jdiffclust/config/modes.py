@@ -1,0 +1,70 @@
+"""What each command but a fit reads of the options; a fit reads them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jdiffclust.config.options import AUTO, all_options, copied, flatten
+from jdiffclust.errors import UserError
+
+DEVICES = ('num_devices', 'distributed')
+E_STEP = ('e_step.batch_size', 'e_step.draws_per_chunk', 'e_step.clusters_per_chunk')
+READING = ('data.pipeline', 'data.memory_limit_mb', 'data.workers')
+WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labels',
+               'data.unreadable')
+# Sections and options that a command is asked by, of a model that is fitted already.
+ASKED = {
+    'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
+    'sample': (*DEVICES, 'sample'),
+    'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, 'sample', 'quality')}
+# What describes the images of a command, other than those of the fit.
+NEW_IMAGES = {'predict': (*WHEREABOUTS, 'data.source', 'data.name', 'data.split',
+                          'data.image_key', 'data.range', 'data.frames',
+                          'data.max_images')}
+
+
+def _covers(names: Iterable[str], option: str) -> bool:
+  return any(option == name or option.startswith(f'{name}.') for name in names)
+
+
+def check_usable(mode: str, named: Iterable[str], fitted, given) -> None:
+  """Checks that a command can use the options that it is given.
+
+  The command of the fit may be given again: what is as in the fit does no harm.
+
+  Args:
+    mode: 'predict', 'sample' or 'evaluate'.
+    named: dotted names of options, as on the command line.
+    fitted: the config of the fit.
+    given: the config with these options.
+
+  Raises:
+    UserError: one would change nothing, though it is not as in the fit.
+  """
+  usable = (*ASKED[mode], *NEW_IMAGES.get(mode, ()))
+  before, now = flatten(fitted), flatten(given)
+  for name in named:
+    if not _covers(usable, name) and now[name] not in (before[name], AUTO):
+      shown = ', '.join(f'config.{part}' + '.*' * (part not in all_options())
+                        for part in usable)
+      raise UserError(
+          f'--mode={mode} cannot use config.{name} = {now[name]!r}: the fit in the '
+          f'workdir has {before[name]!r}. Leave it out; {mode} reads {shown}.')
+
+
+def asked_of(mode: str, fitted, given):
+  """The config of a fit, with what a command is asked by set to what is given now.
+
+  Args:
+    mode: 'predict', 'sample' or 'evaluate'.
+    fitted: the config of the fit.
+    given: a config.
+
+  Returns:
+    A config of its own.
+  """
+  config = copied(fitted)
+  config.update_from_flattened_dict(
+      {name: value for name, value in flatten(given).items()
+       if _covers(ASKED[mode], name)})
+  return config
