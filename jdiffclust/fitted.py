@@ -261,9 +261,9 @@ def data_like_the_fit(fitted: Fitted, data):
   """
   height, width, channels = fitted.method.image_shape
   data = ml_collections.ConfigDict(data)
-  data.channels, data.padding = channels, fitted.config.data.padding
-  if height == width:  # else the new images must have the shape by themselves
-    data.image_size = height - 2 * fitted.config.data.padding
+  ours = fitted.config.data
+  data.channels, data.padding, data.fit = channels, ours.padding, ours.fit
+  data.image_size = (height - 2 * ours.padding, width - 2 * ours.padding)
   return data
 
 

@@ -102,9 +102,9 @@ def config_file(name: str) -> str:
     The path; as it is if there is no such file.
   """
   path = pathlib.Path(name).expanduser()
-  if not path.is_file() and path.parent in (pathlib.Path(), pathlib.Path('configs')):
+  if not os.path.isfile(path) and path.parent in (pathlib.Path(), pathlib.Path('configs')):
     for folder in CONFIGS:
-      if (folder / f'{path.stem}.py').is_file():
+      if os.path.isfile(folder / f'{path.stem}.py'):  # False also of names too long
         return str(folder / f'{path.stem}.py')
   return str(path) if name else name
 
@@ -131,6 +131,9 @@ def parse(argv: list[str]):
     UserError: an unknown flag, option or mode, a wrong value, a missing file.
   """
   values, argv = flags.FlagValues(), current_names(argv)
+  for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
+    if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):
+      argv[i:i + 2] = [f'--config={argv[i + 1]}']
   overrides = [arg for arg in argv[1:] if arg.startswith(('--config.', '-config.'))]
   for arg in overrides:
     name, equals, _ = arg.lstrip('-').removeprefix('config.').partition('=')
@@ -140,6 +143,8 @@ def parse(argv: list[str]):
       raise UserError(f'{arg} has no value: write {arg}=VALUE.')
   argv = [f'--config={config_file(arg.partition("=")[2])}'
           if arg.lstrip('-').startswith('config=') else arg for arg in argv]
+  # ml_collections wants the file before its options; a person may not.
+  argv[1:] = sorted(argv[1:], key=lambda arg: not arg.lstrip('-').startswith('config='))
   given = [arg.partition('=')[2] for arg in argv[1:]
            if arg.lstrip('-').partition('=')[0] == 'config']
   if not given:
@@ -311,8 +316,25 @@ def print_summary(summary: dict, workdir) -> None:
 # ------------------------------------------------------------------- the process
 
 
+def _not_closed(number: int) -> None:
+  """Makes a closed output a pipe that nobody reads: no file shall get its number."""
+  try:
+    os.fstat(number)
+  except OSError:
+    ours, theirs = os.pipe()
+    os.dup2(theirs, number)
+    for end in {ours, theirs} - {number}:
+      os.close(end)
+    name = {1: 'stdout', 2: 'stderr'}[number]
+    setattr(sys, name, open(number, 'w', encoding='utf-8', buffering=1))
+
+
 def prepare_process() -> None:
   """Sets what only the command may set of a process; before the slow imports."""
+  for number in (1, 2):
+    _not_closed(number)
+  # A name that the terminal's encoding lacks must not end a run.
+  sys.stdout.reconfigure(errors='backslashreplace')
   # The libraries log what is of no use to a person who clusters images.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
@@ -373,19 +395,29 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     with reporter.stopping_safely():
       commands[mode]()
   except NonFiniteError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+    return _ended(1, f'error: {error}')
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+    return _ended(2, f'error: {error}')
   except BrokenPipeError:  # the reader of our output has gone, as `head` does
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
+    return _ended(141)
   except KeyboardInterrupt:
-    print('stopped: by the same command a fit goes on from the last checkpoint',
-          file=sys.stderr)
-    return 130
+    return _ended(130, 'stopped: by the same command a fit goes on from the last '
+                  'checkpoint')
   return 0
+
+
+def _ended(code: int, line: str = '') -> int:
+  """Tells why a command ended early, if anybody reads it; returns the exit code."""
+  try:
+    if line:
+      print(line, file=sys.stderr, flush=True)
+    broken = code == 141
+  except BrokenPipeError:
+    broken = True
+  if broken:  # Python would try to write what is left, and complain
+    for number in (1, 2):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+  return code
 
 
 def main() -> None:

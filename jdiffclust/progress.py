@@ -63,6 +63,15 @@ class Task:
     self._reporter.line(', '.join(parts + [note] * bool(note)))
 
 
+class _Console(Console):
+  """A console whose reader may go: the caller decides what that means, not rich."""
+
+  def on_broken_pipe(self) -> None:
+    """Raises what was being handled, a BrokenPipeError."""
+    self.quiet = True
+    raise  # noqa: PLE0704 (rich calls this while it handles the error)
+
+
 class Reporter:
   """Shows progress on standard error.
 
@@ -77,7 +86,7 @@ class Reporter:
     """Writes to the standard error of the moment."""
     self.quiet, self.every, self.bars = quiet, every, None
     self.stop_requested = False
-    self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
   def line(self, text: str) -> None:
     """Prints a line, unless quiet."""

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from unittest import mock
@@ -341,3 +342,57 @@ def test_module_runs_as_a_script(tmp_path):
        f'--workdir={tmp_path}/w'], cwd=ROOT, capture_output=True, text=True,
       timeout=60)
   check_refused((done.returncode, done.stdout, done.stderr), 'num_clusters')
+
+
+def started(*args, **kwargs):
+  """A command line as a process of its own."""
+  return subprocess.run([sys.executable, '-m', 'jdiffclust.main', *args], cwd=ROOT,
+                        timeout=60, check=False, **kwargs)
+
+
+@pytest.mark.parametrize('stream', ['stdout', 'stderr'])
+@pytest.mark.parametrize('how', ['gone', 'closed'])
+def test_nobody_reads_the_output(stream, how):
+  """A mistake keeps its code; what was to be told ends with 141, not in a traceback."""
+  number, others = {'stdout': (1, {'stderr': subprocess.PIPE}),
+                    'stderr': (2, {'stdout': subprocess.PIPE})}[stream]
+  for args, code in ((['--help'], 141), (['--bad'], 2)):
+    if how == 'closed':
+      command = shlex.join([sys.executable, '-m', 'jdiffclust.main', *args])
+      done = subprocess.run(['sh', '-c', f'exec {command} {number}>&-'], cwd=ROOT,
+                            timeout=60, check=False, **others)
+    else:
+      ours, theirs = os.pipe()
+      os.close(ours)
+      done = started(*args, **{stream: theirs}, **others)
+      os.close(theirs)
+    said = done.stderr if stream == 'stdout' else done.stdout
+    assert b'Traceback' not in said
+    wrote_there = (args == ['--help']) == (stream == 'stdout')
+    assert done.returncode == (code if wrote_there or code == 2 else 0)
+
+
+def test_an_encoding_that_lacks_a_letter():
+  """It is written by its number; the command goes on."""
+  done = started('--mode=sample', '--workdir=ä', capture_output=True,
+                 env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+  assert done.returncode == 2 and b'Traceback' not in done.stderr
+  assert b"'\\xe4' has no fitted model" in done.stderr
+
+
+@pytest.mark.parametrize('argument', [
+    '--config={}', '--workdir={}', '--config.data.path={}'])
+def test_names_that_are_too_long(argument, tmp_path):
+  """One line, as for any other file that is not there."""
+  outcome = command('--config=folder', f'--workdir={tmp_path}/w',
+                    argument.format('x' * 300))
+  check_refused(outcome, 'x' * 300)
+
+
+def test_a_config_in_two_words_and_after_its_options():
+  """What people write besides --config=FILE first."""
+  for args in (['--config', 'digits', '--config.seed=3', '--workdir=w'],
+               ['--config.seed=3', '--workdir=w', '--config=digits']):
+    config, workdir, mode, _ = main.parse(['', *args])
+    assert (config.seed, str(workdir), mode) == (3, 'w', 'fit')
+    assert config.data.source == 'digits'

@@ -14,5 +14,5 @@ __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'LEVELS', 'NEIGHBOURS', 'OPTIONS',
     'Option', 'RENAMED', 'all_options', 'asked_of', 'cautions', 'check_against_data',
     'check_config', 'check_usable', 'copied', 'default_config', 'differences',
-    'fitted_config', 'flatten', 'from_json', 'has_config', 'nearest', 'options', 'to_json',
-    'unknown_option', 'unread']
+    'fitted_config', 'flatten', 'from_json', 'has_config', 'nearest', 'options',
+    'to_json', 'unknown_option', 'unread']

@@ -26,6 +26,7 @@ class Option:
     defines_run: whether a fitted workdir belongs to this value. Resuming with
       another one is refused.
     word: a text allowed beside values of that type, or ''.
+    kinds: other types allowed beside it.
   """
 
   default: Any
@@ -36,16 +37,22 @@ class Option:
   methods: tuple[str, ...] = ()
   defines_run: bool = True
   word: str = ''
+  kinds: tuple[type, ...] = ()
 
   def allows(self, value) -> bool:
     """Whether `value` has the type and passes the check, or is the word."""
     if self.word and isinstance(value, str):
       return value == self.word
     kind = type(self.default)
-    kinds = (int, float) if kind is float else kind
+    kinds = ((int, float) if kind is float else (kind,)) + self.kinds
     # True is an integer to Python, not to us.
     right_type = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
     return right_type and self.check(value)
+
+  @property
+  def of_one_type(self) -> bool:
+    """Whether all allowed values are of the type of the default."""
+    return not (self.word or self.kinds)
 
   def read_by(self, method: str) -> bool:
     """Whether a method reads the option."""

@@ -60,8 +60,16 @@ OPTIONS: Mapping[str, Any] = {
                           'tfds); empty: the usual names are tried', **PERSON),
         'label_key': text('', 'the name of the labels in the file or data set (npz, '
                           'tfds); empty: the usual names are tried', **ASKED),
-        'image_size': integer(0, 0, 'pixels a side that images are resized to; 0: their '
-                              'own size', **PERSON),
+        'image_size': Option(
+            0, 'an integer >= 0 or two integers (HEIGHT, WIDTH) >= 1',
+            lambda v: v >= 0 if type(v) is int else len(v) == 2 and all(
+                type(n) is int and n >= 1 for n in v),
+            'pixels a side, or (height, width), that images are resized to; 0: their own '
+            'size', kinds=(tuple,), **PERSON),
+        'fit': choice('crop', ('crop', 'pad', 'squash'), 'how images of other '
+                      'proportions are resized: crop keeps the middle, pad all of it '
+                      'within a border of its own colour, squash changes proportions',
+                      **PERSON),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),
         'padding': integer(0, 0, 'pixels added on every side of an image'),
@@ -83,7 +91,7 @@ OPTIONS: Mapping[str, Any] = {
                              'transparent pixels; auto: the one against which pictures '
                              'have more contrast'),
         'frames': choice('first', ('first', 'all'), 'the pictures used of a file that '
-                         'holds several, such as a stack or a film', **PERSON),
+                         'holds several, such as a stack or a film'),
         'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
@@ -353,8 +361,8 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 # Options that came later -> what a run of before them did.
-ADDED = {'data.range': (), 'data.percentile': 0., 'data.background': 'black',
-         'data.frames': 'first'}
+ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
+         'data.background': 'black', 'data.frames': 'first'}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'
@@ -395,8 +403,8 @@ def default_config() -> ml_collections.ConfigDict:
       if section not in node:
         node[section] = ml_collections.ConfigDict()
       node = node[section]
-    node[leaf] = (ml_collections.FieldReference(option.default, field_type=object)
-                  if option.word else option.default)
+    node[leaf] = (option.default if option.of_one_type else
+                  ml_collections.FieldReference(option.default, field_type=object))
   return config.lock()
 
 

@@ -78,8 +78,9 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       source: 'digits', 'idx', 'npz', 'folder' or 'tfds'. `registry.SOURCES` names the
         function that reads each; the function says which of path, labels_path, name,
         split, image_key and label_key it uses.
-      image_size: pixels. The shorter side is scaled to this and the middle square
-        is kept. 0 leaves the images as they are; they must then be of one size.
+      image_size: pixels a side, or (height, width). 0 leaves the images as they are;
+        they must then be of one size.
+      fit: how images of other proportions are resized, see `preprocess.resized`.
       channels: 1 (colour becomes luma), 3 (grey is repeated), 0 as found.
       padding: pixels of the lowest value added on every side, after resizing.
       use_labels: whether to read labels; False: `labels` is None.
@@ -116,8 +117,8 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
 
   Args:
     images: [N, H, W] or [N, H, W, C], channels last; see `sources.arrays.raw_array`.
-    data: the `data` section of a config; of its options image_size, channels, padding,
-      max_images, range, percentile and background are used, as in `load_source`.
+    data: the `data` section of a config; of its options image_size, fit, channels,
+      padding, max_images, range, percentile and background are used, as in `load_source`.
     for_fit: as in `load_source`.
     labels: N numbers or texts, only ever used to score a result; None: unknown.
     rendering: of a fit, to be kept to; None: it is found.
@@ -138,8 +139,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
 
   Args:
     raw: the images as stored.
-    data: the `data` section of a config; of its options image_size, channels, padding
-      and max_images are used, as in `load_source`.
+    data: the `data` section of a config; of its options image_size, fit, channels,
+      padding and max_images are used, as in `load_source`.
     for_fit: as in `load_source`.
 
   Returns:
@@ -264,16 +265,14 @@ def _finished(images: np.ndarray | LazyImages, keep: np.ndarray,
   Few levels become 256 where images are resized: a thin line of a mask shall get fainter,
   not vanish.
   """
-  height, width, channels = images.shape[1:]
-  channels = data.channels or channels
-  few = levels if levels and levels < 256 and data.image_size and (
-      (height, width) != (data.image_size,) * 2) else None
+  stored, channels = images.shape[1:3], data.channels or images.shape[3]
+  size = preprocess.size_of(data.image_size)
+  few = levels if levels and levels < 256 and size not in (None, stored) else None
   levels = 256 if few else levels
   finish = functools.partial(
-      preprocess.finish, size=data.image_size, channels=channels,
+      preprocess.finish, size=size, fit=data.fit, channels=channels,
       padding=data.padding, levels=levels, few=few)
-  shape = (len(keep), (data.image_size or height) + 2 * data.padding,
-           (data.image_size or width) + 2 * data.padding, channels)
+  shape = (len(keep), *(side + 2 * data.padding for side in size or stored), channels)
   if isinstance(images, np.ndarray):
     if len(keep) < len(images):
       images = images[keep]

@@ -2,7 +2,7 @@
 
 H and W are height and width; C is the number of channels, 1 (grey) or 3 (red, green,
 blue). Images are uint8 grey levels or float32 in [-1, 1]. Each function keeps the type
-it is given, except `pixels_of`, which reads a Pillow image as 8-bit levels.
+it is given, except `stored_pixels`, which reads a Pillow image.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
-from jdiffclust.data.rendering import Rendering, composited, kind_of, to_levels
+from jdiffclust.data.rendering import to_levels
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
@@ -67,64 +67,63 @@ def stored_pixels(image: Image.Image) -> np.ndarray:
   return pixels[..., None] if grey else pixels
 
 
-def pixels_of(image: Image.Image, rendering: Rendering = Rendering()) -> np.ndarray:
-  """Reads a Pillow image (the frame it stands at) as 8-bit levels.
-
-  Args:
-    image: an opened Pillow image of any mode.
-    rendering: by default the whole range of 8 and of 16 bits, and transparent pixels on
-      black, which is also the value of padding.
-
-  Returns:
-    uint8 [H, W, 1] for a grey image, [H, W, 3] for any other.
-
-  Raises:
-    ValueError: its pixels have no known scale: floats of no known range, or integers
-      beyond 16 bits.
-  """
-  grey, pixels = is_grey(image), stored_pixels(image)
-  kind = kind_of(pixels.dtype)
-  found = rendering.range_of(kind)
-  if found is None:
-    raise ValueError('float pixels have no known range; set --config.data.range')
-  if kind == 'wide' and 'wide' not in rendering.ranges and (
-      pixels.min() < 0 or pixels.max() > 65535):
-    raise ValueError(f'pixels from {pixels.min()} to {pixels.max()}; 0 to 65535 (16 '
-                     'bits) are allowed; set --config.data.range')
-  if kind == 'byte':
-    pixels = composited(pixels, 255, rendering.background)
-  levels = to_levels(pixels, *found)
-  return levels[..., :1] if grey else levels
+def size_of(image_size: int | tuple[int, int]) -> tuple[int, int] | None:
+  """(height, width) in pixels of the option data.image_size; None of 0."""
+  if isinstance(image_size, int):
+    return (image_size, image_size) if image_size else None
+  return tuple(image_size)
 
 
-def resize_and_crop(image: np.ndarray, size: int, lowest: float,
-                    highest: float) -> np.ndarray:
-  """Scales the largest centred square of an image to size x size.
+def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
+            highest: float) -> np.ndarray:
+  """Brings an image to a size.
 
-  The shorter side becomes `size`, and the middle of the longer one is kept, so that
-  proportions stay. Interpolation is bicubic with antialiasing; it can overshoot the
-  range of the pixels, so the result is clipped to that range.
+  Interpolation is bicubic with antialiasing; it can overshoot the range of the pixels, so
+  the result is clipped to that range.
 
   Args:
     image: [H, W, C], uint8 levels or float32.
-    size: side of the result in pixels, >= 1.
+    size: (height, width) of the result in pixels, each >= 1.
+    fit: where the proportions are others: 'crop' keeps the middle that fits; 'pad' keeps
+      all, and fills the rest with the median colour of the image's own border; 'squash'
+      changes the proportions.
     lowest: the smallest value that a pixel may have.
     highest: the largest.
 
   Returns:
-    [size, size, C] of the same type.
+    [height, width, C] of the same type.
   """
   height, width, channels = image.shape
-  if (height, width) == (size, size):
+  if (height, width) == tuple(size):
     return image
-  side = min(height, width)
-  left, top = (width - side) / 2, (height - side) / 2
-  box = (left, top, left + side, top + side)
+  low = height * size[1] <= width * size[0]  # the image is lower, of its width
+  if fit == 'pad':
+    inner = ((max(1, round(size[1] * height / width)), size[1]) if low
+             else (size[0], max(1, round(size[0] * width / height))))
+    return _framed(resized(image, inner, 'squash', lowest, highest), image, size)
+  box_height, box_width = height, width
+  if fit == 'crop':
+    box_height = height if low else width * size[0] / size[1]
+    box_width = height * size[1] / size[0] if low else width
+  left, top = (width - box_width) / 2, (height - box_height) / 2
+  box = (left, top, left + box_width, top + box_height)
   planes = [
       Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
-          (size, size), Image.Resampling.BICUBIC, box=box)
+          (size[1], size[0]), Image.Resampling.BICUBIC, box=box)
       for c in range(channels)]
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
+
+
+def _framed(inner: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Lays an image in the middle of a larger one of its border's median colour."""
+  border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+  colour = np.median(border, axis=0)
+  if np.issubdtype(image.dtype, np.integer):
+    colour = np.rint(colour)
+  framed = np.broadcast_to(colour, (*size, image.shape[-1])).astype(image.dtype)
+  top, left = ((size[i] - inner.shape[i]) // 2 for i in (0, 1))
+  framed[top:top + inner.shape[0], left:left + inner.shape[1]] = inner
+  return framed
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -165,25 +164,26 @@ def pad(images: np.ndarray, padding: int, lowest: float) -> np.ndarray:
   return np.pad(images, widths, constant_values=lowest)
 
 
-def finish(image: np.ndarray, size: int, channels: int, padding: int,
-           levels: int | None, few: int | None = None) -> np.ndarray:
+def finish(image: np.ndarray, size: tuple[int, int] | None, fit: str, channels: int,
+           padding: int, levels: int | None, few: int | None = None) -> np.ndarray:
   """Resizes a stored image, then converts its channels, then pads it, for the model.
 
   Args:
     image: [H, W, C], uint8 levels or, where `levels` is None, float32 in [-1, 1].
-    size: side in pixels to resize to; 0 leaves the size as it is.
+    size: (height, width) in pixels to resize to; None leaves the size as it is.
+    fit: how, see `resized`.
     channels: 1 or 3.
     padding: width in pixels of the border that is added after resizing.
     levels: number of grey levels; None: the pixels are real numbers.
     few: the number of levels that the image has before, if it is another one.
 
   Returns:
-    [H', W', channels] of the same type; H' = size + 2 padding, or H + 2 padding if size
-    is 0, and W' likewise.
+    [H' + 2 padding, W' + 2 padding, channels] of the same type, H', W' being `size`, or
+    those of the image.
   """
   lowest, highest = (-1, 1) if levels is None else (0, levels - 1)
   if few:
     image = to_levels(image, 0, few - 1)
-  if size:
-    image = resize_and_crop(image, size, lowest, highest)
+  if size is not None:
+    image = resized(image, size, fit, lowest, highest)
   return pad(to_channels(image, channels), padding, lowest)

@@ -6,7 +6,9 @@ Its number is gradient steps + completed E-steps, which grows with each of eithe
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -52,6 +54,18 @@ def _damage_warning(number, warn, error):
        'the one before it.')
 
 
+@contextlib.contextmanager
+def _without_notices():
+  """Keeps from a person what Orbax warns of, such as that it only reads."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
 class Checkpoints:
   """The checkpoints of a workdir."""
 
@@ -65,16 +79,18 @@ class Checkpoints:
     """
     self._directory = pathlib.Path(workdir).resolve() / 'checkpoints'
     self._read_only = read_only
-    self._manager = ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only,
-            max_to_keep=None if read_only else keep,
-            enable_async_checkpointing=not read_only))
+    with _without_notices():
+      self._manager = ocp.CheckpointManager(
+          self._directory,
+          options=ocp.CheckpointManagerOptions(
+              create=not read_only, read_only=read_only,
+              max_to_keep=None if read_only else keep,
+              enable_async_checkpointing=not read_only))
 
   def numbers(self) -> list[int]:
     """The numbers of the checkpoints there are, newest first."""
-    return sorted(self._manager.all_steps(read=True), reverse=True)
+    with _without_notices():
+      return sorted(self._manager.all_steps(read=True), reverse=True)
 
   def save(self, number: int, snapshot: Snapshot) -> None:
     """Starts saving a checkpoint in the background; returns when memory is copied."""

@@ -193,5 +193,9 @@ def test_sizes_that_differ_within_a_set(options, tmp_path):
       options(source='tfds', name='mixed', path=str(tmp_path), split='train[:2]'))
   assert same.image_shape == (4, 6, 3) and same.labels is None
   data.image_size = 3
+  found = dataset.load_source(data)  # 0..2 are scaled to all levels, and told of
+  assert found.images[:, 0, 0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+  assert 'all pixels lie in 0..2' in found.notes[0]
+  data.range = (0, 255)
   images = dataset.read_images(dataset.load_source(data), range(3))
   assert images[:, 0, 0].tolist() == [[i] * 3 for i in range(3)]

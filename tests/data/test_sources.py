@@ -15,7 +15,7 @@ from PIL import Image
 import pytest
 
 from jdiffclust import errors
-from jdiffclust.data import dataset
+from jdiffclust.data import dataset, preprocess
 from jdiffclust.data.sources import tfds as tfds_reader
 from jdiffclust.data.sources.idx import read_idx, read_idx_images
 
@@ -415,7 +415,9 @@ def folder(options, tmp_path):
       if isinstance(content, bytes):
         path.write_bytes(content)
       else:
-        Image.fromarray(np.asarray(content, np.uint8)).save(path)
+        content = np.asarray(content)
+        as_they_are = content.dtype in (np.uint8, np.uint16, np.float32)
+        Image.fromarray(content if as_they_are else content.astype(np.uint8)).save(path)
     path = str(tmp_path / 'images')
     return options(**{'source': 'folder', 'path': path, 'range': (0, 255), **changes})
   return write
@@ -560,6 +562,60 @@ def test_max_images_of_a_folder_are_spread(folder):
 def test_constant_folder_is_refused(folder):
   message = refused(folder({'a.png': grey(7), 'b.png': grey(7)}))
   assert 'every pixel of every image is 7' in message
+
+
+def odd_pictures():
+  """Pictures of every kind of pixel, of 12x20, by the names of their files."""
+  rng = np.random.default_rng(0)
+  y, x = np.mgrid[:12, :20]
+  shape = (np.hypot(y - 6, x - 10) < 5).astype(np.uint8)
+  noise = rng.integers(0, 256, (12, 20, 4), dtype=np.uint8)
+  wide = shape * np.uint16(3000) + noise[..., 0]
+  real = (shape + noise[..., 0] / 300.).astype(np.float32)
+  return {
+      'full.png': noise[..., :3], 'faint.png': shape, 'grey.png': noise[..., 0],
+      'clear.png': noise, 'wide.png': wide, 'real.tif': real,
+      'large.jpg': np.kron(noise[..., :3], np.ones((9, 9, 1), np.uint8))}
+
+
+@pytest.mark.parametrize('changes', [
+    {'image_size': 8}, {'image_size': (6, 9), 'fit': 'pad'}, {'image_size': 24},
+    {'image_size': 7, 'fit': 'squash', 'background': 'white'},
+    {'image_size': 8, 'range': (0, 200)}], ids=str)
+@pytest.mark.parametrize('name', odd_pictures())
+def test_kept_pictures_are_those_decoded_again(folder, monkeypatch, name, changes):
+  """Decoded once, before the range was known, or once more after it: the same levels."""
+  picture = odd_pictures()[name]
+  files = {f'{number}{name}': np.roll(picture, 3 * number, 1) for number in range(3)}
+  changes = {'range': (), **changes}
+  data = folder(files, **changes)
+  calls, stored_pixels = [], preprocess.stored_pixels
+  monkeypatch.setattr(preprocess, 'stored_pixels',
+                      lambda image: calls.append(0) or stored_pixels(image))
+  kept = dataset.load_source(data)
+  assert len(calls) == 3  # once each
+  again = dataset.load_source(folder({}, pipeline='grain', **changes))
+  np.testing.assert_array_equal(kept.images, dataset.read_images(again, range(3)))
+  assert kept.rendering == again.rendering and kept.notes == again.notes
+  new = dataset.load_source(data, for_fit=False, rendering=kept.rendering)
+  np.testing.assert_array_equal(new.images, kept.images)
+
+
+def test_percentiles_are_of_all_files_together(folder):
+  """One picture of noise decides no more than its share of the pixels."""
+  rng = np.random.default_rng(0)
+  files = {f'{i}.tif': rng.normal(size=(40, 50)).astype(np.float32) for i in range(4)}
+  files['noise.tif'] = 100 * rng.normal(size=(40, 50)).astype(np.float32)
+  source = dataset.load_source(folder(files, percentile=12., range=()))
+  expected = np.percentile(np.stack(list(files.values())), (12, 88))
+  np.testing.assert_allclose(source.rendering.range_of('real'), expected)
+
+
+def test_images_that_are_not_square(folder):
+  """A height and a width; the same for new images of the fit."""
+  source = dataset.load_source(
+      folder({'a.png': grey(1, 8, 16), 'b.png': grey(9, 30, 30)}, image_size=(4, 8)))
+  assert source.images.shape == (2, 4, 8, 1)
 
 
 def test_file_removed_after_loading(folder, tmp_path):

@@ -15,10 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from jdiffclust import errors
-from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import Rendering
 
 _Item, _Result = TypeVar('_Item'), TypeVar('_Result')
@@ -154,82 +152,6 @@ def constant_images_error(value: float) -> errors.UserError:
   return errors.UserError(
       f'every pixel of every image is {value:g}: nothing to cluster; images that '
       'differ are needed; check --config.data.path and the file it names')
-
-
-class Header(NamedTuple):
-  """What is remembered of an image file that was opened once.
-
-  Attributes:
-    size: (height, width) in pixels, after its EXIF orientation is applied.
-    grey: whether it has no colour.
-    kind: of its numbers, see `rendering.CONTAINERS`.
-    low: its smallest stored pixel.
-    high: its largest.
-    seen: where it has transparent pixels, the standard deviation of what is seen on
-      black and on white; None: it has none.
-    frames: the pictures that the file holds.
-  """
-
-  size: tuple[int, int]
-  grey: bool
-  kind: str = 'byte'
-  low: float = 0
-  high: float = 255
-  seen: tuple[float, float] | None = None
-  frames: int = 1
-
-
-def decode(image: Image.Image, image_size: int,
-           rendering: Rendering = Rendering()) -> np.ndarray:
-  """Decodes an opened image.
-
-  A JPEG that is to become much smaller is decoded at a fraction of its size, at least
-  twice `image_size`, which takes less time.
-
-  Args:
-    image: an opened Pillow image.
-    image_size: pixels to which the shorter side will be resized; 0: it will not be.
-    rendering: as of `preprocess.pixels_of`.
-
-  Returns:
-    uint8 [H, W, 1 or 3], see `preprocess.pixels_of`.
-
-  Raises:
-    ValueError: as in `preprocess.pixels_of`.
-    OSError: the file is damaged.
-  """
-  if image_size:
-    image.draft(None, (2 * image_size, 2 * image_size))  # JPEGs only, others ignore
-  return preprocess.pixels_of(image, rendering)
-
-
-def common_size(names: Sequence[str], headers: Sequence[Header], image_size: int,
-                where: Any) -> tuple[int, int]:
-  """Finds the size that all images have, or will be given.
-
-  Args:
-    names: of the images, for the error message, N >= 1.
-    headers: N, one for each image.
-    image_size: side in pixels that images will be resized to; 0: they will not be.
-    where: what the error message calls the data.
-
-  Returns:
-    (height, width) in pixels.
-
-  Raises:
-    UserError: the sizes differ while `image_size` is 0.
-  """
-  if image_size:
-    return image_size, image_size
-  first = headers[0].size
-  other = next((i for i, h in enumerate(headers) if h.size != first), None)
-  if other is not None:
-    (h0, w0), (h1, w1) = first, headers[other].size
-    raise errors.UserError(
-        f'images of {where} differ in size: {names[0]} is {h0}x{w0}, {names[other]} '
-        f'is {h1}x{w1} (height x width); one size is needed; set '
-        '--config.data.image_size=N to resize all to NxN')
-  return first
 
 
 def row_ids(num_images: int) -> tuple[str, ...]:

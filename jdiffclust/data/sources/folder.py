@@ -15,10 +15,12 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
-from jdiffclust.data.rendering import (
-    FAINT, Rendering, best_background, composited, integer_range, kind_of)
+from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
-    Header, LazyImages, Raw, cannot_read, common_size, decode, one_line, threaded_map)
+    LazyImages, Raw, cannot_read, one_line, threaded_map)
+from jdiffclust.data.sources.decoding import (
+    Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
+    find_rendering, levels_of, look, room_for)
 
 # Sub-folders that say how data were divided, not what is to be seen.
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
@@ -27,7 +29,7 @@ SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 
 RUN_FILES = ('config.json', 'checkpoints')
 
 
-class Picture(NamedTuple):
+class Key(NamedTuple):
   """A picture of a file: its path in the folder, and the number of its frame."""
 
   name: str
@@ -57,13 +59,13 @@ def read_folder(data: ml_collections.ConfigDict,
   Files are those with an ending that Pillow reads (with pillow-heif, if it is installed,
   HEIC too), ordered by their path. Hidden ones, pipes and devices, and the folders of
   jdiffclust's own runs are left out; files of other endings are told of. All are decoded
-  once now, so that damaged ones and the range of the pixels are known; see
-  `preprocess.pixels_of`. The label of a file is the sub-folder that it lies under, see
-  `labels_of`.
+  now, so that damaged ones and the range of the pixels are known. The label of a file is
+  the sub-folder that it lies under, see `labels_of`.
 
   Args:
-    data: the `data` section of a config; the options path, image_size, channels,
-      use_labels, unreadable, frames, range, percentile and background are used.
+    data: the `data` section of a config; the options path, image_size, fit,
+      channels, use_labels, unreadable, frames, range, percentile, background, pipeline
+      and memory_limit_mb are used.
     rendering: of a fit, to be kept to; None: it is found.
 
   Returns:
@@ -82,7 +84,10 @@ def read_folder(data: ml_collections.ConfigDict,
         'image files is needed; set it to an existing one')
   found = find_files(root)
   names = found.names
-  headers = threaded_map(functools.partial(_verify, root, data), names)
+  decoding = decoding_of(data, rendering)
+  kept = Kept(room_for((len(names), *(decoding.size or _first_size(root, names)),
+                        data.channels or 3), data))
+  headers = threaded_map(functools.partial(_verify, root, decoding, kept), names)
   bad = [*found.locked,
          *((n, h) for n, h in zip(names, headers) if not isinstance(h, Header))]
   total = len(names) + len(found.locked)
@@ -96,7 +101,7 @@ def read_folder(data: ml_collections.ConfigDict,
         f'{shown}{more}; {what}')
   good = [(n, h) for n, h in zip(names, headers) if isinstance(h, Header)]
   names, headers = [n for n, _ in good], [h for _, h in good]
-  height, width = common_size(names, headers, data.image_size, root)
+  height, width = common_size(names, headers, decoding.size, root)
   channels = data.channels or (1 if all(h.grey for h in headers) else 3)
   notes = left_out_notes(found, names, headers, data.frames)
   if rendering is None:
@@ -107,9 +112,9 @@ def read_folder(data: ml_collections.ConfigDict,
   labels, label_names, told = (labels_of(names) if data.use_labels else (None, None, []))
   notes += told
   frames = [header.frames if data.frames == 'all' else 1 for header in headers]
-  keys = [Picture(n, k) for n, many in zip(names, frames) for k in range(many)]
+  keys = [Key(n, k) for n, many in zip(names, frames) for k in range(many)]
   images = LazyImages(
-      keys, functools.partial(_decode_file, root, data.image_size, rendering),
+      keys, functools.partial(_read, root, decoding, kept, rendering),
       (len(keys), height, width, channels), np.dtype(np.uint8))
   ids = [f'{n}#{k}' if many > 1 else n
          for n, many in zip(names, frames) for k in range(many)]
@@ -118,6 +123,17 @@ def read_folder(data: ml_collections.ConfigDict,
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, f'folder:{root.resolve().name}',
              tuple(name for name, _ in bad), rendering, tuple(notes))
+
+
+def _first_size(root: pathlib.Path, names: Sequence[str]) -> tuple[int, int]:
+  """The size of the first file that tells it; (0, 0) if none does."""
+  for name in names:
+    try:
+      with Image.open(root / name) as image:
+        return preprocess.upright_size(image)
+    except Exception:  # pylint: disable=broad-except
+      continue  # it is told of when it is decoded, as in `_verify`
+  return 0, 0
 
 
 def find_files(root: pathlib.Path) -> Found:
@@ -212,114 +228,41 @@ def left_out_notes(found: Found, names: Sequence[str], headers: Sequence[Header]
   return notes
 
 
-def find_rendering(names: Sequence[str], headers: Sequence[Header],
-                   data: ml_collections.ConfigDict) -> tuple[Rendering, list[str]]:
-  """Finds the range of the pixels and the ground of transparent ones.
-
-  Args:
-    names: of N files.
-    headers: N.
-    data: its options range and background.
-
-  Returns:
-    The `Rendering`, and notes.
-  """
-  ranges, notes = {}, []
-  for kind in sorted({header.kind for header in headers}):
-    own = [header for header in headers if header.kind == kind]
-    low, high = min(h.low for h in own), max(h.high for h in own)
-    if data.range:
-      ranges[kind] = tuple(data.range)
-    elif kind == 'real':
-      ranges[kind] = (low, high if high > low else low + 1)
-    else:
-      ranges[kind], note = integer_range(int(low), int(high))
-      notes += [note] if note else []
-  background = data.background
-  clear = [(name, header.seen) for name, header in zip(names, headers) if header.seen]
-  if background == 'auto':
-    sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
-    background = best_background(*sums)
-  lost = [name for name, seen in clear if not seen[background == 'white']]
-  if lost:
-    notes.append(f'{len(lost)} transparent images are one colour on {background} '
-                 f'({lost[0]}): try another --config.data.background')
-  return Rendering(ranges, background), notes
-
-
-def beyond_notes(names: Sequence[str], headers: Sequence[Header],
-                 rendering: Rendering) -> list[str]:
-  """Tells of new files whose pixels go beyond the range of the fit."""
-  beyond = []
-  for name, header in zip(names, headers):
-    found = rendering.range_of(header.kind)
-    if found is not None and (header.low < found[0] or header.high > found[1]):
-      beyond.append(name)
-  if not beyond:
-    return []
-  return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
-          'they are clipped (--config.data.range sets another one)']
-
-
-def _verify(root: pathlib.Path, data: ml_collections.ConfigDict,
+def _verify(root: pathlib.Path, decoding: Decoding, kept: Kept,
             name: str) -> Header | str:
   """Returns the Header of a file, or one line saying why it cannot be decoded."""
   try:
-    with Image.open(root / name) as image:
-      size, grey = preprocess.upright_size(image), preprocess.is_grey(image)
-      frames = getattr(image, 'n_frames', 1)
-      image.draft(None, (1, 1))  # a JPEG is read to its end, at 1/8 of the work
-      pixels = preprocess.stored_pixels(image)
-      further = []
-      for frame in range(1, frames if data.frames == 'all' else 1):
-        image.seek(frame)
-        if preprocess.upright_size(image) != size:
-          return 'its pictures differ in size'
-        further.append(preprocess.stored_pixels(image))
-    if image.format == 'JPEG' and np.ptp(pixels) < FAINT * 255:
-      with Image.open(root / name) as image:  # its averages are faint: is it itself?
-        pixels = preprocess.stored_pixels(image)
-    found = [_extent(pixels, data.percentile) for pixels in (pixels, *further)]
-    _, low, high, seen = zip(*found)
-    return Header(size, grey, found[0][0], min(low), max(high),
-                  next((both for both in seen if both), None), frames)
+    header, pictures = look(functools.partial(Image.open, root / name), decoding,
+                            keep=kept.room > 0)
   # On a damaged file Pillow's many decoders raise nearly anything: OSError, SyntaxError,
   # struct.error, KeyError, DecompressionBombError, ... Whatever it is, the file is
   # unreadable, and the exception is the reason to show.
   except Exception as error:  # pylint: disable=broad-except
     return 'not an image' if isinstance(error, Image.UnidentifiedImageError) else (
         one_line(error))
+  for frame, picture in enumerate(pictures):
+    kept.put(Key(name, frame), picture)
+  return header
 
 
-def _extent(pixels: np.ndarray, percentile: float):
-  """What Header says of stored pixels: kind, low, high, seen.
-
-  Raises:
-    ValueError: NaN or infinite pixels.
-  """
-  kind = kind_of(pixels.dtype)
-  if not np.isfinite(pixels).all():
-    raise ValueError('NaN or infinite pixels')
-  if pixels.shape[-1] == 4:
-    seen = tuple(float(np.std(composited(pixels, 255, ground).astype(np.float64)))
-                 for ground in ('black', 'white'))
-    return kind, 0, 255, seen
-  if percentile and kind != 'byte':
-    return (kind, *np.percentile(pixels, (percentile, 100 - percentile)).tolist(), None)
-  return kind, pixels.min().item(), pixels.max().item(), None
+def _read(root: pathlib.Path, decoding: Decoding, kept: Kept, rendering: Rendering,
+          key: Key) -> np.ndarray:
+  """Returns the pixels [H, W, C] of a picture, kept or decoded again."""
+  picture = kept.pop(key)
+  if picture is None:
+    return _decode_file(root, decoding, rendering, key)
+  return levels_of(picture, decoding, rendering)
 
 
-def _decode_file(root: pathlib.Path, image_size: int, rendering: Rendering,
-                 picture: Picture) -> np.ndarray:
+def _decode_file(root: pathlib.Path, decoding: Decoding, rendering: Rendering,
+                 key: Key) -> np.ndarray:
   """Returns the pixels [H, W, C] of a picture of an image file."""
   try:
-    with Image.open(root / picture.name) as image:
-      if picture.frame:
-        image.seek(picture.frame)
-      return decode(image, image_size, rendering)
+    return decode(functools.partial(Image.open, root / key.name), decoding, rendering,
+                  key.frame)
   except OSError as error:
     raise errors.UserError(
-        f'{root / picture.name} could be read when the data was loaded, but not any more '
+        f'{root / key.name} could be read when the data was loaded, but not any more '
         f'({one_line(error)}); put it back, or start again without it') from error
 
 

@@ -14,10 +14,15 @@ import numpy as np
 from PIL import Image
 
 from jdiffclust import errors
-from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
-    Header, LazyImages, Raw, checked_labels, common_size, decode, one_line, row_ids)
+    LazyImages, Raw, checked_labels, one_line, row_ids, threaded_map)
+from jdiffclust.data.sources.decoding import (
+    Decoding, Kept, beyond_notes, common_size, decode, decoding_of, find_rendering,
+    levels_of, look, room_for)
+
+# Images that are looked at for the range of the pixels where not all are kept.
+MOST_LOOKED_AT = 4096
 
 
 def read_tfds(data: ml_collections.ConfigDict,
@@ -28,8 +33,10 @@ def read_tfds(data: ml_collections.ConfigDict,
     data: the `data` section of a config. The options name (which may include a config
       and a version of the set), split, path (the data_dir; '': TFDS's default),
       image_key ('': 'image'), label_key ('': 'label' if there is such a feature),
-      image_size, channels, background and use_labels are used.
-    rendering: of a fit; None: pixels have the range of their container.
+      image_size, fit, channels, range, percentile, background, use_labels, pipeline
+      and memory_limit_mb are used.
+    rendering: of a fit, to be kept to; None: it is found, of all images if they are kept
+      in memory, else of some.
 
   Returns:
     A Raw of `LazyImages`, 256 levels.
@@ -44,21 +51,25 @@ def read_tfds(data: ml_collections.ConfigDict,
   label_key = data.label_key or ('label' if 'label' in features else '')
   if label_key:
     label_key = _feature_name(features, label_key, data, 'label_key')
-  labels, headers, stored = [], [], features[image_key].shape
-  for i in range(len(source)) if data.use_labels or None in stored else ():
-    example = source[i]
-    if label_key:
-      labels.append(example[label_key])
-    if None in stored:
-      with Image.open(io.BytesIO(example[image_key])) as image:
-        headers.append(Header(preprocess.upright_size(image),
-                               preprocess.is_grey(image)))
-  where = f'TFDS {data.name!r}'
-  if headers:
-    names = [f'image {i}' for i in range(len(headers))]
-    size = common_size(names, headers, data.image_size, where)
+  labels = ([source[i][label_key] for i in range(len(source))]
+            if data.use_labels and label_key else [])
+  stored, where = features[image_key].shape, f'TFDS {data.name!r}'
+  decoding = decoding_of(data, rendering)
+  # Where sizes are not declared, every image tells its own.
+  kept = Kept(0. if None in stored[:2] and decoding.size is None else room_for(
+      (len(source), *(decoding.size or stored[:2]), data.channels or stored[2] or 3),
+      data))
+  every = np.arange(len(source))
+  if not kept.room and None not in stored:
+    every = np.unique(np.linspace(0, len(source) - 1, MOST_LOOKED_AT, dtype=int))
+  headers = threaded_map(
+      functools.partial(_look, source, image_key, decoding, kept), every.tolist())
+  names = [f'image {i}' for i in every]
+  if None in stored:
+    size = common_size(names, headers, decoding.size, where)
     stored = (*size, 1 if all(h.grey for h in headers) else 3)
-  shape = (len(source), *stored[:2], data.channels or (1 if stored[2] == 1 else 3))
+  shape = (len(source), *(decoding.size or stored[:2]),
+           data.channels or (1 if stored[2] == 1 else 3))
   label_names = None
   labels = np.asarray(labels)
   classes = getattr(features[label_key], 'names', None) if label_key else None
@@ -70,22 +81,39 @@ def read_tfds(data: ml_collections.ConfigDict,
     if classes:
       label_names = tuple(classes[int(name)] for name in label_names)
   if rendering is None:
-    rendering = Rendering(
-        background='black' if data.background == 'auto' else data.background)
+    rendering, notes = find_rendering(names, headers, data)
+  else:
+    notes = beyond_notes(names, headers, rendering)
   return Raw(
       LazyImages(range(len(source)),
-                 functools.partial(_read_example, source, image_key, data.image_size,
+                 functools.partial(_read_example, source, image_key, decoding, kept,
                                    rendering),
                  shape, np.dtype(np.uint8)),
       row_ids(len(source)), labels, label_names, 256,
-      f'tfds:{data.name}', rendering=rendering)
+      f'tfds:{data.name}', rendering=rendering, notes=tuple(notes))
 
 
-def _read_example(source: Any, image_key: str, image_size: int, rendering: Rendering,
-                  index: int) -> np.ndarray:
-  """Returns the pixels [H, W, C] of an example of a TFDS source."""
-  with Image.open(io.BytesIO(source[index][image_key])) as image:
-    return decode(image, image_size, rendering)
+def _open(source: Any, image_key: str, index: int) -> Image.Image:
+  """Opens an example of a TFDS source."""
+  return Image.open(io.BytesIO(source[index][image_key]))
+
+
+def _look(source: Any, image_key: str, decoding: Decoding, kept: Kept, index: int):
+  """Returns the Header of an example."""
+  header, pictures = look(functools.partial(_open, source, image_key, index), decoding,
+                          keep=kept.room > 0)
+  for picture in pictures[:1]:
+    kept.put(index, picture)
+  return header
+
+
+def _read_example(source: Any, image_key: str, decoding: Decoding, kept: Kept,
+                  rendering: Rendering, index: int) -> np.ndarray:
+  """Returns the pixels [H, W, C] of an example."""
+  picture = kept.pop(index)
+  if picture is not None:
+    return levels_of(picture, decoding, rendering)
+  return decode(functools.partial(_open, source, image_key, index), decoding, rendering)
 
 
 def _feature_name(features: Mapping[str, Any], key: str, data: ml_collections.ConfigDict,

@@ -1,0 +1,396 @@
+"""Encoded images: what they hold, and their way to pixels of one size.
+
+A picture is decoded once: brought to its final size before the range of all pixels is
+known, which is then applied to what was kept. Whether kept or decoded again, it becomes
+the same levels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from jdiffclust import errors
+from jdiffclust.data import preprocess
+from jdiffclust.data.rendering import (
+    BACKGROUNDS, CONTAINERS, FAINT, Rendering, best_background, composited,
+    integer_range, kind_of, to_levels)
+
+# Pixels of a picture by which percentiles are found.
+SAMPLE = 4096
+Open = Callable[[], Image.Image]
+
+
+class Decoding(NamedTuple):
+  """How pictures are decoded.
+
+  Attributes:
+    size: (height, width) in pixels that they are brought to; None: they stay as they are.
+    fit: how, see `preprocess.resized`.
+    ranges: by the kind of number, as far as they are known before all pixels are seen.
+    grounds: those under transparent pixels that come into question.
+    frames: 'first' or 'all' of the pictures of a file.
+    percentile: percentage of pixels beyond the range at either end.
+  """
+
+  size: tuple[int, int] | None = None
+  fit: str = 'crop'
+  ranges: Mapping[str, tuple[float, float]] = {}
+  grounds: tuple[str, ...] = BACKGROUNDS
+  frames: str = 'first'
+  percentile: float = 0.
+
+  def by(self, rendering: Rendering) -> Decoding:
+    """The same, when all is known of how pixels become levels."""
+    return self._replace(ranges=rendering.ranges, grounds=(rendering.background,))
+
+
+def decoding_of(data: ml_collections.ConfigDict, rendering: Rendering | None) -> Decoding:
+  """The `Decoding` of the data options.
+
+  Args:
+    data: the options image_size, fit, range, background, frames and percentile.
+    rendering: of a fit, to be kept to; None: it is to be found.
+  """
+  found = Decoding(preprocess.size_of(data.image_size), data.fit, frames=data.frames,
+                   percentile=data.percentile)
+  if rendering is not None:
+    return found.by(rendering)
+  if data.range:
+    found = found._replace(
+        ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(data.range)))
+  return found if data.background == 'auto' else found._replace(
+      grounds=(data.background,))
+
+
+class Header(NamedTuple):
+  """What is remembered of an image file that was opened once.
+
+  Attributes:
+    size: (height, width) in pixels, after its EXIF orientation is applied.
+    grey: whether it has no colour.
+    kind: of its numbers, see `rendering.CONTAINERS`.
+    low: its smallest stored pixel.
+    high: its largest.
+    seen: where it has transparent pixels, the standard deviation of what is seen on
+      black and on white; None: it has none.
+    frames: the pictures that the file holds.
+    sample: some of its pixels, if percentiles are asked for.
+  """
+
+  size: tuple[int, int]
+  grey: bool
+  kind: str = 'byte'
+  low: float = 0
+  high: float = 255
+  seen: tuple[float, float] | None = None
+  frames: int = 1
+  sample: np.ndarray | None = None
+
+
+class Picture(NamedTuple):
+  """A decoded picture of its final size, whose range is not applied yet.
+
+  Attributes:
+    kind: of its numbers.
+    planes: [H, W, 1 or 3], uint8 or float32, on each ground of the `Decoding`; one only
+      if nothing is transparent.
+  """
+
+  kind: str
+  planes: tuple[np.ndarray, ...]
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of memory."""
+    return sum(plane.nbytes for plane in self.planes)
+
+
+class Kept:
+  """Decoded pictures that wait to be used, as many as there is room for."""
+
+  def __init__(self, room: float):
+    """Keeps nothing yet.
+
+    Args:
+      room: bytes.
+    """
+    self.room, self._pictures, self._lock = room, {}, threading.Lock()
+
+  def put(self, key: Hashable, picture: Picture) -> None:
+    """Keeps a picture, if there is room."""
+    with self._lock:
+      if picture.nbytes <= self.room:
+        self.room -= picture.nbytes
+        self._pictures[key] = picture
+
+  def pop(self, key: Hashable) -> Picture | None:
+    """Hands a picture over, which is not kept any longer; None: it is not here."""
+    return self._pictures.pop(key, None)
+
+
+def room_for(shape: tuple[int, ...], data: ml_collections.ConfigDict) -> float:
+  """Bytes of decoded pictures that may be kept until they are used.
+
+  Args:
+    shape: (N, H, W, C) of all of them, when finished.
+    data: the options pipeline, memory_limit_mb and percentile.
+
+  Returns:
+    0 if they are read as they are needed, or if pixels beyond a percentile are cut off
+    before pictures are resized, so that they must be decoded a second time.
+  """
+  limit = data.memory_limit_mb * 1e6
+  no = data.pipeline == 'grain' or data.percentile or np.prod(shape, dtype=float) > limit
+  return 0. if no else limit
+
+
+def look(open_image: Open, decoding: Decoding,
+         keep: bool) -> tuple[Header, list[Picture]]:
+  """Decodes a file for the first time.
+
+  Args:
+    open_image: opens it.
+    decoding: how.
+    keep: whether the pictures are wanted, or only what they hold.
+
+  Returns:
+    The `Header`, and the pictures, [] if they are not wanted.
+
+  Raises:
+    ValueError: NaN or infinite pixels, or frames that differ in size.
+    Exception: whatever Pillow raises on a damaged file.
+  """
+  with open_image() as image:
+    size, frames = preprocess.upright_size(image), getattr(image, 'n_frames', 1)
+    used = frames if decoding.frames == 'all' else 1
+  stored = [_stored(open_image, decoding if keep else None, k) for k in range(used)]
+  if any(one.size != size for one in stored):
+    raise ValueError('its pictures differ in size')
+  extents = [_extent(one.pixels, decoding.percentile) for one in stored]
+  kinds, low, high, seen, samples = zip(*extents)
+  header = Header(
+      size, all(one.grey for one in stored), kinds[0], min(low), max(high),
+      next((both for both in seen if both), None), frames,
+      np.concatenate(samples) if samples[0] is not None else None)
+  return header, [_shrunk(*one[:2], decoding) for one in stored] if keep else []
+
+
+def decode(open_image: Open, decoding: Decoding, rendering: Rendering,
+           frame: int = 0) -> np.ndarray:
+  """Decodes a picture.
+
+  Args:
+    open_image: opens its file.
+    decoding: how.
+    rendering: how its pixels become levels.
+    frame: its number in the file.
+
+  Returns:
+    uint8 [H, W, 1] for a grey picture, [H, W, 3] for any other.
+
+  Raises:
+    ValueError: its pixels have no known scale.
+    OSError: the file is damaged.
+  """
+  decoding = decoding.by(rendering)
+  stored = _stored(open_image, decoding, frame)
+  return levels_of(_shrunk(stored.pixels, stored.grey, decoding), decoding, rendering)
+
+
+def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.ndarray:
+  """Applies a range and a ground to a decoded picture.
+
+  Args:
+    picture: of `look`, by this decoding.
+    decoding: how it was decoded.
+    rendering: how its pixels become levels.
+
+  Returns:
+    uint8 [H, W, 1 or 3].
+
+  Raises:
+    ValueError: its pixels have no known scale: floats of no known range, or integers
+      beyond 16 bits.
+  """
+  found = rendering.range_of(picture.kind)
+  if found is None:
+    raise ValueError('float pixels have no known range; set --config.data.range')
+  plane = picture.planes[0]
+  if len(picture.planes) > 1:
+    plane = picture.planes[decoding.grounds.index(rendering.background)]
+  if picture.kind == 'wide' and 'wide' not in rendering.ranges and (
+      plane.min() < 0 or plane.max() > 65535):
+    raise ValueError(f'pixels from {plane.min():g} to {plane.max():g}; 0 to 65535 (16 '
+                     'bits) are allowed; set --config.data.range')
+  return to_levels(plane, *found)
+
+
+class _Stored(NamedTuple):
+  """A picture as it is stored: its pixels, whether it is grey, and its size."""
+
+  pixels: np.ndarray
+  grey: bool
+  size: tuple[int, int]
+
+
+def _stored(open_image: Open, decoding: Decoding | None, frame: int) -> _Stored:
+  """Reads a frame; a JPEG that is to become much smaller at a fraction of its size.
+
+  Its averages may be faint where it is not itself: then it is read as it is.
+
+  Args:
+    open_image: opens the file.
+    decoding: its size counts; None: no more than an idea of the pixels is wanted.
+    frame: its number.
+  """
+  smallest = None if decoding is None else decoding.size
+  with open_image() as image:
+    size = preprocess.upright_size(image)
+    if decoding is None or smallest:
+      side = 1 if smallest is None else 2 * max(smallest)
+      image.draft(None, (side, side))  # JPEGs only, others ignore
+    if frame:
+      image.seek(frame)
+      size = preprocess.upright_size(image)
+    grey, drafted = preprocess.is_grey(image), image.format == 'JPEG'
+    pixels = preprocess.stored_pixels(image)
+  if drafted and np.ptp(pixels) < FAINT * 255:
+    with open_image() as image:
+      pixels = preprocess.stored_pixels(image)
+  return _Stored(pixels, grey, size)
+
+
+def _shrunk(pixels: np.ndarray, grey: bool, decoding: Decoding) -> Picture:
+  """Brings stored pixels [H, W, C] to their final size, on each possible ground.
+
+  8 bits that fill their range stay 8 bits; others become floats, so that a range which
+  is found later loses nothing.
+  """
+  kind = kind_of(pixels.dtype)
+  known = decoding.ranges.get(kind)
+  whole = kind == 'byte' and known in (None, CONTAINERS['byte'])
+  if pixels.shape[-1] == 4:
+    planes = [composited(pixels, 255, ground) for ground in decoding.grounds]
+  else:
+    planes = [pixels]
+    whole = whole and np.ptp(pixels) >= FAINT * 255
+  if grey:
+    planes = [plane[..., :1] for plane in planes]
+  if not whole:
+    planes = [plane.astype(np.float32) for plane in planes]
+    if known is not None:
+      planes = [np.clip(plane, *known) for plane in planes]
+  if decoding.size is not None:
+    limits = (0, 255) if whole else (-np.inf, np.inf) if known is None else known
+    planes = [preprocess.resized(plane, decoding.size, decoding.fit, *limits)
+              for plane in planes]
+  return Picture(kind, tuple(planes))
+
+
+def _extent(pixels: np.ndarray, percentile: float):
+  """What Header says of stored pixels: kind, low, high, seen, sample.
+
+  Raises:
+    ValueError: NaN or infinite pixels.
+  """
+  kind = kind_of(pixels.dtype)
+  if not np.isfinite(pixels).all():
+    raise ValueError('NaN or infinite pixels')
+  if pixels.shape[-1] == 4:
+    seen = tuple(float(np.std(composited(pixels, 255, ground).astype(np.float64)))
+                 for ground in ('black', 'white'))
+    return kind, 0, 255, seen, None
+  sample = None
+  if percentile and kind != 'byte':
+    sample = pixels.ravel()
+    if sample.size > SAMPLE:
+      sample = np.random.default_rng(0).choice(sample, SAMPLE)
+  return kind, pixels.min().item(), pixels.max().item(), None, sample
+
+
+def find_rendering(names: Sequence[str], headers: Sequence[Header],
+                   data: ml_collections.ConfigDict) -> tuple[Rendering, list[str]]:
+  """Finds the range of the pixels and the ground of transparent ones.
+
+  Args:
+    names: of N files.
+    headers: N.
+    data: its options range, percentile and background.
+
+  Returns:
+    The `Rendering`, and notes.
+  """
+  ranges, notes = {}, []
+  for kind in sorted({header.kind for header in headers}):
+    own = [header for header in headers if header.kind == kind]
+    low, high = min(h.low for h in own), max(h.high for h in own)
+    samples = [h.sample for h in own if h.sample is not None]
+    if samples:  # of all pictures together: one with nothing but noise decides nothing
+      low, high = np.percentile(np.concatenate(samples),
+                                (data.percentile, 100 - data.percentile)).tolist()
+    if data.range:
+      ranges[kind] = tuple(data.range)
+    elif kind == 'real' or samples and low < high:
+      ranges[kind] = (low, high if high > low else low + 1)
+    else:
+      ranges[kind], note = integer_range(int(low), int(high))
+      notes += [note] if note else []
+  background = data.background
+  clear = [(name, header.seen) for name, header in zip(names, headers) if header.seen]
+  if background == 'auto':
+    sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
+    background = best_background(*sums)
+  lost = [name for name, seen in clear if not seen[background == 'white']]
+  if lost:
+    notes.append(f'{len(lost)} transparent images are one colour on {background} '
+                 f'({lost[0]}): try another --config.data.background')
+  return Rendering(ranges, background), notes
+
+
+def beyond_notes(names: Sequence[str], headers: Sequence[Header],
+                 rendering: Rendering) -> list[str]:
+  """Tells of new files whose pixels go beyond the range of the fit."""
+  beyond = []
+  for name, header in zip(names, headers):
+    found = rendering.range_of(header.kind)
+    if found is not None and (header.low < found[0] or header.high > found[1]):
+      beyond.append(name)
+  if not beyond:
+    return []
+  return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
+          'they are clipped (--config.data.range sets another one)']
+
+
+def common_size(names: Sequence[str], headers: Sequence[Header],
+                asked: tuple[int, int] | None, where: Any) -> tuple[int, int]:
+  """Finds the size that all images have, or will be given.
+
+  Args:
+    names: of the images, for the error message, N >= 1.
+    headers: N, one for each image.
+    asked: (height, width) that images will be brought to; None: they will not be.
+    where: what the error message calls the data.
+
+  Returns:
+    (height, width) in pixels.
+
+  Raises:
+    UserError: the sizes differ while none is asked for.
+  """
+  if asked is not None:
+    return asked
+  first = headers[0].size
+  other = next((i for i, h in enumerate(headers) if h.size != first), None)
+  if other is not None:
+    (h0, w0), (h1, w1) = first, headers[other].size
+    raise errors.UserError(
+        f'images of {where} differ in size: {names[0]} is {h0}x{w0}, {names[other]} '
+        f'is {h1}x{w1} (height x width); one size is needed; set '
+        '--config.data.image_size=N to resize all to NxN')
+  return first
