@@ -101,12 +101,19 @@ def config_file(name: str) -> str:
   Returns:
     The path; as it is if there is no such file.
   """
-  path = pathlib.Path(name).expanduser()
-  if not os.path.isfile(path) and path.parent in (pathlib.Path(), pathlib.Path('configs')):
+  path, ours = pathlib.Path(name).expanduser(), (pathlib.Path(), pathlib.Path('configs'))
+  if not os.path.isfile(path) and path.parent in ours:
     for folder in CONFIGS:
       if os.path.isfile(folder / f'{path.stem}.py'):  # False also of names too long
         return str(folder / f'{path.stem}.py')
   return str(path) if name else name
+
+
+def _of_one_line(error: Exception) -> str:
+  """What an error says, without the traceback that ml_collections puts into it."""
+  text = str(error)
+  before, trace, after = text.partition('Traceback (most recent call last)')
+  return ' '.join((before + after.strip().splitlines()[-1] if trace else text).split())
 
 
 def meant(flag: str) -> str:
@@ -173,8 +180,10 @@ def parse(argv: list[str]):
     raise UserError(f'Unknown flag --{error.flagname}.' + meant(error.flagname)
                     + ' `python -m jdiffclust.main --help` lists them.') from None
   except flags.Error as error:
-    raise UserError('The command line is wrong: '
-                    + ' '.join(str(error).split())) from None
+    raise UserError('The command line is wrong: ' + _of_one_line(error)) from None
+  except UserError as error:
+    raise UserError(f'The config file {given[-1] if given else ""!r} or an option is '
+                    f'wrong: {error}') from None
   except Exception as error:  # a config file is a program of the user's: anything goes
     raise UserError(
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "

@@ -93,7 +93,7 @@ class Workdir(Store):
       self.path.mkdir(parents=True, exist_ok=True)
       writable = os.access(self.path, os.W_OK | os.X_OK)
     except OSError as error:
-      why = 'it is a file' if self.path.is_file() else error.strerror
+      why = 'it is a file' if os.path.isfile(self.path) else error.strerror
       raise UserError(f'--workdir={self.path} cannot be made ({why}): name a folder that '
                       'may be written.') from None
     if not writable:
@@ -210,7 +210,7 @@ def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
   """
   missing = UserError(f'The workdir {str(workdir)!r} has no checkpoint of a completed EM '
                       'iteration: let --mode=fit run to its end first.')
-  if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+  if not os.path.isdir(pathlib.Path(workdir) / 'checkpoints'):
     raise missing
   with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
     restored = checkpoints.restore_newest(template, warn)

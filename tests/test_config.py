@@ -7,6 +7,7 @@ import pathlib
 import hypothesis
 from hypothesis import strategies as st
 import ml_collections
+import numpy as np
 import pytest
 
 from jdiffclust import config as config_lib
@@ -290,3 +291,31 @@ def test_a_copy_is_of_its_own():
   copy = config_lib.copied(config)
   copy.num_clusters, copy.views.flip = 7, .5
   assert (config.num_clusters, config.views.flip) == ('auto', 0.)
+
+
+def test_assignments_that_mean_an_option():
+  """NumPy's numbers and paths are what they stand for; JSON can hold them."""
+  config = config_lib.default_config()
+  config.seed, config.views.flip = np.int64(3), np.float32(.5)
+  config.data.use_labels, config.data.path = np.bool_(False), pathlib.Path('a') / 'b'
+  config.num_clusters, config.data.image_size = np.int32(7), (16, 24)
+  assert json.loads(config_lib.to_json(config))['data']['image_size'] == [16, 24]
+  found = config_lib.from_json(config_lib.to_json(config))
+  assert config_lib.flatten(found) == config_lib.flatten(config)
+  assert (found.seed, found.views.flip, found.data.path) == (3, .5, 'a/b')
+
+
+@pytest.mark.parametrize('section, name, value, fragments', [
+    ('', 'num_cluster', 3, ['num_cluster', "'num_clusters'"]),
+    ('em', 'init', 'kmeans', ['config.em.init is called config.start.kind now']),
+    ('posterior', 'noise_low', .1, ['part of config.posterior.noise_range']),
+    ('data', 'max_imags', 3, ['max_imags', "'max_images'"]),
+    ('', 'seed', [3], ['seed = [3]', 'int']),
+    ('views', 'flip', 'x', ["flip = 'x'", 'float'])])
+def test_assignments_that_mean_none(section, name, value, fragments):
+  """One line that names the option meant, or the type."""
+  config = config_lib.default_config()
+  with pytest.raises(UserError) as caught:
+    setattr(config[section] if section else config, name, value)
+  assert '\n' not in str(caught.value)
+  assert all(fragment in str(caught.value) for fragment in fragments)

@@ -380,11 +380,12 @@ def test_an_encoding_that_lacks_a_letter():
   assert b"'\\xe4' has no fitted model" in done.stderr
 
 
-@pytest.mark.parametrize('argument', [
-    '--config={}', '--workdir={}', '--config.data.path={}'])
-def test_names_that_are_too_long(argument, tmp_path):
+@pytest.mark.parametrize('config, argument', [
+    ('digits', '--config={}'), ('digits', '--workdir={}'),
+    ('folder', '--config.data.path={}')])
+def test_names_that_are_too_long(config, argument, tmp_path):
   """One line, as for any other file that is not there."""
-  outcome = command('--config=folder', f'--workdir={tmp_path}/w',
+  outcome = command(f'--config={config}', f'--workdir={tmp_path}/w',
                     argument.format('x' * 300))
   check_refused(outcome, 'x' * 300)
 

@@ -8,10 +8,12 @@ The names of methods, starts, sources, samplers, grids and schedules are those o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from jdiffclust.config.option import (
     Option, choice, flag, integer, integers, names, nearest, real, text)
@@ -393,15 +395,43 @@ def options(tree: Mapping = OPTIONS, prefix: str = '') -> Iterator[tuple[str, Op
       yield from options(node, f'{prefix}{name}.')
 
 
-def default_config() -> ml_collections.ConfigDict:
+class Config(ml_collections.ConfigDict):
+  """A ConfigDict that tells a person in one line what is wrong with an assignment.
+
+  NumPy's numbers and paths become what they mean.
+  """
+
+  def __setitem__(self, key: str, value: Any) -> None:
+    """Sets an option.
+
+    Raises:
+      UserError: there is none of this name, or the value is of another type.
+    """
+    if isinstance(value, np.generic):
+      value = value.item()
+    elif isinstance(value, os.PathLike):
+      value = os.fspath(value)
+    if self.is_locked and key not in self:
+      was = next((name for name in (*RENAMED, *FIXED, *PAIRED)
+                  if name.split('.')[-1] == key), None)
+      raise unknown_option(was or key, self.keys())
+    try:
+      super().__setitem__(key, value)
+    except TypeError:
+      raise UserError(f'config option {key} = {value!r} is of type '
+                      f'{type(value).__name__}: it must be of the type of '
+                      f'{self[key]!r}, {type(self[key]).__name__}.') from None
+
+
+def default_config() -> Config:
   """Returns a new, locked ConfigDict with the default of every option."""
-  config = ml_collections.ConfigDict()
+  config = Config()
   for name, option in options():
     *sections, leaf = name.split('.')
     node = config
     for section in sections:
       if section not in node:
-        node[section] = ml_collections.ConfigDict()
+        node[section] = Config()
       node = node[section]
     node[leaf] = (option.default if option.of_one_type else
                   ml_collections.FieldReference(option.default, field_type=object))
@@ -426,10 +456,17 @@ def copied(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return new
 
 
-def unknown_option(name: str) -> UserError:
-  """Returns the error for an option nobody defined, with the nearest valid name."""
-  known = [known for known, _ in options()]
+def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
+  """Returns the error for an option nobody defined.
+
+  Args:
+    name: that was given.
+    known: names among which the nearest is told; (): of all options.
+  """
+  known = list(known) or [known for known, _ in options()]
   shown = name if name.isprintable() else repr(name)[1:-1]  # the message is one line
+  if name in RENAMED:
+    return UserError(f'config.{name} is called config.{RENAMED[name]} now.')
   if name in FIXED:
     return UserError(f'config.{name} is no option any more: it is {FIXED[name]!r}.')
   if name in PAIRED:

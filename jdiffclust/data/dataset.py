@@ -160,12 +160,17 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
         'each must be at least 1; write the file again')
   keep = _kept(len(raw.images), data.max_images)
   images, levels = _finished(raw.images, keep, data, raw.levels)
+  notes, size = raw.notes, preprocess.size_of(data.image_size)
+  stored = tuple(raw.images.shape[1:3])
+  if not for_fit and size not in (None, stored):
+    notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
+             f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
   source = ImageSource(
       name=raw.name, images=_in_memory(images, data),
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
-      rendering=raw.rendering, notes=raw.notes)
+      rendering=raw.rendering, notes=notes)
   if for_fit:
     _check_images_differ(source)
   return source

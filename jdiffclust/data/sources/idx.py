@@ -154,6 +154,6 @@ def _idx_labels_path(images_path: str) -> pathlib.Path | None:
   name = re.sub('idx[34]', 'idx1', path.name.replace('images', 'labels'))
   stem = name.removesuffix('.gz')
   for candidate in (name, stem, f'{stem}.gz'):
-    if candidate != path.name and path.with_name(candidate).is_file():
+    if candidate != path.name and os.path.isfile(path.with_name(candidate)):
       return path.with_name(candidate)
   return None
