@@ -303,7 +303,8 @@ def prepare(config, source: ImageSource, build: Build = build) -> Method:
   for name in ('e_step', 'm_step'):
     check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
   config_lib.check_against_data(config, source.image_shape, source.num_images)
-  return build(config, source.image_shape, source.levels, mesh)
+  return build(config_lib.for_collection(config, source.num_images), source.image_shape,
+               source.levels, mesh)
 
 
 @contextlib.contextmanager
@@ -382,6 +383,11 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   reporter.line(f'{source.name}: {source.num_images:,} images of {shape}, '
                 f'{config.num_clusters} clusters, {method.mesh.size} '
                 f'{method.mesh.devices.flat[0].platform} device(s)')
+  asked, steps = config.m_step.num_steps, method.config.m_step.num_steps
+  if steps < asked:
+    reporter.line(f'{source.num_images} images are few: {steps} gradient steps an EM '
+                  f'iteration instead of {asked} (config.m_step.most_visits = '
+                  f'{config.m_step.most_visits})')
   store.keep_images(source)
   store.keep_config(config)
   found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
@@ -446,7 +452,8 @@ def load(workdir, config=None, reporter: Reporter | None = None,
 
   def like(progress):
     if not made:
-      made.append(build(config, progress['image_shape'], progress['levels'], mesh))
+      made.append(build(config_lib.for_collection(config, progress['num_images']),
+                        progress['image_shape'], progress['levels'], mesh))
     return template(made[0])(progress)
 
   _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)

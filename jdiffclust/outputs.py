@@ -18,14 +18,15 @@ from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
 from jdiffclust.config import NEIGHBOURS, copied
 from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.passes import weighted_means
 from jdiffclust.diffusion.likelihood import log_probability
 from jdiffclust.evaluation import features, latent_space, sample_quality
-from jdiffclust.evaluation.diagnostics import bits_per_dimension
+from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.fitted import Fitted, pipeline_of
 from jdiffclust.progress import Reporter
 from jdiffclust.report import figures, results
-from jdiffclust.sharding import to_host
+from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
 
@@ -98,8 +99,12 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   config, method, progress = fitted.config, fitted.method, fitted.progress
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
+  notes = small_group_notes(fitted, source, baselines['kmeans'])
   samples = parts.generate(fitted, config.sample.num_images, reporter, 'samples')
-  means = method.mean_images(fitted.params, pipeline, fitted.responsibilities)
+  members = np.eye(config.num_clusters, dtype=np.float32)[fitted.clusters]
+  means = to_host(weighted_means(pipeline, np.arange(source.num_images),
+                                 replicate(members, method.mesh),
+                                 config.e_step.batch_size))
   latents = (latent_results(fitted, source, pipeline, reporter)
              if method.has_latents else None)
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
@@ -112,7 +117,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       responsibilities=fitted.responsibilities, start=fitted.start,
       baselines=baselines, bound=fitted.bound, means=means, samples=samples,
       history=fitted.history, noise_bands=method.noise_bands(),
-      facts=facts_of(fitted, source, wall_seconds), choice=fitted.choice,
+      facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
       quality=quality, latents=latents)
   return results.write_results(
       workdir, config.to_dict(), outputs, source,
@@ -136,8 +141,26 @@ def baselines_of(fitted: Fitted, source: ImageSource,
   return found
 
 
-def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
-  """The entries of the summary that no result decides."""
+def small_group_notes(fitted: Fitted, source: ImageSource,
+                      kmeans: np.ndarray) -> list[str]:
+  """Tells of groups that are too small to be seen by their neighbourhoods."""
+  return [f'K-means has a group of {len(group)} images '
+          f"({', '.join(source.ids[i] for i in group)}) that is part of a larger cluster "
+          'here: so few are not seen by their neighbourhoods. If they belong together, '
+          'try --config.start.kind=kmeans.'
+          for group in small_groups(fitted.clusters, kmeans)]
+
+
+def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
+             notes: list[str]) -> dict:
+  """The entries of the summary that no result decides.
+
+  Args:
+    fitted: the fit.
+    source: its images.
+    wall_seconds: of the run.
+    notes: what else a person should know.
+  """
   config, progress = fitted.config, fitted.progress
   devices, seconds = fitted.method.mesh.devices.flat, progress['train_seconds']
   skipped = len(source.skipped)
@@ -149,7 +172,7 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
       'stop_reason': progress['stop_reason'],
       'warnings': progress['warnings'] + (
           [f'{skipped} unreadable files were skipped'] if skipped else [])
-                  + list(source.notes),
+                  + list(source.notes) + notes,
       'train_images_per_second': progress['train_images'] / seconds if seconds else None,
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
       'wall_seconds': wall_seconds,

@@ -73,11 +73,22 @@ class Workdir(Store):
     fitted = config_lib.fitted_config(self.path)
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
+    number = len(self._images_before().get('ids', ()))
+    if number:  # what counts is how many steps they make of these images
+      fitted, config = (config_lib.for_collection(c, number) for c in (fitted, config))
     different = config_lib.differences(fitted, config)
     if different:
       raise UserError(f'The workdir {str(self.path)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "
                       'same options.')
+
+  def _images_before(self) -> dict:
+    """What `keep_images` wrote; {} if it cannot be read, see `images_of_run`."""
+    try:
+      found = json.loads((self.path / 'images.json').read_bytes())
+    except (OSError, ValueError):
+      return {}
+    return found if isinstance(found, dict) else {}
 
   @contextlib.contextmanager
   def held(self, end_left_over: Callable[[str], None] | None = None) -> Iterator[None]:

@@ -319,3 +319,19 @@ def test_assignments_that_mean_none(section, name, value, fragments):
     setattr(config[section] if section else config, name, value)
   assert '\n' not in str(caught.value)
   assert all(fragment in str(caught.value) for fragment in fragments)
+
+
+@pytest.mark.parametrize('num_images, visits, asked, steps', [
+    (5, 400, (300, 600), (50, 50)), (60, 400, (300, 600), (188, 188)),
+    (150, 400, (300, 600), (300, 469)), (5000, 400, (300, 600), (300, 600)),
+    (5, 0, (300, 600), (300, 600)), (5, 400, (20, 0), (20, 0))])
+def test_steps_follow_the_collection(num_images, visits, asked, steps):
+  """ceil(visits N / B) steps of B = 128, at least 50, and no more than asked for."""
+  config = config_lib.default_config()
+  config.m_step.most_visits = visits
+  config.m_step.num_steps, config.m_step.first_num_steps = asked
+  found = config_lib.for_collection(config, num_images)
+  assert (found.m_step.num_steps, found.m_step.first_num_steps) == steps
+  assert (config.m_step.num_steps, config.m_step.first_num_steps) == asked
+  assert config_lib.flatten(config_lib.for_collection(found, num_images)) == (
+      config_lib.flatten(found))

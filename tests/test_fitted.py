@@ -251,8 +251,9 @@ def test_a_fit_that_is_kept_in_a_folder(tmp_path):
   here = jdiffclust.fit(config, IMAGES, tmp_path / 'w', build=tiny.build)
   loaded = jdiffclust.load(tmp_path / 'w', build=tiny.build)
   np.testing.assert_array_equal(loaded.responsibilities, here.responsibilities)
-  again = jdiffclust.fit(config, IMAGES, str(tmp_path / 'w'), build=tiny.build)
-  np.testing.assert_array_equal(again.responsibilities, here.responsibilities)
+  for same in (config, loaded.config):
+    again = jdiffclust.fit(same, IMAGES, str(tmp_path / 'w'), build=tiny.build)
+    np.testing.assert_array_equal(again.responsibilities, here.responsibilities)
   other = IMAGES.copy()
   other[7] = 16 - other[7]
   assert "'7'" in refused(jdiffclust.fit, config, other, tmp_path / 'w')

@@ -20,7 +20,7 @@ from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import Estimator, make_estimator
 from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.bound.terms import NUM_BANDS
-from jdiffclust.data.passes import over_images, weighted_means
+from jdiffclust.data.passes import over_images
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import Tabulated, from_process
 from jdiffclust.diffusion.process import Process
@@ -159,13 +159,6 @@ class Method(abc.ABC):
     """The estimator of an E-step over some images; by default that of all E-steps."""
     del params, pipeline, indices, key
     return self.e_estimator
-
-  def mean_images(self, params, pipeline, tau) -> np.ndarray:
-    """The mean image of each cluster, [Q, H, W, C]; by default tau's [N, Q]."""
-    del params
-    return to_host(weighted_means(pipeline, np.arange(pipeline.num_images),
-                                  replicate(tau, self.mesh),
-                                  self.config.e_step.batch_size))
 
   def feature_maps(self, params) -> dict:
     """What the model has learned to see: `features.FeatureMap`s by name.

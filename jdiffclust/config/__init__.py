@@ -6,7 +6,7 @@ from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED,
     all_options, copied, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import (
-    cautions, check_against_data, check_config, unread)
+    cautions, check_against_data, check_config, for_collection, unread)
 from jdiffclust.config.store import (
     differences, fitted_config, from_json, has_config, to_json)
 
@@ -14,5 +14,5 @@ __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'LEVELS', 'NEIGHBOURS', 'OPTIONS',
     'Option', 'RENAMED', 'all_options', 'asked_of', 'cautions', 'check_against_data',
     'check_config', 'check_usable', 'copied', 'default_config', 'differences',
-    'fitted_config', 'flatten', 'from_json', 'has_config', 'nearest', 'options',
-    'to_json', 'unknown_option', 'unread']
+    'fitted_config', 'flatten', 'for_collection', 'from_json', 'has_config', 'nearest',
+    'options', 'to_json', 'unknown_option', 'unread']

@@ -26,6 +26,7 @@ AUTO = 'auto'  # the num_clusters to be chosen
 ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
 BEST = 'best'  # the start of the best bound
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
+FEWEST_STEPS = 50  # gradient steps of an EM iteration, however few the images
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
 
@@ -253,6 +254,9 @@ OPTIONS: Mapping[str, Any] = {
         'first_num_steps': integer(0, 0, 'gradient steps of the first EM iteration; 0: '
                                    'as many as of the others'),
         'batch_size': integer(128, 1, 'images of a gradient step'),
+        'most_visits': integer(400, 0, 'times that an image is used in the gradient '
+                               'steps of an EM iteration, at most: few images train for '
+                               'fewer steps; 0: no limit'),
         'assignment': choice('sampled', ('sampled', 'summed', 'per_cluster'), 'the '
                              'clusters that an image is trained with: one, drawn by its '
                              'responsibilities; all, weighted by them; or the same one '
@@ -364,7 +368,7 @@ OPTIONS: Mapping[str, Any] = {
 
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
-         'data.background': 'black', 'data.frames': 'first'}
+         'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'

@@ -12,8 +12,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, CHOOSE_IMAGES, NEIGHBOURS, all_options, flatten,
-    unknown_option)
+    ADVISED_WEIGHT, AUTO, CHOOSE_IMAGES, FEWEST_STEPS, NEIGHBOURS, all_options, copied,
+    flatten, unknown_option)
 from jdiffclust.errors import UserError
 from jdiffclust.registry import LATE_STARTS, UNINFORMED_STARTS
 
@@ -197,6 +197,26 @@ def cautions(config) -> list[str]:
         'ClusterDDPM was found to be stable: latents that ignore the mixture below '
         'it, or the images above it.')
   return found
+
+
+def for_collection(config, num_images: int):
+  """The config of a fit, with no more gradient steps than its images are worth.
+
+  Args:
+    config: checked; m_step.most_visits limits its numbers of steps.
+    num_images: N.
+
+  Returns:
+    A config of its own: the steps of an EM iteration are those in which each image is
+    used so often, or `FEWEST_STEPS` if these are more; never more than were asked for.
+  """
+  config, options = copied(config), config.m_step
+  if options.most_visits:
+    steps = max(FEWEST_STEPS,
+                -(-options.most_visits * num_images // options.batch_size))
+    for name in ('num_steps', 'first_num_steps'):
+      config.m_step[name] = min(options[name], steps)
+  return config
 
 
 def check_against_data(config, image_shape, num_images: int) -> None:

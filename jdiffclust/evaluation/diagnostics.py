@@ -42,6 +42,8 @@ UNCERTAIN = .1
 CONTRADICTED = .1
 # Falling: the bound falls by more than this many of its paired standard errors.
 FALL_ERRORS = 3.
+# Neighbourhoods show no group of fewer images than these.
+SMALL = 4
 # Overlapping: an image of one cluster belongs to the other with more than this
 # probability. (Two equal clusters that share all their images reach 1/2.)
 OVERLAP = .1
@@ -103,6 +105,27 @@ def overlaps(responsibilities) -> np.ndarray:
   shared = tau.T @ tau / np.maximum(np.minimum.outer(sizes, sizes), 1e-9)
   np.fill_diagonal(shared, 0)
   return shared
+
+
+def small_groups(clusters, others) -> list[np.ndarray]:
+  """Groups of few images that another partition has and this one lacks.
+
+  Args:
+    clusters: of each image, int [N].
+    others: clusters of the same images by another method, int [N].
+
+  Returns:
+    The images of each of the other's clusters of 2 to `SMALL` images whose best match
+    here, the cluster that holds most of them, has more other images than these.
+  """
+  found = []
+  for q in np.unique(others):
+    group = np.flatnonzero(others == q)
+    if 2 <= len(group) <= SMALL:
+      ours = clusters == np.bincount(clusters[group]).argmax()
+      if 2 * np.sum(ours[group]) < np.sum(ours | (others == q)):
+        found.append(group)
+  return found
 
 
 def effective_clusters(responsibilities) -> float:

@@ -5,12 +5,16 @@ Labels serve to judge a finished fit only; nothing here feeds back into one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 from sklearn import metrics
+
+
+RELIABILITY_EDGES = (0., .5, .7, .9, .99, 1.)
 
 
 def contingency(labels: ArrayLike, clusters: ArrayLike,
@@ -152,6 +156,39 @@ def clustering_scores(labels: ArrayLike | None,
   return {
       name: None if labels is None else score(labels, clusters)
       for name, score in scores.items()}
+
+
+def reliability(labels: ArrayLike, responsibilities: ArrayLike,
+                edges: Sequence[float] = RELIABILITY_EDGES) -> list[dict[str, Any]]:
+  """How often images of some probability are right.
+
+  Args:
+    labels: integers, [N]; those below 0 are unknown and left out.
+    responsibilities: [N, Q] in [0, 1], rows summing to 1.
+    edges: rising; of two neighbours, the lower one belongs to the range between them, and
+      so does the last one.
+
+  Returns:
+    A dict for each range that has images: low, high, num_images, expected (the mean of
+    their largest responsibility) and right (the share whose label is the one that
+    `match_clusters` pairs with their cluster).
+
+  Raises:
+    ValueError: no label is known.
+
+  Source: DeGroot and Fienberg, 'The comparison and evaluation of forecasters' (1983).
+  """
+  labels, responsibilities = np.asarray(labels), np.asarray(responsibilities, np.float64)
+  known = labels >= 0
+  labels, responsibilities = labels[known], responsibilities[known]
+  clusters, largest = responsibilities.argmax(1), responsibilities.max(1)
+  matched = match_clusters(labels, clusters, responsibilities.shape[1])
+  right = matched[clusters] == labels
+  places = np.minimum(np.searchsorted(edges, largest, side='right'), len(edges) - 1)
+  return [
+      {'low': edges[place - 1], 'high': edges[place], 'num_images': int(own.sum()),
+       'expected': float(largest[own].mean()), 'right': float(right[own].mean())}
+      for place in range(1, len(edges)) for own in [places == place] if own.any()]
 
 
 def entropy(responsibilities: ArrayLike) -> np.ndarray:

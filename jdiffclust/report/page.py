@@ -34,7 +34,8 @@ _FIGURES = {
     'sample_grid': (
         'Generated images',
         'New images that the model invented for each cluster, none of them part '
-        'of your data: what a row has in common is what the cluster stands for.'),
+        'of your data. Compare a row with the members above: where it shows something '
+        'else, the model has not learned that cluster well.'),
     'num_clusters': (
         'How many clusters?',
         'The number was chosen without labels: where neighbours, that is images that '
@@ -126,10 +127,11 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     summary: facts of the run, any of them None or missing: dataset, num_images,
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
       ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_entropy (nats),
-      uncertain_fraction, num_em_iterations, num_clusters_choice (with chosen, confidence,
-      within_one, numbers), train_images_per_second, e_step_evaluations_per_second,
-      wall_seconds, devices, versions, warnings, stop_reason, history (a dict for each EM
-      iteration), sample_quality (the summary of `evaluation.sample_quality.measure`),
+      reliability (rows of `evaluation.scores.reliability`), num_em_iterations,
+      num_clusters_choice (with chosen, confidence, within_one, numbers),
+      train_images_per_second, e_step_evaluations_per_second, wall_seconds, devices,
+      versions, warnings, stop_reason, history (a dict for each EM iteration),
+      sample_quality (the summary of `evaluation.sample_quality.measure`),
       latents (the summary of `evaluation.latent_space.LatentResults`). Further entries
       are not shown.
     figures: {name: path of a PNG, or None to leave it out}. The names of the functions
@@ -153,7 +155,9 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       facts=_facts(summary, per_cluster),
       scores=_scores(summary),
       choice=summary.get('num_clusters_choice'),
-      close_calls=_percent(summary.get('uncertain_fraction')),
+      reliability=[(row['low'], row['high'], _number(row['num_images']),
+                    _percent(row['expected']), _percent(row['right']))
+                   for row in summary.get('reliability') or ()],
       figures=_figures(_FIGURES, {
           name: path for name, path in figures.items()
           if name not in _EM_FIGURES | _QUALITY_FIGURES | _LATENT_FIGURES}),
@@ -185,15 +189,12 @@ def _facts(summary: Mapping[str, Any],
       sum(row['size'] * row['mean_certainty'] for row in sized) / total
       if total else None)
   num_clusters = summary.get('num_clusters')
-  worst = _number(math.log(num_clusters), 2) if num_clusters else 'log Q'
   return (
       (_number(summary.get('num_images')), 'images'),
       (_shape(summary.get('image_shape')), 'pixels each'),
       (_number(num_clusters), 'clusters: groups of images that look alike'),
-      (_percent(certainty), 'mean certainty: the probability that the model gives '
-       'to the cluster it chose'),
-      (_number(summary.get('mean_entropy'), 2), 'nats of mean entropy: 0 is '
-       f'certain, {worst} is no idea'),
+      (_percent(certainty), 'of the images are in the right cluster, by the '
+       "model's own probabilities"),
   )
 
 

@@ -33,7 +33,7 @@ class Results(NamedTuple):
     start: of the starting partition, [N, Q].
     baselines: {name: clusters [N]} on the same images.
     bound: per image, nats, [N].
-    means: mu, [Q, H, W, C].
+    means: the mean of each cluster's members, [Q, H, W, C].
     samples: generated images, [Q, n, H, W, C].
     history: a dict per EM iteration.
     noise_bands: [first, last] step of each band of `bound_level_1`, 2, ... in the
@@ -101,6 +101,8 @@ def summarise(results: Results, labels) -> dict:
                            for name in ('prior', 'diffusion', 'decoder')},
       'cluster_sizes': np.bincount(
           clusters, minlength=results.responsibilities.shape[1]).tolist(),
+      'reliability': (None if labels is None or (labels < 0).all() else
+                      scores.reliability(labels, results.responsibilities)),
       'mean_entropy': float(np.mean(scores.entropy(results.responsibilities))),
       'uncertain_fraction': last['uncertain_fraction'],
       'num_em_iterations': len(results.history),

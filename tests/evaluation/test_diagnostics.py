@@ -170,3 +170,15 @@ def test_splits_and_merges_in_words():
   assert d.splits_and_merges(record | {'changed_fraction': .8}) == [
       '0 and 1 overlap by 31%']
   assert d.splits_and_merges(SECOND) == []
+
+
+@pytest.mark.parametrize('clusters, others, expected', [
+    ([0] * 9 + [1] * 9, [0] * 9 + [1] * 6 + [2] * 3, [[15, 16, 17]]),  # part of a larger
+    ([0] * 9 + [1] * 3, [0] * 9 + [1] * 3, []),                        # the same here
+    ([0] * 9 + [1] * 4, [0] * 9 + [2] * 3 + [0], []),                  # but for one
+    ([0] * 9 + [1] * 5, [0] * 9 + [1] * 5, []),                        # not small
+    ([0] * 9 + [1] * 9, [0] * 9 + [1] * 8 + [2], [])])                 # a single image
+def test_small_groups(clusters, others, expected):
+  """By hand: groups of 2 to 4 that make up less than half of a cluster here."""
+  found = d.small_groups(np.array(clusters), np.array(others))
+  assert [group.tolist() for group in found] == expected

@@ -100,3 +100,29 @@ def test_cluster_table():
   assert [row['effective_size'] for row in rows] == pytest.approx([2, 1, 0])
   assert rows[0]['mean_certainty'] == pytest.approx(.8)
   assert rows[2]['mean_certainty'] is None
+
+
+def test_reliability_counts_by_hand():
+  """Cluster 0 is label 1, cluster 1 label 0; the image of no known label is left out."""
+  tau = np.array([[.55, .45], [.6, .4], [.8, .2], [.05, .95], [.1, .9], [.0, 1.], [.5, .5]])
+  labels = np.array([1, 0, 1, 0, 0, 0, -1])
+  rows = clustering.reliability(labels, tau, (0., .7, .9, 1.))
+  assert [(row['low'], row['high'], row['num_images'], row['right']) for row in rows] == [
+      (0., .7, 2, .5), (.7, .9, 1, 1.), (.9, 1., 3, 1.)]
+  np.testing.assert_allclose([row['expected'] for row in rows],
+                             [.575, .8, (.95 + .9 + 1) / 3])
+
+
+@given(st.integers(0, 1000))
+def test_reliability_of_calibrated_answers(seed):
+  """All images are in one range; right on average as often as the ranges say together."""
+  rng = np.random.default_rng(seed)
+  tau = rng.dirichlet([.5, .5, .5], 50)
+  labels = rng.integers(0, 3, 50)
+  rows = clustering.reliability(labels, tau)
+  count = np.array([row['num_images'] for row in rows])
+  assert count.sum() == 50
+  right = sum(row['right'] * row['num_images'] for row in rows) / 50
+  assert right == pytest.approx(clustering.accuracy(labels, tau.argmax(1)))
+  expected = sum(row['expected'] * row['num_images'] for row in rows) / 50
+  assert expected == pytest.approx(tau.max(1).mean())

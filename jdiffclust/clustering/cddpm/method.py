@@ -105,11 +105,6 @@ class CDDPM(Method):
     """D of `denoising`."""
     return mixture_denoiser(self.model, self.path, params)
 
-  def mean_images(self, params, pipeline, tau):
-    """mu, which the model has of its own."""
-    del pipeline, tau
-    return to_host(params.means)
-
   def feature_maps(self, params):
     """The hidden layer of the inference network, if there is one."""
     if self.draws_decide:
