@@ -14,6 +14,7 @@ import pathlib
 import sys
 import sysconfig
 import time
+import warnings
 
 STARTED = time.perf_counter()  # before the imports: wall_seconds counts them
 
@@ -344,7 +345,9 @@ def prepare_process() -> None:
     _not_closed(number)
   # A name that the terminal's encoding lacks must not end a run.
   sys.stdout.reconfigure(errors='backslashreplace')
-  # The libraries log what is of no use to a person who clusters images.
+  # The libraries warn and log what is of no use to a person who clusters images.
+  if not sys.warnoptions:
+    warnings.simplefilter('ignore')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
   os.environ['MPLBACKEND'] = 'agg'  # figures are files; a notebook's is of no use here

@@ -799,3 +799,15 @@ def test_tfds_preparing_needs_a_missing_package(options, tmp_path, monkeypatch):
       tfds.core.DatasetBuilder, 'download_and_prepare', prepare)
   message = refused(options(source='tfds', name='cifar10', path=str(tmp_path)))
   assert 'needs the package tensorflow' in message and 'prepare_tfds' in message
+
+
+def test_decoders_say_nothing_by_themselves(folder, tmp_path, capfd):
+  """libtiff writes of damage on the error output; a person gets our line alone."""
+  data = folder({'a.png': grey(1, 16, 16), 'b.png': grey(2, 16, 16)}, unreadable='skip')
+  noise = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+  file = tmp_path / 'images' / 'c.tif'
+  Image.fromarray(noise).save(file, compression='tiff_lzw')
+  file.write_bytes(file.read_bytes()[:-60])
+  assert dataset.load_source(data).skipped == ('c.tif',)
+  os.write(2, b'still open')
+  assert capfd.readouterr().err == 'still open'

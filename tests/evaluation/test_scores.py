@@ -104,7 +104,7 @@ def test_cluster_table():
 
 def test_reliability_counts_by_hand():
   """Cluster 0 is label 1, cluster 1 label 0; the image of no known label is left out."""
-  tau = np.array([[.55, .45], [.6, .4], [.8, .2], [.05, .95], [.1, .9], [.0, 1.], [.5, .5]])
+  tau = np.array([[.55, .45], [.6, .4], [.8, .2], [.05, .95], [.1, .9], [0, 1], [.5, .5]])
   labels = np.array([1, 0, 1, 0, 0, 0, -1])
   rows = clustering.reliability(labels, tau, (0., .7, .9, 1.))
   assert [(row['low'], row['high'], row['num_images'], row['right']) for row in rows] == [

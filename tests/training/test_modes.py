@@ -131,6 +131,25 @@ def test_options_that_a_mode_cannot_use_are_refused(mode, option, before, with_c
               'config.num_devices', '--mode=' + mode)
 
 
+def test_images_that_are_not_square(commands, tmp_path):
+  """A height and a width of the fit's; new images of other sizes become these."""
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / 'x.npz', images=rng.integers(0, 256, (60, 10, 14), np.uint8))
+  np.savez(tmp_path / 'new.npz', images=rng.integers(0, 256, (9, 20, 20), np.uint8))
+  options = ['data.source=npz', f'data.path={tmp_path}/x.npz', 'data.image_size=(6,8)',
+             'data.fit=squash']
+  assert commands.fit(tmp_path / 'run', *options).code == 0
+  assert np.load(tmp_path / 'run' / 'responsibilities.npy').shape == (60, 3)
+  outcome = commands.fit(tmp_path / 'run', 'data.source=npz',
+                         f'data.path={tmp_path}/new.npz', flags=['--mode=predict'])
+  assert outcome.code == 0 and len(read_predictions(tmp_path / 'run')) == 9
+  assert 'images of 20x20 are resized to 6x8' in outcome.err
+  assert 'fit=squash' in outcome.err
+  outcome = commands.small('--mode=sample', f'--workdir={tmp_path}/run')
+  assert outcome.code == 0
+  assert np.load(tmp_path / 'run' / 'samples.npy').shape == (3, 2, 6, 8, 1)
+
+
 def test_predict_without_config(commands, run):
   """Without --config the data of the fit are meant."""
   outcome = commands.small('--mode=predict', f'--workdir={run}',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import os
 import pathlib
@@ -87,7 +88,8 @@ def read_folder(data: ml_collections.ConfigDict,
   decoding = decoding_of(data, rendering)
   kept = Kept(room_for((len(names), *(decoding.size or _first_size(root, names)),
                         data.channels or 3), data))
-  headers = threaded_map(functools.partial(_verify, root, decoding, kept), names)
+  with _libtiff_silent(names):
+    headers = threaded_map(functools.partial(_verify, root, decoding, kept), names)
   bad = [*found.locked,
          *((n, h) for n, h in zip(names, headers) if not isinstance(h, Header))]
   total = len(names) + len(found.locked)
@@ -123,6 +125,22 @@ def read_folder(data: ml_collections.ConfigDict,
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, f'folder:{root.resolve().name}',
              tuple(name for name, _ in bad), rendering, tuple(notes))
+
+
+@contextlib.contextmanager
+def _libtiff_silent(names: Sequence[str]) -> Iterator[None]:
+  """Lets libtiff not write of damaged files on the error output by itself: we tell."""
+  if not any(name.lower().endswith(('.tif', '.tiff')) for name in names):
+    yield
+    return
+  ours, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, 2)
+  try:
+    yield
+  finally:
+    os.dup2(ours, 2)
+    os.close(ours)
+    os.close(nowhere)
 
 
 def _first_size(root: pathlib.Path, names: Sequence[str]) -> tuple[int, int]:
