@@ -335,3 +335,14 @@ def test_steps_follow_the_collection(num_images, visits, asked, steps):
   assert (config.m_step.num_steps, config.m_step.first_num_steps) == asked
   assert config_lib.flatten(config_lib.for_collection(found, num_images)) == (
       config_lib.flatten(found))
+
+
+@pytest.mark.parametrize('name, options', [
+    ('n_clusters', ['num_clusters']), ('lr', ['m_step.learning_rate']),
+    ('batch_size', ['m_step.batch_size', 'e_step.batch_size', 'sample.batch_size']),
+    ('data.folder', ['data.path']), ('views.rotate', ['views.rotation']), ('xyzzy', [])])
+def test_unknown_options_are_guessed(name, options):
+  """What other programs call them, and of which section; nothing where nothing fits."""
+  message = str(config_lib.unknown_option(name))
+  assert ('Did you mean' in message) == bool(options)
+  assert all(repr(option) in message and option in OPTIONS for option in options)

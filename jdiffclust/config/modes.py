@@ -39,11 +39,17 @@ def check_usable(mode: str, named: Iterable[str], fitted, given) -> None:
     given: the config with these options.
 
   Raises:
-    UserError: one would change nothing, though it is not as in the fit.
+    UserError: one would change nothing, though it is not as in the fit; or it is of
+      another method.
   """
   usable = (*ASKED[mode], *NEW_IMAGES.get(mode, ()))
   before, now = flatten(fitted), flatten(given)
   for name in named:
+    option = all_options()[name]
+    if not option.read_by(fitted.method) and now[name] != option.default:
+      raise UserError(f'config.{name} = {now[name]!r} has no effect on the fit in the '
+                      f'workdir, of method={fitted.method}: it is of '
+                      f"{', '.join(option.methods)}. Leave it out.")
     if not _covers(usable, name) and now[name] not in (before[name], AUTO):
       shown = ', '.join(f'config.{part}' + '.*' * (part not in all_options())
                         for part in usable)

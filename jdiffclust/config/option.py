@@ -112,5 +112,5 @@ def integers(default: tuple[int, ...], low: int, meaning: str, allow_empty: bool
 
 def nearest(name: str, names) -> str:
   """Returns ' Did you mean ...?' for the name most like `name`, or ''."""
-  close = difflib.get_close_matches(name, list(names), n=1, cutoff=.5)
+  close = difflib.get_close_matches(name, list(names), n=1, cutoff=.6)
   return f' Did you mean {close[0]!r}?' if close else ''

@@ -384,6 +384,18 @@ PAIRED = {'posterior.noise_low': ('posterior.noise_range', 0),
           'posterior.noise_high': ('posterior.noise_range', 1)}
 
 
+# What other programs call them.
+MEANT = {
+    'k': 'num_clusters', 'n_clusters': 'num_clusters', 'n_components': 'num_clusters',
+    'clusters': 'num_clusters', 'lr': 'm_step.learning_rate',
+    'epochs': 'm_step.num_steps', 'steps': 'm_step.num_steps',
+    'iterations': 'em.max_iterations', 'n_iter': 'em.max_iterations',
+    'random_state': 'seed', 'random_seed': 'seed', 'folder': 'data.path',
+    'dir': 'data.path', 'directory': 'data.path', 'input': 'data.path',
+    'images': 'data.path', 'size': 'data.image_size', 'resize': 'data.image_size',
+    'init': 'start.kind', 'n_samples': 'sample.num_images', 'devices': 'num_devices'}
+
+
 @functools.cache
 def all_options() -> dict[str, Option]:
   """Every `Option` by its dotted name, in the order of definition."""
@@ -467,7 +479,7 @@ def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
     name: that was given.
     known: names among which the nearest is told; (): of all options.
   """
-  known = list(known) or [known for known, _ in options()]
+  every = [known for known, _ in options()]
   shown = name if name.isprintable() else repr(name)[1:-1]  # the message is one line
   if name in RENAMED:
     return UserError(f'config.{name} is called config.{RENAMED[name]} now.')
@@ -475,7 +487,10 @@ def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
     return UserError(f'config.{name} is no option any more: it is {FIXED[name]!r}.')
   if name in PAIRED:
     return UserError(f'config.{name} is part of config.{PAIRED[name][0]} now.')
-  hint = nearest(name, known) or nearest(name.split('.')[-1],
-                                         [k.split('.')[-1] for k in known])
+  leaf = name.split('.')[-1]
+  same = ([MEANT[leaf]] if leaf in MEANT else
+          [option for option in every if option.split('.')[-1] == leaf])
+  hint = (f" Did you mean {' or '.join(map(repr, same))}?" if same else
+          nearest(name, known or every) or nearest(leaf, every))
   return UserError(f'Unknown option config.{shown}.{hint} '
                    '`python -m jdiffclust.main --help=all` lists them all.')
