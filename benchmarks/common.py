@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -33,6 +35,28 @@ DATASETS = {
 FASHION = '/usr/share/datasets/fashion-mnist'  # of Debian's dataset-fashion-mnist
 SCORES = ('acc', 'nmi', 'ari')
 STEPS = 'start.trial_steps'  # the option that `trained` follows
+
+
+def commit() -> str:
+  """The commit of the checkout, '+' if files differ from it; '' if there is none."""
+  def git(*args):
+    return subprocess.run(['git', *args], cwd=ROOT, capture_output=True, text=True,
+                          check=True).stdout.strip()
+  try:
+    return git('rev-parse', 'HEAD') + '+' * bool(git('status', '--porcelain', '-uno'))
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+
+
+def processor() -> str:
+  """The model of the processor, and how many of its cores there are."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+  except OSError:
+    lines = []
+  name = next((line.partition(':')[2].strip() for line in lines
+               if line.startswith('model name')), platform.processor() or 'unknown')
+  return f'{name}, {os.cpu_count()} cores'
 
 
 # ------------------------------------------------------------------- the command line

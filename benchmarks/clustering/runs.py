@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.clustering.methods import (
     METHODS, NUM_CLUSTERS, OURS, our_config, settings_of)
-from benchmarks.common import ROOT, SCORES, data_options, fit, read_json, write_json
+from benchmarks.common import (
+    ROOT, SCORES, commit, data_options, fit, processor, read_json, write_json)
 from jdiffclust import config as config_lib
 from jdiffclust.data.dataset import images_at, load_source
 from jdiffclust.report.results import versions
@@ -147,7 +148,7 @@ def describe(run: Run, threads: int) -> dict:
   """What a result belongs to."""
   return {**run._asdict(), 'threads': threads,
           'settings': settings_of(run.dataset, run.method),
-          'versions': versions(PACKAGES)}
+          'versions': versions(PACKAGES), 'commit': commit(), 'processor': processor()}
 
 
 def write_result(run: Run, out: pathlib.Path, result: dict) -> None:
@@ -161,13 +162,10 @@ def read_result(run: Run, out: pathlib.Path) -> dict | None:
 
 
 def cached(run: Run, out: pathlib.Path, threads: int) -> dict | None:
-  """The result of a run if there is one with today's settings and so many threads.
+  """The result of a run if there is one with all of today's settings and threads.
 
-  Options that did not exist yet when it ran have not changed: they do not count.
+  Options that came later count, too: nothing says what there was in their place.
   """
   found, about = read_result(run, out), describe(run, threads)
-  if not found or found['threads'] != threads:
-    return None
-  same = all(found['settings'].get(name, value) == value
-             for name, value in about['settings'].items())
-  return found if same else None
+  return found if found and all(found[name] == about[name]
+                                for name in ('threads', 'settings')) else None
