@@ -7,10 +7,14 @@ E-steps, which grows with each of either.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import json
 import pathlib
+import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grain.checkpoint
@@ -18,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jdiffclust import files
 from jdiffclust.errors import UserError
 
 # What Orbax, TensorStore and JSON raise on a damaged checkpoint.
@@ -46,6 +51,26 @@ def digest(tree) -> int:
     local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
     total = zlib.crc32(np.ascontiguousarray(local).tobytes(), total)
   return total
+
+
+def sealed(progress: dict, arrays) -> dict:
+  """Progress with checksums, of arrays and of itself."""
+  whole = progress | {'digest': digest(arrays)}
+  return whole | {'seal': _seal(whole)}
+
+
+def _seal(progress: dict) -> int:
+  text = json.dumps({name: value for name, value in progress.items() if name != 'seal'},
+                    sort_keys=True)
+  return zlib.crc32(text.encode())
+
+
+def numbers_in(workdir) -> list[int]:
+  """The numbers of the checkpoints that lie in a workdir, whole or not, newest first."""
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  found = folder.iterdir() if folder.is_dir() else ()
+  return sorted((int(path.name) for path in found if path.name.isdecimal()),
+                reverse=True)
 
 
 def _damage_warning(number, warn, error):
@@ -79,20 +104,27 @@ class Checkpoints:
     return sorted(self._manager.all_steps(read=True), reverse=True)
 
   def save(self, number: int, snapshot: Snapshot, iterator=None) -> None:
-    """Starts saving a checkpoint in the background; returns when memory is copied."""
+    """Starts saving a checkpoint in the background; returns when memory is copied.
+
+    Raises:
+      OSError: the disk does not take it, or did not take the one before.
+    """
     arrays = {'state': snapshot.state, 'responsibilities': snapshot.responsibilities}
-    progress = snapshot.progress | {'digest': digest(arrays)}
     items = {'arrays': ocp.args.StandardSave(arrays),
-             'progress': ocp.args.JsonSave(progress)}
+             'progress': ocp.args.JsonSave(sealed(snapshot.progress, arrays))}
     if iterator is not None:
       items['iterator'] = grain.checkpoint.CheckpointSave(iterator)
-    self._manager.save(number, args=ocp.args.Composite(**items))
+    with _told_by_the_system():
+      self._manager.save(number, args=ocp.args.Composite(**items))
 
   def _read_progress(self, number: int) -> dict:
     progress = self._manager.restore(number, args=ocp.args.Composite(
         progress=ocp.args.JsonRestore())).progress
     if not isinstance(progress, dict) or 'digest' not in progress:
       raise ValueError('its progress is not whole')
+    # Earlier versions did not seal it.
+    if progress.pop('seal', None) not in (None, _seal(progress)):
+      raise ValueError('the checksum of its progress is wrong')
     return progress
 
   def _read_arrays(self, number: int, like: dict, wanted: int, iterator) -> dict:
@@ -148,9 +180,36 @@ class Checkpoints:
     return None
 
   def wait(self) -> None:
-    """Waits until what was started is saved."""
-    self._manager.wait_until_finished()
+    """Waits until what was started is saved.
+
+    Raises:
+      OSError: as of `save`.
+    """
+    with _told_by_the_system():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and closes."""
-    self._manager.close()
+    """Waits, removes what could not be written whole, and closes.
+
+    Raises:
+      OSError: as of `save`.
+    """
+    try:
+      with _told_by_the_system():
+        self._manager.close()
+    finally:
+      if not self._read_only and jax.process_index() == 0:
+        for half in self._directory.glob('*.orbax-checkpoint-tmp*'):
+          shutil.rmtree(half, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told_by_the_system() -> Iterator[None]:
+  """Makes what a full disk causes in Orbax and TensorStore an OSError."""
+  try:
+    yield
+  except DAMAGE as error:
+    why = files.refusal(error)
+    if not why:
+      raise
+    raise OSError(errno.EIO, why) from None

@@ -185,4 +185,4 @@ def plain(commands, tmp_path_factory):
 
 
 if __name__ == '__main__':
-  sys.exit(main.run(sys.argv, build=build, parts=NO_PICTURES))
+  main.leave(main.run(sys.argv, build=build, parts=NO_PICTURES))
