@@ -65,7 +65,8 @@ def trials(way: Way, args: argparse.Namespace) -> list[dict]:
   """As many trials as it takes to make a quarter of the kills."""
   found = []
   while sum(len(one['kills']) for one in found) < args.kills / len(WAYS):
-    found += kept(args.out, f'kills-{way.key()}', [len(found)], functools.partial(trial, way, args.out))
+    found += kept(args.out, f'kills-{way.key()}', [len(found)],
+                  functools.partial(trial, way, args.out))
   return found
 
 
