@@ -13,6 +13,7 @@ import functools
 import json
 import pathlib
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -90,6 +91,7 @@ class Checkpoints:
       keep: how many of the newest are kept.
       read_only: never write or delete.
     """
+    _hush_late_futures()
     self._directory = pathlib.Path(workdir).resolve() / 'checkpoints'
     self._read_only = read_only
     self._manager = ocp.CheckpointManager(
@@ -201,6 +203,24 @@ class Checkpoints:
       if not self._read_only and jax.process_index() == 0:
         for half in self._directory.glob('*.orbax-checkpoint-tmp*'):
           shutil.rmtree(half, ignore_errors=True)
+
+
+def _hush_late_futures() -> None:
+  """Keeps TensorStore from printing a traceback of no use for each array of a checkpoint.
+
+  Where Orbax gives up reading or writing one, it closes its event loop, to which the
+  futures of the other arrays report afterwards. The error itself is raised.
+  """
+  if getattr(sys.unraisablehook, 'hushes_late_futures', False):
+    return
+  shown = sys.unraisablehook
+
+  def hook(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      shown(unraisable)
+
+  hook.hushes_late_futures = True
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
