@@ -25,7 +25,7 @@ from benchmarks.common import kept, make_parser, markdown
 from benchmarks.faults.runs import (
     SMALL, Way, checkpoints, largest_difference, options_of, remove, running)
 
-STEPS = 10  # of an EM iteration of SMALL; its checkpoints are those and the E-step's
+STEPS = 6  # of an EM iteration of SMALL; its checkpoints are those and the E-step's
 
 
 def trial(out: pathlib.Path, seed: int) -> dict:

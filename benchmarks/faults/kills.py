@@ -61,12 +61,16 @@ def trial(way: Way, out: pathlib.Path, number: int) -> dict:
   return found
 
 
-def trials(way: Way, args: argparse.Namespace) -> list[dict]:
-  """As many trials as it takes to make a quarter of the kills."""
-  found = []
-  while sum(len(one['kills']) for one in found) < args.kills / len(WAYS):
-    found += kept(args.out, f'kills-{way.key()}', [len(found)],
-                  functools.partial(trial, way, args.out))
+def trials(args: argparse.Namespace) -> dict[Way, list[dict]]:
+  """As many trials of each way, by turns, as it takes to make a quarter of the kills."""
+  found = {way: [] for way in WAYS}
+  lacking = list(WAYS)
+  while lacking:
+    for way in lacking:
+      found[way] += kept(args.out, f'kills-{way.key()}', [len(found[way])],
+                         functools.partial(trial, way, args.out))
+    lacking = [way for way in WAYS if sum(len(one['kills']) for one in found[way])
+               < args.kills / len(WAYS)]
   return found
 
 
@@ -87,7 +91,7 @@ def main() -> None:
   args = parser.parse_args()
   print(markdown(('runs on', 'runs', 'kills', 'in the midst of a save',
                   'before the first line', 'failed runs', 'differing bits'),
-                 [row(way, trials(way, args)) for way in WAYS]))
+                 [row(way, found) for way, found in trials(args).items()]))
 
 
 if __name__ == '__main__':

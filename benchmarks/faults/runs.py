@@ -18,9 +18,8 @@ import numpy as np
 
 from benchmarks.common import ROOT, read_json, write_json
 
-# A checkpoint after each of ten gradient steps of two EM iterations: saving takes a good
-# part of the time.
-SMALL = ('m_step.num_steps=10', 'checkpoint.every_steps=1')
+# A checkpoint after each gradient step: saving takes a good part of the time.
+SMALL = ('m_step.num_steps=6', 'checkpoint.every_steps=1')
 LONGEST = 600.  # seconds that a run may take before it counts as hanging
 
 
