@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import gzip
 import io
 import pathlib
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import time
 import traceback
+import typing
 from unittest import mock
 
 import numpy as np
@@ -35,6 +37,9 @@ import numpy as np
 from benchmarks.common import ROOT, make_parser, markdown, read_json, write_json
 from benchmarks.faults import mutations
 from benchmarks.faults.runs import checkpoints, options_of
+
+if typing.TYPE_CHECKING:
+  from jdiffclust.clustering.method import Networks
 
 SUFFIXES = {'PNG': '.png', 'JPEG': '.jpg', 'TIFF': '.tif', 'GIF': '.gif'}
 ARRAYS = {'NPZ': 'images.npz', 'NPY': 'images.npy', 'IDX': 'images-idx3-ubyte',
@@ -151,11 +156,21 @@ def trial(number: int, fitted: pathlib.Path, folder: pathlib.Path) -> dict:
   return found | {'executed': marker.exists(), 'seconds': time.perf_counter() - began}
 
 
-def fit(workdir: pathlib.Path, err: io.StringIO) -> int:
-  """The command that the workdir was fitted by, with a tiny network; its exit code."""
+def fit(workdir: pathlib.Path, err: io.StringIO, *options: str,
+        networks: Networks | None = None) -> int:
+  """The command in this process, without pictures; its exit code.
+
+  Args:
+    workdir: the folder of the run.
+    err: what it tells.
+    *options: that are changed.
+    networks: of the method; None: those of the tests, which are compiled in no time.
+  """
   from jdiffclust import main
-  from tests.tiny import NO_PICTURES, build
-  argv = ['', *options_of('num_devices=1'), f'--workdir={workdir}']
+  from jdiffclust.clustering import method
+  from tests.tiny import NO_PICTURES, TINY_NETWORKS
+  argv = ['', *options_of('num_devices=1', *options), f'--workdir={workdir}']
+  build = functools.partial(method.build, networks=networks or TINY_NETWORKS)
   with (mock.patch.object(sys, 'argv', argv), contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(err)):
     return main.run(argv, build=build, parts=NO_PICTURES)
@@ -174,12 +189,17 @@ def missing(out: pathlib.Path, count: int) -> list[int]:
   return [number for number in range(count) if not record(out, number).exists()]
 
 
-def work(out: pathlib.Path, count: int) -> None:
-  """Makes the changes that are missing, in this process."""
+def keep_programs(folder: pathlib.Path) -> None:
+  """Has JAX keep the programs that this process compiles in a folder."""
   import jax
-  jax.config.update('jax_compilation_cache_dir', str(out / 'compiled' / 'inputs'))
+  jax.config.update('jax_compilation_cache_dir', str(folder))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def work(out: pathlib.Path, count: int) -> None:
+  """Makes the changes that are missing, in this process."""
+  keep_programs(out / 'compiled' / 'inputs')
   fitted = out / 'references' / 'inputs'
   if not fitted.exists():
     folder = fitted.with_name('inputs.new')

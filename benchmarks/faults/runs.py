@@ -201,14 +201,19 @@ def half_written(workdir: pathlib.Path) -> list[str]:
           or path.name.startswith('.') and path.name != '.lock']
 
 
-def arrays_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """tau, as written, and every array of the newest checkpoint: weights, tau and bound."""
+def arrays_of(workdir: pathlib.Path, other: pathlib.Path) -> dict[str, np.ndarray]:
+  """tau, as written, and every array of the newest checkpoint: weights, tau and bound.
+
+  Args:
+    workdir: of a run.
+    other: one of the same config, whose newest checkpoint says which arrays there are.
+  """
   import jax
   import orbax.checkpoint as ocp
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  folder = checkpoints(workdir)[0] / 'arrays'
+  folder, whole = (checkpoints(path)[0] / 'arrays' for path in (workdir, other))
   with ocp.StandardCheckpointer() as reader:
-    shapes = reader.metadata(folder).item_metadata.tree
+    shapes = reader.metadata(whole).item_metadata.tree
     found = reader.restore(folder, jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes))
@@ -219,18 +224,17 @@ def arrays_of(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 def differing_bits(workdir: pathlib.Path, other: pathlib.Path) -> int:
   """The number of bits of tau, the bound and the weights in which two runs differ."""
-  ours, theirs = arrays_of(workdir), arrays_of(other)
-  if {name: (array.shape, array.dtype) for name, array in ours.items()} != {
-      name: (array.shape, array.dtype) for name, array in theirs.items()}:
-    raise ValueError(f'{workdir} and {other} have other arrays')
+  if checkpoints(workdir)[0].name != checkpoints(other)[0].name:
+    raise ValueError(f'{workdir} and {other} end with other checkpoints')
+  ours, theirs = arrays_of(workdir, other), arrays_of(other, other)
   return sum(int(np.bitwise_count(np.bitwise_xor(
       *(np.frombuffer(array.tobytes(), np.uint8) for array in pair))).sum())
-             for pair in ((ours[name], theirs[name]) for name in ours))
+             for pair in ((ours[name], theirs[name]) for name in theirs))
 
 
 def largest_difference(workdir: pathlib.Path, other: pathlib.Path) -> dict[str, float]:
   """The largest differences of tau, and of any other number of the last checkpoint."""
-  ours, theirs = arrays_of(workdir), arrays_of(other)
+  ours, theirs = arrays_of(workdir, other), arrays_of(other, other)
   found = {name: float(np.abs(ours[name].astype(float)
                               - theirs[name].astype(float)).max(initial=0))
            for name in ours}

@@ -75,6 +75,8 @@ def numbers_in(workdir) -> list[int]:
 
 
 def _damage_warning(number, warn, error):
+  while error.__cause__ is not None:
+    error = error.__cause__
   reason = str(error).strip().splitlines() or [type(error).__name__]
   warn(f'checkpoint {number} is damaged and is passed over ({reason[0][:200]}); trying '
        'the one before it.')
@@ -168,7 +170,7 @@ class Checkpoints:
       like = {'state': state, 'responsibilities': responsibilities}
       try:
         arrays = self._read_arrays(number, like, progress['digest'], iterator)
-      except DAMAGE as error:
+      except Exception as error:  # some of DAMAGE comes wrapped into a bare one
         damage(error)
         continue
       if not self._read_only:
