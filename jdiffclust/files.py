@@ -1,11 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and disks that take no more."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
+import re
 from collections.abc import Iterator
+
+# What the system says of a disk that is full, or beyond a quota or limit, or read-only,
+# or broken.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -27,6 +33,11 @@ def replacing(path) -> Iterator[pathlib.Path]:
   try:
     yield temporary
     os.replace(temporary, path)
+  except OSError as error:
+    if error.errno is None:  # NumPy and Pillow leave out what the system said
+      raise OSError(errno.EIO, 'not all of it could be written, as on a full disk',
+                    str(path)) from error
+    raise
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -35,3 +46,14 @@ def write_text(path, text: str) -> None:
   """Writes a UTF-8 text file atomically."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
+
+
+def refusal(error: BaseException | None) -> str:
+  """Why the disk did not take what was written; '': the error is another one."""
+  while error is not None:
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, in a text
+    number = int(told[1]) if told else getattr(error, 'errno', None)
+    if number in REFUSALS:
+      return (not told and getattr(error, 'strerror', '')) or os.strerror(number)
+    error = error.__cause__ or error.__context__
+  return ''

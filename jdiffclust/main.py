@@ -14,7 +14,9 @@ import pathlib
 import sys
 import sysconfig
 import time
+import traceback
 import warnings
+from typing import NoReturn
 
 STARTED = time.perf_counter()  # before the imports: wall_seconds counts them
 
@@ -24,6 +26,7 @@ from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from jdiffclust import config as config_lib  # noqa: E402
+from jdiffclust import files  # noqa: E402
 from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
 from jdiffclust.memory import keep_freed_memory  # noqa: E402
 
@@ -354,21 +357,18 @@ def prepare_process() -> None:
   keep_freed_memory()  # before there are threads, each of which has a heap of its own
 
 
-def join_processes(options) -> bool:
-  """Connects several processes, if the config says there are several.
+def leave(code: int) -> NoReturn:
+  """Ends the process; one of several that has failed does not wait for the others.
 
-  Returns:
-    Whether this one is the main one, which writes and tells.
+  Args:
+    code: the exit code.
   """
-  import jax
-
-  from jdiffclust.sharding import check_devices
-  if options.num_processes > 1:
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize(options.coordinator, options.num_processes,
-                               options.process_id)
-  check_devices()
-  return jax.process_index() == 0
+  jax = sys.modules.get('jax')  # not there when a mistake has been answered at once
+  if code and jax and jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what JAX does at the exit waits for them
+  sys.exit(code)
 
 
 def run(argv: list[str], started: float | None = None, build=None, parts=None) -> int:
@@ -381,11 +381,14 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     parts: make the results of a fit, `outputs.Parts`; None: the usual ones.
 
   Returns:
-    The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake, 130 stopped,
-    141 nobody reads the output.
+    The exit code: 0 done, 1 the numbers went wrong, 2 a user's mistake or a full disk,
+    3 another process of the run has ended (`processes.LOST`), 130 stopped, 141 nobody
+    reads the output.
   """
   started = time.perf_counter() if started is None else started
-  absl.logging.set_verbosity(absl.logging.ERROR)
+  several = False
+  # What the libraries log as errors they raise as well.
+  absl.logging.set_verbosity(absl.logging.FATAL)
   absl.logging.use_absl_handler()
   try:
     asked = [arg for arg in argv[1:] if arg in HELP]
@@ -393,7 +396,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
     config, workdir, mode, quiet = parse(argv)
-    main_process = join_processes(config.distributed)
+    from jdiffclust import processes
+    several = config.distributed.num_processes > 1
+    main_process = processes.join(config.distributed)
     from jdiffclust.clustering import method
     from jdiffclust.outputs import Parts
     from jdiffclust.progress import Reporter
@@ -415,6 +420,16 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
   except KeyboardInterrupt:
     return _ended(130, 'stopped: by the same command a fit goes on from the last '
                   'checkpoint')
+  except Exception as error:
+    why = files.refusal(error) if isinstance(error, OSError) else ''
+    if why:
+      return _ended(2, f"error: {error.filename or 'a file'} cannot be written ({why}): "
+                    'make room there.')
+    if not several:
+      raise
+    processes.wait_for_the_end_of_another()
+    traceback.print_exc()
+    return 1
   return 0
 
 
@@ -435,7 +450,7 @@ def _ended(code: int, line: str = '') -> int:
 def main() -> None:
   """The `jdiffclust` command."""
   prepare_process()
-  sys.exit(run(sys.argv, STARTED))
+  leave(run(sys.argv, STARTED))
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.fingerprint import as_before, fingerprint
 from jdiffclust.errors import UserError
 from jdiffclust.report import results
-from jdiffclust.training.checkpoints import Checkpoints, Snapshot
+from jdiffclust.training.checkpoints import Checkpoints, Snapshot, numbers_in
 from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
@@ -98,7 +98,8 @@ class Workdir(Store):
       end_left_over: see `workdir_lock`.
 
     Raises:
-      UserError: it is a file, or may not be made or written, or another run holds it.
+      UserError: it is a file, or may not be made or written, or another run holds it; or
+        the disk took no more while it was held: the last good checkpoint is named.
     """
     try:
       self.path.mkdir(parents=True, exist_ok=True)
@@ -111,11 +112,20 @@ class Workdir(Store):
       raise UserError(f'--workdir={self.path} may not be written: choose another folder.')
     # The other processes of a left-over run on several hosts would be out of our reach.
     alone = jax.process_count() == 1
-    with main_process_lock(self.path, end_left_over if alone else None):
-      try:
-        yield
-      finally:
-        self._close()
+    try:
+      with main_process_lock(self.path, end_left_over if alone else None):
+        try:
+          yield
+        finally:
+          self._close()
+    except OSError as error:
+      why = files.refusal(error)
+      if not why:
+        raise
+      raise UserError(
+          f'--workdir={self.path} cannot be written any more ({why}). '
+          f'{_last_good(self.path)} Make room there, and give the same command again: '
+          'the run goes on.') from None
 
   def keep_config(self, config) -> None:
     """Writes config.json."""
@@ -162,9 +172,7 @@ class Workdir(Store):
   def last_good(self) -> str:
     """Names the newest checkpoint."""
     self._checkpoints.wait()
-    numbers = self._checkpoints.numbers()
-    return (f'The last good checkpoint is {numbers[0]}.' if numbers
-            else 'There is no checkpoint yet.')
+    return _last_good(self.path)
 
   def finish(self) -> None:
     """Waits for the checkpoints, closes the metrics."""
@@ -176,6 +184,12 @@ class Workdir(Store):
   def _close(self):
     if self._checkpoints is not None:
       self._checkpoints.close()
+
+
+def _last_good(workdir) -> str:
+  numbers = numbers_in(workdir)
+  return (f'The last good checkpoint is {numbers[0]}.' if numbers
+          else 'There is no checkpoint yet.')
 
 
 def images_of_run(source: ImageSource, workdir) -> ImageSource:

@@ -1,5 +1,6 @@
 """Atomic files."""
 
+import errno
 import os
 
 import pytest
@@ -36,3 +37,43 @@ def test_others_may_read(tmp_path):
   finally:
     os.umask(old)
   assert (tmp_path / 'file').stat().st_mode & 0o777 == 0o644
+
+
+def full(cause=None):
+  """What the system says of a full disk, perhaps as the cause of something else."""
+  error = OSError(errno.ENOSPC, 'No space left on device')
+  if cause is None:
+    return error
+  cause.__cause__ = error
+  return cause
+
+
+# As TensorStore tells of it.
+TENSORSTORE = ValueError('RESOURCE_EXHAUSTED: Error writing "x": Failed to write 5987 '
+                         "bytes to file 19: No space left on device [os_error_code='28']")
+
+
+@pytest.mark.parametrize('error', [full(), full(RuntimeError('save failed')),
+                                   TENSORSTORE])
+def test_full_disk_is_recognised(error):
+  """By its number, by its cause, and in a text."""
+  assert files.refusal(error) == 'No space left on device'
+
+
+@pytest.mark.parametrize('error', [
+    None, FileNotFoundError(errno.ENOENT, 'No such file'), ValueError('28'),
+    ValueError("NOT_FOUND: x [os_error_code='2']"), OSError('no number')])
+def test_other_errors_are_no_full_disk(error):
+  """They are left to whoever can make something of them."""
+  assert files.refusal(error) == ''
+
+
+def test_write_that_was_cut_short_is_a_full_disk(tmp_path):
+  """NumPy says how much was written, but not why: the file is named, and not kept."""
+  with pytest.raises(OSError) as caught:
+    with files.replacing(tmp_path / 'array.npy') as temporary:
+      temporary.write_bytes(b'some of it')
+      raise OSError('12800 requested and 3200 written')
+  assert files.refusal(caught.value) and caught.value.filename == str(
+      tmp_path / 'array.npy')
+  assert os.listdir(tmp_path) == []

@@ -7,17 +7,22 @@ Its number is gradient steps + completed E-steps, which grows with each of eithe
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import json
 import logging
 import pathlib
+import shutil
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jdiffclust import files
 from jdiffclust.errors import UserError
 
 # What Orbax, TensorStore and JSON raise on a damaged checkpoint.
@@ -48,7 +53,29 @@ def digest(tree) -> int:
   return total
 
 
+def sealed(progress: dict, arrays) -> dict:
+  """Progress with checksums, of arrays and of itself."""
+  whole = progress | {'digest': digest(arrays)}
+  return whole | {'seal': _seal(whole)}
+
+
+def _seal(progress: dict) -> int:
+  text = json.dumps({name: value for name, value in progress.items() if name != 'seal'},
+                    sort_keys=True)
+  return zlib.crc32(text.encode())
+
+
+def numbers_in(workdir) -> list[int]:
+  """The numbers of the checkpoints that lie in a workdir, whole or not, newest first."""
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  found = folder.iterdir() if folder.is_dir() else ()
+  return sorted((int(path.name) for path in found if path.name.isdecimal()),
+                reverse=True)
+
+
 def _damage_warning(number, warn, error):
+  while error.__cause__ is not None:
+    error = error.__cause__
   reason = str(error).strip().splitlines() or [type(error).__name__]
   warn(f'checkpoint {number} is damaged and is passed over ({reason[0][:200]}); trying '
        'the one before it.')
@@ -77,6 +104,7 @@ class Checkpoints:
       keep: how many of the newest are kept.
       read_only: never write or delete.
     """
+    _hush_late_futures()
     self._directory = pathlib.Path(workdir).resolve() / 'checkpoints'
     self._read_only = read_only
     with _without_notices():
@@ -93,17 +121,25 @@ class Checkpoints:
       return sorted(self._manager.all_steps(read=True), reverse=True)
 
   def save(self, number: int, snapshot: Snapshot) -> None:
-    """Starts saving a checkpoint in the background; returns when memory is copied."""
+    """Starts saving a checkpoint in the background; returns when memory is copied.
+
+    Raises:
+      OSError: the disk does not take it, or did not take the one before.
+    """
     arrays = {'state': snapshot.state, 'responsibilities': snapshot.responsibilities}
-    progress = snapshot.progress | {'digest': digest(arrays)}
-    self._manager.save(number, args=ocp.args.Composite(
-        arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(progress)))
+    progress = sealed(snapshot.progress, arrays)
+    with _told_by_the_system():
+      self._manager.save(number, args=ocp.args.Composite(
+          arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(progress)))
 
   def _read_progress(self, number: int) -> dict:
     progress = self._manager.restore(number, args=ocp.args.Composite(
         progress=ocp.args.JsonRestore())).progress
     if not isinstance(progress, dict) or 'digest' not in progress:
       raise ValueError('its progress is not whole')
+    # Earlier versions did not seal it.
+    if progress.pop('seal', None) not in (None, _seal(progress)):
+      raise ValueError('the checksum of its progress is wrong')
     return progress
 
   def _read_arrays(self, number: int, like: dict, wanted: int) -> dict:
@@ -142,7 +178,7 @@ class Checkpoints:
       like = {'state': state, 'responsibilities': responsibilities}
       try:
         arrays = self._read_arrays(number, like, progress['digest'])
-      except DAMAGE as error:
+      except Exception as error:  # some of DAMAGE comes wrapped into a bare one
         damage(error)
         continue
       if not self._read_only:
@@ -159,9 +195,54 @@ class Checkpoints:
     return None
 
   def wait(self) -> None:
-    """Waits until what was started is saved."""
-    self._manager.wait_until_finished()
+    """Waits until what was started is saved.
+
+    Raises:
+      OSError: as of `save`.
+    """
+    with _told_by_the_system():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and closes."""
-    self._manager.close()
+    """Waits, removes what could not be written whole, and closes.
+
+    Raises:
+      OSError: as of `save`.
+    """
+    try:
+      with _told_by_the_system():
+        self._manager.close()
+    finally:
+      if not self._read_only and jax.process_index() == 0:
+        for half in self._directory.glob('*.orbax-checkpoint-tmp*'):
+          shutil.rmtree(half, ignore_errors=True)
+
+
+def _hush_late_futures() -> None:
+  """Keeps TensorStore from printing a traceback of no use for each array of a checkpoint.
+
+  Where Orbax gives up reading or writing one, it closes its event loop, to which the
+  futures of the other arrays report afterwards. The error itself is raised.
+  """
+  if getattr(sys.unraisablehook, 'hushes_late_futures', False):
+    return
+  shown = sys.unraisablehook
+
+  def hook(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      shown(unraisable)
+
+  hook.hushes_late_futures = True
+  sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _told_by_the_system() -> Iterator[None]:
+  """Makes what a full disk causes in Orbax and TensorStore an OSError."""
+  try:
+    yield
+  except DAMAGE as error:
+    why = files.refusal(error)
+    if not why:
+      raise
+    raise OSError(errno.EIO, why) from None

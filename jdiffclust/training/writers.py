@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pathlib
+import time
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from jdiffclust.files import write_text
 
@@ -29,28 +32,50 @@ class MetricsWriter:
     write_text(path, ''.join(
         json.dumps(line) + '\n' for line in read_metrics(workdir)
         if line['step'] + line['iteration'] <= resumed_from))
-    self._file = open(path, 'a', encoding='utf-8')
-    self._board = SummaryWriter(str(pathlib.Path(workdir) / 'tensorboard'),
-                                purge_step=resumed_from + 1 if resumed_from else None)
+    self._file = open(path, 'ab', buffering=0)
+    folder = pathlib.Path(workdir) / 'tensorboard'
+    folder.mkdir(exist_ok=True)
+    # Not its SummaryWriter: a full disk ends the thread of that one, and add_scalar then
+    # waits for it for ever.
+    self._board = EventsWriter(str(folder / 'events'))
+    if resumed_from:
+      self._board.write_event(event_pb2.Event(
+          wall_time=time.time(), step=resumed_from + 1,
+          session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+      self._board.flush()
 
   def write(self, step: int, iteration: int, **values: float) -> None:
-    """Writes one line, and each value as a scalar at step + iteration."""
-    self._file.write(json.dumps({'step': step, 'iteration': iteration, **values}) + '\n')
-    self._file.flush()
+    """Writes one line, and each value as a scalar at step + iteration.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    line = json.dumps({'step': step, 'iteration': iteration, **values}) + '\n'
+    self._file.write(line.encode())
     for name, value in values.items():
       if isinstance(value, (int, float)):
-        self._board.add_scalar(name, value, step + iteration)
+        self._board.write_event(event_pb2.Event(
+            wall_time=time.time(), step=step + iteration, summary=scalar(name, value)))
+    self._board.flush()
 
   def close(self) -> None:
-    """Flushes and closes both."""
+    """Closes both."""
     self._file.close()
     self._board.close()
 
 
 def read_metrics(workdir) -> list[dict]:
-  """Returns the lines of metrics.jsonl; a last line cut off by a kill is left out."""
+  """The lines of metrics.jsonl but for those that cannot be read.
+
+  A kill cuts off the last one, a full disk any that another run has gone on after.
+  """
   path = pathlib.Path(workdir) / 'metrics.jsonl'
-  if not path.exists():
-    return []
-  whole, _, _ = path.read_text(encoding='utf-8').rpartition('\n')
-  return [json.loads(line) for line in whole.splitlines()]
+  found = []
+  for line in path.read_bytes().splitlines() if path.exists() else ():
+    try:
+      line = json.loads(line)
+      if type(line['step']) is type(line['iteration']) is int:
+        found.append(line)
+    except (ValueError, KeyError, TypeError):
+      pass
+  return found

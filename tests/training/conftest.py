@@ -93,12 +93,11 @@ class Commands:
     """`run` with the tiny denoiser and without figures."""
     return self.run(*argv, networks=TINY_NETWORKS, parts=NO_FIGURES)
 
-  def spawn(self, workdir, *options, log, devices=1, shell=False) -> subprocess.Popen:
+  def spawn(self, workdir, *options, log, devices=1, around=()) -> subprocess.Popen:
     """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
 
-    With a shell, which waits for it and has more to do, the result is the shell.
+    It is handed to the command `around`, if there is one, as its last arguments.
     """
-    around = ['sh', '-c', '"$@"; true', 'sh'] * shell
     environment = os.environ | {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
         'PYTHONPATH': str(ROOT),
@@ -185,4 +184,4 @@ def plain(commands, tmp_path_factory):
 
 
 if __name__ == '__main__':
-  sys.exit(main.run(sys.argv, build=build, parts=NO_PICTURES))
+  main.leave(main.run(sys.argv, build=build, parts=NO_PICTURES))

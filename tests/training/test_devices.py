@@ -5,6 +5,8 @@ import socket
 import numpy as np
 import pytest
 
+from tests.training.test_resume import wait_for
+
 
 def responsibilities(workdir):
   """tau of a fit."""
@@ -44,18 +46,23 @@ def test_resume_on_other_devices(commands, plain, tmp_path, monkeypatch):
                              atol=1e-3)
 
 
+def spawn_two(commands, tmp_path, *options):
+  """Starts two processes of one CPU device each; their logs are log0 and log1."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [commands.spawn(
+      tmp_path / 'two', 'num_devices=0', f'distributed.coordinator=localhost:{port}',
+      'distributed.num_processes=2', f'distributed.process_id={i}', *options,
+      log=tmp_path / f'log{i}') for i in range(2)]
+
+
 @pytest.mark.parametrize('pipeline', ['memory', 'grain'])
 def test_two_processes(pipeline, commands, tmp_path):
   """Two processes of one CPU device each end with the result of one process."""
   one = commands.fit(tmp_path / 'one', f'data.pipeline={pipeline}')
   assert one.code == 0, one.err
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  processes = [commands.spawn(
-      tmp_path / 'two', 'num_devices=0', f'data.pipeline={pipeline}',
-      f'distributed.coordinator=localhost:{port}', 'distributed.num_processes=2',
-      f'distributed.process_id={i}', log=tmp_path / f'log{i}') for i in range(2)]
+  processes = spawn_two(commands, tmp_path, f'data.pipeline={pipeline}')
   try:
     codes = [process.wait(timeout=120) for process in processes]
   finally:
@@ -66,3 +73,19 @@ def test_two_processes(pipeline, commands, tmp_path):
   assert 'Traceback' not in ''.join(logs)
   np.testing.assert_allclose(responsibilities(tmp_path / 'two'),
                              responsibilities(tmp_path / 'one'), atol=1e-3)
+
+
+def test_killed_process_takes_the_other_one_with_it(commands, tmp_path):
+  """Exit code 3, and one line in place of what JAX tells when the main one is lost."""
+  processes = spawn_two(commands, tmp_path, 'm_step.num_steps=5000')
+  try:
+    assert wait_for(tmp_path / 'log0', 'EM 1/2 M-step', processes[0])
+    processes[0].kill()
+    assert processes[1].wait(timeout=60) == 3
+  finally:
+    for process in processes:
+      process.kill()
+  told = [line for line in (tmp_path / 'log1').read_text().splitlines()
+          if not line.startswith('[Gloo]')]  # on standard output
+  assert len(told) == 1
+  assert told[0].startswith('error: another process of this run has ended')

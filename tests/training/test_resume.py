@@ -79,7 +79,8 @@ def test_kill_9(commands, plain, tmp_path):
 def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
   """The run goes on without its shell; the next one takes over, and ends the same."""
   log = tmp_path / 'log'
-  shell = commands.spawn(tmp_path / 'run', log=log, devices=8, shell=True)
+  around = ['sh', '-c', '"$@"; true', 'sh']  # has more to do, so it waits for the run
+  shell = commands.spawn(tmp_path / 'run', log=log, devices=8, around=around)
   try:
     assert wait_for(log, 'EM 1/2 M-step', shell)
     left = json.loads((tmp_path / 'run' / '.lock').read_text())['pid']

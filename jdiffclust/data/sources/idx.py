@@ -52,6 +52,10 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
     raise errors.UserError(
         f'{path} is a damaged or truncated gzip file ({error}); fetch it again'
     ) from error
+  except (MemoryError, OverflowError) as error:
+    raise errors.UserError(
+        f'{path} is damaged, or too large to be unpacked in memory: its header announces '
+        f'{expected} bytes; fetch it again, or unpack it with gunzip') from error
   except OSError as error:
     raise cannot_read(path, error) from error
   if found != expected:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 
 import ml_collections
@@ -54,12 +52,16 @@ def read_npz(data: ml_collections.ConfigDict,
             found, data.label_key, LABEL_KEYS, 'label_key', path)
         if key:
           labels = found[key]
-  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+  except errors.UserError:
+    raise
+  except OSError as error:
+    raise cannot_read(path, error) from error
+  # On a damaged file NumPy and zipfile raise nearly anything: ValueError, BadZipFile,
+  # TokenError, OverflowError, MemoryError, ... Whatever it is, it is the reason to show.
+  except Exception as error:  # pylint: disable=broad-except
     raise errors.UserError(
         f'{path} is not a readable .npz or .npy file of numbers ({one_line(error)}); '
         'write it with np.savez(path, images=..., labels=...)') from error
-  except OSError as error:
-    raise cannot_read(path, error) from error
   return raw_array(images, data, rendering, labels, path, f'{path}, {key!r}',
                    f'npz:{pathlib.Path(path).name}')
 

@@ -1,0 +1,1 @@
+"""What a run does where something breaks: processes, disks, files, devices, images."""

@@ -1,0 +1,149 @@
+"""What breaks around a run is told of in a line; mended, the run goes on."""
+
+import errno
+import json
+import shutil
+
+import orbax.checkpoint as ocp
+import pytest
+from tensorboardX.event_file_writer import EventsWriter
+
+from jdiffclust import fitted as fitted_lib
+from jdiffclust.training.checkpoints import numbers_in
+from jdiffclust.training.writers import read_metrics
+from tests.helpers import check_error
+from tests.training.test_resume import check_same, newest
+
+FULL = OSError(errno.ENOSPC, 'No space left on device')
+# As TensorStore tells of it, and Orbax passes it on.
+TENSORSTORE = ValueError("RESOURCE_EXHAUSTED: x [os_error_code='28']")
+
+
+def failing_from(number, error, function):
+  """A function that raises at its call of a number and ever after."""
+  calls = []
+
+  def call(*args, **kwargs):
+    calls.append(args)
+    if len(calls) >= number:
+      raise error
+    return function(*args, **kwargs)
+  return call
+
+
+# What is written to, the call from which on the disk is full, and the newest checkpoint
+# by then: they are 0, 4, 6, 7, ... of the steps 0, 4, 6 and an E-step.
+DISKS = {
+    'config.json': ('jdiffclust.files.write_text', 1, FULL, None),
+    'the first checkpoint': ('orbax.checkpoint.CheckpointManager.save', 1, TENSORSTORE,
+                             None),
+    'the third': ('orbax.checkpoint.CheckpointManager.save', 3, TENSORSTORE, 4),
+    'TensorBoard': ('tensorboardX.event_file_writer.EventsWriter.flush', 1, FULL, 0),
+    'results': ('jdiffclust.report.results.np.save', 1,
+                OSError('12800 requested and 3200 written'), 14),
+}
+
+
+@pytest.mark.parametrize('name', DISKS)
+def test_full_disk(name, commands, plain, tmp_path, monkeypatch):
+  """One line that names the last good checkpoint, code 2; then the command goes on."""
+  where, number, error, last = DISKS[name]
+  function = {'save': ocp.CheckpointManager.save, 'flush': EventsWriter.flush}.get(
+      where.split('.')[-1])
+  with monkeypatch.context() as patch:
+    patch.setattr(where, failing_from(number, error, function))
+    outcome = commands.fit(tmp_path)
+  assert last == max(numbers_in(tmp_path), default=None)
+  check_error(outcome, str(tmp_path), 'Make room',
+              'There is no checkpoint yet' if last is None
+              else f'last good checkpoint is {last}.')
+  assert sum(line.startswith('error') for line in outcome.err.splitlines()) == 1
+  assert not [path for path in tmp_path.rglob('*') if 'tmp' in path.name]
+  assert commands.fit(tmp_path).code == 0
+  check_same(tmp_path, plain)
+
+
+def test_file_size_limit(commands, plain, tmp_path):
+  """A real refusal, in the background of the first save: one line, nothing half-written.
+
+  The limit is 6 or 12 KiB, by the shell: config.json takes less, a checkpoint more.
+  """
+  run, log = tmp_path / 'run', tmp_path / 'log'
+  around = ['sh', '-c', 'ulimit -f 12; exec "$@"', 'sh']
+  assert commands.spawn(run, log=log, around=around).wait(timeout=120) == 2
+  told = log.read_text()
+  assert 'Traceback' not in told and told.count('error: ') == 1
+  assert '(File too large). There is no checkpoint yet.' in told.splitlines()[-1]
+  assert list((run / 'checkpoints').iterdir()) == []
+  assert commands.fit(run).code == 0
+  check_same(run, plain)
+
+
+def test_full_disk_of_another_mode(commands, plain, monkeypatch):
+  """What cannot be written is named; it is no run that goes on."""
+  def write(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device', 'samples.npy')
+  monkeypatch.setattr('jdiffclust.outputs.write_samples', write)
+  outcome = commands.fit(plain, flags=['--mode=sample'])
+  check_error(outcome, 'samples.npy cannot be written (No space left on device)')
+
+
+def change_progress(workdir, change):
+  """Applies a function to the progress of the newest checkpoint."""
+  path = newest(workdir) / 'progress' / 'metadata'
+  progress = json.loads(path.read_bytes())
+  change(progress)
+  path.write_text(json.dumps(progress))
+
+
+def set_bound(progress):
+  """As a flipped bit of a digit does."""
+  progress['history'][0]['bound_nats'] += 1
+
+
+@pytest.mark.parametrize('change', [
+    set_bound, lambda progress: progress.update(iteration=1),
+    lambda progress: progress['warnings'].append('')])
+def test_changed_progress_is_damage(change, commands, plain, tmp_path):
+  """JSON that is still whole, but another: the checkpoint before is used."""
+  shutil.copytree(plain, tmp_path / 'run')
+  change_progress(tmp_path / 'run', change)
+  outcome = commands.fit(tmp_path / 'run')
+  assert outcome.code == 0 and 'Resuming from checkpoint 13' in outcome.err
+  assert 'checkpoint 14 is damaged' in outcome.err
+  check_same(tmp_path / 'run', plain)
+
+
+def test_progress_of_earlier_versions_has_no_seal(commands, plain, tmp_path):
+  """It is taken as it is."""
+  shutil.copytree(plain, tmp_path / 'run')
+  change_progress(tmp_path / 'run', lambda progress: progress.pop('seal'))
+  outcome = commands.fit(tmp_path / 'run')
+  assert outcome.code == 0 and 'Resuming from checkpoint 14' in outcome.err
+
+
+def data_files(folder):
+  """The files of a checkpoint in which the large arrays lie, largest first."""
+  files = [path for path in (folder / 'arrays').rglob('d/*') if path.is_file()]
+  return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize('rank', [0, 1, 2])
+def test_any_cut_file_is_passed_over_without_a_traceback(rank, fitted, tmp_path, capfd):
+  """Of arrays that Orbax keeps apart from its index, as those of a U-Net."""
+  shutil.copytree(fitted, tmp_path / 'run')
+  path = data_files(newest(tmp_path / 'run'))[rank]
+  path.write_bytes(path.read_bytes()[:path.stat().st_size // 3])
+  found = fitted_lib.load(tmp_path / 'run')
+  err = capfd.readouterr().err
+  assert 'Traceback' not in err and 'Exception ignored' not in err
+  assert found.progress['iteration'] == (1 if 'checkpoint 14 is damaged' in err else 2)
+
+
+def test_unreadable_metrics_are_left_out(tmp_path):
+  """Cut off in the midst, as by a full disk, or no longer JSON; the others stay."""
+  good = [{'step': 2, 'iteration': 0, 'loss': 1.}, {'step': 4, 'iteration': 0}]
+  lines = [json.dumps(good[0]).encode(), b'{"step": 3, "it', b'\xff\xfe', b'[1]', b'7',
+           b'{"step": "x", "iteration": 0}', json.dumps(good[1]).encode()]
+  (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join(lines))
+  assert read_metrics(tmp_path) == good
