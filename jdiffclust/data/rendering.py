@@ -99,6 +99,23 @@ def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
   return (0, top), ''
 
 
+def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
+  """What to tell of images that hardly use a range that was given.
+
+  Args:
+    low: the smallest pixel of all images.
+    high: the largest.
+    given: the range, by option or of a fit.
+
+  Returns:
+    '' if they span a tenth of it, or are all of one value.
+  """
+  if not 0 < high - low < FAINT * (given[1] - given[0]):
+    return ''
+  return (f'all pixels lie in {low:g}..{high:g}, under a tenth of the range {given[0]:g} '
+          f'to {given[1]:g} that is given: the images are faint (config.data.range)')
+
+
 def to_levels(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
   """Scales stored pixels to 0..255; what lies outside of the range is clipped.
 

@@ -255,6 +255,20 @@ def test_range_by_option(npz):
   assert source.images[..., 0].tolist() == [[[-1, 0]], [[1, 0]]]
 
 
+@pytest.mark.parametrize('kind', ['npz', 'floats', 'files'])
+def test_faint_images_of_a_given_range_are_told_of(npz, folder, kind):
+  """Whoever gives the range is told when the images span less than a tenth of it."""
+  images = np.random.default_rng(0).integers(0, 20, (6, 8, 8), np.uint8)
+  for top, faint in ((255, True), (150, False)):
+    if kind == 'files':
+      files = {f'{i}.png': image for i, image in enumerate(images)}
+      source = dataset.load_source(folder(files, range=(0, top)))
+    else:
+      given = images * (1. if kind == 'floats' else 1)
+      source = dataset.load_source(npz({'x': given}, range=(0, top)))
+    assert any('under a tenth of the range 0 to' in note for note in source.notes) == faint
+
+
 def test_hot_pixels_are_told_of_and_left_out_by_option(npz):
   """One pixel of 1e6 among floats of 0..1."""
   images = np.random.default_rng(0).random((50, 8, 8))
@@ -285,6 +299,7 @@ def test_new_images_by_the_rendering_of_the_fit(npz):
   alone = dataset.load_source(npz({'x': faint}), False, fitted.rendering)
   np.testing.assert_array_equal(alone.images[..., 0], np.rint(faint * (255 / 4095)))
   assert alone.levels == fitted.levels == 256
+  assert 'under a tenth of the range 0 to 4095' in alone.notes[0]
   fitted = dataset.load_source(npz({'x': (images * 16).astype(np.uint8)}))
   beyond = dataset.load_source(npz({'x': (images * 90).astype(np.uint8)}), False,
                                fitted.rendering)

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
-    FAINT, Rendering, best_background, composited, contrast, integer_range, kind_of,
-    to_levels)
+    FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
+    kind_of, to_levels)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
 
@@ -132,6 +132,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
     found = tuple(data.range)
   else:
     found, note = integer_range(low, high)
+  if not finding:
+    note = note or faint_note(low, high, found)
   notes = (f'{where}: {note}',) if note else ()
   if found[0] == 0 and found[1] <= 255 and float(found[1]).is_integer():
     # Exactly the levels that there are, as the decoder counts them.
@@ -183,8 +185,12 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     if least < low or most > high:
       notes.append(f'{where}: pixels from {least:g} to {most:g}, but the fit had {low:g} '
                    f'to {high:g}: the images go beyond [-1, 1]')
+    told = '' if notes else faint_note(least, most, kept)
+    notes += [f'{where}: {told}'] if told else []
   elif data.range:
     low, high = map(float, data.range)
+    told = faint_note(least, most, (low, high))
+    notes += [f'{where}: {told}'] if told else []
   else:
     some = images.ravel()[::max(1, images.size // SAMPLE)]
     low, high = least, most

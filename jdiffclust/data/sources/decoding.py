@@ -19,7 +19,7 @@ from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
     BACKGROUNDS, CONTAINERS, FAINT, Rendering, best_background, composited,
-    integer_range, kind_of, to_levels)
+    faint_note, integer_range, kind_of, to_levels)
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
@@ -336,6 +336,8 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
                                 (data.percentile, 100 - data.percentile)).tolist()
     if data.range:
       ranges[kind] = tuple(data.range)
+      told = faint_note(low, high, ranges[kind])
+      notes += [told] if told else []
     elif kind == 'real' or samples and low < high:
       ranges[kind] = (low, high if high > low else low + 1)
     else:
@@ -355,14 +357,18 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
 
 def beyond_notes(names: Sequence[str], headers: Sequence[Header],
                  rendering: Rendering) -> list[str]:
-  """Tells of new files whose pixels go beyond the range of the fit."""
+  """Tells of new files whose pixels go beyond the range of the fit, or hardly use it."""
   beyond = []
   for name, header in zip(names, headers):
     found = rendering.range_of(header.kind)
     if found is not None and (header.low < found[0] or header.high > found[1]):
       beyond.append(name)
   if not beyond:
-    return []
+    kinds = {header.kind for header in headers if rendering.range_of(header.kind)}
+    own = {kind: [h for h in headers if h.kind == kind] for kind in sorted(kinds)}
+    told = [faint_note(min(h.low for h in found), max(h.high for h in found),
+                       rendering.range_of(kind)) for kind, found in own.items()]
+    return [note for note in told if note]
   return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
           'they are clipped (--config.data.range sets another one)']
 
