@@ -314,8 +314,9 @@ def print_summary(summary: dict, workdir) -> None:
   """Prints the outcome in a few lines on standard output."""
   print(f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
         f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; bound "
-        f"{summary['bound_bits_per_dim']:.4f} bits/dim; mean entropy "
-        f"{summary['mean_entropy']:.3f} nats; {summary['wall_seconds']:.0f} s")
+        f"{summary['bound_bits_per_dim']:.4f} bits/dim; "
+        f"{summary['mean_probability']:.1%} in the right cluster, by the model's own "
+        f"probabilities; {summary['wall_seconds']:.0f} s")
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}

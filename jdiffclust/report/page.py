@@ -126,9 +126,9 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     path: the HTML file; its folder is made if it does not exist.
     summary: facts of the run, any of them None or missing: dataset, num_images,
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
-      ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_entropy (nats),
-      reliability (rows of `evaluation.scores.reliability`), num_em_iterations,
-      num_clusters_choice (with chosen, confidence, within_one, numbers),
+      ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_probability
+      (of the chosen clusters), reliability (rows of `evaluation.scores.reliability`),
+      num_em_iterations, num_clusters_choice (with chosen, confidence, within_one, numbers),
       train_images_per_second, e_step_evaluations_per_second, wall_seconds, devices,
       versions, warnings, stop_reason, history (a dict for each EM iteration),
       sample_quality (the summary of `evaluation.sample_quality.measure`),
@@ -152,7 +152,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
             for text in (record.get('advice') or {}).values()]
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
-      facts=_facts(summary, per_cluster),
+      facts=_facts(summary),
       scores=_scores(summary),
       choice=summary.get('num_clusters_choice'),
       reliability=[(row['low'], row['high'], _number(row['num_images']),
@@ -180,21 +180,15 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     temporary.write_text(page, encoding='utf-8')
 
 
-def _facts(summary: Mapping[str, Any],
-           per_cluster: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+def _facts(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
   """The headline: (value, what it is) pairs."""
-  sized = [row for row in per_cluster if row['size']]
-  total = sum(row['size'] for row in sized)
-  certainty = (
-      sum(row['size'] * row['mean_certainty'] for row in sized) / total
-      if total else None)
-  num_clusters = summary.get('num_clusters')
   return (
       (_number(summary.get('num_images')), 'images'),
       (_shape(summary.get('image_shape')), 'pixels each'),
-      (_number(num_clusters), 'clusters: groups of images that look alike'),
-      (_percent(certainty), 'of the images are in the right cluster, by the '
-       "model's own probabilities"),
+      (_number(summary.get('num_clusters')),
+       'clusters: groups of images that look alike'),
+      (_percent(summary.get('mean_probability')), 'of the images are in the right '
+       "cluster, by the model's own probabilities"),
   )
 
 

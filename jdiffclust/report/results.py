@@ -103,6 +103,7 @@ def summarise(results: Results, labels) -> dict:
           clusters, minlength=results.responsibilities.shape[1]).tolist(),
       'reliability': (None if labels is None or (labels < 0).all() else
                       scores.reliability(labels, results.responsibilities)),
+      'mean_probability': float(np.mean(results.responsibilities.max(axis=1))),
       'mean_entropy': float(np.mean(scores.entropy(results.responsibilities))),
       'uncertain_fraction': last['uncertain_fraction'],
       'num_em_iterations': len(results.history),

@@ -266,7 +266,8 @@ def test_faint_images_of_a_given_range_are_told_of(npz, folder, kind):
     else:
       given = images * (1. if kind == 'floats' else 1)
       source = dataset.load_source(npz({'x': given}, range=(0, top)))
-    assert any('under a tenth of the range 0 to' in note for note in source.notes) == faint
+    told = any('under a tenth of the range 0 to' in note for note in source.notes)
+    assert told == faint
 
 
 def test_hot_pixels_are_told_of_and_left_out_by_option(npz):

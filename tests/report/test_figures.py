@@ -1,5 +1,7 @@
 """What the figures hold, and that their pixels are the images' own."""
 
+import errno
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -263,7 +265,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
   def fail(temporary, **kwargs):
     temporary.write_bytes(b'half')
-    raise OSError('disk full')
+    raise OSError(errno.ENOSPC, 'disk full')
 
   monkeypatch.setattr(figure, 'savefig', fail)
   with pytest.raises(OSError, match='disk full'):
