@@ -128,9 +128,9 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       image_shape, method, num_clusters, seed, acc, nmi, ari, init (with acc, nmi,
       ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_probability
       (of the chosen clusters), reliability (rows of `evaluation.scores.reliability`),
-      num_em_iterations, num_clusters_choice (with chosen, confidence, within_one, numbers),
-      train_images_per_second, e_step_evaluations_per_second, wall_seconds, devices,
-      versions, warnings, stop_reason, history (a dict for each EM iteration),
+      num_em_iterations, num_clusters_choice (with chosen, confidence, within_one,
+      numbers), train_images_per_second, e_step_evaluations_per_second, wall_seconds,
+      devices, versions, warnings, stop_reason, history (a dict for each EM iteration),
       sample_quality (the summary of `evaluation.sample_quality.measure`),
       latents (the summary of `evaluation.latent_space.LatentResults`). Further entries
       are not shown.
