@@ -14,7 +14,9 @@ images:
   flatness   their geometric mean, which tells a few sharp edges from many faint ones
   colours    the mean of 1 / density of its pixels' colours (geometric); none of grey ones
 
-all as logarithms. With the upper tail of a score's values c_1..c_m made smooth,
+all as logarithms; and the Mahalanobis distance of all seven from the fit's, since each
+may be common where all together are not. With the upper tail of a score's values
+c_1..c_m made smooth,
 
   T(s) = -log p,  p = (1 + #{c_j >= s}) / (m + 1)           up to the quantile q of .9
          -log .1 + (s - q) / (mean of c_j - q over c_j > q)  beyond, as of an exponential
@@ -64,6 +66,8 @@ UNSEEN, FAINT = 1e-6, 4 / 255
 RIDGE = 1e-3
 # Cells of the histogram of colours at most, and of each channel.
 MOST_COLOURS, MOST_SHADES = 2000, 16
+# The same of the scores, which are standardised first.
+SCORES_RIDGE = 1e-2
 BLOCK = 512  # images compared with a reference at once
 
 # Score -> what is said of an image where it is low, and where it is high. None: low is no
@@ -77,6 +81,7 @@ SCORES = {
     'flatness': ('too plain', 'too rough'),
     'colours': (None, 'strange colours'),
 }
+TEXTS = (*SCORES.values(), (None, 'unusual as a whole'))  # the last of all scores jointly
 MAPS = ('edges', 'texture')  # the features that are asked for
 
 
@@ -140,23 +145,39 @@ def tail(reference, values) -> np.ndarray:
                   -np.log(p_values(reference, values)))
 
 
-def surprises(reference, values) -> tuple[np.ndarray, np.ndarray]:
-  """How far each of `SCORES` lies in the tails of a reference.
+def joint_distances(reference, values) -> np.ndarray:
+  """log Mahalanobis distances of scores from those of a reference, squared, [n].
 
   Args:
-    reference: scores of m images, [m, 7].
+    reference: scores of m images, [m, 7], m > 1.
+    values: scores, [n, 7].
+  """
+  centre, scale = reference.mean(axis=0), reference.std(axis=0) + FAINTEST
+  known, new = (reference - centre) / scale, (values - centre) / scale
+  covariance = np.cov(known, rowvar=False) + SCORES_RIDGE * np.eye(known.shape[1])
+  return np.log(np.sum(new * np.linalg.solve(covariance, new.T).T, axis=1) + UNSEEN)
+
+
+def surprises(reference, values) -> tuple[np.ndarray, np.ndarray]:
+  """How far each of `SCORES`, and last all jointly, lie in the tails of a reference.
+
+  Args:
+    reference: scores of m images, [m, 7], m > 1.
     values: scores, [n, 7].
 
   Returns:
-    Surprises [n, 7], at least 0, and whether the score is too low, bool [n, 7].
+    Surprises [n, 8], at least 0, and whether the score is too low, bool [n, 8].
   """
-  found, low = np.zeros(np.shape(values)), np.zeros(np.shape(values), bool)
+  reference, values = (np.asarray(array, np.float64) for array in (reference, values))
+  found, low = (np.zeros((len(values), len(TEXTS)), kind) for kind in (float, bool))
   for k, (if_low, _) in enumerate(SCORES.values()):
     found[:, k] = tail(reference[:, k], values[:, k])
     if if_low:
       other = tail(-reference[:, k], -values[:, k])
       low[:, k] = other > found[:, k]
       found[:, k] = np.maximum(0, np.maximum(found[:, k], other) - np.log(2))
+  found[:, -1] = tail(joint_distances(reference, reference),
+                      joint_distances(reference, values))
   return found, low
 
 
@@ -358,8 +379,7 @@ def judge(reference: tuple[Half, Half], images,
     as_unusual = as_unusual + at_least(known, np.sum(found**2, axis=1))
     count, mean, low = count + len(known), mean + found, low + too_low
   largest = np.argmax(mean, axis=1)
-  texts = list(SCORES.values())
-  reasons = [texts[k][0] if low[i, k] == len(reference) else texts[k][1]
+  reasons = [TEXTS[k][0] if low[i, k] == len(reference) else TEXTS[k][1]
              for i, k in enumerate(largest)]
   return Verdict((1 + as_unusual) / (count + 1), reasons)
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial import distance
 from sklearn import datasets
 from sklearn.decomposition import PCA
 
@@ -66,6 +67,23 @@ def test_two_sided_surprises():
   assert of['detail'][0] == of['detail'][1] > 5 and of['detail'][2]
   assert of['edges'][0] == pytest.approx(of['detail'][0] + np.log(2))
   assert of['edges'][1:] == (0, False) and not high[1].any()
+
+
+def test_joint_distance_of_what_is_common_in_each_score():
+  """Scores that rise together: one above and one below are far apart, jointly."""
+  rng = np.random.default_rng(13)
+  scores = rng.normal(size=(400, len(NAMES)))
+  scores[:, 1] = scores[:, 0] + .1 * rng.normal(size=400)
+  new = np.zeros((2, len(NAMES)))
+  new[:, :2] = [[1, 1], [1, -1]]
+  centre, deviation = scores.mean(axis=0), scores.std(axis=0) + f.FAINTEST
+  ridged = np.cov(((scores - centre) / deviation).T) + f.SCORES_RIDGE * np.eye(len(NAMES))
+  expected = [distance.mahalanobis(row, np.zeros(len(NAMES)), np.linalg.inv(ridged))
+              for row in (new - centre) / deviation]
+  found = f.joint_distances(scores, new)
+  np.testing.assert_allclose(found, 2 * np.log(expected), atol=1e-5)
+  alone, jointly = f.surprises(scores, new)[0][:, :-1], f.surprises(scores, new)[0][:, -1]
+  assert alone.max() < 3 and jointly[0] < 1 and jointly[1] > 10
 
 
 @hypothesis.given(st.lists(st.integers(-5, 5), min_size=1), st.lists(st.integers(-5, 5)))
