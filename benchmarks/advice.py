@@ -6,9 +6,10 @@ Question:  if the first change that a piece of advice names is made, does the NM
 Time:      40 minutes on two cores.
 Kept:      docs/benchmarks.md, Advice.
 
-Small fits (800 images, 8 channels) of several data sets, by good and by deliberately bad
+Small fits (500 images, 8 channels) of several data sets, by good and by deliberately bad
 settings. Each kind of advice that a fit gives at its end is followed to the letter: the
-first change that it names, nothing else, the same seed. Better: the NMI rises by more
+first change that it names, nothing else, the same seed; where it says so ('frozen'), the
+run of the better bound is kept. Better: the NMI rises by more
 than NOISE with every seed that gave the advice; worse: it falls by more with every one.
 Labels are read by the scores alone. Every fit leaves one JSON file in DIR, and is not
 repeated; programs that are compiled are kept there, too.
@@ -23,30 +24,33 @@ import numpy as np
 
 from benchmarks.common import add_fashion, kept, load_arrays, make_parser, markdown, names
 
-IMAGES = 800
+IMAGES = 500
 NOISE = .01
-SMALL = {'num_clusters': 10, 'network.channels': 8, 'network.channel_multipliers': (1, 2),
+SMALL = {'num_clusters': 10, 'network.channels': 8, 'network.channel_multipliers': (1,),
          'network.blocks_per_level': 1, 'network.middle_attention': False,
-         'diffusion.num_steps': 100, 'm_step.batch_size': 64, 'm_step.first_num_steps': 200,
-         'm_step.num_steps': 60, 'em.max_iterations': 3, 'e_step.num_draws': 8,
-         'start.kind': 'gaussian_mixture', 'start.restarts': 3}
+         'diffusion.num_steps': 50, 'm_step.batch_size': 32, 'posterior.channels': 8,
+         'm_step.first_num_steps': 200, 'm_step.num_steps': 60, 'em.max_iterations': 3,
+         'e_step.num_draws': 8, 'start.kind': 'gaussian_mixture', 'start.restarts': 3,
+         'num_devices': 1}
 MONTE_CARLO = {'em.posterior': 'monte_carlo'}
-RANDOM = MONTE_CARLO | {'start.kind': 'random'}
 LATENT = {'method': 'cluster_ddpm', 'latent.size': 8}
 SETTINGS = {
-    'default': {}, 'kmeans': {'start.kind': 'kmeans'},
-    'free': {'posterior.anchor': 0., 'posterior.temper': 0.},
-    'random': {'start.kind': 'random'},
-    'monte_carlo': MONTE_CARLO, 'monte_carlo_random': RANDOM,
+    'default': {'start.kind': 'neighbours'}, 'mixture': {},
+    'free': {'start.kind': 'random', 'posterior.anchor': 0., 'posterior.temper': 0.,
+             'posterior.balance': 1., 'posterior.warmup': 0},
+    'temper': {'posterior.temper': 30.},
+    'monte_carlo': MONTE_CARLO,
+    'random': MONTE_CARLO | {'start.kind': 'random'},
     'few_steps': MONTE_CARLO | {'m_step.first_num_steps': 20, 'm_step.num_steps': 5},
     'many_clusters': MONTE_CARLO | {'num_clusters': 25},
     'few_draws': MONTE_CARLO | {'e_step.num_draws': 2},
     'hot': MONTE_CARLO | {'e_step.temperature': 30.},
-    'latents': LATENT, 'heavy_latents': LATENT | {'latent.weight': 10.},
+    'latents': LATENT | {'latent.weight': 10.},
 }
 # Kind of advice -> the option that it names first, and what becomes of its value.
 FOLLOWED = {
-    'frozen': ('start.kind', lambda kind: 'neighbours'),
+    'frozen': ('start.kind', lambda kind: 'tsne' if kind == 'neighbours' else
+               'neighbours'),
     'collapsing': ('num_clusters', lambda number: max(2, number * 3 // 4)),
     'melting': ('m_step.num_steps', lambda steps: 3 * steps),
     'contradicted': ('posterior.temper', lambda temper: temper / 3),
@@ -57,7 +61,7 @@ FOLLOWED = {
 
 
 def images_of(dataset: str, fashion: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """800 images uint8 and their labels: 8x8 of the digits, 14x14 of the others."""
+  """500 images uint8 and their labels: 8x8 of the digits, 14x14 of the others."""
   if dataset == 'digits':
     from sklearn.datasets import load_digits
     found = load_digits()
@@ -86,6 +90,7 @@ def measure(dataset: str, changes: dict, fashion: pathlib.Path, seed: int) -> di
   fitted = jdiffclust.fit(config, images)
   return {'nmi': clustering_scores(labels, fitted.clusters)['nmi'],
           'start': clustering_scores(labels, fitted.start.argmax(axis=1))['nmi'],
+          'bound': float(np.mean(fitted.bound)),
           'advice': [advice.kind for advice in fitted.advice]}
 
 
@@ -118,8 +123,11 @@ def follow(dataset: str, name: str, args) -> list[tuple[str, list[float]]]:
       section, *leaf = option.split('.')
       value = change(config[section][leaf[0]] if leaf else config[section])
       then = run(f'{dataset}-{name}-{kind}', changes | {option: value}, seeds)
-      found.append((kind, [after['nmi'] - first[args.seeds.index(seed)]['nmi']
-                           for seed, after in zip(seeds, then)]))
+      pairs = [(first[args.seeds.index(seed)], after) for seed, after in zip(seeds, then)]
+      if kind == 'frozen':
+        pairs = [(before, max(before, after, key=lambda run: run['bound']))
+                 for before, after in pairs]
+      found.append((kind, [after['nmi'] - before['nmi'] for before, after in pairs]))
   return found
 
 

@@ -145,6 +145,9 @@ def baselines_of(fitted: Fitted, source: ImageSource,
 def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
   """The entries of the summary that no result decides."""
   config, progress = fitted.config, fitted.progress
+  # Where the run began by an earlier version: advice of any iteration, not of the end.
+  passing = {f"EM {record['iteration']}: {text}" for record in fitted.history
+             for text in record.get('advice', {}).values()}
   devices, seconds = fitted.method.mesh.devices.flat, progress['train_seconds']
   skipped = len(source.skipped)
   return {
@@ -153,7 +156,8 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float) -> dict:
       'num_clusters': config.num_clusters, 'seed': config.seed,
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
-      'warnings': progress['warnings'] + (
+      'advice': dict(fitted.advice),
+      'warnings': [text for text in progress['warnings'] if text not in passing] + (
           [f'{skipped} unreadable files were skipped'] if skipped else [])
                   + list(source.notes),
       'train_images_per_second': progress['train_images'] / seconds if seconds else None,
