@@ -45,17 +45,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 from scipy.spatial.distance import cdist
 
 from jdiffclust import files
 from jdiffclust.evaluation.features import FeatureMap
 
 # Images of a reference, and numbers in the principal components of a half at most.
-FEWEST_IMAGES, MOST_IMAGES, MOST_NUMBERS = 4, 4000, 2**18
+FEWEST_IMAGES, MOST_IMAGES, MOST_NUMBERS = 4, 3000, 2**18
 MOST_COMPONENTS = 64
 NEIGHBOURS = 5
 # Larger images are averaged over blocks until no side is longer.
-LONGEST = 64
+LONGEST = 32
 # Where a tail is taken to be exponential: the share of the values that are in it. Its
 # mean excess is FAINTEST at least: where all values are equal, rounding says nothing.
 TAIL, FAINTEST = .1, 1e-3
@@ -243,10 +244,13 @@ def subspace(pixels) -> tuple[np.ndarray, np.ndarray]:
   mean = pixels.mean(axis=0)
   centred = pixels - mean
   few = len(pixels) < pixels.shape[1]  # the smaller of the two Gram matrices
-  values, vectors = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)
-  values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-  average = values.sum() / min(len(pixels) - 1, pixels.shape[1])
-  count = min(max(1, int(np.sum(values > average * (1 + 1e-9)))), MOST_COMPONENTS,
+  gram = centred @ centred.T if few else centred.T @ centred
+  most = min(MOST_COMPONENTS, len(gram))
+  values, vectors = scipy.linalg.eigh(
+      gram, subset_by_index=(len(gram) - most, len(gram) - 1))
+  values, vectors = values[::-1], vectors[:, ::-1]
+  average = np.trace(gram) / min(len(pixels) - 1, pixels.shape[1])
+  count = min(max(1, int(np.sum(values > average * (1 + 1e-9)))),
               max(1, MOST_NUMBERS // pixels.shape[1]))
   components = vectors[:, :count].T
   if few:

@@ -98,19 +98,19 @@ def test_p_values_are_counted(reference, values):
 
 
 def test_large_images_are_averaged():
-  """130 x 66 pixels: blocks of 3 x 3, and the last row and columns are cut."""
-  images = np.arange(130 * 66, dtype=np.float32).reshape(1, 130, 66, 1)
+  """70 x 34 pixels: blocks of 3 x 3, and the last row and column are cut."""
+  images = np.arange(70 * 34, dtype=np.float32).reshape(1, 70, 34, 1)
   found = f.smaller(images)
-  assert found.shape == (1, 43, 22, 1)
+  assert found.shape == (1, 23, 11, 1)
   assert found[0, 2, 5, 0] == images[0, 6:9, 15:18].mean()
-  assert found[0, -1, -1, 0] == images[0, 126:129, 63:66].mean()
-  np.testing.assert_array_equal(f.smaller(images[:, :64, :64]), images[:, :64, :64])
+  assert found[0, -1, -1, 0] == images[0, 66:69, 30:33].mean()
+  np.testing.assert_array_equal(f.smaller(images[:, :32, :32]), images[:, :32, :32])
 
 
 def test_a_line_of_pixels_is_averaged_along():
   """One pixel high: blocks of 1 x 2."""
-  images = np.arange(128, dtype=np.float32).reshape(1, 1, 128, 1)
-  np.testing.assert_allclose(f.smaller(images)[0, 0, :, 0], np.arange(.5, 128, 2))
+  images = np.arange(64, dtype=np.float32).reshape(1, 1, 64, 1)
+  np.testing.assert_allclose(f.smaller(images)[0, 0, :, 0], np.arange(.5, 64, 2))
 
 
 def test_neighbours_by_brute_force():
@@ -309,8 +309,8 @@ def test_reference_in_a_file(tmp_path):
 
 
 def test_a_reference_is_small():
-  """As many images and components as there may be, of the largest size: below 8 MB."""
+  """As many images and components as there may be, of the largest size: below 6 MB."""
   per_half = (f.MOST_NUMBERS + f.MOST_IMAGES // 2 * (
       f.MOST_COMPONENTS + 1 + 128 + len(NAMES)) + 3 * f.LONGEST**2 + 64 * 65
       + f.MOST_COLOURS)
-  assert 2 * 4 * per_half < 8e6
+  assert 2 * 4 * per_half < 6e6
