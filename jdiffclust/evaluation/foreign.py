@@ -14,9 +14,9 @@ images:
   flatness   their geometric mean, which tells a few sharp edges from many faint ones
   colours    the mean of 1 / density of its pixels' colours (geometric); none of grey ones
 
-all as logarithms; and the Mahalanobis distance of all seven from the fit's, since each
-may be common where all together are not. With the upper tail of a score's values
-c_1..c_m made smooth,
+all as logarithms; and the Mahalanobis distance of all seven from those of fitted images,
+since each may be common where all together are not. With the upper tail of a score's
+values c_1..c_m made smooth,
 
   T(s) = -log p,  p = (1 + #{c_j >= s}) / (m + 1)           up to the quantile q of .9
          -log .1 + (s - q) / (mean of c_j - q over c_j > q)  beyond, as of an exponential
@@ -146,30 +146,33 @@ def tail(reference, values) -> np.ndarray:
                   -np.log(p_values(reference, values)))
 
 
-def joint_distances(reference, values) -> np.ndarray:
-  """log Mahalanobis distances of scores from those of a reference, squared, [n].
+def joint_distances(base, values) -> np.ndarray:
+  """log Mahalanobis distances of scores from those of a base, squared, [n].
 
   Args:
-    reference: scores of m images, [m, 7], m > 1.
-    values: scores, [n, 7].
+    base: scores of m images, [m, 7], m > 1.
+    values: scores of others, [n, 7].
   """
-  centre, scale = reference.mean(axis=0), reference.std(axis=0) + FAINTEST
-  known, new = (reference - centre) / scale, (values - centre) / scale
+  centre, scale = base.mean(axis=0), base.std(axis=0) + FAINTEST
+  known, new = (base - centre) / scale, (values - centre) / scale
   covariance = np.cov(known, rowvar=False) + SCORES_RIDGE * np.eye(known.shape[1])
   return np.log(np.sum(new * np.linalg.solve(covariance, new.T).T, axis=1) + UNSEEN)
 
 
-def surprises(reference, values) -> tuple[np.ndarray, np.ndarray]:
+def surprises(reference, values, base) -> tuple[np.ndarray, np.ndarray]:
   """How far each of `SCORES`, and last all jointly, lie in the tails of a reference.
 
   Args:
-    reference: scores of m images, [m, 7], m > 1.
-    values: scores, [n, 7].
+    reference: scores of m images, [m, 7].
+    values: scores of new images, [n, 7].
+    base: scores of other images than these, which say how scores go together; images of
+      the reference would be nearer to their own mean than new ones.
 
   Returns:
     Surprises [n, 8], at least 0, and whether the score is too low, bool [n, 8].
   """
-  reference, values = (np.asarray(array, np.float64) for array in (reference, values))
+  reference, values, base = (np.asarray(array, np.float64)
+                             for array in (reference, values, base))
   found, low = (np.zeros((len(values), len(TEXTS)), kind) for kind in (float, bool))
   for k, (if_low, _) in enumerate(SCORES.values()):
     found[:, k] = tail(reference[:, k], values[:, k])
@@ -177,8 +180,7 @@ def surprises(reference, values) -> tuple[np.ndarray, np.ndarray]:
       other = tail(-reference[:, k], -values[:, k])
       low[:, k] = other > found[:, k]
       found[:, k] = np.maximum(0, np.maximum(found[:, k], other) - np.log(2))
-  found[:, -1] = tail(joint_distances(reference, reference),
-                      joint_distances(reference, values))
+  found[:, -1] = tail(joint_distances(base, reference), joint_distances(base, values))
   return found, low
 
 
@@ -376,11 +378,12 @@ def judge(reference: tuple[Half, Half], images,
     `Verdict`.
   """
   count, as_unusual, mean, low = 0, 0, 0., 0
-  for half in reference:
-    known = np.sum(surprises(half.others, half.others)[0]**2, axis=1)
-    found, too_low = surprises(half.others,
-                               scores(half, images, maps).astype(np.float32))
-    as_unusual = as_unusual + at_least(known, np.sum(found**2, axis=1))
+  for half, other in zip(reference, reference[::-1]):
+    new = scores(half, images, maps).astype(np.float32)
+    known, _ = surprises(half.others, half.others, other.others)
+    found, too_low = surprises(half.others, new, other.others)
+    as_unusual = as_unusual + at_least(np.sum(known**2, axis=1),
+                                       np.sum(found**2, axis=1))
     count, mean, low = count + len(known), mean + found, low + too_low
   largest = np.argmax(mean, axis=1)
   reasons = [TEXTS[k][0] if low[i, k] == len(reference) else TEXTS[k][1]

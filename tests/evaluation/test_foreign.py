@@ -61,7 +61,7 @@ def test_tail_rises(reference, values):
 def test_two_sided_surprises():
   """Too little of 'detail' surprises as too much does; of 'edges' it does not."""
   reference = np.tile(np.arange(-10., 11)[:, None], len(NAMES))
-  high, low = (f.surprises(reference, np.full((1, len(NAMES)), value))
+  high, low = (f.surprises(reference, np.full((1, len(NAMES)), value), reference)
                for value in (40., -40.))
   of = dict(zip(NAMES, zip(high[0][0], low[0][0], low[1][0])))
   assert of['detail'][0] == of['detail'][1] > 5 and of['detail'][2]
@@ -82,7 +82,8 @@ def test_joint_distance_of_what_is_common_in_each_score():
               for row in (new - centre) / deviation]
   found = f.joint_distances(scores, new)
   np.testing.assert_allclose(found, 2 * np.log(expected), atol=1e-5)
-  alone, jointly = f.surprises(scores, new)[0][:, :-1], f.surprises(scores, new)[0][:, -1]
+  found, _ = f.surprises(scores, new, scores)
+  alone, jointly = found[:, :-1], found[:, -1]
   assert alone.max() < 3 and jointly[0] < 1 and jointly[1] > 10
 
 
@@ -215,10 +216,10 @@ def test_p_values_by_both_halves():
   reference = f.make_reference(normal(30, 3), PLAIN, 0)
   new = normal(8, 4) * np.linspace(.2, 2, 8, dtype=np.float32)[:, None, None, None]
   counts = np.zeros(8)
-  for half in reference:
+  for half, other in zip(reference, reference[::-1]):
     assert len(half.places) == len(half.others) == 15
-    of = lambda values, half=half: [sum(v**2 for v in f.surprises(
-        half.others, row[None])[0][0]) for row in values]
+    of = lambda values, half=half, other=other: [sum(v**2 for v in f.surprises(
+        half.others, row[None], other.others)[0][0]) for row in values]
     scores = f.scores(half, new, PLAIN).astype(np.float32)
     counts += [sum(known >= s for known in of(half.others)) for s in of(scores)]
   found = f.judge(reference, new, PLAIN)

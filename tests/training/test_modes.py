@@ -75,7 +75,8 @@ def test_predict_marks_images_that_belong_nowhere(commands, run, tmp_path):
     assert all((row['foreign'] == 'yes') == bool(row['why']) for row in found[name])
   assert [row['foreign'] for row in found['noise']] == ['yes'] * 20
   assert {row['why'] for row in found['noise'][10:]} == {'too plain'}
-  assert sum(row['foreign'] == 'yes' for row in found['own']) <= 3  # of 60
+  # 3 on average; more than 8 once in a thousand.
+  assert sum(row['foreign'] == 'yes' for row in found['own']) <= 8
 
 
 def test_typicality_is_a_rank(commands, tmp_path):
