@@ -30,6 +30,7 @@ from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.progress import Reporter
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
@@ -79,6 +80,13 @@ class Fitted:
   def history(self) -> list[dict]:
     """What was recorded of each EM iteration."""
     return self.progress['history']
+
+  @property
+  def advice(self) -> list[Advice]:
+    """What is amiss at the end of the fit; empty: nothing that can be told."""
+    tracked = tracked_images(self.progress['num_images'], self.config)
+    return advice(self.history, len(tracked), self.config.num_clusters,
+                  not self.method.draws_decide)
 
   @property
   def rendering(self) -> Rendering | None:
@@ -391,8 +399,11 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_images(source)
   store.keep_config(config)
   found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
-  return Fitted(method, found.state.ema, found.responsibilities, found.bound, found.start,
-                found.progress, store.choice())
+  fitted = Fitted(method, found.state.ema, found.responsibilities, found.bound,
+                  found.start, found.progress, store.choice())
+  for _, text in fitted.advice:
+    reporter.warning(text)
+  return fitted
 
 
 def tell_of(source: ImageSource, reporter: Reporter) -> None:

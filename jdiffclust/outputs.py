@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import resource
 import sys
@@ -9,18 +10,20 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
+from jdiffclust.clustering.starts.edges import orientations
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
 from jdiffclust.config import NEIGHBOURS, copied
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.diffusion.likelihood import log_probability
-from jdiffclust.evaluation import features, latent_space, sample_quality
+from jdiffclust.evaluation import features, foreign, latent_space, sample_quality
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.fitted import Fitted, pipeline_of
@@ -34,6 +37,8 @@ from jdiffclust.workdir import is_main_process
 BASELINES = ('kmeans', 'gaussian_mixture')
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
+# What new images are compared with, in the folder of the fit.
+REFERENCE = 'foreign.npz'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
 # Of the history: what the report shows of the latents, by their names there.
@@ -112,6 +117,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
                            'samples to judge') if with_quality else None)
   if not is_main_process():
     return None
+  keep_reference(fitted, source, workdir, reporter)
   quality = None if judged is None else measure_quality(fitted, source, judged, reporter)
   outputs = results.Results(
       responsibilities=fitted.responsibilities, start=fitted.start,
@@ -162,6 +168,9 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
     notes: what else a person should know.
   """
   config, progress = fitted.config, fitted.progress
+  # Where the run began by an earlier version: advice of any iteration, not of the end.
+  passing = {f"EM {record['iteration']}: {text}" for record in fitted.history
+             for text in record.get('advice', {}).values()}
   devices, seconds = fitted.method.mesh.devices.flat, progress['train_seconds']
   skipped = len(source.skipped)
   return {
@@ -170,7 +179,8 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
       'num_clusters': config.num_clusters, 'seed': config.seed,
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
-      'warnings': progress['warnings'] + (
+      'advice': dict(fitted.advice),
+      'warnings': [text for text in progress['warnings'] if text not in passing] + (
           [f'{skipped} unreadable files were skipped'] if skipped else [])
                   + list(source.notes) + notes,
       'train_images_per_second': progress['train_images'] / seconds if seconds else None,
@@ -185,6 +195,42 @@ def peak_memory_mib() -> float:
   """The largest resident memory this process has had, in MiB."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak / (2**20 if sys.platform == 'darwin' else 2**10)  # macOS counts bytes
+
+
+def small_images(source: ImageSource, indices) -> np.ndarray:
+  """Images of some indices, [n], as `foreign` compares them."""
+  blocks = np.array_split(np.asarray(indices), -(-len(indices) // foreign.BLOCK))
+  return np.concatenate([foreign.smaller(images_at(source, block)) for block in blocks])
+
+
+@functools.lru_cache
+def maps_of(image_shape) -> dict[str, features.FeatureMap]:
+  """The features by which `foreign` compares images of a shape (h, w, C)."""
+  edges = jax.vmap(lambda image: orientations(image).reshape(-1))
+  return {'edges': features.in_batches(edges),
+          'texture': features.random_encoder(image_shape)}
+
+
+def keep_reference(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
+                   reporter: Reporter) -> None:
+  """Writes what new images are compared with: foreign.npz; not of fewer than 4 images.
+
+  Args:
+    fitted: the fit.
+    source: its images.
+    workdir: the folder to write in.
+    reporter: shows progress.
+  """
+  path, seed = pathlib.Path(workdir) / REFERENCE, fitted.config.seed
+  if source.num_images < foreign.FEWEST_IMAGES:
+    path.unlink(missing_ok=True)
+    return
+  with reporter.task('reference for new images', 1, 'references') as task:
+    images = small_images(source, sample_indices(source.num_images, foreign.MOST_IMAGES,
+                                                 seed))
+    foreign.write_reference(path, foreign.make_reference(
+        images, maps_of(images.shape[1:]), integer_seed(seed, 'foreign')))
+    task.advance(1)
 
 
 def measure_quality(fitted: Fitted, source: ImageSource, generated: np.ndarray,
@@ -277,12 +323,15 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   if not is_main_process():
     return None
   path, bound = pathlib.Path(workdir) / 'predictions.csv', found.info.bound
-  share = share_below(bound, fitted.bound)
-  foreign = share < options.foreign_share
+  typicality = share_below(bound, fitted.bound)
+  verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
+                      options.foreign_share, reporter)
+  alien = verdict.p_values <= options.foreign_share
   further = {'bound': [f'{value:.2f}' for value in bound],
-             'typicality': [f'{value:.4f}' for value in share],
-             'foreign': [('no', 'yes')[value] for value in foreign.astype(int)]}
-  message = (f'{source.num_images:,} images of {source.name} assigned, {foreign.sum():,} '
+             'typicality': [f'{value:.4f}' for value in typicality],
+             'foreign': [('no', 'yes')[value] for value in alien.astype(int)],
+             'why': [why * bool(yes) for why, yes in zip(verdict.reasons, alien)]}
+  message = (f'{source.num_images:,} images of {source.name} assigned, {alien.sum():,} '
              f'of them foreign to all clusters: {path}{in_place_of(path)}')
   if densities is not None:
     size = np.prod(fitted.method.image_shape)
@@ -296,6 +345,40 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
   return message
+
+
+def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
+              share: float, reporter: Reporter) -> foreign.Verdict:
+  """How unusual new images are beside those of the fit.
+
+  Args:
+    source: new images.
+    workdir: of the fit.
+    by_bound: p-values of the bound, [n], for a workdir that has no reference.
+    share: the false alarm rate that is asked for.
+    reporter: shows progress.
+  """
+  reference = foreign.read_reference(pathlib.Path(workdir) / REFERENCE)
+  if reference is None:
+    reporter.warning(f'{workdir} has no {REFERENCE}, or one that cannot be read: foreign '
+                     'goes by the bound alone, which plain images pass. '
+                     '--mode=evaluate writes it.')
+    return foreign.Verdict(by_bound, ['unlikely'] * len(by_bound))
+  known = sum(len(half.others) for half in reference)
+  if share < 1 / (known + 1):
+    reporter.warning(f'By {known} images of the fit no other can be called foreign at a '
+                     f'false alarm rate of config.predict.foreign_share = {share}: it '
+                     f'takes {1 / (known + 1):.2g} or more.')
+  blocks = np.array_split(np.arange(source.num_images),
+                          -(-source.num_images // foreign.BLOCK))
+  found = []
+  with reporter.task('foreign', source.num_images, 'images') as task:
+    for block in blocks:
+      images = small_images(source, block)
+      found.append(foreign.judge(reference, images, maps_of(images.shape[1:])))
+      task.advance(len(block))
+  return foreign.Verdict(np.concatenate([part.p_values for part in found]),
+                         [why for part in found for why in part.reasons])
 
 
 def in_place_of(path: pathlib.Path) -> str:

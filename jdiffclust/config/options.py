@@ -354,9 +354,9 @@ OPTIONS: Mapping[str, Any] = {
                            'image and cluster', methods=('cddpm',), **ASKED),
         'ode_steps': integer(25, 1, 'Runge-Kutta steps of the probability-flow ODE, of 4 '
                              'evaluations each', methods=('cddpm',), **LATER),
-        'foreign_share': real(.01, 0, 1, 'the share of the fitted images with the worst '
-                              'bounds; a new image whose bound is as bad is called '
-                              'foreign', **ASKED),
+        'foreign_share': real(.01, 0, 1, 'the false alarm rate of the column foreign: '
+                              'about this share of new images like the fitted ones is '
+                              'called foreign, too', **ASKED),
     },
     'distributed': {
         'coordinator': text('', 'host:port of process 0 of several; empty: there is one '

@@ -44,8 +44,8 @@ CONTRADICTED = .1
 FALL_ERRORS = 3.
 # Neighbourhoods show no group of fewer images than these.
 SMALL = 4
-# Overlapping: an image of one cluster belongs to the other with more than this
-# probability. (Two equal clusters that share all their images reach 1/2.)
+# Two clusters that share more than this much of their images are named. (Two equal ones
+# that share all of them reach 1/2.)
 OVERLAP = .1
 
 
@@ -53,7 +53,7 @@ class Advice(NamedTuple):
   """Something that is amiss.
 
   Attributes:
-    kind: one word; a run reports each kind only once.
+    kind: one word.
     text: what was found, and what to try.
   """
 
@@ -232,24 +232,20 @@ def splits_and_merges(record: dict) -> list[str]:
     record: what `occupancy` and `movement` say of the iteration.
 
   Returns:
-    A phrase for each split, each merge, and each pair that overlaps; [] if nothing
+    A phrase for each split, each merge, and each pair that shares images; [] if nothing
     happened.
   """
   splits = record['splits'] if record['changed_fraction'] < RESHUFFLED else []
   moved = [f'{q} merges into {r} ({share:.0%} of its images)' if share > MERGE
            else f'{q} splits ({share:.0%} of its images go to {r})'
            for q, r, share in splits]
-  return moved + [f'{q} and {r} overlap by {share:.0%}'
-                  for q, r, share in _overlapping(record)]
-
-
-def _overlapping(record):
-  return [pair for pair in record['overlaps'] if pair[2] > OVERLAP]
+  return moved + [f'{q} and {r} share {share:.0%} of their images'
+                  for q, r, share in record['overlaps'] if share > OVERLAP]
 
 
 def advice(history: list[dict], num_images: int, num_clusters: int,
            amortised: bool = False) -> list[Advice]:
-  """What is amiss after an EM iteration, by the constants above.
+  """What is amiss after an EM iteration, by the constants above; last of all, of a run.
 
   Args:
     history: records of all iterations so far: what `occupancy` and `movement` say, and
@@ -329,11 +325,4 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
         f'the bound fell by {-change:.2f} ± {error:.2f} nats an image. Try more '
         'config.m_step.num_steps, a smaller config.m_step.learning_rate, or a larger '
         'config.m_step.ema_decay.')))
-
-  pairs = [f'{q} and {r} by {share:.0%}' for q, r, share in _overlapping(last)]
-  if pairs:
-    found.append(Advice('overlap', (
-        f"clusters overlap and may be one: {', '.join(pairs)}. Try a smaller "
-        'config.num_clusters; if they look different, more config.e_step.num_draws or '
-        'config.m_step.num_steps tell them apart better.')))
   return found

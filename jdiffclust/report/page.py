@@ -130,10 +130,10 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       (of the chosen clusters), reliability (rows of `evaluation.scores.reliability`),
       num_em_iterations, num_clusters_choice (with chosen, confidence, within_one,
       numbers), train_images_per_second, e_step_evaluations_per_second, wall_seconds,
-      devices, versions, warnings, stop_reason, history (a dict for each EM iteration),
-      sample_quality (the summary of `evaluation.sample_quality.measure`),
-      latents (the summary of `evaluation.latent_space.LatentResults`). Further entries
-      are not shown.
+      devices, versions, warnings, advice (at the end, a text by kind), stop_reason,
+      history (a dict for each EM iteration), sample_quality (the summary of
+      `evaluation.sample_quality.measure`), latents (the summary of
+      `evaluation.latent_space.LatentResults`). Further entries are not shown.
     figures: {name: path of a PNG, or None to leave it out}. The names of the functions
       in `report.figures` get a title and a caption.
     config: the configuration, of plain JSON types; others are shown as text.
@@ -148,8 +148,6 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       undefined=jinja2.StrictUndefined)
   environment.filters.update(number=_number, percent=_percent)
   history = summary.get('history') or ()
-  advice = [f"EM {record['iteration']}: {text}" for record in history
-            for text in (record.get('advice') or {}).values()]
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
       facts=_facts(summary),
@@ -170,11 +168,11 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       em_figures=_figures(_EM_FIGURES, {
           name: path for name, path in figures.items() if name in _EM_FIGURES}),
       iterations=[_iteration(record) for record in history],
-      advice=advice,
+      advice=list((summary.get('advice') or {}).values()),
       clusters=per_cluster,
       empty=sum(not row['size'] for row in per_cluster),
       run=_run(summary),
-      warnings=[text for text in summary.get('warnings') or () if text not in advice],
+      warnings=summary.get('warnings') or (),
       config=json.dumps(config, indent=2, default=str, ensure_ascii=False))
   with files.replacing(path) as temporary:
     temporary.write_text(page, encoding='utf-8')

@@ -143,7 +143,7 @@ class Fitter:
     self.source, self.pipeline = source, pipeline
     self.tracked = tracked_images(source.num_images, self.config)
     self.store, self.reporter = store, reporter
-    self._clock = store.started
+    self._clock, self._told = store.started, set()
     restored = store.restore(template(method), reporter.warning)
     if restored is None:
       self.state = method.init_state()
@@ -327,8 +327,7 @@ class Fitter:
           old['bound'], info.bound)
     tau, empty = self._guard_empty(tau, info, iteration)
     progress['iteration'] = iteration
-    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty,
-                                'advice': {}})
+    progress['history'].append({'iteration': iteration, **line, 'empty_clusters': empty})
     progress['e_step_evaluations_per_second'] = (
         result.evaluations_per_second or progress['e_step_evaluations_per_second'])
     reseeded = bool(empty) and config.em.reseed_empty
@@ -349,15 +348,16 @@ class Fitter:
     self._save()
 
   def _advise(self):
-    """Tells what is amiss, each kind once in a run."""
-    progress, history = self.progress, self.progress['history']
-    told = {kind for line in history for kind in line.get('advice', ())}
-    for kind, text in diagnostics.advice(history, progress['num_images'],
+    """Tells what is amiss so far, each kind once: only what stays is a finding."""
+    progress = self.progress
+    if progress['stop_reason']:  # then `Fitted.advice` says it
+      return
+    for kind, text in diagnostics.advice(progress['history'], len(self.tracked),
                                          self.config.num_clusters,
                                          not self.method.draws_decide):
-      if kind not in told:
-        history[-1]['advice'][kind] = text
-        self._warn(f"EM {progress['iteration']}: {text}")
+      if kind not in self._told:
+        self._told.add(kind)
+        self.reporter.line(f"EM {progress['iteration']}, so far: {text}")
 
   def _warn(self, text):
     self.progress['warnings'].append(text)

@@ -111,8 +111,7 @@ FROZEN = {'changed_fraction': .01, 'moved_fraction': .02, 'certain_fraction': .9
     ('collapsing', {'largest_cluster': 510.}, 'one cluster holds 51% of the images'),
     ('melting', {'mean_entropy': .8 * math.log(10)}, 'is 80% of log Q'),
     ('noisy', {'uncertain_fraction': .17}, '17% of the assignments'),
-    ('falling', {'bound_change': -1.5}, 'fell by 1.50 ± 0.10 nats'),
-    ('overlap', {'overlaps': [[3, 8, .31], [1, 2, .04]]}, '3 and 8 by 31%')])
+    ('falling', {'bound_change': -1.5}, 'fell by 1.50 ± 0.10 nats')])
 def test_advice(kind, change, words):
   """One thing amiss gives one piece of advice, with its figure and real options."""
   found = d.advice([HEALTHY, SECOND | change], 1000, 10)
@@ -161,14 +160,19 @@ def test_advice_needs_evidence():
                   1000, 1) == []
 
 
+def test_shared_images_are_a_fact_and_no_advice():
+  """However many two clusters share."""
+  assert kinds(HEALTHY, SECOND | {'overlaps': [[3, 8, .45], [1, 2, .3]]}) == []
+
+
 def test_splits_and_merges_in_words():
   """More than half of a cluster merges, more than a quarter splits."""
   record = SECOND | {'splits': [[5, 6, .7], [3, 8, .3]], 'overlaps': [[0, 1, .31]]}
   assert d.splits_and_merges(record) == [
       '5 merges into 6 (70% of its images)', '3 splits (30% of its images go to 8)',
-      '0 and 1 overlap by 31%']
+      '0 and 1 share 31% of their images']
   assert d.splits_and_merges(record | {'changed_fraction': .8}) == [
-      '0 and 1 overlap by 31%']
+      '0 and 1 share 31% of their images']
   assert d.splits_and_merges(SECOND) == []
 
 

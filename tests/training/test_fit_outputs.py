@@ -13,6 +13,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from sklearn import datasets, metrics
 
+from jdiffclust.evaluation import diagnostics
 from tests.helpers import summary_of
 
 N, Q = 60, 3
@@ -50,7 +51,7 @@ def test_every_file_is_there(fitted):
   assert names == {
       '.lock', 'config.json', 'images.json', 'metrics.jsonl', 'tensorboard',
       'checkpoints', 'figures', 'assignments.csv', 'responsibilities.npy',
-      'summary.json', 'report.html'}
+      'summary.json', 'report.html', 'foreign.npz'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
 
@@ -96,20 +97,24 @@ def test_metrics_of_an_iteration(fitted):
   assert last['certain_fraction'] == pytest.approx((tau.max(axis=1) > .95).mean())
 
 
-def test_remarks_are_told_once(first_fit):
-  """Each kind of advice: one warning on stderr, in the summary and in the report."""
+def test_remarks_are_of_the_end(first_fit):
+  """Each kind of advice: a warning on stderr, in the summary and in the report; what an
+  iteration before said is a line of progress."""
   fitted, outcome = first_fit
   summary = read_summary(fitted)
-  kinds = [kind for record in summary['history'] for kind in record['advice']]
   # The tiny U-Net of 12 steps and 4 draws knows nothing yet: most are close calls.
-  assert 'noisy' in kinds and len(set(kinds)) == len(kinds)
+  assert 'noisy' in summary['advice']
   page = (fitted / 'report.html').read_text(encoding='utf-8')
-  for record in summary['history']:
-    for text in record['advice'].values():
-      text = f"EM {record['iteration']}: {text}"
-      assert outcome.err.count(f'warning: {text}') == 1
-      assert summary['warnings'].count(text) == 1
-      assert page.count(html.escape(text)) == 1
+  for kind, text in summary['advice'].items():
+    assert outcome.err.count(f'warning: {text}') == 1
+    assert text not in summary['warnings'] and page.count(html.escape(text)) == 1
+  expected = diagnostics.advice(summary['history'], N, 3)
+  assert [kind for kind, _ in expected] == list(summary['advice'])
+  first = diagnostics.advice(summary['history'][:1], N, 3)
+  assert first and all(outcome.err.count(f'EM 1, so far: {text}') == 1
+                       for _, text in first)
+  assert 'EM 2, so far' not in outcome.err and 'so far' not in page
+  assert not any('advice' in record for record in summary['history'])
 
 
 def test_bound_is_its_terms_in_bits(fitted):

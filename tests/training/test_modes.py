@@ -57,25 +57,68 @@ def test_predict_new_images(commands, run, tmp_path):
   assert len(found[0]) == 37 and found[0] == found[1]
 
 
-def test_predict_marks_images_that_belong_nowhere(commands, tmp_path):
-  """Typicality is about uniform on the fit's own images, and low on noise."""
+def test_predict_marks_images_that_belong_nowhere(commands, run, tmp_path):
+  """Noise and flat images are foreign, with a reason; the fit's own are not."""
+  noise = np.random.default_rng(0).integers(0, 17, (20, 8, 8)).astype(np.uint8)
+  noise[10:] = np.linspace(0, 16, 10, dtype=np.uint8)[:, None, None]
+  np.savez(tmp_path / 'noise.npz', images=noise)
+  found = {}
+  for name, options in {'own': [], 'noise': [
+      'data.source=npz', f'data.path={tmp_path}/noise.npz', 'data.range=(0,16)']}.items():
+    outcome = commands.fit(run, 'predict.foreign_share=.05', *options,
+                           flags=['--mode=predict'])
+    assert outcome.code == 0, outcome.err
+    assert 'warning' not in outcome.err
+    found[name] = read_predictions(run)
+    count = sum(row['foreign'] == 'yes' for row in found[name])
+    assert f'{count} of them foreign to all clusters' in outcome.out
+    assert all((row['foreign'] == 'yes') == bool(row['why']) for row in found[name])
+  assert [row['foreign'] for row in found['noise']] == ['yes'] * 20
+  assert {row['why'] for row in found['noise'][10:]} == {'too plain'}
+  # 3 on average; more than 8 once in a thousand.
+  assert sum(row['foreign'] == 'yes' for row in found['own']) <= 8
+
+
+def test_typicality_is_a_rank(commands, tmp_path):
+  """It is about uniform on the fit's own images, and lower on noise."""
   noise = np.random.default_rng(0).integers(0, 17, (60, 8, 8)).astype(np.uint8)
   np.savez(tmp_path / 'noise.npz', images=noise)
   run, longer, found = tmp_path / 'run', 'm_step.num_steps=150', {}
   assert commands.fit(run, longer).code == 0
   for name, options in {'own': [], 'noise': ['data.source=npz',
                                              f'data.path={tmp_path}/noise.npz']}.items():
-    outcome = commands.fit(run, longer, 'predict.foreign_share=.3', *options,
-                           flags=['--mode=predict'])
+    outcome = commands.fit(run, longer, *options, flags=['--mode=predict'])
     assert outcome.code == 0, outcome.err
-    rows = read_predictions(run)
-    found[name] = np.array([float(row['typicality']) for row in rows])
-    assert [row['foreign'] for row in rows] == [
-        'yes' if typicality < .3 else 'no' for typicality in found[name]]
+    found[name] = np.mean([float(row['typicality']) for row in read_predictions(run)])
   # 60 independent uniform numbers have a mean of .5 +- .04. The network is too small,
   # and trained too little, to tell noise with certainty.
-  assert abs(found['own'].mean() - .5) < .15
-  assert found['noise'].mean() < found['own'].mean() - .1
+  assert abs(found['own'] - .5) < .15 and found['noise'] < found['own'] - .1
+
+
+def test_predict_by_an_older_workdir(commands, run):
+  """Without a reference the bound decides, as one line says; evaluate writes it."""
+  before = dict(np.load(run / 'foreign.npz'))
+  (run / 'foreign.npz').unlink()
+  share = 'predict.foreign_share=.2'
+  outcome = commands.fit(run, share, flags=['--mode=predict'])
+  assert outcome.err.count('has no foreign.npz') == 1
+  for row in read_predictions(run):
+    below = round(float(row['typicality']) * 60)
+    # An image of the fit may be its own equal, or not, by the draws.
+    assert (row['foreign'] == 'yes') in {(1 + k) / 61 <= .2 for k in (below, below + 1)}
+    assert row['why'] == ('unlikely' if row['foreign'] == 'yes' else '')
+  outcome = commands.small('--mode=evaluate', f'--workdir={run}',
+                           '--config.quality.num_images=0')
+  assert outcome.code == 0, outcome.err
+  for name, array in np.load(run / 'foreign.npz').items():
+    np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_false_alarm_rate_that_needs_more_images(commands, run):
+  """By 60 images nothing is rarer than 1 in 61: one line says so, nothing is foreign."""
+  outcome = commands.fit(run, flags=['--mode=predict'])
+  assert 'foreign_share = 0.01' in outcome.err and '0.016' in outcome.err
+  assert {row['foreign'] for row in read_predictions(run)} == {'no'}
 
 
 def test_predict_with_likelihood(commands, run):
