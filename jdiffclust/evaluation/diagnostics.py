@@ -89,6 +89,12 @@ def flows(old, new) -> np.ndarray:
   return np.bincount(pairs, minlength=num_clusters**2).reshape(num_clusters, -1)
 
 
+def members(responsibilities) -> np.ndarray:
+  """How many images are in each cluster, the most probable one of each; int [Q]."""
+  return np.bincount(np.argmax(responsibilities, axis=1),
+                     minlength=np.shape(responsibilities)[1])
+
+
 def overlaps(responsibilities) -> np.ndarray:
   """sum_i tau_iq tau_ir / min(N_q, N_r): how much two clusters claim the same images.
 
@@ -166,14 +172,14 @@ def occupancy(responsibilities) -> dict:
     responsibilities: tau, [N, Q] in [0, 1], rows summing to 1.
 
   Returns:
-    A dict: smallest_cluster and largest_cluster (sums of responsibilities),
+    A dict: smallest_cluster and largest_cluster (images that are in them),
     effective_clusters, certain_fraction (the share of certain images), and overlaps (the
     pairs that overlap most, [q, r, share]).
   """
-  sizes = np.sum(responsibilities, axis=0, dtype=np.float64)
+  sizes = members(responsibilities)
   shared = np.triu(overlaps(responsibilities))
   return {
-      'smallest_cluster': float(sizes.min()), 'largest_cluster': float(sizes.max()),
+      'smallest_cluster': int(sizes.min()), 'largest_cluster': int(sizes.max()),
       'effective_clusters': effective_clusters(responsibilities),
       'certain_fraction': float(np.mean(np.max(responsibilities, axis=1) > CERTAIN)),
       'overlaps': [[q, r, round(float(shared[q, r]), 4)]
@@ -197,13 +203,13 @@ def movement(old, new, start) -> dict:
   """
   table = flows(old, new)
   shares = np.where(table > 1, table / np.maximum(table.sum(axis=1, keepdims=True), 1), 0)
-  before, after = (np.sum(tau, axis=0, dtype=np.float64) for tau in (old, new))
-  least = int(np.argmin(after / np.maximum(before, 1e-9)))
+  before, after = members(old), members(new)
+  least = int(np.argmin(np.where(before, after / np.maximum(before, 1), 1.)))
   return {
       'changed_fraction': float(np.mean(old.argmax(axis=1) != new.argmax(axis=1))),
       'moved_fraction': float(np.mean(start.argmax(axis=1) != new.argmax(axis=1))),
       'effective_clusters_start': effective_clusters(start),
-      'shrunk': [least, round(float(before[least]), 2), round(float(after[least]), 2)],
+      'shrunk': [least, int(before[least]), int(after[least])],
       'flows': [[q, r, int(table[q, r])] for q, r in largest_pairs(table)],
       'splits': [[q, r, round(float(shares[q, r]), 4)]
                  for q, r in largest_pairs(shares) if shares[q, r] > SPLIT]}
