@@ -13,13 +13,12 @@ Time:      first the suite once, file by file, which tells the lines that each f
 Kept:      docs/benchmarks.md, How much the tests see; results/mutations.json.
 
 A change is made in a copy of the project in DIR, never here, and taken back afterwards.
-Then run the files of tests that see its statement, of ROOMS and of none; those of its own
-room first, the quick before the slow, until one fails; and no more than take SECONDS:
-then the result says how many were left out. A change `survived` if all pass; a run that
-takes four times as long as without it, and a minute, has `hung`, which is noticed too.
-Some changes change nothing that anybody could see, such as `<` for `<=` where nothing is
-equal: who looks at the survivors writes why into results/mutations.json, under
-`equivalent`.
+Then run the files of tests in ROOMS that see its statement; those of its own room first,
+the quick before the slow, until one fails; and no more than take SECONDS: then the result
+says how many were left out. A change `survived` if all pass; a run that takes four times
+as long as without it, and a minute, has `hung`, which is noticed too. Some changes change
+nothing that anybody could see, such as `<` for `<=` where nothing is equal: who looks at
+the survivors writes why into results/mutations.json, under `equivalent`.
 """
 
 from __future__ import annotations
@@ -43,6 +42,8 @@ from benchmarks.common import ROOT, make_parser, markdown, names, read_json, wri
 
 ROOMS = ('diffusion', 'clustering', 'training', 'data', 'evaluation', 'networks')
 PACKAGE = 'jdiffclust'
+# Quick tests that are of no room; the slow ones would be left out of nearly every run.
+OF_ALL_ROOMS = ('test_streams.py', 'test_registry.py')
 VERDICTS = ROOT / 'benchmarks' / 'results' / 'mutations.json'
 LEFT_BEHIND = ('.git', '.venv', 'runs', '__pycache__', '.hypothesis', '.pytest_cache',
                '*.egg-info')
@@ -331,7 +332,7 @@ class Tests:
       path.write_text(with_notes(path.relative_to(self.copy).as_posix(), source),
                       encoding='utf-8')
     folder = self.copy / 'tests'
-    found = [*folder.glob('test_*.py'),
+    found = [*(folder / name for name in OF_ALL_ROOMS),
              *(path for room in rooms for path in (folder / room).rglob('test_*.py'))]
     for path in sorted(found):
       tests = path.relative_to(self.copy).as_posix()
