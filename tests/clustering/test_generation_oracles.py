@@ -5,16 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
+from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters, TwoStages
 from jdiffclust.clustering.cddpm.denoising import cluster_denoiser, mixture_denoiser
 from jdiffclust.clustering.cddpm.method import conditional_ddpm
-from jdiffclust.clustering.generation import generate
+from jdiffclust.clustering.generation import generate, sample_clusters, sampler_of
+from jdiffclust.config import default_config
 from jdiffclust.diffusion.denoiser import guided
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.predictions import eta_from_x0
+from jdiffclust.diffusion.process import as_float32
 from jdiffclust.diffusion.samplers import make_sampler
 from jdiffclust.networks.unet import SharedTrunkUNet, UNetBody
 from jdiffclust.sharding import make_mesh
+from tests import tiny
 
 SHAPE = (4, 4, 1)
 
@@ -123,3 +126,57 @@ def _eta_of_mixture(fitted, x, t, mu):
   path = from_process(process)
   x0 = mixture_denoiser(model, path, params).estimate(x, t, mu)
   return eta_from_x0(path, x, t, mu, x0)
+
+
+def sampling(**changes):
+  """A tiny CDDPM of three clusters with one mean, and options of a sample."""
+  config = default_config()
+  config.update_from_flattened_dict({
+      'num_clusters': 3, 'diffusion.num_steps': 12, 'diffusion.beta_end': .01,
+      'em.posterior': 'monte_carlo', 'sample.sampler': 'ddpm', 'sample.num_steps': 0,
+      'sample.num_images': 2, **changes})
+  method = tiny.build(config, SHAPE, None, make_mesh(1))
+  return method, method.init_state().ema, config.sample
+
+
+def test_clusters_have_noise_of_their_own():
+  """Though all clusters are alike, their images are not; nor does it matter who else is
+  drawn."""
+  method, params, options = sampling()
+  images = sample_clusters(method, params, [0, 1, 2], options).images.reshape(6, -1)
+  assert np.abs(images[:, None] - images[None])[np.triu_indices(6, 1)].max(-1).min() > .1
+  alone = sample_clusters(method, params, [2], options).images.reshape(2, -1)
+  np.testing.assert_allclose(alone, images[4:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('variance', ['step', 'posterior'])
+def test_ddpm_has_the_variance_of_the_process(variance):
+  """Step by step sigma_t^2, as the bound has it; by the command's way to images, too."""
+  method, params, options = sampling(**{'diffusion.reverse_variance': variance})
+  _, table = sampler_of(options, variance, from_process(method.process))
+  scale = from_process(method.process).levels(np.arange(1., 12)).scale[::-1]
+  alpha = 1 - np.asarray(method.process.beta)
+  m, abar = method.process.m, np.cumprod(alpha)
+  delta = 1 - abar - m**2 * abar
+  ratio = ((1 - m[2:]) / (1 - m[1:-1]))**2 * alpha[2:]
+  step = delta[2:] - ratio * delta[1:-1]  # of q(x_t | x_{t-1}), t = 2..T
+  wanted = step if variance == 'step' else step * delta[1:-1] / delta[2:]
+  np.testing.assert_allclose((scale * table.rows.c_z[:-1])**2, wanted[::-1], rtol=1e-6)
+  images = sample_clusters(method, params, [0], options).images
+  method.config = method.config.copy_and_resolve_references()
+  method.config.diffusion.reverse_variance = (
+      'posterior' if variance == 'step' else 'step')
+  assert np.abs(sample_clusters(method, params, [0], options).images - images).max() > .01
+
+
+def test_the_shared_stage_sees_no_cluster(oracle):
+  """x_t less its share of mu, for any mu: (1 - m) sqrt(abar) x_0 + sqrt(delta) eps."""
+  process = oracle.make(12)
+  seeing = ConditionalDDPM(None, None, TwoStages(
+      lambda network, centred, t, keys: centred, None))
+  x0, eps = images(1), images(2)
+  t = np.array([1, 4, 9, 12])
+  found = seeing.shared(as_float32(process), None, x0, jnp.asarray(t), eps)
+  abar, m = (a[t][:, None, None, None] for a in (np.cumprod(1 - process.beta), process.m))
+  wanted = (1 - m) * abar**.5 * x0 + (1 - abar - m**2 * abar)**.5 * eps
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

@@ -70,6 +70,36 @@ def test_spread_is_the_options(name, recover):
   assert abs(values.std() - sigma) < 4 * sigma / (2 * num)**.5
 
 
+def test_shear_leaves_one_axis_alone():
+  """The matrix of a slant: ones and a zero, but for one number."""
+  maps = draw_maps(jax.random.key(2), 5, options(**{
+      name: 0. for name in OPTIONS if name != 'shear'}))
+  matrix = np.asarray(maps.matrix)
+  np.testing.assert_array_equal(matrix[:, 0], np.broadcast_to([1., 0.], (5, 2)))
+  np.testing.assert_array_equal(matrix[:, 1, 1], np.ones(5))
+  assert len(set(matrix[:, 1, 0])) == 5
+
+
+def test_all_parts_are_independent():
+  """Rotation, both scales, shear and both shifts, told from the maps: correlations of 0
+  (4 standard errors), and the spreads asked for."""
+  num = 4000
+  maps = draw_maps(jax.random.key(5), num, options(flip=0.))
+  matrix = np.asarray(maps.matrix, np.float64)
+  angle = np.arctan2(-matrix[:, 0, 1], matrix[:, 1, 1])
+  cos, sin = np.cos(angle), np.sin(angle)
+  turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+  rest = turn @ matrix  # [[a, 0], [shear a, b]]
+  np.testing.assert_allclose(rest[:, 0, 1], 0, atol=1e-6)
+  parts = np.stack([angle, np.log(rest[:, 0, 0]), np.log(rest[:, 1, 1]),
+                    rest[:, 1, 0] / rest[:, 0, 0], *np.asarray(maps.shift).T])
+  correlation = np.corrcoef(parts)[np.triu_indices(6, 1)]
+  assert np.abs(correlation).max() < 4 / num**.5
+  spread = [OPTIONS[name] for name in ('rotation', 'scale', 'scale', 'shear', 'shift',
+                                       'shift')]
+  np.testing.assert_allclose(parts.std(axis=1), spread, rtol=4 / (2 * num)**.5)
+
+
 def test_flip_exchanges_left_and_right():
   """Alone and at 1 every view is NumPy's mirror image; at .3 that share is."""
   image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, 8, 3)), jnp.float32)

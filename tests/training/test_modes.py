@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
+from jdiffclust.clustering.cddpm.density import Densities
+from jdiffclust.fitted import Fitted
 from jdiffclust.outputs import share_below
 from tests.helpers import check_error, summary_of
 
@@ -138,6 +140,22 @@ def test_predict_with_likelihood(commands, run):
   assert (found['a'][:, 1] > 0).all()
   bits = -found['a'][:, 0].mean() / (64 * np.log(2))
   assert f'{bits:.3f} by the probability-flow ODE' in outcome.out
+
+
+def test_the_likelihood_of_an_image_is_that_of_its_grey_levels(commands, run,
+                                                               monkeypatch):
+  """The log density and, for each of 64 pixels, the width of 17 bins: log 2/16."""
+  density = np.linspace(-50, 50, 16)
+  monkeypatch.setattr(Fitted, 'log_density', lambda *_, **__: Densities(
+      np.zeros((16, 3)), density, np.full(16, .5)))
+  outcome = commands.small(
+      '--mode=predict', f'--workdir={run}', '--config.data.max_images=16',
+      '--config.predict.likelihood=True')
+  assert outcome.code == 0, outcome.err
+  rows = read_predictions(run)
+  np.testing.assert_allclose([float(row['log_likelihood']) for row in rows],
+                             density + 64 * np.log(2 / 16), atol=.006)
+  assert {row['log_likelihood_error'] for row in rows} == {'0.50'}
 
 
 @hypothesis.given(st.lists(st.integers(-5, 5)), st.lists(st.integers(-5, 5), min_size=1))

@@ -16,6 +16,7 @@ from tensorboardX.proto import event_pb2
 
 from jdiffclust import progress
 from jdiffclust.training import checkpoints as checkpoints_lib
+from jdiffclust.training.loop import Fitter
 from jdiffclust.training.writers import MetricsWriter, read_metrics
 from tests.helpers import metrics_of, summary_of
 
@@ -103,12 +104,14 @@ def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
 @pytest.mark.parametrize('pipeline,posterior', [
     ('memory', 'monte_carlo'), ('grain', 'monte_carlo'), ('memory', 'amortised')])
 def test_cut_at_every_moment(pipeline, posterior, commands, tmp_path, monkeypatch):
-  """Cut at the 1st, 2nd, 3rd, ... report of progress, each run going on from there."""
-  options = [f'data.pipeline={pipeline}', f'em.posterior={posterior}']
+  """Cut at the 4th, 3rd and 3rd report of progress, again and again, each run going on
+  from there: at each of the 6 steps of an M-step once at least."""
+  options = [f'data.pipeline={pipeline}', f'em.posterior={posterior}',
+             'checkpoint.every_steps=1']
   reference = tmp_path / 'reference'
   assert commands.fit(reference, *options).code == 0
-  countdown = []
-  advance = progress.Task.advance
+  countdown, begun_at = [], []
+  advance, m_phase = progress.Task.advance, Fitter.m_phase
 
   def counting(task, *args):
     countdown[0] -= 1
@@ -116,18 +119,23 @@ def test_cut_at_every_moment(pipeline, posterior, commands, tmp_path, monkeypatc
       raise Cut
     advance(task, *args)
 
+  def noting(fitter):
+    if not countdown[1:]:  # the first of this run
+      countdown.append('begun')
+      begun_at.append(fitter.step)
+    m_phase(fitter)
+
   monkeypatch.setattr(progress.Task, 'advance', counting)
-  cuts = 0
-  for number in range(1, 30, 2):
+  monkeypatch.setattr(Fitter, 'm_phase', noting)
+  for number in 4 * [4, 3, 3]:
     countdown[:] = [number]
     try:
       outcome = commands.fit(tmp_path / 'run', *options)
     except Cut:
-      cuts += 1
       continue
     assert outcome.code == 0, outcome.err
     break
-  assert cuts >= 3
+  assert {step % 6 for step in begun_at} == set(range(6))
   check_same(tmp_path / 'run', reference)
 
 
@@ -182,7 +190,15 @@ def empty_all(folder):
       path.write_bytes(b'')
 
 
+def forge(folder):
+  """Changes the checksum: as if bits had changed which no one else notices."""
+  path = folder / 'progress' / 'metadata'
+  content = json.loads(path.read_text())
+  path.write_text(json.dumps(content | {'digest': content['digest'] ^ 1}))
+
+
 DAMAGES = {
+    'checksum wrong': forge,
     'truncated': truncate, 'flipped': flip, 'emptied': empty_all,
     'progress deleted': lambda folder: shutil.rmtree(folder / 'progress'),
     'arrays deleted': lambda folder: shutil.rmtree(folder / 'arrays'),

@@ -94,8 +94,7 @@ def posterior_losses(posterior: Posterior, model: ConditionalDDPM, process,
   """
   options = posterior.options
   fixed = jax.lax.stop_gradient((params, shared))
-  errors = jax.lax.stop_gradient(
-      cluster_errors(model, process, fixed[0], x0, fixed[1], noise))
+  errors = cluster_errors(model, process, fixed[0], x0, fixed[1], noise)
   place = noise.t.astype(jnp.float32) / process.alphas_cumprod[1:].size
   low, high = options.noise_range
   counted = (low <= place) & (place <= high)

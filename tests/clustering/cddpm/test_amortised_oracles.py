@@ -1,5 +1,6 @@
 """The amortised posterior's objective against closed forms, and over devices."""
 
+import dataclasses
 import functools
 import types
 
@@ -17,6 +18,7 @@ from jdiffclust.clustering.bound.losses import Noise
 from jdiffclust.clustering.bound.pooling import log_posterior, pooled
 from jdiffclust.clustering.bound.tau import Scoring, summarise
 from jdiffclust.clustering.bound.terms import ConditionalDDPM, DrawTerms
+from jdiffclust.clustering.cddpm import m_step
 from jdiffclust.clustering.cddpm.amortised import Posterior, log_prior, objective
 from jdiffclust.clustering.cddpm.m_step import (
     Sums, follow, make_m_step, posterior_losses)
@@ -208,6 +210,116 @@ def take_steps(devices, oracle, x0, start, steps=3):
       batch = split_rows(to_host(batch_of(x0)), mesh)
       state, info = step(state, estimator, batch, table, jax.random.key(7))
   return to_host(state), to_host(info)
+
+
+@pytest.fixture
+def gradient_of(monkeypatch, oracle):
+  """A function from parts of a step to the gradient that its optimiser is given."""
+  def of(model, posterior, params, x0, table, **changes):
+    options = default_config().m_step
+    options.update(changes)
+    step = make_m_step(model, options, make_mesh(1), posterior)
+    state = to_host(init_state(params, make_optimizer(options)))
+    return step(state, make_estimator(oracle.make(), 'uniform', 'uniform'),
+                batch_of(x0), table, jax.random.key(7))[0].params
+
+  monkeypatch.setattr(m_step, 'descend', lambda optimizer, state, loss, gradient, decay: (
+      state._replace(params=gradient), loss))
+  return of
+
+
+MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1.)
+
+
+@pytest.mark.parametrize('means', ['weighted', 'gradient'])
+def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means):
+  """As if tau were a table: the objective J and the inference network leave it alone."""
+  posterior, variables = tiny_posterior()
+  posterior = dataclasses.replace(posterior, views=MIRROR)
+  rng = np.random.default_rng(2)
+  x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
+  start = jnp.asarray(rng.dirichlet(np.ones(Q), 8), jnp.float32)
+  tau = jax.nn.softmax(posterior.infer(variables, x0[:, :, ::-1]))
+  params = oracle.parameters(oracle.network(10), x0[:Q] / 2)
+  changes = {'assignment': 'summed', 'means': means}
+  wanted = gradient_of(oracle.model, None, params, x0, tau, **changes)
+  found = gradient_of(oracle.model, posterior, params._replace(posterior=variables), x0,
+                      start, **changes)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+               found.network, wanted.network)
+  assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted.network)) > .01
+  np.testing.assert_allclose(found.means, wanted.means, rtol=1e-4, atol=1e-5)
+  assert (np.abs(found.means).max() > 0) == (means == 'gradient')
+
+
+def test_the_inference_network_learns_from_its_objective_alone(oracle, gradient_of):
+  """J of mirror images, by errors in closed form; and pi learns from no gradient."""
+  p, (posterior, variables) = oracle.make(), tiny_posterior()
+  posterior = dataclasses.replace(posterior, views=MIRROR, options=settings(
+      anchor=.5, temper=1., balance=.3, warmup=1, noise_range=(0., 1.)))
+  rng = np.random.default_rng(2)
+  x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
+  means = rng.normal(size=(Q, 6, 6, 1))
+  start, pi = rng.dirichlet(np.ones(Q), 8), np.array([.5, .3, .2])
+  found = gradient_of(
+      oracle.known, posterior,
+      oracle.parameters(oracle.known_network(p, x0, .7), means, pi)._replace(
+          posterior=variables), x0, jnp.asarray(start, jnp.float32), means='gradient',
+      assignment='summed')
+  errors = .49 * ((np.asarray(x0)[:, None] - means)**2).mean(axis=(2, 3, 4))
+  differences = errors - errors.mean(axis=1, keepdims=True)
+  prior = .5 * np.log(.99 * start + .01 / Q) + .5 * np.log(pi)
+
+  def wanted(variables):
+    log_q = jax.nn.log_softmax(posterior.infer(variables, x0[:, :, ::-1]))
+    return jnp.mean(objective(
+        log_q, jnp.asarray(differences / (differences**2).mean()**.5, jnp.float32),
+        jnp.asarray(prior, jnp.float32), jnp.exp(log_q).mean(axis=0), posterior.options))
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+               found.posterior, jax.grad(wanted)(variables))
+  np.testing.assert_array_equal(found.log_proportions, np.zeros(Q))
+
+
+def test_views_are_drawn_one_by_one(oracle):
+  """Of five that may be mirrored, as many are as five coins show: 0 to 5, binomially."""
+  posterior, variables = tiny_posterior()
+  coin = types.SimpleNamespace(**{**vars(MIRROR), 'flip': .5})
+  infer = functools.partial(posterior.infer, variables)
+  x = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (1, 6, 6, 1)), jnp.float32)
+  rows = 400
+  found = np.asarray(log_posterior(infer, jnp.broadcast_to(x, (rows, 6, 6, 1)),
+                                   jax.random.split(jax.random.key(0), rows), coin, 5))
+  one, other = (jax.nn.log_softmax(infer(seen)) for seen in (x, x[:, :, ::-1]))
+  means = jax.nn.log_softmax(jnp.concatenate(
+      [(5 - k) / 5 * one + k / 5 * other for k in range(6)]))
+  distance = np.abs(found[:, None] - np.asarray(means)).max(axis=2)
+  assert distance.min(axis=1).max() < 1e-4 < np.abs(np.diff(means, axis=0)).max()
+  counts = np.bincount(distance.argmin(axis=1), minlength=6)
+  expected = rows * scipy.stats.binom.pmf(range(6), 5, .5)
+  assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_stepwise_follows_ever_more_slowly(oracle):
+  """Step k = 0, 1, 2 moves pi by (k + 100)^-.7 of the way to the minibatch's q."""
+  posterior, variables = tiny_posterior()
+  posterior = dataclasses.replace(posterior, views=MIRROR)
+  rng = np.random.default_rng(2)
+  x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
+  options = default_config().m_step
+  options.update(learning_rate=1e-12)
+  step = make_m_step(oracle.model, options, make_mesh(1), posterior, stepwise=True)
+  pi = np.array([.6, .3, .1])
+  state = to_host(init_state(oracle.parameters(oracle.network(10), x0[:Q], pi)._replace(
+      posterior=variables), make_optimizer(options)))
+  q = np.asarray(jax.nn.softmax(posterior.infer(variables, x0[:, :, ::-1]))).mean(axis=0)
+  estimator = make_estimator(oracle.make(), 'uniform', 'uniform')
+  for k in range(3):
+    with jax.numpy_dtype_promotion('standard'):
+      state, _ = step(state, estimator, batch_of(x0), jnp.full((8, Q), 1 / Q),
+                      jax.random.key(7))
+    pi = pi + (k + 100)**-.7 * (q - pi)
+    np.testing.assert_allclose(np.exp(state.params.log_proportions), pi, rtol=1e-5)
 
 
 def test_devices_agree(oracle):

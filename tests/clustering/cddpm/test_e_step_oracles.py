@@ -179,6 +179,29 @@ def test_shared_draws_have_the_same_steps(oracle, images, key):
   assert len({tuple(shared[:, 0, i]) for i in range(5)}) > 1  # images differ
 
 
+def test_replicates_have_draws_of_their_own(oracle, images, key):
+  """In 20 strata of 100 equal levels, two independent ones have 1/20 of their t alike."""
+  p = oracle.make(100, 'linear')
+  estimator = make_estimator(p, 'elbo', 'uniform')
+  params = oracle.parameters(oracle.network(100), images(1, 1))
+  t = np.asarray(jax.jit(lambda *given: evaluate_draws(
+      oracle.model, *given, Drawing(10, draws_per_chunk=10)))(
+          estimator, params, copies(images(0, 1)[0], 400), key).t)[:, :, 0]
+  assert ((t - 1) // 20 == np.arange(5)[:, None]).all()  # one in each stratum
+  alike, count = (t[0] == t[1]).mean(), t[0].size
+  assert abs(alike - 1 / 20) < 4 * (1 / 20 * 19 / 20 / count)**.5
+
+
+def test_strata_have_jitters_of_their_own(key):
+  """Where t falls within its stratum says nothing of where the next one falls."""
+  proposal = jnp.full(1001, .001).at[0].set(0)
+  t = np.asarray(jax.vmap(lambda key: draw_steps(key, proposal, 4, True))(
+      jax.random.split(key, 4000)))
+  place = (t - 1) % 250
+  correlation = np.corrcoef(place.T)[np.triu_indices(4, 1)]
+  assert np.abs(correlation).max() < 4 / 4000**.5
+
+
 @pytest.mark.parametrize('weighting,temperature', [('elbo', 3.), ('uniform', 1.)])
 def test_tau_by_enumeration(oracle, images, key, weighting, temperature):
   """Noise-free errors: tau is the softmax of the enumerated log-joints."""

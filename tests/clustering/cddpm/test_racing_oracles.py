@@ -11,8 +11,9 @@ import scipy.stats
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import (
-    Drawing, image_draw, image_keys, make_estimator)
-from jdiffclust.clustering.bound.terms import ConditionalDDPM
+    Drawing, Draws, image_draw, image_keys, make_estimator)
+from jdiffclust.clustering.bound.tau import Scoring, summarise
+from jdiffclust.clustering.bound.terms import ConditionalDDPM, DrawTerms
 from jdiffclust.clustering.cddpm import racing
 from jdiffclust.clustering.cddpm.e_step import make_e_step
 from jdiffclust.config import default_config
@@ -192,6 +193,52 @@ def test_race_depends_on_neither_batch_nor_devices(oracle, images, key):
   some = jnp.array([5, 11, 15, 15], jnp.int32)  # the last is padding
   same(jax.tree.map(lambda a: np.asarray(a)[np.asarray(some)], whole),
        run(oracle, images, key, indices=some, **race))
+
+
+@pytest.mark.parametrize('clusters, max_draws', [(3, 32), (2, 16), (5, 20)])
+def test_the_error_rate_is_that_of_all_tests_together(oracle, images, key, clusters,
+                                                      max_draws, monkeypatch):
+  """Bonferroni: a pair's test has its share, over opponents and over looks."""
+  taken = []
+  original = racing.drop_losers
+  monkeypatch.setattr(racing, 'drop_losers', lambda *args: (
+      taken.append(args[3:]), original(*args))[1])
+  section = default_config().e_step
+  section.update(num_draws=8, max_draws=max_draws, race_error=.06, temperature=2.)
+  jax.eval_shape(make_e_step(oracle.model, section, make_mesh(1)),
+                 make_estimator(oracle.make(), 'elbo', 'weight'),
+                 oracle.parameters(oracle.network(10), images(1, clusters)),
+                 Batch(images(0, 4), jnp.arange(4, dtype=jnp.int32)), key)
+  looks = len(range(2, max_draws // 4))  # after the first two replicates, the third, ...
+  for least, level in taken:
+    assert level == pytest.approx(.06 / (clusters - 1) / looks)
+    assert least == pytest.approx(2 * np.log(clusters / .1))
+  assert taken
+
+
+def test_the_replicate_that_scores_has_not_chosen(oracle, images):
+  """tau of the clusters left by the replicates before the last; their bound by that."""
+  p, x0, means = oracle.make(), images(0, 4), images(1, Q)
+  pi = np.array([.5, .3, .2])
+  estimator = make_estimator(p, 'elbo', 'weight')
+  counts = np.array([[4, 4, 2, 3], [4, 2, 3, 3], [2, 4, 3, 2]])
+  error = np.random.default_rng(0).uniform(1, 2, (4, 1, Q, 4))
+  t = jnp.full(error.shape, 3)
+  _, info = summarise(
+      estimator, oracle.parameters(oracle.network(10), means, pi), x0,
+      Draws(t, DrawTerms(jnp.asarray(error, jnp.float32), jnp.zeros(t.shape))), Scoring(),
+      counts=jnp.asarray(counts))
+  weight = float(estimator.elbo_weights[3] / estimator.proposal[3])
+  for i, x in enumerate(x0):
+    last = counts[:, i].max() - 1
+    left = np.flatnonzero(counts[:, i] > last)
+    fixed = np.log(pi) - [oracle.prior(p, x, mu) for mu in means] - 4 * float(
+        estimator.variance_kl)
+    before, final = ((fixed - weight * error[rows, 0, :, i].mean(axis=0))[left]
+                     for rows in (slice(last), [last]))
+    tau = scipy.special.softmax(before)
+    np.testing.assert_allclose(info.bound[i], tau @ final + scipy.stats.entropy(tau),
+                               rtol=1e-4)
 
 
 def test_one_cluster_has_no_opponent(oracle, images, key):

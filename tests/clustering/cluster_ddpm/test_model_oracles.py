@@ -375,6 +375,18 @@ def test_gradient_by_differences(responsibilities, x64):
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(whole.mixture))
 
 
+@pytest.mark.parametrize('views', [True, False])
+def test_the_method_s_model_is_that_of_the_options(views):
+  """The start's share in the prior and in tau (pool times anchor), and views."""
+  config = default_config()
+  config.method = 'cluster_ddpm'
+  config.posterior.update(anchor=.3, pool=.5, num_views=7)
+  config.latent.views = views
+  made = build(config, (4, 4, 1), None, make_mesh(1)).model
+  assert (made.anchor, made.pool) == pytest.approx((.3, .15))
+  assert made.num_views == (7 if views else 0)
+
+
 def test_images_from_latents(key):
   """DDIM of a denoiser that knows x_0 from z gives that x_0; guidance scales it."""
   p = process()

@@ -46,6 +46,18 @@ def test_cliques_are_counted(count):
   assert sum(choice.votes) == 2 * 4 and choice.as_dict()['confidence'] == 1
 
 
+def test_the_largest_number_has_all_its_eigenvectors(monkeypatch):
+  """As many as if it were the only number that is tried, whatever others are."""
+  asked, original = [], lib.cuts
+  monkeypatch.setattr(lib, 'cuts', lambda vectors, number, *rest, **kwargs: (
+      asked.append((number, [v.shape[1] for v in vectors])),
+      original(vectors, number, *rest, **kwargs))[1])
+  near = cliques(3, 12)
+  for numbers in ((2, 3, 4), (4,)):
+    lib.partitions(near, numbers, 0)
+  assert [number for number, _ in asked] == [2, 3, 4, 4] and asked[2] == asked[3]
+
+
 def test_neighbours_among_some_images():
   """The same graph as from the distances of these images alone."""
   rng = np.random.default_rng(0)

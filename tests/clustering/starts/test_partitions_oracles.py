@@ -131,6 +131,25 @@ def test_mixture_on_tsne_finds_groups_far_apart():
   np.testing.assert_array_equal(assign(new, None), assign(x[:9], None))
 
 
+def test_tsne_sees_fifty_principal_components(monkeypatch):
+  """Of 64 numbers an image: the scores that NumPy's SVD gives, up to their signs."""
+  seen = []
+
+  class FirstTwo:
+    def __init__(self, **settings):
+      assert settings == {'perplexity': 30., 'random_state': 0}
+
+    def fit_transform(self, scores):
+      seen.append(scores)
+      return scores[:, :2]
+
+  monkeypatch.setattr('jdiffclust.clustering.starts.partitions.TSNE', FirstTwo)
+  x = np.random.default_rng(0).normal(size=(100, 64)) * np.linspace(3, .1, 64)
+  mixture_on_manifold('tsne', x.astype(np.float32), 3, 1, 0)
+  left, values, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+  np.testing.assert_allclose(np.abs(seen[0]), np.abs(left * values)[:, :50], atol=1e-3)
+
+
 def test_umap_is_optional(blobs, monkeypatch):
   """Without umap-learn: what to install."""
   monkeypatch.setitem(sys.modules, 'umap', None)
