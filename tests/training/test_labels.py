@@ -113,8 +113,9 @@ def test_labels_change_nothing_of_a_fit(method, changes, build):
 
 def scored(path):
   """Whether an entry of a summary is about labels, or about the time."""
-  return bool({'acc', 'nmi', 'ari', 'sample_quality', 'wall_seconds', 'peak_memory_mib',
-               'train_images_per_second', 'e_step_evaluations_per_second'} & set(path))
+  return bool({'acc', 'nmi', 'ari', 'reliability', 'sample_quality', 'wall_seconds',
+               'peak_memory_mib', 'train_images_per_second',
+               'e_step_evaluations_per_second'} & set(path))
 
 
 def entries(tree, path=()):
