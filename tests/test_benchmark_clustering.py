@@ -77,6 +77,17 @@ def test_results_of_other_settings_do_not_count(filled, capsys):
   assert rendered(filled, capsys, '--threads=2')[0]['kmeans']['seeds'] == []
 
 
+def test_an_option_that_came_later_counts(filled, capsys):
+  """A result that does not tell it is not today's; it is shown if that is asked for."""
+  run = runs.Run('digits', 'cddpm', 1)
+  about = runs.describe(run, 1)
+  assert about['commit'] and about['processor']
+  del about['settings']['m_step.num_steps']
+  runs.write_result(run, filled, about | scored(.7, start=scored(.5)))
+  assert rendered(filled, capsys)[0]['cddpm']['seeds'] == [0, 2]
+  assert rendered(filled, capsys, '--any-settings')[0]['cddpm']['seeds'] == [0, 1, 2]
+
+
 def test_bars_are_the_means(filled, capsys):
   found, _ = rendered(filled, capsys)
   axes = table.draw({'digits': found}).axes[0]

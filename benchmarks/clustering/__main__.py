@@ -29,7 +29,7 @@ import signal
 import sys
 
 from benchmarks.clustering.methods import METHODS, OWN
-from benchmarks.clustering.runs import Run, cached, run_apart, run_here
+from benchmarks.clustering.runs import Run, cached, read_result, run_apart, run_here
 from benchmarks.clustering.table import draw, markdown, summarise
 from benchmarks.common import DATASETS, add_fashion, make_parser, names, write_json
 from jdiffclust import files
@@ -40,8 +40,8 @@ def write_table(args: argparse.Namespace) -> str:
   from jdiffclust.report.figures import save_figure  # Matplotlib: not for single runs
   table = {
       dataset: {
-          method: summarise({seed: cached(Run(dataset, method, seed), args.out,
-                                          args.threads) for seed in args.seeds})
+          method: summarise({seed: kept(Run(dataset, method, seed), args)
+                             for seed in args.seeds})
           for method in args.methods}
       for dataset in args.datasets}
   text = markdown(table, args.threads)
@@ -49,6 +49,13 @@ def write_table(args: argparse.Namespace) -> str:
   write_json(args.out / 'table.json', table)
   save_figure(draw(table), args.out / 'table.png')
   return text
+
+
+def kept(run: Run, args: argparse.Namespace) -> dict | None:
+  """The result of a run for the table; of any settings, if that is asked for."""
+  if args.any_settings:
+    return read_result(run, args.out)
+  return cached(run, args.out, args.threads)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -62,6 +69,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add_fashion(parser)
   parser.add_argument('--retry', action='store_true', help='repeat runs that failed')
   parser.add_argument('--table-only', action='store_true', help='run nothing')
+  parser.add_argument('--any-settings', action='store_true',
+                      help="show runs of other settings than today's, too")
   parser.add_argument('--one', help=argparse.SUPPRESS)  # a run in its own process
   return parser.parse_args(argv)
 
