@@ -81,7 +81,7 @@ def test_an_option_that_came_later_counts(filled, capsys):
   """A result that does not tell it is not today's; it is shown if that is asked for."""
   run = runs.Run('digits', 'cddpm', 1)
   about = runs.describe(run, 1)
-  assert about['commit'] and about['processor']
+  assert 'commit' in about and about['processor']
   del about['settings']['m_step.num_steps']
   runs.write_result(run, filled, about | scored(.7, start=scored(.5)))
   assert rendered(filled, capsys)[0]['cddpm']['seeds'] == [0, 2]
