@@ -338,11 +338,13 @@ class Fitter:
     self.tau = replicate({'current': tau, 'start': old['start'], 'bound': info.bound},
                          method.mesh)
     self._write(**line, empty_clusters=len(empty))
+    noise = (f", {line['uncertain_fraction']:.1%} uncertain" if method.draws_decide
+             else '')  # where a network decides, the draws' noise says nothing of it
     self.reporter.line(
         f"EM {iteration}: bound {line['bound_bits_per_dim']:.4f} bits/dim, entropy "
         f"{line['mean_entropy']:.3f} nats, {line['changed_fraction']:.1%} changed "
         f"cluster, sizes {line['smallest_cluster']:,.0f} to "
-        f"{line['largest_cluster']:,.0f}, {line['uncertain_fraction']:.1%} uncertain"
+        f"{line['largest_cluster']:,.0f}{noise}"
         + ''.join(f'; {event}' for event in diagnostics.splits_and_merges(line)))
     self._advise()
     self._save()
