@@ -57,7 +57,7 @@ def sampler_of(options, reverse_variance: str, path: Tabulated) -> tuple[Sampler
                                        for name in sampler_options(options.sampler)})
 
 
-def denoiser_of(method: Method, params, guidance: float = 1.) -> Denoiser:
+def denoiser_of(method: Method, params, guidance: float) -> Denoiser:
   """The denoiser of a fitted model.
 
   Args:

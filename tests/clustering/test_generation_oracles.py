@@ -141,12 +141,15 @@ def sampling(**changes):
 
 def test_clusters_have_noise_of_their_own():
   """Though all clusters are alike, their images are not; nor does it matter who else is
-  drawn."""
+  drawn, or how many at once."""
   method, params, options = sampling()
   images = sample_clusters(method, params, [0, 1, 2], options).images.reshape(6, -1)
   assert np.abs(images[:, None] - images[None])[np.triu_indices(6, 1)].max(-1).min() > .1
   alone = sample_clusters(method, params, [2], options).images.reshape(2, -1)
   np.testing.assert_allclose(alone, images[4:], rtol=1e-4, atol=1e-4)
+  options.batch_size = 4  # and a rest of 2
+  parts = sample_clusters(method, params, [0, 1, 2], options).images.reshape(6, -1)
+  np.testing.assert_allclose(parts, images, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('variance', ['step', 'posterior'])

@@ -197,6 +197,15 @@ def test_random_pulls(chain):
   check_bayes(process)
 
 
+def test_no_variance_at_all_is_refused():
+  """delta_1 = 1 - abar - m^2 abar of exactly 0: m = sqrt((1 - abar) / abar)."""
+  betas = np.array([0., .235, .1])
+  m = np.sqrt(.235 / (1 - .235))
+  assert .235 - m**2 * (1 - .235) == 0
+  with pytest.raises(UserError, match='first at t = 1 .* the variance delta_t'):
+    make_process(betas, np.array([0., m, m]))
+
+
 @QUICK
 @hypothesis.given(st.lists(st.floats(1e-3, .5), min_size=2, max_size=8), st.data())
 def test_random_refusals(betas, data):

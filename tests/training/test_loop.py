@@ -82,3 +82,10 @@ def test_steps_see_the_start_or_the_table_and_the_average(owner, changes, watche
   for (average, last), own in zip(averages[2::3], used, strict=True):
     assert same(own, average) and not same(own, last)
   assert same(learned(fit.params), averages[-1][0])
+
+
+def test_images_are_counted_but_for_the_first_steps(watched):
+  """2 of the 3 steps of 16 images in each of 2 iterations: the first one compiles."""
+  fit, *_ = watched(CDDPM)
+  assert fit.progress['train_images'] == 2 * 2 * 16
+  assert fit.progress['train_seconds'] > 0

@@ -87,8 +87,10 @@ class CDDPM(Method):
     if not self._measures:
       return self.e_estimator
     # From all over: files may be sorted by class.
-    some = indices[np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES, dtype=int))]
-    batch, valid = next(pipeline.ordered(some, self.config.e_step.batch_size))
+    size = self.config.e_step.batch_size
+    count = min(NUM_IMAGES, size)
+    some = indices[np.unique(np.linspace(0, len(indices) - 1, count, dtype=int))]
+    batch, valid = next(pipeline.ordered(some, size))
     return self._pilot(self.e_estimator, params, batch, valid, key)
 
   def conditions(self, params, cluster, count, seed):

@@ -1,5 +1,7 @@
 """The measured proposal against known optima."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +105,19 @@ def test_no_pilot_unless_asked_for(proposal):
   config.e_step.proposal = proposal
   method = build(config, (4, 4, 1), None, make_mesh(1))
   assert method.pilot(None, None, None, None) is method.e_estimator
+
+
+@pytest.mark.parametrize('count, batch_size, most', [
+    (100, 64, 32), (100, 16, 16), (20, 64, 20)])
+def test_the_pilot_sees_images_from_all_over(count, batch_size, most):
+  """In equal steps from the first to the last, as many as a batch and 32: files may be
+  sorted."""
+  config, seen = default_config(), []
+  config.e_step.update(proposal='spread', batch_size=batch_size)
+  method = build(config, (4, 4, 1), None, make_mesh(1))
+  method._pilot = lambda estimator, params, batch, valid, key: seen.append(
+      batch.indices[:valid].tolist())
+  pipeline = SimpleNamespace(ordered=lambda indices, size: iter(
+      [(Batch(None, indices[:size]), min(len(indices), size))]))
+  method.pilot(None, pipeline, 1000 + np.arange(count), None)
+  assert seen == [[1000 + i * (count - 1) // (most - 1) for i in range(most)]]

@@ -387,6 +387,19 @@ def test_the_method_s_model_is_that_of_the_options(views):
   assert made.num_views == (7 if views else 0)
 
 
+@pytest.mark.parametrize('proposal', ['auto', 'spread', 'weight', 'uniform'])
+def test_draws_are_by_the_weight_unless_uniform(proposal):
+  """There is nothing to measure a spread of: all clusters share the draws."""
+  config = default_config()
+  config.method = 'cluster_ddpm'
+  config.e_step.proposal = proposal
+  made = build(config, (4, 4, 1), None, make_mesh(1)).e_estimator
+  weights = np.asarray(made.weights, np.float64)
+  wanted = weights > 0 if proposal == 'uniform' else weights
+  np.testing.assert_allclose(made.proposal, wanted / wanted.sum(), rtol=1e-5)
+  assert config.e_step.proposal == proposal
+
+
 def test_images_from_latents(key):
   """DDIM of a denoiser that knows x_0 from z gives that x_0; guidance scales it."""
   p = process()
