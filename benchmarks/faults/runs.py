@@ -145,6 +145,11 @@ class Command:
           stdout=subprocess.DEVNULL, stderr=file, env=environment, cwd=ROOT)
 
   @property
+  def pid(self) -> int:
+    """The id of the process."""
+    return self._process.pid
+
+  @property
   def exitcode(self) -> int | None:
     """None: still running."""
     return self._process.poll()
