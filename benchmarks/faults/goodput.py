@@ -56,7 +56,7 @@ def trial(kills: int, out: pathlib.Path, every: int) -> dict:
                '--config.m_step.first_num_steps=0', '--config.start.kind=kmeans',
                f'--config.m_step.batch_size={BATCH}',
                f'--config.checkpoint.every_seconds={every}']
-  start = lambda: running(arguments, workdir, Way(), out / 'compiled', forked=False)
+  start = lambda: running(arguments, workdir, Way(), out / 'compiled', 'command')
   with start() as run:  # fills the cache, and leaves a checkpoint to go on from
     first_step(run)
     while None in run.codes and newest(workdir) < 1:

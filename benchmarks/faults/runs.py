@@ -19,6 +19,9 @@ from benchmarks.common import ROOT, read_json, write_json
 
 # A checkpoint after each gradient step: saving takes a good part of the time.
 SMALL = ('m_step.num_steps=6', 'checkpoint.every_steps=1')
+# How a run is started: by `python -m jdiffclust.main`; or forked from a process that has
+# made the imports, without pictures; or so with the network of the tests, which is small.
+HOWS = ('command', 'forked', 'tiny')
 LONGEST = 600.  # seconds that a run may take before it counts as hanging
 
 
@@ -58,7 +61,7 @@ class Run:
   """A started run: one process, or several."""
 
   def __init__(self, arguments: Iterable[str], workdir: pathlib.Path, way: Way = Way(),
-               cache: pathlib.Path | None = None, forked: bool = True):
+               cache: pathlib.Path | None = None, how: str = 'forked'):
     """Starts it; what the processes tell is added to WORKDIR.log0, WORKDIR.log1, ...
 
     Args:
@@ -66,8 +69,7 @@ class Run:
       workdir: the folder of the run.
       way: on what.
       cache: the folder in which JAX keeps compiled programs; None: none is kept.
-      forked: forks it from a process that has made all imports, without pictures; False:
-        `python -m jdiffclust.main`.
+      how: of HOWS.
     """
     arguments = [*arguments, f'--workdir={workdir}', '--config.num_devices=0']
     if way.processes > 1:
@@ -83,12 +85,12 @@ class Run:
     self.began, self.processes = time.perf_counter(), []
     for number, log in enumerate(self.logs):
       own = [f'--config.distributed.process_id={number}'] * (way.processes > 1)
-      if forked:
+      if how == 'command':
+        self.processes.append(Command([*arguments, *own], log, flags, cache))
+      else:
         from benchmarks.faults.forked import start
         self.processes.append(start(['jdiffclust', *arguments, *own], str(log), flags,
-                                    cache))
-      else:
-        self.processes.append(Command([*arguments, *own], log, flags, cache))
+                                    cache, how == 'tiny'))
 
   def ended(self, within: float = LONGEST) -> bool:
     """Waits for the end of all processes; whether it came in so many seconds."""
@@ -182,7 +184,7 @@ def free_port() -> int:
 
 
 def reference(arguments: list[str], way: Way, out: pathlib.Path, name: str,
-              forked: bool = True) -> dict:
+              how: str = 'forked') -> dict:
   """An undisturbed run: its workdir, and the seconds it takes with a full cache.
 
   Args:
@@ -190,17 +192,17 @@ def reference(arguments: list[str], way: Way, out: pathlib.Path, name: str,
     way: on what.
     out: the folder of the campaign.
     name: of the campaign.
-    forked: as of `Run`.
+    how: of HOWS.
 
   Raises:
     RuntimeError: it failed.
   """
-  key = f'{name}-{way.key()}'
+  key = f'{name}-{how}-{way.key()}'
   path = out / 'references' / f'{key}.json'
   while (read_json(path) or {}).get('runs', 0) < 2:  # the first one fills the cache
     workdir = out / 'references' / key
     remove(workdir)
-    with running(arguments, workdir, way, out / 'compiled', forked) as run:
+    with running(arguments, workdir, way, out / 'compiled', how) as run:
       if not run.ended() or any(run.codes):
         raise RuntimeError(f'{key}: exit codes {run.codes}, see {run.logs[0]}')
       write_json(path, {'runs': (read_json(path) or {}).get('runs', 0) + 1,
