@@ -210,6 +210,7 @@ def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
   free = {
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
+      'checkpoint.every_seconds',
       'log.every_steps', 'data.path', 'data.labels_path', 'data.label_key',
       'data.use_labels', 'data.unreadable', 'data.pipeline', 'data.memory_limit_mb',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),

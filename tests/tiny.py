@@ -18,8 +18,8 @@ TINY = tuple(f'--config.{option}' for option in (
     'start.kind=gaussian_mixture', 'start.restarts=1', 'em.posterior=monte_carlo',
     'e_step.num_draws=4', 'e_step.batch_size=32', 'm_step.num_steps=6',
     'm_step.first_num_steps=0', 'm_step.batch_size=16', 'log.every_steps=2',
-    'checkpoint.every_steps=4', 'sample.num_images=2', 'quality.num_images=12',
-    'quality.splits=2'))
+    'checkpoint.every_steps=4', 'checkpoint.every_seconds=0', 'sample.num_images=2',
+    'quality.num_images=12', 'quality.splits=2'))
 
 
 class TinyDenoiser(nn.Module):

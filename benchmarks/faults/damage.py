@@ -39,7 +39,7 @@ from benchmarks.faults.runs import (
 
 def undisturbed_run(out: pathlib.Path) -> pathlib.Path:
   """The workdir of an undisturbed run on one device."""
-  return pathlib.Path(reference(options_of(*SMALL), Way(), out, 'kills')['workdir'])
+  return pathlib.Path(reference(options_of(*SMALL), Way(), out, 'small')['workdir'])
 
 
 def command(out: pathlib.Path, workdir: pathlib.Path) -> tuple[int | None, list[str]]:

@@ -1,6 +1,6 @@
 """kill -9 at random moments of a run, saves included.
 
-  python -m benchmarks.faults kills [--kills=200] [--out=DIR]
+  python -m benchmarks.faults kills [--kills=200] [--how=tiny] [--out=DIR]
 
 Question:  does a run that is killed again and again end with the same numbers?
 Time:      half an hour, on two cores.
@@ -10,7 +10,10 @@ A quarter of the kills each on 1, 2 and 8 virtual devices and on 2 processes (bo
 killed). A trial is one run, killed at moments that are uniform over the time that an
 undisturbed run takes, and started again until it ends. Then every bit of tau, of the
 bound and of all arrays of the last checkpoint is compared with the undisturbed run's.
-Compiled programs are kept between starts, by JAX's persistent cache.
+To save time, compiled programs are kept between starts (by JAX's persistent cache), and
+processes are forked from one that has made the imports; they draw no pictures, and their
+network is that of the tests. --how=forked takes the U-Net of the config, --how=command
+runs `python -m jdiffclust.main`.
 """
 
 from __future__ import annotations
@@ -23,27 +26,28 @@ import numpy as np
 
 from benchmarks.common import kept, make_parser, markdown
 from benchmarks.faults.runs import (
-    SMALL, WAYS, Way, differing_bits, half_written, options_of, reference, remove,
+    HOWS, SMALL, WAYS, Way, differing_bits, half_written, options_of, reference, remove,
     running)
 
 MOST_KILLS = 100  # in a trial; then it ends undisturbed
 
 
-def trial(way: Way, out: pathlib.Path, number: int) -> dict:
+def trial(way: Way, how: str, out: pathlib.Path, number: int) -> dict:
   """Kills one run until it ends.
 
   Args:
     way: on what it runs.
+    how: of `runs.HOWS`.
     out: the folder of the campaign.
     number: of the trial, which seeds it.
   """
-  undisturbed = reference(options_of(*SMALL), way, out, 'kills')
+  undisturbed = reference(options_of(*SMALL), way, out, 'small', how)
   rng = np.random.default_rng((number, way.devices, way.processes))
-  workdir, kills = out / 'runs' / f'kills-{way.key()}-{number}', []
+  workdir, kills = out / 'runs' / f'kills-{how}-{way.key()}-{number}', []
   remove(workdir)
   while True:
     after = rng.uniform(0, undisturbed['seconds'])
-    with running(options_of(*SMALL), workdir, way, out / 'compiled') as run:
+    with running(options_of(*SMALL), workdir, way, out / 'compiled', how) as run:
       if len(kills) == MOST_KILLS or run.ended(after):
         run.ended()
         break
@@ -67,8 +71,9 @@ def trials(args: argparse.Namespace) -> dict[Way, list[dict]]:
   lacking = list(WAYS)
   while lacking:
     for way in lacking:
-      found[way] += kept(args.out, f'kills-{way.key()}', [len(found[way])],
-                         functools.partial(trial, way, args.out))
+      found[way] += kept(args.out, f'kills-{args.how}-{way.key()}',
+                         [len(found[way])],
+                         functools.partial(trial, way, args.how, args.out))
     lacking = [way for way in WAYS if sum(len(one['kills']) for one in found[way])
                < args.kills / len(WAYS)]
   return found
@@ -88,6 +93,7 @@ def main() -> None:
   """Makes the trials that are missing and prints the table."""
   parser = make_parser(__doc__, out='runs/faults')
   parser.add_argument('--kills', type=int, default=200)
+  parser.add_argument('--how', choices=HOWS, default='tiny')
   args = parser.parse_args()
   print(markdown(('runs on', 'runs', 'kills', 'in the midst of a save',
                   'before the first line', 'failed runs', 'differing bits'),

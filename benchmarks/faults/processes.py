@@ -38,12 +38,12 @@ def trial(out: pathlib.Path, number: int) -> dict:
     number: of the trial, which seeds it; the last bit says which process.
   """
   arguments = options_of(*SMALL)
-  undisturbed = reference(arguments, WAY, out, 'kills')
+  undisturbed = reference(arguments, WAY, out, 'small', 'command')
   rng, killed = np.random.default_rng(number), number % 2
   workdir = out / 'runs' / f'processes-{number}'
   remove(workdir)
   found = {'killed': killed, 'killed_in_time': False}
-  with running([*arguments, '--quiet'], workdir, WAY, out / 'compiled') as run:
+  with running([*arguments, '--quiet'], workdir, WAY, out / 'compiled', 'command') as run:
     while not (workdir / 'config.json').exists() and None in run.codes:
       time.sleep(.02)
     begun = time.perf_counter() - run.began
@@ -58,7 +58,7 @@ def trial(out: pathlib.Path, number: int) -> dict:
                 'told': [line[:300] for line in run.told(other)
                          if not line.startswith('warning: ')],
                 'half_written': half_written(workdir)}
-  with running(arguments, workdir, WAY, out / 'compiled') as run:
+  with running(arguments, workdir, WAY, out / 'compiled', 'command') as run:
     found['next'] = run.ended() and run.codes == [0, 0]
     found['resumed'] = any(line.startswith('Resuming') for line in run.told())
   if found['next']:

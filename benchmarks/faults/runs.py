@@ -6,7 +6,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,9 @@ from benchmarks.common import ROOT, read_json, write_json
 
 # A checkpoint after each gradient step: saving takes a good part of the time.
 SMALL = ('m_step.num_steps=6', 'checkpoint.every_steps=1')
+# How a run is started: by `python -m jdiffclust.main`; or forked from a process that has
+# made the imports, without pictures; or so with the network of the tests, which is small.
+HOWS = ('command', 'forked', 'tiny')
 LONGEST = 600.  # seconds that a run may take before it counts as hanging
 
 
@@ -59,7 +61,7 @@ class Run:
   """A started run: one process, or several."""
 
   def __init__(self, arguments: Iterable[str], workdir: pathlib.Path, way: Way = Way(),
-               cache: pathlib.Path | None = None):
+               cache: pathlib.Path | None = None, how: str = 'forked'):
     """Starts it; what the processes tell is added to WORKDIR.log0, WORKDIR.log1, ...
 
     Args:
@@ -67,20 +69,15 @@ class Run:
       workdir: the folder of the run.
       way: on what.
       cache: the folder in which JAX keeps compiled programs; None: none is kept.
+      how: of HOWS.
     """
-    arguments = [sys.executable, '-m', 'jdiffclust.main', *arguments,
-                 f'--workdir={workdir}', '--config.num_devices=0']
+    arguments = [*arguments, f'--workdir={workdir}', '--config.num_devices=0']
     if way.processes > 1:
       arguments += [f'--config.distributed.coordinator=localhost:{free_port()}',
                     f'--config.distributed.num_processes={way.processes}']
     flags = f'--xla_force_host_platform_device_count={way.devices}'
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
-                                'XLA_FLAGS': flags}
-    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
-    if cache is not None:  # the last bit depends on the number of devices
-      environment |= {'JAX_COMPILATION_CACHE_DIR': str(cache / way.key()),
-                      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+    # The last bit depends on the number of devices, which JAX's keys leave out.
+    cache = '' if cache is None else str(cache / way.key())
     workdir.parent.mkdir(parents=True, exist_ok=True)
     self.logs = [workdir.with_name(f'{workdir.name}.log{number}')
                  for number in range(way.processes)]
@@ -88,32 +85,36 @@ class Run:
     self.began, self.processes = time.perf_counter(), []
     for number, log in enumerate(self.logs):
       own = [f'--config.distributed.process_id={number}'] * (way.processes > 1)
-      with open(log, 'ab') as file:
-        self.processes.append(subprocess.Popen(
-            [*arguments, *own], stdout=subprocess.DEVNULL, stderr=file, env=environment,
-            cwd=ROOT))
+      if how == 'command':
+        self.processes.append(Command([*arguments, *own], log, flags, cache))
+      else:
+        from benchmarks.faults.forked import start
+        self.processes.append(start(['jdiffclust', *arguments, *own], str(log), flags,
+                                    cache, how == 'tiny'))
 
   def ended(self, within: float = LONGEST) -> bool:
     """Waits for the end of all processes; whether it came in so many seconds."""
-    return all(ended(process, self.began + within) for process in self.processes)
+    for process in self.processes:
+      process.join(max(0., self.began + within - time.perf_counter()))
+    return None not in self.codes
 
   def kill(self, which: Iterable[int] | None = None) -> None:
     """Sends SIGKILL to some of the processes, or to all, and waits for their ends."""
     chosen = [self.processes[number] for number in which] if which else self.processes
     for process in chosen:
-      with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGKILL)
+      process.kill()
     for process in chosen:
-      process.wait()
+      process.join()
 
   @property
   def codes(self) -> list[int | None]:
     """The exit codes; None: still running."""
-    return [process.poll() for process in self.processes]
+    return [process.exitcode for process in self.processes]
 
   def told(self, number: int = 0) -> list[str]:
     """The lines that a process has told since it was started."""
-    text = self.logs[number].read_bytes()[self._told[number]:]
+    log = self.logs[number]
+    text = log.read_bytes()[self._told[number]:] if log.exists() else b''
     return text.decode('utf-8', 'replace').splitlines()
 
   def wait_for(self, text: str, within: float = LONGEST) -> bool:
@@ -128,13 +129,41 @@ class Run:
     return False
 
 
-def ended(process: subprocess.Popen, until: float) -> bool:
-  """Waits for a process until a `time.perf_counter()`; whether it has ended."""
-  try:
-    process.wait(max(0., until - time.perf_counter()))
-  except subprocess.TimeoutExpired:
-    return False
-  return True
+class Command:
+  """`python -m jdiffclust.main`, with the methods of a `multiprocessing.Process`."""
+
+  def __init__(self, arguments: list[str], log: pathlib.Path, flags: str, cache: str):
+    """Starts it; see `forked.start`."""
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
+                                'XLA_FLAGS': flags}
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+    if cache:
+      environment |= {'JAX_COMPILATION_CACHE_DIR': cache,
+                      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+                      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+    with open(log, 'ab') as file:
+      self._process = subprocess.Popen(
+          [sys.executable, '-m', 'jdiffclust.main', *arguments],
+          stdout=subprocess.DEVNULL, stderr=file, env=environment, cwd=ROOT)
+
+  @property
+  def pid(self) -> int:
+    """The id of the process."""
+    return self._process.pid
+
+  @property
+  def exitcode(self) -> int | None:
+    """None: still running."""
+    return self._process.poll()
+
+  def join(self, timeout: float | None = None) -> None:
+    """Waits for the end, so many seconds at most."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      self._process.wait(timeout)
+
+  def kill(self) -> None:
+    """Sends SIGKILL."""
+    self._process.kill()
 
 
 @contextlib.contextmanager
@@ -154,7 +183,8 @@ def free_port() -> int:
     return free.getsockname()[1]
 
 
-def reference(arguments: list[str], way: Way, out: pathlib.Path, name: str) -> dict:
+def reference(arguments: list[str], way: Way, out: pathlib.Path, name: str,
+              how: str = 'forked') -> dict:
   """An undisturbed run: its workdir, and the seconds it takes with a full cache.
 
   Args:
@@ -162,16 +192,17 @@ def reference(arguments: list[str], way: Way, out: pathlib.Path, name: str) -> d
     way: on what.
     out: the folder of the campaign.
     name: of the campaign.
+    how: of HOWS.
 
   Raises:
     RuntimeError: it failed.
   """
-  key = f'{name}-{way.key()}'
+  key = f'{name}-{how}-{way.key()}'
   path = out / 'references' / f'{key}.json'
   while (read_json(path) or {}).get('runs', 0) < 2:  # the first one fills the cache
     workdir = out / 'references' / key
     remove(workdir)
-    with running(arguments, workdir, way, out / 'compiled') as run:
+    with running(arguments, workdir, way, out / 'compiled', how) as run:
       if not run.ended() or any(run.codes):
         raise RuntimeError(f'{key}: exit codes {run.codes}, see {run.logs[0]}')
       write_json(path, {'runs': (read_json(path) or {}).get('runs', 0) + 1,

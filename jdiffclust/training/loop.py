@@ -14,8 +14,9 @@ for each minibatch, pi and mu follow it from step to step (`m_step.follow`), and
 look at a sample of at most `start.max_images` images, the one that the start was
 fitted to.
 
-A run can be cut anywhere: checkpoints are taken at regular gradient steps, before
-the E-step and after it; everything random follows from the seed and the counters.
+A run can be cut anywhere: checkpoints are taken at regular gradient steps, or sooner
+where these take long, before the E-step and after it; everything random follows from the
+seed and the counters.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from jdiffclust.training.storage import Store
 # Gradient steps dispatched ahead: enough to keep a device busy. More only queue up, and
 # on many virtual CPU devices they can starve each other's collectives until XLA gives up.
 MAX_IN_FLIGHT = 4
+# The least share of time for anything but the checkpoints of `checkpoint.every_seconds`.
+WORK_SHARE = .98
 
 
 class Fit(NamedTuple):
@@ -158,6 +161,7 @@ class Fitter:
       raise UserError(
           f"The data have {source.num_images} images now, but the workdir's run has "
           f"{self.progress['num_images']}: restore the data or choose another --workdir.")
+    self._saved, self._save_seconds = time.perf_counter(), 0.
     if restored is None:
       self._save()
 
@@ -207,9 +211,20 @@ class Fitter:
     return int(self.state.step)
 
   def _save(self):
-    self._tick()
     number = self.step + self.progress['iteration']
+    self._tick()
+    began = time.perf_counter()
     self.store.save(number, Snapshot(self.state, self.tau, self.progress))
+    self._saved = time.perf_counter()
+    self._save_seconds = self._saved - began
+
+  def _save_overdue(self) -> bool:
+    """Whether the newest checkpoint is too old; the clocks of processes would differ."""
+    seconds = self.config.checkpoint.every_seconds
+    if not seconds or jax.process_count() > 1:
+      return False
+    rest = self._save_seconds * WORK_SHARE / (1 - WORK_SHARE)
+    return time.perf_counter() - self._saved > max(seconds, rest)
 
   def _tick(self):
     now = time.perf_counter()
@@ -277,7 +292,8 @@ class Fitter:
         in_flight.append(info.loss)
         if len(in_flight) > MAX_IN_FLIGHT:
           in_flight.popleft().block_until_ready()
-        checkpoint_due = step % config.checkpoint.every_steps == 0 or step == end
+        checkpoint_due = (step % config.checkpoint.every_steps == 0 or step == end
+                          or self._save_overdue())
         if unreported == 1 and task.counted == 0 or checkpoint_due or (
             step % config.log.every_steps == 0):
           self._check_training(info)

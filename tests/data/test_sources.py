@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import pathlib
+import pickle
 import sys
 
 import hypothesis
@@ -22,6 +23,16 @@ from jdiffclust.data.sources.idx import read_idx, read_idx_images
 FEW = hypothesis.settings(
     max_examples=25, deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+
+
+class MakesAFile:
+  """Unpickled, it makes a file."""
+
+  def __init__(self, path):
+    self.path = str(path)
+
+  def __reduce__(self):
+    return open, (self.path, 'w')
 
 
 def refused(data):
@@ -123,6 +134,12 @@ def test_gzip_cut_short_or_damaged(tmp_path, write_idx, idx):
   assert 'damaged or truncated gzip' in refused(idx(path=str(path)))
   path.write_bytes(content[:300] + b'xx' + content[302:])
   assert 'damaged or truncated gzip' in refused(idx(path=str(path)))
+
+
+@pytest.mark.parametrize('size', [2**20, 2**31])  # 2^60 bytes, and beyond an int64
+def test_gzip_that_announces_more_than_memory_holds(size, tmp_path, write_idx, idx):
+  path = write_idx(tmp_path / 'x.gz', range(12), (size, size, size))
+  assert 'too large to be unpacked in memory' in refused(idx(path=path))
 
 
 def test_not_idx(tmp_path, write_idx, idx):
@@ -411,6 +428,38 @@ def test_npz_that_is_none(options, tmp_path, content):
   (tmp_path / 'x.npz').write_bytes(content)
   message = refused(options(source='npz', path=str(tmp_path / 'x.npz')))
   assert 'np.savez' in message and 'x.npz' in message
+
+
+def with_header(path, text):
+  """Gives a .npy another header, written by hand."""
+  text = text.encode() + b'\n'
+  path.write_bytes(b'\x93NUMPY\1\0' + len(text).to_bytes(2, 'little') + text
+                   + bytes(1000))
+
+
+@pytest.mark.parametrize('header', [
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 3, 2)",  # no end
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 8, 8)}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (2000000000, 2000000, 8)}",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (4, 3, 2)}",
+    "{'descr': 'x', 'fortran_order': False, 'shape': (4, 3, 2)}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': 'x'}", '((((', '\0', ''])
+def test_npy_of_a_damaged_header(header, options, tmp_path):
+  with_header(tmp_path / 'x.npy', header)
+  assert 'np.savez' in refused(options(source='npz', path=str(tmp_path / 'x.npy')))
+
+
+def test_pickles_are_not_executed(options, tmp_path):
+  marker = tmp_path / 'marker'
+  array = np.array([MakesAFile(marker)] * 4, object)
+  np.save(tmp_path / 'x.npy', array)
+  np.savez(tmp_path / 'x.npz', images=array)
+  (tmp_path / 'y.npy').write_bytes(pickle.dumps(MakesAFile(marker)))
+  for name in ('x.npy', 'x.npz', 'y.npy'):
+    assert 'np.savez' in refused(options(source='npz', path=str(tmp_path / name)))
+  assert not marker.exists()
+  np.load(tmp_path / 'x.npy', allow_pickle=True)
+  assert marker.exists()  # the trap works
 
 
 def test_npz_of_objects_and_missing_file(npz, options):

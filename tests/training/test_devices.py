@@ -76,7 +76,7 @@ def test_two_processes(pipeline, commands, tmp_path):
 
 
 def test_killed_process_takes_the_other_one_with_it(commands, tmp_path):
-  """Exit code 3, and one line in place of what JAX tells when the main one is lost."""
+  """Exit code 3, and one line in the place of what JAX tells."""
   processes = spawn_two(commands, tmp_path, 'm_step.num_steps=5000')
   try:
     assert wait_for(tmp_path / 'log0', 'EM 1/2 M-step', processes[0])

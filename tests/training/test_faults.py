@@ -1,8 +1,9 @@
-"""What breaks around a run is told of in a line; mended, the run goes on."""
+"""What breaks around a run is told of in a line; once it is mended, the run goes on."""
 
 import errno
 import json
 import shutil
+import types
 
 import orbax.checkpoint as ocp
 import pytest
@@ -11,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from jdiffclust import fitted as fitted_lib
 from jdiffclust.training.checkpoints import numbers_in
 from jdiffclust.training.writers import read_metrics
+from jdiffclust.workdir import Workdir
 from tests.helpers import check_error
 from tests.training.test_resume import check_same, newest
 
@@ -46,7 +48,7 @@ DISKS = {
 
 @pytest.mark.parametrize('name', DISKS)
 def test_full_disk(name, commands, plain, tmp_path, monkeypatch):
-  """One line that names the last good checkpoint, code 2; then the command goes on."""
+  """One line that names the last good checkpoint; then the same command goes on."""
   where, number, error, last = DISKS[name]
   function = {'save': ocp.CheckpointManager.save, 'flush': EventsWriter.flush}.get(
       where.split('.')[-1])
@@ -147,3 +149,49 @@ def test_unreadable_metrics_are_left_out(tmp_path):
            b'{"step": "x", "iteration": 0}', json.dumps(good[1]).encode()]
   (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join(lines))
   assert read_metrics(tmp_path) == good
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """The loop's clock, [seconds], which only goes on when a test says so."""
+  now = [100.]
+  monkeypatch.setattr('jdiffclust.training.loop.time',
+                      types.SimpleNamespace(perf_counter=lambda: now[0]))
+  return now
+
+
+@pytest.mark.parametrize('every, save_takes, expected', [
+    (0, 0., [0, 6, 7, 13, 14]),
+    # Steps of 4 s: 12 s have passed after the third since a checkpoint, and at the ends.
+    (10, 0., [0, 3, 6, 7, 10, 13, 14]),
+    (11, 0., [0, 3, 6, 7, 10, 13, 14]),
+    (12, 0., [0, 4, 6, 7, 11, 13, 14]),
+    # They shall take 2% of the time at most: 0.2 s in 10 s, 1 s in 50 s.
+    (10, .2, [0, 3, 6, 7, 10, 13, 14]),
+    (10, 1., [0, 6, 7, 13, 14])])
+def test_checkpoints_by_time(every, save_takes, expected, commands, plain, tmp_path,
+                             clock, monkeypatch):
+  """A step is followed by one where the last one is too old; the result is the same."""
+  def slow(built):
+    step = built.m_step
+
+    def slow_step(*args):
+      clock[0] += 4
+      return step(*args)
+    built.m_step = slow_step
+    return built
+
+  save = Workdir.save
+
+  def slow_save(*args):
+    clock[0] += save_takes
+    save(*args)
+
+  monkeypatch.setattr(commands, 'change', slow)
+  monkeypatch.setattr(Workdir, 'save', slow_save)
+  outcome = commands.fit(tmp_path, f'checkpoint.every_seconds={every}',
+                         'checkpoint.every_steps=1000', 'checkpoint.keep=9')
+  assert outcome.code == 0, outcome.err
+  assert numbers_in(tmp_path)[::-1] == expected
+  assert ((tmp_path / 'responsibilities.npy').read_bytes()
+          == (plain / 'responsibilities.npy').read_bytes())
