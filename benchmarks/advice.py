@@ -35,17 +35,13 @@ SMALL = {'num_clusters': 10, 'network.channels': 8, 'network.channel_multipliers
 MONTE_CARLO = {'em.posterior': 'monte_carlo'}
 LATENT = {'method': 'cluster_ddpm', 'latent.size': 8}
 SETTINGS = {
-    'default': {'start.kind': 'neighbours'}, 'mixture': {},
-    'free': {'start.kind': 'random', 'posterior.anchor': 0., 'posterior.temper': 0.,
-             'posterior.balance': 1., 'posterior.warmup': 0},
-    'temper': {'posterior.temper': 30.},
-    'monte_carlo': MONTE_CARLO,
+    'default': {'start.kind': 'neighbours'}, 'mixture': {}, 'monte_carlo': MONTE_CARLO,
     'random': MONTE_CARLO | {'start.kind': 'random'},
     'few_steps': MONTE_CARLO | {'m_step.first_num_steps': 20, 'm_step.num_steps': 5},
-    'many_clusters': MONTE_CARLO | {'num_clusters': 25},
     'few_draws': MONTE_CARLO | {'e_step.num_draws': 2},
-    'hot': MONTE_CARLO | {'e_step.temperature': 30.},
-    'latents': LATENT | {'latent.weight': 10.},
+    'many_clusters': MONTE_CARLO | {'num_clusters': 15},
+    'fast': MONTE_CARLO | {'m_step.learning_rate': .03},
+    'latents': LATENT | {'latent.weight': 1.},
 }
 # Kind of advice -> the option that it names first, and what becomes of its value.
 FOLLOWED = {

@@ -1,6 +1,7 @@
 """The library's doors: `fit` and `load`, and every sampler with every method."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -11,9 +12,10 @@ import pytest
 from sklearn import datasets
 
 import jdiffclust
-from jdiffclust import main
+from jdiffclust import main, outputs
 from jdiffclust.clustering.generation import sampler_of
 from jdiffclust.config import check_config, default_config
+from jdiffclust.data.dataset import array_source
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.samplers import run
 from jdiffclust.errors import UserError
@@ -70,6 +72,23 @@ def test_fit_needs_no_workdir(method):
   np.testing.assert_allclose(found.responsibilities.sum(axis=1), 1, atol=1e-5)
   np.testing.assert_array_equal(found.clusters, found.responsibilities.argmax(axis=1))
   assert found.bound.shape == (60,) and found.start.shape == (60, 3)
+
+
+def test_advice_is_of_the_last_iteration():
+  """What an earlier one gave cause for is no finding, nor is what an earlier version of
+  the project wrote down of it."""
+  found = fitted('cddpm')
+  source = array_source(IMAGES, found.config.data)
+  sharp, flat = {'mean_entropy': .01}, {'mean_entropy': 1.09}  # of log 3 = 1.0986
+  for first, last in ((flat, sharp), (sharp, flat)):
+    history = [found.history[0] | first | {'advice': {'overlap': '0 and 1 may be one'}},
+               found.history[1] | last]
+    facts = outputs.facts_of(dataclasses.replace(found, progress=found.progress | {
+        'history': history, 'warnings': ['EM 1: 0 and 1 may be one', 'EM 1: empty']}),
+                             source, 1.)
+    assert ('melting' in facts['advice']) == (last is flat)
+    assert 'EM 1: empty' in facts['warnings']
+    assert not any('may be one' in text for text in facts['warnings'])
 
 
 @pytest.mark.parametrize('method', METHODS)

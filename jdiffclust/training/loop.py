@@ -392,6 +392,6 @@ class Fitter:
         else 're-seeded from the worst-explained images')
     warning = f'EM {iteration}: clusters {empty} are empty; {what}.'
     if not config.reseed_empty:
-      warning += ' Try --config.em.reseed_empty=True or fewer clusters.'
+      warning += ' --config.em.reseed_empty=True would re-seed them.'
     self._warn(warning)
     return (reseeded if config.reseed_empty and not last else tau), empty
