@@ -15,12 +15,13 @@ import jdiffclust
 from jdiffclust import main, outputs
 from jdiffclust.clustering.generation import sampler_of
 from jdiffclust.config import check_config, default_config
-from jdiffclust.data.dataset import array_source
+from jdiffclust.data.dataset import array_source, load_source
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.samplers import run
 from jdiffclust.errors import UserError
 from jdiffclust.registry import BETAS, GRIDS, METHODS, SAMPLERS
 from jdiffclust.training.storage import Store
+from jdiffclust.workdir import images_of_run
 from tests import tiny
 from tests.helpers import refused
 
@@ -279,6 +280,9 @@ def test_a_fit_that_is_kept_in_a_folder(tmp_path):
   config.seed = 5
   assert 'config.seed' in refused(jdiffclust.fit, config, IMAGES, tmp_path / 'w')
   assert 'config.seed: 0 there, 5 now' in refused(jdiffclust.load, tmp_path / 'w', config)
+  # The command line knows no arrays: it says how to give them.
+  message = refused(images_of_run, load_source(loaded.config.data), tmp_path / 'w')
+  assert 'an array that was given to jdiffclust.fit' in message and '.npy' in message
 
 
 def test_one_line_for_what_is_no_config_or_no_image():

@@ -16,6 +16,7 @@ from jdiffclust.errors import UserError
 # Images whose pixels are looked at where each access decodes a file.
 MOST_DECODED = 4096
 BLOCK = 1024
+ARRAY = 'array'  # the name of images that were no file
 
 
 def fingerprint(source: ImageSource) -> dict[str, Any]:
@@ -25,8 +26,8 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
     source: N images, finished.
 
   Returns:
-    image_shape; levels; ids, N texts; checksums, N integers. They are null for those
-    images, beyond `MOST_DECODED`, that would have to be decoded for it.
+    dataset, its name; image_shape; levels; ids, N texts; checksums, N integers, null for
+    those images, beyond `MOST_DECODED`, that would have to be decoded for it.
   """
   count = source.num_images
   looked_at = np.arange(count)
@@ -38,8 +39,8 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
     rows = looked_at[start:start + BLOCK]
     for row, image in zip(rows, read_images(source, rows)):
       checksums[row] = zlib.crc32(np.ascontiguousarray(image).tobytes())
-  return {'image_shape': list(source.image_shape), 'levels': source.levels,
-          'ids': list(source.ids), 'checksums': checksums}
+  return {'dataset': source.name, 'image_shape': list(source.image_shape),
+          'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
 
 
 def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> ImageSource:
@@ -58,6 +59,10 @@ def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> Image
   """
   mend = (f'restore the images that the run in {where} began with, or choose another '
           '--workdir.')
+  if kept.get('dataset') == ARRAY != source.name:
+    mend = (f'the run in {where} began with an array that was given to jdiffclust.fit: '
+            'give it again, or as a .npy file by --config.data.source=npz and '
+            '--config.data.path, with what else the config says of data.')
   here, there = set(source.ids), set(kept['ids'])
   missing = next((name for name in kept['ids'] if name not in here), None)
   new = next((name for name in source.ids if name not in there), None)
