@@ -100,3 +100,12 @@ def test_a_latent_that_is_not_finite_is_named():
         [(Batch(np.ones((5, J)), indices), 5)]))
     with pytest.raises(NonFiniteError, match='the latent of image 14 is not finite'):
       latents_of(method, None, pipeline, Reporter(quiet=True), np.arange(12, 17))
+
+
+def test_latents_have_no_units_before_the_second_model_begins(method):
+  """Neither centre nor scale, in the parameters and in their average."""
+  state = jax.jit(method.new_state)()
+  z = np.random.default_rng(0).normal(size=(ROWS, J)).astype(np.float32)
+  for params in (state.params, state.ema):
+    np.testing.assert_array_equal(params.standardised(z)[:, 0, 0], z)
+    assert not params.begun
