@@ -109,3 +109,16 @@ def test_latents_have_no_units_before_the_second_model_begins(method):
   for params in (state.params, state.ema):
     np.testing.assert_array_equal(params.standardised(z)[:, 0, 0], z)
     assert not params.begun
+
+
+def test_the_proportions_are_those_of_the_model_that_clusters(method):
+  """ClusterDDPM's until CDDPM has begun, then its own."""
+  params = jax.eval_shape(method.new_state).params
+  first, second = (jnp.log(jnp.asarray(pi)) for pi in ([.5, .3, .2], [.1, .2, .7]))
+  params = params._replace(
+      first=params.first._replace(mixture=params.first.mixture._replace(
+          log_proportions=first)),
+      second=params.second._replace(log_proportions=second))
+  for begun, wanted in ((False, first), (True, second)):
+    found = params._replace(begun=jnp.asarray(begun)).log_proportions
+    np.testing.assert_array_equal(found, wanted)
