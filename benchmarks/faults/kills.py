@@ -3,7 +3,7 @@
   python -m benchmarks.faults kills [--kills=200] [--how=tiny] [--out=DIR]
 
 Question:  does a run that is killed again and again end with the same numbers?
-Time:      half an hour, on two cores.
+Time:      an hour, on two cores beside other work.
 Kept:      docs/benchmarks.md, Faults.
 
 A quarter of the kills each on 1, 2 and 8 virtual devices and on 2 processes (both are
