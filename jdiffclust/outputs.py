@@ -7,7 +7,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -158,7 +158,7 @@ def small_group_notes(fitted: Fitted, source: ImageSource,
 
 
 def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
-             notes: list[str]) -> dict:
+             notes: Sequence[str] = ()) -> dict:
   """The entries of the summary that no result decides.
 
   Args:
@@ -182,7 +182,7 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
       'advice': dict(fitted.advice),
       'warnings': [text for text in progress['warnings'] if text not in passing] + (
           [f'{skipped} unreadable files were skipped'] if skipped else [])
-                  + list(source.notes) + notes,
+                  + [*source.notes, *notes],
       'train_images_per_second': progress['train_images'] / seconds if seconds else None,
       'e_step_evaluations_per_second': progress['e_step_evaluations_per_second'],
       'wall_seconds': wall_seconds,

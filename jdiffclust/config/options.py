@@ -7,6 +7,7 @@ The names of methods, starts, sources, samplers, grids and schedules are those o
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -490,8 +491,12 @@ def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
     return UserError(f'config.{name} is no option any more: it is {FIXED[name]!r}.')
   if name in PAIRED:
     return UserError(f'config.{name} is part of config.{PAIRED[name][0]} now.')
-  leaf = name.split('.')[-1]
-  same = ([MEANT[leaf]] if leaf in MEANT else
+  section, _, leaf = name.rpartition('.')
+  inside = [option for option in every if option.rpartition('.')[0] == section]
+  slips = difflib.get_close_matches(
+      leaf, [option.split('.')[-1] for option in inside], n=1, cutoff=.8)
+  same = ([f'{section}.{slips[0]}'.lstrip('.')] if slips else
+          [MEANT[leaf]] if leaf in MEANT else
           [option for option in every if option.split('.')[-1] == leaf])
   hint = (f" Did you mean {' or '.join(map(repr, same))}?" if same else
           nearest(name, known or every) or nearest(leaf, every))
