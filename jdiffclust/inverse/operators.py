@@ -549,5 +549,5 @@ def check_adjoint(operator: Operator, key, tolerance: float = 1e-3) -> None:
   if not max(wrong, bent) < tolerance:
     raise UserError(
         f'{type(operator).__name__} is no linear operator with this adjoint: <A x, y> '
-        f'and <x, A^T y> differ by {wrong:.2g}, A (x - 2 z) and A x - 2 A z by {bent:.2g} '
-        '(relative). Mend its apply or its adjoint.')
+        f'and <x, A^T y> differ by {wrong:.2g}, A (x - 2 z) and A x - 2 A z by '
+        f'{bent:.2g} (relative). Mend its apply or its adjoint.')
