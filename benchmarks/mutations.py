@@ -6,7 +6,7 @@
 Question:  of NUMBER changes drawn at random from all that `Finder` finds in ROOMS, how
            many does no test notice, and where?
 Time:      first the suite once, file by file, which tells the lines that each file of
-           tests runs; then some 20 seconds a change, and up to SECONDS of tests for one
+           tests runs; then 10 to 30 seconds a change, and up to SECONDS of tests for one
            that lives. Any run may be cut: it goes on where it was.
            A file of tests that was changed is run again; after a change of the package
            remove DIR/lines.
@@ -456,7 +456,7 @@ def report(results: list[dict], equivalent: dict[str, str]) -> str:
       alive.append(result)
     for row in (result['path'].removeprefix(f'{PACKAGE}/'), 'all'):
       table[row][status] += 1
-  columns = ('killed', 'hung', 'equivalent', 'survived')
+  columns = ('killed', 'hung', 'equivalent', 'removed', 'survived')
 
   def cells(file):
     counts = table[file]

@@ -359,10 +359,11 @@ def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
     reporter: shows progress.
   """
   reference = foreign.read_reference(pathlib.Path(workdir) / REFERENCE)
-  if reference is None:
-    reporter.warning(f'{workdir} has no {REFERENCE}, or one that cannot be read: foreign '
-                     'goes by the bound alone, which plain images pass. '
-                     '--mode=evaluate writes it.')
+  shape = small_images(source, [0]).shape[1:]
+  if reference is None or not foreign.is_of(reference, maps_of(shape), shape):
+    reporter.warning(f'{workdir} has no {REFERENCE}, or one that cannot be read or is of '
+                     'another version: foreign goes by the bound alone, which plain '
+                     'images pass. --mode=evaluate writes it.')
     return foreign.Verdict(by_bound, ['unlikely'] * len(by_bound))
   known = sum(len(half.others) for half in reference)
   if share < 1 / (known + 1):
@@ -375,7 +376,7 @@ def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
   with reporter.task('foreign', source.num_images, 'images') as task:
     for block in blocks:
       images = small_images(source, block)
-      found.append(foreign.judge(reference, images, maps_of(images.shape[1:])))
+      found.append(foreign.judge(reference, images, maps_of(shape)))
       task.advance(len(block))
   return foreign.Verdict(np.concatenate([part.p_values for part in found]),
                          [why for part in found for why in part.reasons])

@@ -117,19 +117,19 @@ def check_apart(noted, counts):
 @pytest.mark.parametrize('method, step, score', [
     ('cddpm', ['views', 'draws'], ['draws', 'views']),
     ('cluster_ddpm', ['draws and z'], ['z', 'draws', 'views']),
-    ('latent_cddpm', ['z', 'views', 'draws'], [])])
+    ('latent_cddpm', ['z', 'views', 'draws'], ['z', 'draws', 'draws', 'views'])])
 def test_an_image_s_purposes_and_steps_have_keys_of_their_own(method, step, score, taken):
   """None from which a draw of its own, of another image or of another step comes."""
   noted = taken([draws, losses, e_step, m_step, model, latent_cddpm], 'image_keys')
   made, state, batch = built(method)
   if method == 'latent_cddpm':
-    state = state._replace(params=state.params._replace(begun=np.asarray(True)))
+    state = state._replace(**{name: getattr(state, name)._replace(begun=np.asarray(True))
+                              for name in ('params', 'ema')})
   ema = jax.tree.map(np.asarray, state.ema)
   for _ in range(2):
     state, _ = made.m_step(state, batch._replace(start=None), batch.start,
                            stream(0, 'm_step'))
-  if score:
-    made.e_step(made.e_estimator, ema, batch, stream(0, 'e_step'))
+  made.e_step(made.e_estimator, ema, batch, stream(0, 'e_step'))
   check_apart(noted, (2 * len(step) + len(score)) * [6])
 
 

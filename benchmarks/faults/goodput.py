@@ -38,8 +38,8 @@ def first_step(run: Run) -> bool:
 
 
 def newest(workdir: pathlib.Path) -> int:
-  """The number of the newest checkpoint."""
-  return int(checkpoints(workdir)[0].name)
+  """The number of the newest checkpoint; -1: there is none."""
+  return max([int(path.name) for path in checkpoints(workdir)], default=-1)
 
 
 def trial(kills: int, out: pathlib.Path, every: int) -> dict:

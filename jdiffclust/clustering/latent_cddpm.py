@@ -159,7 +159,7 @@ class LatentCDDPM(Method):
     z = self._sampled(state.ema.first, batch.images, keys)
     own, info = self.second.gradient_step(
         part(state, 'second', state.step - self.boundary), estimators.second,
-        Batch(state.ema.standardised(z), batch.indices), table, key)
+        Batch(state.ema.standardised(z), batch.indices), table, key_apart(key, 2))
     return joined(state, 'second', own, own.step + self.boundary), info
 
   def m_step(self, state, batch, table, key):
@@ -180,7 +180,8 @@ class LatentCDDPM(Method):
     found = self._reconstruct(estimators.first, params.first, batch, key)
     tau, info = self.second.e_step(
         estimators.second, params.second,
-        Batch(params.standardised(found.z), batch.indices, batch.start), key)
+        Batch(params.standardised(found.z), batch.indices, batch.start),
+        key_apart(key, 3))
     log_variance = latent_mixture.clamp(found.log_variance)
     entropy = jnp.sum(1 + np.log(2 * np.pi) + log_variance, axis=1) / 2
     gain = info.bound + entropy - jnp.sum(jnp.log(params.scale))

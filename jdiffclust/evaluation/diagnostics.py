@@ -1,7 +1,8 @@
-"""How EM goes: what an iteration did to the clusters, what is amiss, what to try.
+"""How EM goes: what an iteration did to the clusters, and what is amiss.
 
 Nothing here looks at labels. Of what it finds, a fit itself uses only `changed_fraction`:
-EM stops when hardly any image changes cluster.
+EM stops when hardly any image changes cluster. Something to try is named only where it
+helped more often than not when it was followed (`python -m benchmarks.advice`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Advice(NamedTuple):
 
   Attributes:
     kind: one word.
-    text: what was found, and what to try.
+    text: what was found, and what to try where that is known to help.
   """
 
   kind: str
@@ -291,44 +292,34 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
                  f"{last['largest_cluster'] / num_images:.0%} of the images")
   if signs:
     found.append(Advice('collapsing', (
-        f"clusters are collapsing: {'; '.join(signs)}. Try a smaller "
-        'config.num_clusters, config.em.reseed_empty=True, or more '
-        'config.m_step.first_num_steps, so that the denoiser knows all clusters before '
-        'they compete.')))
+        f"clusters are collapsing: {'; '.join(signs)}.")))
 
   share = last['mean_entropy'] / math.log(num_clusters)
   if share > MELTED:
     found.append(Advice('melting', (
         f'the clusters melt into each other: the mean entropy is {share:.0%} of log Q, '
-        'where all clusters are equally likely. Try more config.m_step.num_steps, a '
-        'lower config.e_step.temperature, or another config.start.kind.')))
+        'where all clusters are equally likely.')))
 
   if amortised and last['contradicted_fraction'] > CONTRADICTED:
     found.append(Advice('contradicted', (
         f"for {last['contradicted_fraction']:.0%} of the images the bound clearly "
-        'prefers another cluster than the inference network. Try a lower '
-        'config.posterior.temper or config.posterior.anchor, so that the errors count '
-        'more, or config.em.posterior=monte_carlo.')))
+        'prefers another cluster than the inference network.')))
 
   if last.get('latent_active_dimensions') == 0:
     found.append(Advice('latents', (
         'the latents have collapsed to the prior: no dimension of z varies with the '
         f"image (divergence {last['latent_divergence']:.3f} nats, prior-matching terms "
-        f"{last['latent_categorical_kl']:.3f} + {last['latent_gaussian_kl']:.3f}). Try a "
-        'smaller config.latent.weight, more config.m_step.first_num_steps, or fewer '
-        'config.latent.size.')))
+        f"{last['latent_categorical_kl']:.3f} + {last['latent_gaussian_kl']:.3f}).")))
 
   if not amortised and last['uncertain_fraction'] > UNCERTAIN:
     found.append(Advice('noisy', (
         f"{last['uncertain_fraction']:.0%} of the assignments lie within two standard "
-        'errors of their Monte Carlo estimate. Try more config.e_step.num_draws (four '
-        'times as many halve the error), with config.e_step.share_draws and '
-        'config.e_step.stratify on.')))
+        'errors of their Monte Carlo estimate. Try more config.e_step.num_draws: four '
+        'times as many halve these errors.')))
 
   change, error = (last.get(key) for key in ('bound_change', 'bound_change_error'))
   if change is not None and change < -FALL_ERRORS * error:
     found.append(Advice('falling', (
-        f'the bound fell by {-change:.2f} ± {error:.2f} nats an image. Try more '
-        'config.m_step.num_steps, a smaller config.m_step.learning_rate, or a larger '
-        'config.m_step.ema_decay.')))
+        f'the bound fell by {-change:.2f} ± {error:.2f} nats an image in the last EM '
+        'iteration.')))
   return found

@@ -99,6 +99,7 @@ class Half(NamedTuple):
     whitening: [F, F]; features minus centre, times it, have about unit covariance.
     rarities: -log of the share of the pixels that have a colour, [cells]; [1]: grey.
     others: `SCORES` of the images of the other half, [n - m, 7].
+    witness: features 'texture' of the mean image, [1, F]: what makes them must stay.
   """
 
   mean: np.ndarray
@@ -110,6 +111,7 @@ class Half(NamedTuple):
   whitening: np.ndarray
   rarities: np.ndarray
   others: np.ndarray
+  witness: np.ndarray
 
 
 class Verdict(NamedTuple):
@@ -346,7 +348,7 @@ def make_half(images, others, maps: Mapping[str, FeatureMap]) -> Half:
   reaches, _ = kth_neighbours(places, places, min(NEIGHBOURS + 1, len(places)))
   half = Half(mean, components, places, reaches, maps['edges'](images),
               *whitening(maps['texture'](images)), rarities(images),
-              np.zeros((0, len(SCORES))))
+              np.zeros((0, len(SCORES))), _mean_texture(mean, maps, images.shape[1:]))
   half = Half(*(np.asarray(array, np.float32) for array in half))
   return half._replace(others=scores(half, others, maps).astype(np.float32))
 
@@ -389,6 +391,26 @@ def judge(reference: tuple[Half, Half], images,
   reasons = [TEXTS[k][0] if low[i, k] == len(reference) else TEXTS[k][1]
              for i, k in enumerate(largest)]
   return Verdict((1 + as_unusual) / (count + 1), reasons)
+
+
+def _mean_texture(mean, maps, shape) -> np.ndarray:
+  return np.asarray(maps['texture'](mean.reshape(1, *shape).astype(np.float32)))
+
+
+def is_of(reference: tuple[Half, Half], maps: Mapping[str, FeatureMap],
+          shape: tuple[int, ...]) -> bool:
+  """Whether a reference is of these features: another version may draw other ones.
+
+  Args:
+    reference: of `make_reference`.
+    maps: features by the names of `MAPS`.
+    shape: of an image, (h, w, C).
+  """
+  return all(
+      half.mean.size == np.prod(shape) and np.allclose(
+          _mean_texture(half.mean, maps, shape), half.witness, rtol=1e-2,
+          atol=1e-3 * max(1e-6, float(np.abs(half.witness).max())))
+      for half in reference)
 
 
 def write_reference(path, reference: tuple[Half, Half]) -> None:

@@ -12,7 +12,10 @@ from jdiffclust.batch import Batch
 from jdiffclust.clustering import latent_cddpm
 from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.cluster_ddpm.model import Reconstruction
+from jdiffclust.clustering.method import latents_of
 from jdiffclust.config import default_config
+from jdiffclust.errors import NonFiniteError
+from jdiffclust.progress import Reporter
 from jdiffclust.sharding import make_mesh
 from tests import tiny
 
@@ -83,3 +86,39 @@ def test_latents_are_sampled_in_the_units_of_the_decoder(method, params, monkeyp
   z = method.conditions(params, 1, ROWS, 0)
   np.testing.assert_allclose(z, CENTRE + SCALE * drawn.reshape(ROWS, J), rtol=1e-5)
   np.testing.assert_allclose(params.standardised(z), drawn[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_that_is_not_finite_is_named():
+  """Of five images of a selection, the third, whatever of its latent it is."""
+  for mean, log_variance in ((np.nan, 0.), (0., np.inf)):
+    def encode(params, images, mean=mean, log_variance=log_variance):
+      bad = (np.arange(5) == 2)[:, None]
+      return np.where(bad, mean, images), np.where(bad, log_variance, images)
+
+    method = types.SimpleNamespace(encode=encode, config=default_config())
+    pipeline = types.SimpleNamespace(ordered=lambda indices, size: iter(
+        [(Batch(np.ones((5, J)), indices), 5)]))
+    with pytest.raises(NonFiniteError, match='the latent of image 14 is not finite'):
+      latents_of(method, None, pipeline, Reporter(quiet=True), np.arange(12, 17))
+
+
+def test_latents_have_no_units_before_the_second_model_begins(method):
+  """Neither centre nor scale, in the parameters and in their average."""
+  state = jax.jit(method.new_state)()
+  z = np.random.default_rng(0).normal(size=(ROWS, J)).astype(np.float32)
+  for params in (state.params, state.ema):
+    np.testing.assert_array_equal(params.standardised(z)[:, 0, 0], z)
+    assert not params.begun
+
+
+def test_the_proportions_are_those_of_the_model_that_clusters(method):
+  """ClusterDDPM's until CDDPM has begun, then its own."""
+  params = jax.eval_shape(method.new_state).params
+  first, second = (jnp.log(jnp.asarray(pi)) for pi in ([.5, .3, .2], [.1, .2, .7]))
+  params = params._replace(
+      first=params.first._replace(mixture=params.first.mixture._replace(
+          log_proportions=first)),
+      second=params.second._replace(log_proportions=second))
+  for begun, wanted in ((False, first), (True, second)):
+    found = params._replace(begun=jnp.asarray(begun)).log_proportions
+    np.testing.assert_array_equal(found, wanted)

@@ -112,17 +112,15 @@ FROZEN = {'changed_fraction': .01, 'moved_fraction': .02, 'certain_fraction': .9
     ('noisy', {'uncertain_fraction': .17}, '17% of the assignments'),
     ('falling', {'bound_change': -1.5}, 'fell by 1.50 ± 0.10 nats')])
 def test_advice(kind, change, words):
-  """One thing amiss gives one piece of advice, with its figure and real options."""
+  """One thing amiss gives one remark, with its figure, and real options if any."""
   found = d.advice([HEALTHY, SECOND | change], 1000, 10)
   assert [advice.kind for advice in found] == [kind]
   text = found[0].text
   assert words in text
   options = re.findall(r'config\.([a-z_.]+[a-z_])', text)
-  assert options and set(options) <= dict(config_lib.options()).keys()
-  # The options that are given a value may have it.
-  for name, value in re.findall(r'config\.([a-z_.]+)=(\w+)', text):
-    assert isinstance(dict(config_lib.options())[name].default, bool)
-    assert value in ('True', 'False')
+  assert set(options) <= dict(config_lib.options()).keys()
+  # Of what was tried, more draws and another start helped more often than not.
+  assert bool(options) == ('Try' in text) == (kind in ('frozen', 'noisy'))
 
 
 def test_advice_on_an_amortised_posterior():
@@ -142,8 +140,6 @@ def test_advice_on_latents():
   assert found(1) == []
   (advice,) = found(0)
   assert advice.kind == 'latents' and '0.100 + 1.684' in advice.text
-  options = re.findall(r'config\.([a-z_.]+[a-z_])', advice.text)
-  assert options and set(options) <= dict(config_lib.options()).keys()
 
 
 def test_advice_needs_evidence():

@@ -309,6 +309,18 @@ def test_reference_in_a_file(tmp_path):
   assert f.read_reference(path) is None
 
 
+def test_a_reference_knows_its_features():
+  """Features that another version makes otherwise are noticed; rounding is not."""
+  reference = f.make_reference(normal(20, 12), PLAIN, 0)
+  shape = normal(1, 12).shape[1:]
+  assert f.is_of(reference, PLAIN, shape)
+  near = {**PLAIN, 'texture': lambda x: PLAIN['texture'](x) * (1 + 1e-6)}
+  assert f.is_of(reference, near, shape)
+  other = {**PLAIN, 'texture': lambda x: PLAIN['texture'](x)[:, ::-1] + .1}
+  assert not f.is_of(reference, other, shape)
+  assert not f.is_of(reference, PLAIN, (*shape[:-1], shape[-1] + 1))
+
+
 def test_a_reference_is_small():
   """As many images and components as there may be, of the largest size: below 6 MB."""
   per_half = (f.MOST_NUMBERS + f.MOST_IMAGES // 2 * (

@@ -6,9 +6,11 @@ import pytest
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.cddpm.method import CDDPM
 from jdiffclust.clustering.cluster_ddpm.method import ClusterDDPM
 from jdiffclust.config import default_config
+from jdiffclust.training.record import iteration_record
 from tests import tiny
 
 IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
@@ -89,3 +91,12 @@ def test_images_are_counted_but_for_the_first_steps(watched):
   fit, *_ = watched(CDDPM)
   assert fit.progress['train_images'] == 2 * 2 * 16
   assert fit.progress['train_seconds'] > 0
+
+
+def test_images_that_are_unsure_or_contradicted_are_told_apart():
+  """By two standard errors of 1: of margins -3, -1, 1 and 3 two are unsure, one lags."""
+  zero, margin = np.zeros(4), np.array([-3., -1., 1., 3.])
+  info = EStepInfo(**{name: zero for name in EStepInfo._fields} | {
+      'levels': np.zeros((4, 8)), 'margin': margin, 'margin_error': np.ones(4)})
+  found = iteration_record(np.full((4, 2), .5), info, (2, 2, 1))
+  assert found['uncertain_fraction'] == .5 and found['contradicted_fraction'] == .25

@@ -121,3 +121,16 @@ def test_the_pilot_sees_images_from_all_over(count, batch_size, most):
       [(Batch(None, indices[:size]), min(len(indices), size))]))
   method.pilot(None, pipeline, 1000 + np.arange(count), None)
   assert seen == [[1000 + i * (count - 1) // (most - 1) for i in range(most)]]
+
+
+def test_the_pilot_s_levels_reach_the_last_step(oracle, images, key, monkeypatch):
+  """From 1 to T of the process."""
+  asked, original = [], proposals.pilot_levels
+  monkeypatch.setattr(proposals, 'pilot_levels', lambda steps: (
+      asked.append(original(steps)), asked[-1])[1])
+  jax.eval_shape(
+      lambda *given: proposals.measured_estimator(oracle.model, *given, Scoring()),
+      make_estimator(oracle.make(10), 'elbo', 'spread'),
+      oracle.parameters(oracle.network(10), images(1, 3)),
+      Batch(images(0, 4), jnp.arange(4, dtype=jnp.int32)), key)
+  assert [(levels[0], levels[-1]) for levels in asked] == [(1, 10)]

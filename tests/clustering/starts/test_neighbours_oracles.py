@@ -116,16 +116,18 @@ def test_consensus_of_equals_is_that_partition():
   np.testing.assert_allclose(tau.max(axis=1), 1)
 
 
-def test_responsibilities_are_shares_of_common_cells():
+@pytest.mark.parametrize('sizes', [(10, 10), (14, 6)])
+def test_responsibilities_are_shares_of_common_cells(sizes):
   """One image on which two of three cuts disagree with the third."""
-  one = np.repeat([0, 1], 10)
+  one = np.repeat([0, 1], sizes)
   other = one.copy()
   other[0] = 1
   tau = lib.consensus([one, one, other], 2, 0)
   own = tau[1].argmax()
   assert tau[0].argmax() == own
   # Its own cluster: 10 of 10, 10 of 10 and itself, 1 of 10. The other: 0, 0, 10 of 10.
-  np.testing.assert_allclose(tau[0, own], 2.1 / 3.1, rtol=1e-6)
+  alone = 1 / sizes[0]
+  np.testing.assert_allclose(tau[0, own], (2 + alone) / (3 + alone), rtol=1e-6)
   # Image 1: 10, 10 and 9 of 10; nothing in common with the other.
   np.testing.assert_allclose(tau[1, own], 1., rtol=1e-6)
 

@@ -158,7 +158,7 @@ def test_umap_is_optional(blobs, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ('random', 'kmeans', 'gaussian_mixture', 'neighbours',
-                                  'tsne'))
+                                  'tsne', 'latents'))
 def test_fit_start_is_deterministic(blobs, name):
   """Every start fitted twice is the same, and sums to one."""
   config = default_config()
