@@ -13,11 +13,14 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 FORBIDDEN = {
     'config': {'training', 'clustering', 'report', 'evaluation', 'networks', 'data'},
     'diffusion': {'clustering', 'training', 'data', 'networks', 'report', 'evaluation',
-                  'config'},
+                  'config', 'inverse'},
     'networks': {'clustering', 'training', 'data', 'diffusion', 'report', 'evaluation',
                  'config'},
     'data': {'training', 'clustering', 'report', 'networks', 'diffusion', 'evaluation',
              'config'},
+    # Restoring knows denoisers, not what they were fitted to.
+    'inverse': {'training', 'clustering', 'data', 'networks', 'report', 'evaluation',
+                'config'},
     'evaluation': {'training', 'clustering', 'networks', 'diffusion', 'config'},
     'report': {'training', 'clustering', 'networks', 'diffusion', 'config'},
     'clustering': {'training', 'report', 'config'},
