@@ -218,6 +218,10 @@ class Checkpoints:
           shutil.rmtree(half, ignore_errors=True)
 
 
+# What the futures say that Orbax leaves behind where it gives up reading.
+LATE = ('Event loop is closed', 'Encountered error while reading array index')
+
+
 def _hush_late_futures() -> None:
   """Keeps TensorStore from printing a traceback of no use for each array of a checkpoint.
 
@@ -229,7 +233,7 @@ def _hush_late_futures() -> None:
   shown = sys.unraisablehook
 
   def hook(unraisable):
-    if str(unraisable.exc_value) != 'Event loop is closed':
+    if not str(unraisable.exc_value).startswith(LATE):
       shown(unraisable)
 
   hook.hushes_late_futures = True
