@@ -190,7 +190,7 @@ class Fitted:
         raise config_lib.unknown_option(f'sample.{name}')
       # `check_config` says what is wrong with a value of another type.
       with config.sample.ignore_type():
-        config.sample[name] = value.item() if isinstance(value, np.generic) else value
+        config.sample[name] = value
     config_lib.check_config(config)
     return config
 

@@ -110,7 +110,12 @@ def integers(default: tuple[int, ...], low: int, meaning: str, allow_empty: bool
       and all(type(n) is int and n >= low for n in v), meaning, **kwargs)
 
 
+def closest(name: str, names, cutoff: float) -> list[str]:
+  """Returns the one of `names` most like `name`, [] if none is as like as `cutoff`."""
+  return difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+
+
 def nearest(name: str, names) -> str:
   """Returns ' Did you mean ...?' for the name most like `name`, or ''."""
-  close = difflib.get_close_matches(name, list(names), n=1, cutoff=.6)
+  close = closest(name, names, .6)
   return f' Did you mean {close[0]!r}?' if close else ''

@@ -7,7 +7,6 @@ The names of methods, starts, sources, samplers, grids and schedules are those o
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from jdiffclust.config.option import (
-    Option, choice, flag, integer, integers, names, nearest, real, text)
+    Option, choice, closest, flag, integer, integers, names, nearest, real, text)
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
@@ -492,10 +491,10 @@ def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
   if name in PAIRED:
     return UserError(f'config.{name} is part of config.{PAIRED[name][0]} now.')
   section, _, leaf = name.rpartition('.')
-  inside = [option for option in every if option.rpartition('.')[0] == section]
-  slips = difflib.get_close_matches(
-      leaf, [option.split('.')[-1] for option in inside], n=1, cutoff=.8)
-  same = ([f'{section}.{slips[0]}'.lstrip('.')] if slips else
+  inside = {option.rpartition('.')[2]: option for option in every
+            if option.rpartition('.')[0] == section}
+  slips = closest(leaf, inside, .8)
+  same = ([inside[slips[0]]] if slips else
           [MEANT[leaf]] if leaf in MEANT else
           [option for option in every if option.split('.')[-1] == leaf])
   hint = (f" Did you mean {' or '.join(map(repr, same))}?" if same else

@@ -32,12 +32,10 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
     stored = json.loads(text)
   except ValueError as error:  # also bytes that are no text
     raise UserError(f'config.json of the workdir is damaged ({error}): {mend}') from None
-  flat = _of_now(_flat_json(stored), mend)
+  flat = ADDED | _of_now(_flat_json(stored), mend)
   config = default_config()
   for name, option in options():
     # An option that came later and does not define the run has its default.
-    if name in ADDED and name not in flat:
-      flat[name] = ADDED[name]
     if name not in flat and option.defines_run:
       raise UserError('config.json of the workdir is damaged, or of another version of '
                       f'jdiffclust (it lacks {name}): {mend}')

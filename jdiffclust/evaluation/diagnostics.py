@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdiffclust.evaluation.scores import entropy
+from jdiffclust.evaluation.scores import entropy, members
 
 # An image is certain if its largest responsibility exceeds this.
 CERTAIN = .95
@@ -88,12 +88,6 @@ def flows(old, new) -> np.ndarray:
   num_clusters = old.shape[1]
   pairs = old.argmax(axis=1) * num_clusters + new.argmax(axis=1)
   return np.bincount(pairs, minlength=num_clusters**2).reshape(num_clusters, -1)
-
-
-def members(responsibilities) -> np.ndarray:
-  """How many images are in each cluster, the most probable one of each; int [Q]."""
-  return np.bincount(np.argmax(responsibilities, axis=1),
-                     minlength=np.shape(responsibilities)[1])
 
 
 def overlaps(responsibilities) -> np.ndarray:

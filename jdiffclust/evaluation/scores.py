@@ -206,6 +206,12 @@ def entropy(responsibilities: ArrayLike) -> np.ndarray:
   return special.entr(np.asarray(responsibilities, np.float64)).sum(axis=-1)
 
 
+def members(responsibilities: ArrayLike) -> np.ndarray:
+  """How many images are in each cluster, the most probable one of each; int [Q]."""
+  return np.bincount(np.argmax(responsibilities, axis=1),
+                     minlength=np.shape(responsibilities)[1])
+
+
 def cluster_table(responsibilities: ArrayLike) -> list[dict[str, Any]]:
   """Size and certainty of every cluster, as the report lists them.
 
@@ -221,7 +227,7 @@ def cluster_table(responsibilities: ArrayLike) -> list[dict[str, Any]]:
   responsibilities = np.asarray(responsibilities, np.float64)
   clusters, certainty = responsibilities.argmax(1), responsibilities.max(1)
   num_clusters = responsibilities.shape[1]
-  sizes = np.bincount(clusters, minlength=num_clusters)
+  sizes = members(responsibilities)
   sums = np.bincount(clusters, weights=certainty, minlength=num_clusters)
   effective = responsibilities.sum(0)
   return [

@@ -99,8 +99,7 @@ def summarise(results: Results, labels) -> dict:
       'bound_bits_per_dim': last['bound_bits_per_dim'],
       'bound_terms_nats': {name: last[f'bound_{name}']
                            for name in ('prior', 'diffusion', 'decoder')},
-      'cluster_sizes': np.bincount(
-          clusters, minlength=results.responsibilities.shape[1]).tolist(),
+      'cluster_sizes': scores.members(results.responsibilities).tolist(),
       'reliability': (None if labels is None or (labels < 0).all() else
                       scores.reliability(labels, results.responsibilities)),
       'mean_probability': float(np.mean(results.responsibilities.max(axis=1))),
@@ -228,7 +227,7 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           results.history, results.noise_bands, results.means[0].size),
       'cluster_sizes': lambda: figures.cluster_sizes(
           sizes, [row['effective_size'] for row in table],
-          np.bincount(results.start.argmax(axis=1), minlength=len(sizes))),
+          scores.members(results.start)),
       'cluster_flows': lambda: figures.cluster_flows(
           diagnostics.flows(results.start, responsibilities),
           diagnostics.overlaps(responsibilities)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jdiffclust.evaluation.scores import members
+
 MIN_SIZE = 1.  # images
 
 
@@ -24,8 +26,8 @@ def reseed_empty(responsibilities: np.ndarray, bound: np.ndarray,
   """
   sizes = responsibilities.sum(axis=0, dtype=np.float64)
   num_images, num_clusters = responsibilities.shape
-  members = np.bincount(responsibilities.argmax(axis=1), minlength=num_clusters)
-  empty = [int(q) for q in np.flatnonzero(np.maximum(sizes, members) < min_size)]
+  largest = np.maximum(sizes, members(responsibilities))
+  empty = [int(q) for q in np.flatnonzero(largest < min_size)]
   share = max(2, int(np.ceil(min_size)), num_images // (10 * num_clusters))
   alive = np.setdiff1d(np.arange(num_clusters), empty)
   result = responsibilities.copy()
