@@ -95,6 +95,15 @@ SAMPLERS = Registry('sampler', 'jdiffclust.diffusion', {
     'predictor_corrector': 'tables:predictor_corrector',
     'adaptive': 'samplers:adaptive',
 })
+# Methods of restoration: classes of `jdiffclust.inverse.restorer.Restorer`.
+RESTORERS = Registry('method of restoration', 'jdiffclust.inverse', {
+    'dps': 'dps:DPS',
+    'pigdm': 'pigdm:PiGDM',
+    'repaint': 'repaint:RePaint',
+    'ddrm': 'ddrm:DDRM',
+    'mcgdiff': 'mcgdiff:MCGdiff',
+    'tds': 'tds:TDS',
+})
 GRIDS = Registry('time grid', 'jdiffclust.diffusion', {
     'uniform': 'grids:uniform',
     'leading': 'grids:leading',

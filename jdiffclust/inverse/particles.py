@@ -1,0 +1,223 @@
+"""Particles: weighted draws, resampled.
+
+N particles of each of P problems, row n P + p; weights are [N, P]. The mean of the
+weights that were divided away estimates the evidence p(y), and does so without bias
+(Del Moral, 2004), whatever the number of particles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jdiffclust.errors import UserError
+from jdiffclust.inverse import restorer
+
+RESAMPLING = ('systematic', 'multinomial')
+LAST = 2**31 - 2  # the number of the last resampling, beyond those of rows
+
+
+class Cloud(NamedTuple):
+  """Particles.
+
+  Attributes:
+    rows: whatever they carry, a tree of rows [N P, ...].
+    log_weights: normalised, [N, P].
+    log_evidence: so far, [P].
+    least_ess: the least effective sample size so far, [P].
+  """
+
+  rows: Any
+  log_weights: jax.Array
+  log_evidence: jax.Array
+  least_ess: jax.Array
+
+
+class Carried(NamedTuple):
+  """What particles carry, rows [N P, ...].
+
+  Attributes:
+    u: noisy images, [N P, H, W, C].
+    condition: of the denoiser.
+    pending: log factors of the weights that are known in the next row only, [N P].
+  """
+
+  u: jax.Array
+  condition: Any
+  pending: jax.Array
+
+
+class State(NamedTuple):
+  """Between two rows of the table.
+
+  Attributes:
+    cloud: the particles; their rows are `Carried`.
+    last: where the last resampling looks, [D, P].
+    first: the first noise level, [].
+  """
+
+  cloud: Cloud
+  last: jax.Array
+  first: jax.Array
+
+
+def new_cloud(rows, num_problems: int) -> Cloud:
+  """Particles of equal weight."""
+  number = len(jax.tree.leaves(rows)[0]) // num_problems
+  zero = jnp.zeros(num_problems)
+  return Cloud(rows, jnp.full((number, num_problems), -jnp.log(number)), zero,
+               zero + number)
+
+
+def effective_sample_size(log_weights) -> jax.Array:
+  """1 / the sum of squared weights (Kong, Liu and Wong, 1994), [P]."""
+  return jnp.exp(-jax.nn.logsumexp(2 * log_weights, axis=0))
+
+
+def reweighted(cloud: Cloud, log_factors) -> Cloud:
+  """Particles whose weights have been multiplied.
+
+  Args:
+    cloud: the particles.
+    log_factors: [N P]; those that are not numbers kill their particle.
+  """
+  factors = log_factors.reshape(cloud.log_weights.shape)
+  factors = jnp.where(jnp.isnan(factors), -jnp.inf, factors)
+  weights = cloud.log_weights + factors
+  total = jax.nn.logsumexp(weights, axis=0)
+  # Where all have died the evidence stays -inf; the weights go on as numbers.
+  alive = jnp.isfinite(total)
+  weights = jnp.where(alive[None], weights - jnp.where(alive, total, 0.)[None],
+                      -jnp.log(len(weights)))
+  ess = jnp.where(alive, effective_sample_size(weights), 0.)
+  return Cloud(cloud.rows, weights, cloud.log_evidence + total,
+               jnp.minimum(cloud.least_ess, ess))
+
+
+def ancestors(log_weights, positions) -> jax.Array:
+  """Which particles go on.
+
+  Args:
+    log_weights: normalised, [N, P].
+    positions: in [0, 1), [M, P].
+
+  Returns:
+    The first particle whose cumulated weight exceeds the position, int [M, P]; none of
+    weight 0.
+  """
+  shares = jnp.cumsum(jnp.exp(log_weights), axis=0)
+  # Divided by their last, they end at 1 exactly, which no position reaches.
+  shares = shares / shares[-1:]
+  find = lambda shares, at: jnp.searchsorted(shares, at, side='right')
+  return jax.vmap(find, 1, 1)(shares, positions)
+
+
+def positions(kind: str, keys, number: int) -> jax.Array:
+  """Where resampling looks, [number, P] in [0, 1).
+
+  Args:
+    kind: 'systematic': evenly spaced from one random number; 'multinomial': independent.
+    keys: typed keys [P].
+    number: M.
+  """
+  below = 1 - jnp.finfo(jnp.float32).epsneg
+  if kind == 'systematic':
+    first = jax.vmap(jax.random.uniform)(keys)
+    found = (jnp.arange(number, dtype=float)[:, None] + first[None]) / number
+  else:
+    found = jax.vmap(lambda key: jax.random.uniform(key, (number,)), 0, 1)(keys)
+  return jnp.minimum(found, below)
+
+
+def chosen(rows, which) -> Any:
+  """The rows of some particles.
+
+  Args:
+    rows: a tree of rows [N P, ...].
+    which: particles, int [M, P].
+
+  Returns:
+    Rows [M P, ...].
+  """
+  num_problems = which.shape[1]
+  index = (which * num_problems + jnp.arange(num_problems)[None]).reshape(-1)
+  return jax.tree.map(lambda a: a[index], rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles(restorer.Restorer):
+  """What methods with particles share.
+
+  Attributes:
+    particles: N of each problem.
+    num_draws: of the particles that are drawn at last, of each problem; 0: as many as
+      particles.
+    resampling: 'systematic' or 'multinomial'.
+    threshold: resampled is when the effective sample size falls below this share of N.
+  """
+
+  particles: int = 128
+  num_draws: int = 0
+  resampling: str = 'systematic'
+  threshold: float = .5
+
+  def __post_init__(self):
+    """Checks the options.
+
+    Raises:
+      UserError: one of them is out of its range.
+    """
+    if self.resampling not in RESAMPLING:
+      raise UserError(f'Unknown resampling {self.resampling!r}: set one of '
+                      f'{", ".join(RESAMPLING)}.')
+    if not (self.particles >= 1 and self.num_draws >= 0 and 0 <= self.threshold <= 1):
+      raise UserError(f'{self} is not allowed: particles must be 1 or more, num_draws 0 '
+                      'or more, threshold from 0 to 1.')
+
+  def num_rows(self, num_draws):
+    """Particles of an image."""
+    del num_draws
+    return self.particles
+
+  def resampled(self, cloud: Cloud, row, keys) -> Cloud:
+    """Particles after resampling, of the problems that need it.
+
+    Args:
+      cloud: the particles.
+      row: of the table.
+      keys: of the rows.
+    """
+    number, num_problems = cloud.log_weights.shape
+    ess = effective_sample_size(cloud.log_weights)
+    needed = (ess < self.threshold * number) | (self.threshold == 1)
+    found = ancestors(cloud.log_weights, positions(
+        self.resampling, problem_keys(keys, num_problems, row.left), number))
+    which = jnp.where(needed[None], found, jnp.arange(number)[:, None])
+    return cloud._replace(
+        rows=chosen(cloud.rows, which),
+        log_weights=jnp.where(needed[None], -jnp.log(number), cloud.log_weights))
+
+  def begun(self, rows: Carried, keys, num_problems: int, sigma) -> State:
+    """The state of particles of equal weight, at the first level sigma."""
+    number = self.num_draws or self.particles
+    last = positions(self.resampling, problem_keys(keys, num_problems, LAST), number)
+    return State(new_cloud(rows, num_problems), last, sigma)
+
+  def finish(self, state, table):
+    """Draws of equal weight, by a last resampling."""
+    cloud = state.cloud
+    number = len(cloud.log_weights)
+    drawn = chosen(cloud.rows, ancestors(cloud.log_weights, state.last))
+    evaluations = jnp.full(len(drawn.u), len(table.rows.t) * number)
+    return restorer.Restored(
+        drawn.u, drawn.condition, evaluations, cloud.log_evidence,
+        effective_sample_size(cloud.log_weights), cloud.least_ess, cloud.log_weights)
+
+
+def problem_keys(keys, num_problems: int, number) -> jax.Array:
+  """Keys of problems, typed [P], for resampling in a row of the table."""
+  of = lambda key: jax.random.fold_in(jax.random.fold_in(key, number), 2**31 - 1)
+  return jax.vmap(of)(keys[:num_problems])
