@@ -246,6 +246,18 @@ class LatentCDDPM(Method):
     """That of ClusterDDPM."""
     return self.first.reference(params.first)
 
+  def recognise(self, params, images, keys):
+    """By ClusterDDPM, or by CDDPM's network of the latents once it has begun."""
+    first = self.first.recognise(params.first, images, keys)
+    z = params.standardised(self.first.model.encode(params.first.encoder, images,
+                                                    None)[0])
+    second = self.second.recognise(params.second, z, keys)
+    return jnp.where(params.begun, second, first)
+
+  def propose(self, params, images, keys, num, prior_share):
+    """Those of ClusterDDPM, whose mixture stands for the prior of latents."""
+    return self.first.propose(params.first, images, keys, num, prior_share)
+
   def feature_maps(self, params):
     """Those of ClusterDDPM."""
     return self.first.feature_maps(params.first)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -45,6 +46,18 @@ class Networks(NamedTuple):
   denoiser: Callable = unet_from_config
   latent: Callable = clusterddpm_networks
   inference: Callable = InferenceNetwork
+
+
+class Proposal(NamedTuple):
+  """Conditions that images might have, [N, P, ...] of P images.
+
+  Attributes:
+    condition: of the denoiser.
+    log_ratio: log density a priori less that of the proposal, [N, P].
+  """
+
+  condition: jax.Array
+  log_ratio: jax.Array
 
 
 class Method(abc.ABC):
@@ -178,6 +191,35 @@ class Method(abc.ABC):
     del params, images
     raise UserError(f'config.method = {self.config.method!r} has no latents: take '
                     'cluster_ddpm or latent_cddpm.')
+
+  def recognise(self, params, images, keys) -> jax.Array:
+    """Responsibilities [B, Q] of new images, without a bound; traceable.
+
+    By default those of an E-step.
+
+    Args:
+      params: the parameters.
+      images: [B, H, W, C].
+      keys: typed keys [B].
+    """
+    numbers = jnp.arange(len(images), dtype=jnp.int32)
+    return self.e_step(self.e_estimator, params, Batch(images, numbers), keys[0])[0]
+
+  def propose(self, params, images, keys, num: int, prior_share: float) -> Proposal:
+    """Conditions of images that are known only by some draws of each; traceable.
+
+    Args:
+      params: the parameters.
+      images: K draws of P images, [K, P, H, W, C].
+      keys: typed keys [K, P].
+      num: N conditions of each image.
+      prior_share: the share of conditions that follow their prior, whatever the draws
+        say, in [0, 1).
+
+    Raises:
+      UserError: images of the method have no condition that could be found.
+    """
+    raise UserError(f'config.method = {self.config.method!r} cannot restore images.')
 
   def densities(self, params, images, keys, num_steps: int, num_probes: int):
     """`cddpm.density.Densities` of images [B, H, W, C], by the probability-flow ODE.

@@ -33,10 +33,15 @@ def trailing(path: Path, num_steps: int) -> np.ndarray:
   return path.t_max - span * (np.arange(num_steps) / num_steps)
 
 
+def karras_levels(high: float, low: float, num_steps: int, rho: float = 7.):
+  """N noise levels, falling from high to low, sigma^(1 / rho) in equal strides."""
+  return np.linspace(high ** (1 / rho), low ** (1 / rho), num_steps) ** rho
+
+
 def karras(path: Path, num_steps: int, rho: float = 7.) -> np.ndarray:
   """sigma^(1 / rho) in equal strides (Karras et al., 2022, equation 5)."""
-  high, low = np.exp(on_host(path.log_sigma, [path.t_max, path.t_min])) ** (1 / rho)
-  sigma = np.linspace(high, low, num_steps) ** rho
+  sigma = karras_levels(*np.exp(on_host(path.log_sigma, [path.t_max, path.t_min])),
+                        num_steps, rho)
   # The inverse's rounding shall not lead outside.
   return np.clip(on_host(path.time, np.log(sigma)), path.t_min, path.t_max)
 

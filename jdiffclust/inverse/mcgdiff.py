@@ -96,8 +96,7 @@ class MCGdiff(particles.Particles):
     seen = first.product(known.value, m, variance, z)
     u = operator.back(jnp.where(active, seen, operator.into(u)))
     factors = jnp.where(active, first.log(known.value, m, variance), 0.)
-    state = self.begun(particles.Carried(u, given.condition, jnp.zeros(len(u))), keys,
-                       len(given.problem.observation), sigma)
+    state = self.begun(u, given, keys, sigma)
     return state._replace(
         cloud=particles.reweighted(state.cloud, row_sums(factors) - known.log_scale))
 

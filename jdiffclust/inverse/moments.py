@@ -3,7 +3,8 @@
 Steps back from noise need the variance r^2 of x_0 given u: with it a step of any length
 is right for Gaussian images, and the best of all round ones for others (Bao, Li, Zhu and
 Zhang, 2022, Analytic-DPM). A model tells it itself: of images that it draws, made noisy,
-r^2 is the mean squared error of its estimates.
+r^2 is the mean squared error of its estimates. What looks ahead to y takes that of the
+least sure pixel instead: to be too sure would push too far, again and again.
 """
 
 from __future__ import annotations
@@ -28,18 +29,28 @@ class Moments(NamedTuple):
   Attributes:
     spread: standard deviation of pixels about the condition's centre, [].
     log_sigmas: falling, [L].
-    log_variances: log r^2 at these levels, [L].
+    log_variances: log r^2 at these levels, the mean over pixels, [L].
+    log_widest: that of the least sure pixel, [L].
   """
 
   spread: jax.Array
   log_sigmas: jax.Array
   log_variances: jax.Array
+  log_widest: jax.Array
 
   def variance(self, sigma) -> jax.Array:
-    """r^2 at noise levels of any shape; interpolated in logarithms."""
+    """r^2, the mean over pixels, at noise levels of any shape."""
+    return self._at(sigma, self.log_variances)
+
+  def widest(self, sigma) -> jax.Array:
+    """r^2 of the least sure pixel at noise levels of any shape."""
+    return self._at(sigma, self.log_widest)
+
+  def _at(self, sigma, logs):
+    """Interpolated in logarithms."""
     # Beyond the ends: sigma^2 where there is little noise, constant where there is much.
     at = jnp.log(sigma)
-    inside = jnp.interp(at, self.log_sigmas[::-1], self.log_variances[::-1])
+    inside = jnp.interp(at, self.log_sigmas[::-1], logs[::-1])
     return jnp.exp(inside + 2 * jnp.minimum(at - self.log_sigmas[-1], 0.))
 
 
@@ -51,8 +62,8 @@ def of_gaussian(spread: float) -> Moments:
   """
   log_sigmas = np.linspace(12., -12., 481)
   sigma2 = np.exp(2 * log_sigmas)
-  found = spread, log_sigmas, np.log(sigma2 * spread**2 / (sigma2 + spread**2))
-  return Moments(*(jnp.asarray(a, float) for a in found))
+  logs = np.log(sigma2 * spread**2 / (sigma2 + spread**2))
+  return Moments(*(jnp.asarray(a, float) for a in (spread, log_sigmas, logs, logs)))
 
 
 def measure(denoiser: Denoiser, path: Path, keys, condition,
@@ -85,12 +96,14 @@ def _measure(sampler, table, denoiser, keys, condition):
         jax.random.fold_in(jax.random.fold_in(key, row.left), 1), x0.shape[1:]))(keys)
     x = row.scale * (x0 + row.sigma * noise) + row.pull * mu
     found = denoiser.estimate(x, jnp.full(len(x), row.t), condition)
-    return jnp.mean((found - x0)**2)
+    squares = jnp.mean((found - x0)**2, axis=0)
+    return jnp.mean(squares), jnp.max(squares)
 
-  errors = jax.lax.map(error, table.rows)
+  mean, widest = jax.lax.map(error, table.rows)
   spread2 = jnp.mean((x0 - mu)**2)
   # No estimate is worse than u itself, nor worse where there is less noise.
-  least = jnp.finfo(errors.dtype).tiny**.5
-  errors = jnp.clip(jax.lax.cummin(errors), least, table.rows.sigma**2)
+  least = jnp.finfo(mean.dtype).tiny**.5
+  log = lambda errors: jnp.log(
+      jnp.clip(jax.lax.cummin(errors), least, table.rows.sigma**2))
   return Moments(jnp.sqrt(jnp.maximum(spread2, least)), jnp.log(table.rows.sigma),
-                 jnp.log(errors))
+                 log(mean), log(widest))

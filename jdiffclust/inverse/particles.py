@@ -200,11 +200,14 @@ class Particles(restorer.Restorer):
         rows=chosen(cloud.rows, which),
         log_weights=jnp.where(needed[None], -jnp.log(number), cloud.log_weights))
 
-  def begun(self, rows: Carried, keys, num_problems: int, sigma) -> State:
-    """The state of particles of equal weight, at the first level sigma."""
+  def begun(self, u, given: restorer.Given, keys, sigma) -> State:
+    """The state of particles u [N P, ...] at the first level sigma."""
+    num_problems = len(given.problem.observation)
+    rows = Carried(u, given.condition, jnp.zeros(len(u)))
     number = self.num_draws or self.particles
     last = positions(self.resampling, problem_keys(keys, num_problems, LAST), number)
-    return State(new_cloud(rows, num_problems), last, sigma)
+    cloud = reweighted(new_cloud(rows, num_problems), given.log_weights)
+    return State(cloud, last, sigma)
 
   def finish(self, state, table):
     """Draws of equal weight, by a last resampling."""

@@ -24,7 +24,7 @@ class PiGDM(restorer.Independent):
   def advance(self, u, row, denoiser, keys, given):
     """A step of ddpm by E[x_0 | u, y]."""
     x0, pullback = restorer.estimate_and_pullback(denoiser, u, row, given.condition)
-    variance = given.moments.variance(row.sigma)
+    variance = given.moments.widest(row.sigma)
     _, gradient = log_twist(given.problem, x0, variance)
     x0 = x0 + row.sigma**2 * pullback(gradient)
     return restorer.ddpm_step(u, x0, row, given.moments, keys)

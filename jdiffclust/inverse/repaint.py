@@ -1,7 +1,8 @@
 """RePaint (Lugmayr et al., 2022): what is known is put in, as noisy as the rest.
 
-Before each network call the known coordinates of u are y~ + sigma z. That the rest fits to them, the way goes back again and again: after `jump` steps down, noise
-of the difference is added and they are taken anew, `repeats` times in all (the paper's
+Before each network call the known coordinates of u are y~ + sigma z. That the rest fits
+to them, the way goes back again and again: after `jump` steps down, noise of the
+difference is added and they are taken anew, `repeats` times in all (the paper's
 sqrt(1 - beta) x + sqrt(beta) z, in u). The paper restores missing pixels; in the
 operator's coordinates (`jdiffclust.inverse.problem`) the same is done for any operator
 whose decomposition is known. There must be no noise in y: below sigma = tau nothing would
@@ -46,9 +47,9 @@ class RePaint(restorer.Independent):
   repeats: int = 10
   allows_noise = False
 
-  def table(self, path, num_steps, grid):
-    """The rows of ddpm in the order of the jumps."""
-    table = super().table(path, num_steps, grid)
+  def table(self, path, num_steps, spread):
+    """The rows in the order of the jumps."""
+    table = super().table(path, num_steps, spread)
     order = schedule(num_steps, self.jump, self.repeats)
     rows = type(table.rows)(*(np.asarray(field)[order] for field in table.rows))
     return table._replace(rows=rows._replace(left=np.arange(len(order) - 1, -1, -1)))

@@ -20,13 +20,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from jdiffclust.diffusion import samplers
+from jdiffclust.diffusion import samplers, tables
 from jdiffclust.diffusion.denoiser import Denoiser
+from jdiffclust.diffusion.grids import karras_levels
+from jdiffclust.diffusion.paths import Path, on_host
+from jdiffclust.diffusion.tables import Table
 from jdiffclust.errors import UserError
 from jdiffclust.inverse.moments import Moments
 from jdiffclust.inverse.problem import Problem, check_problem, is_spectral
 from jdiffclust.registry import RESTORERS
+from jdiffclust.sharding import SPLIT
+
+
+MOST_NOISE = 100.  # the first noise level, at most, in units of the images' spread
 
 
 class Given(NamedTuple):
@@ -36,11 +45,15 @@ class Given(NamedTuple):
     problem: of P observations.
     condition: of the denoiser, a tree of rows [R, ...].
     moments: of the denoiser.
+    log_weights: of particles at the start, beside those that follow from y, [R]: where
+      conditions were not drawn from their prior, its logarithm less that of what they
+      were drawn from.
   """
 
   problem: Problem
   condition: Any
   moments: Moments
+  log_weights: jax.Array
 
 
 class Restored(NamedTuple):
@@ -82,6 +95,16 @@ class Restorer(samplers.Sampler):
   needs_noise: ClassVar[str] = 'never'
   allows_noise: ClassVar[bool] = True
 
+  def table(self, path: Path, num_steps: int, spread: float) -> Table:
+    """The rows it goes through.
+
+    Args:
+      path: the noising path, float64 on the host.
+      num_steps: N.
+      spread: of the model's images.
+    """
+    return table_of(path, num_steps, spread)
+
   def num_rows(self, num_draws: int) -> int:
     """Draws, or particles, of an image of which `num_draws` are asked for."""
     return num_draws
@@ -112,6 +135,35 @@ class Restorer(samplers.Sampler):
     if not self.allows_noise and float(problem.noise) > 0:
       raise UserError(f'The method {name} takes what is seen for exact, but sigma = '
                       f'{float(problem.noise)}: set it to 0, or take another method.')
+
+
+def table_of(path: Path, num_steps: int, spread: float) -> Table:
+  """Rows of ddim at the noise levels of Karras et al. (2022), but for the noisiest.
+
+  Beyond `MOST_NOISE` times the spread u tells nothing of x_0, and a network's errors grow
+  with sigma: the way begins there, with N(mu, sigma^2 + spread^2).
+
+  Args:
+    path: the noising path, float64 on the host.
+    num_steps: N, at least 1.
+    spread: standard deviation of the images' pixels.
+
+  Returns:
+    The `Table`.
+
+  Raises:
+    UserError: N is below 1.
+  """
+  if num_steps < 1:
+    raise UserError(f'{num_steps} steps of a restoration: set at least 1.')
+  low, high = np.exp(on_host(path.log_sigma, [path.t_min, path.t_max]))
+  first = max(min(high, MOST_NOISE * spread), 2 * low)
+  sigma = karras_levels(first, low, num_steps)
+  times = np.clip(on_host(path.time, np.log(sigma)), path.t_min, path.t_max)
+  table = tables.make_table(path, times, tables.ddim)
+  if first >= high:
+    return table
+  return table._replace(start_noise=np.hypot(first, spread), start_mu=np.ones(()))
 
 
 def bridge(u, x0, sigma, after, variance):
@@ -231,6 +283,11 @@ class Independent(Restorer):
                     jnp.full(len(state.u), len(table.rows.t)), unknown, unknown, unknown)
 
 
+def restorer_options(name: str) -> list[str]:
+  """The names of a method's own options."""
+  return [field.name for field in dataclasses.fields(RESTORERS[name])]
+
+
 def make_restorer(name: str, **options) -> Restorer:
   """The method of that name.
 
@@ -241,18 +298,17 @@ def make_restorer(name: str, **options) -> Restorer:
   Raises:
     UserError: an unknown name, option or value.
   """
-  kind = RESTORERS[name]
-  known = [field.name for field in dataclasses.fields(kind)]
+  known = restorer_options(name)
   for option in options:
     if option not in known:
       raise UserError(f'Unknown option of {name} {option!r}: '
                       + (f'set one of {", ".join(known)}.' if known else 'it has none.'))
-  return kind(**options)
+  return RESTORERS[name](**options)
 
 
 def restore(restorer: Restorer, path, denoiser: Denoiser, problem: Problem, keys,
             condition, moments: Moments, num_draws: int, num_steps: int,
-            grid: str = 'karras') -> Restored:
+            log_weights=None, mesh: Mesh | None = None) -> Restored:
   """Draws images given what was seen of them.
 
   Args:
@@ -266,7 +322,9 @@ def restore(restorer: Restorer, path, denoiser: Denoiser, problem: Problem, keys
     num_draws: D of each problem.
     moments: of the model, see `moments.measure`.
     num_steps: network evaluations of a draw; of repaint more.
-    grid: one of `registry.GRIDS`.
+    log_weights: of the particles at the start, [N, P], see `Given`; None: all 0.
+    mesh: devices over which the N P rows are spread, which must divide them; None: the
+      one that the keys are on.
 
   Returns:
     `Restored`, of D P rows.
@@ -276,16 +334,25 @@ def restore(restorer: Restorer, path, denoiser: Denoiser, problem: Problem, keys
   """
   check_problem(problem)
   restorer.check(problem, type(restorer).__name__.lower())
-  table = jax.tree.map(jnp.asarray, restorer.table(path, num_steps, grid))
-  return _restore(restorer, num_draws, table, denoiser, problem, keys, condition,
-                  moments)
+  table = jax.tree.map(jnp.asarray, restorer.table(path, num_steps, float(moments.spread)))
+  if log_weights is None:
+    log_weights = jnp.zeros((restorer.num_rows(num_draws), len(keys)))
+  return _restore(restorer, num_draws, mesh, table, denoiser, problem, keys, condition,
+                  moments, log_weights)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _restore(restorer, num_draws, table, denoiser, problem, keys, condition, moments):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _restore(restorer, num_draws, mesh, table, denoiser, problem, keys, condition,
+             moments, log_weights):
   count = restorer.num_rows(num_draws)
   of = lambda n, key: jax.random.fold_in(key, n)
   row_keys = jax.vmap(jax.vmap(of, (None, 0)), (0, None))(jnp.arange(count), keys)
-  flat = lambda a: a.reshape(-1, *a.shape[2:])
-  given = Given(problem, jax.tree.map(flat, condition), moments)
+
+  def flat(rows):
+    rows = rows.reshape(-1, *rows.shape[2:])
+    if mesh is None:
+      return rows
+    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, SPLIT))
+
+  given = Given(problem, jax.tree.map(flat, condition), moments, flat(log_weights))
   return samplers.run(restorer, table, denoiser, flat(row_keys), given)

@@ -32,8 +32,7 @@ class TDS(particles.Particles):
   def init(self, table, denoiser, keys, given):
     """Pure noise, not weighted yet."""
     u = restorer.start(table, denoiser, keys, given.condition)
-    return self.begun(particles.Carried(u, given.condition, jnp.zeros(len(u))), keys,
-                      len(given.problem.observation), table.rows.sigma[0])
+    return self.begun(u, given, keys, table.rows.sigma[0])
 
   def step(self, state, row, denoiser, keys, given):
     """The weights, resampling, and the pushed step."""
@@ -41,7 +40,7 @@ class TDS(particles.Particles):
     u, condition, pending = cloud.rows
     x0, pullback = restorer.estimate_and_pullback(denoiser, u, row, condition)
     variance = given.moments.variance(row.sigma)
-    log_psi, gradient = log_twist(problem, x0, variance)
+    log_psi, gradient = log_twist(problem, x0, given.moments.widest(row.sigma))
     cloud = particles.reweighted(cloud, pending + log_psi)
     carried = condition, u, x0, pullback(gradient), log_psi
     cloud = self.resampled(cloud._replace(rows=carried), row, keys)
@@ -50,7 +49,8 @@ class TDS(particles.Particles):
     z = restorer.noise(keys, row, 0, u)
     new = m + v * push + jnp.sqrt(v) * z
     pending = v * row_sums(push**2) / 2 - row_sums(push * (new - m)) - log_psi
-    image, factors = _end(problem, x0, variance, z, log_psi)
+    image, factors = _end(problem, x0, variance, z)
+    factors = factors - log_psi
     last = row.left == 0
     rows = particles.Carried(jnp.where(last, image, new), condition,
                              jnp.where(last, factors, pending))
@@ -62,15 +62,14 @@ class TDS(particles.Particles):
     return super().finish(state._replace(cloud=cloud), table)
 
 
-def _end(problem, x0, variance, z, log_psi):
-  """x_0 that fits to y, and the log factor of its weight, [R]."""
+def _end(problem, x0, variance, z):
+  """x_0 that fits to y, and the log density of y given u, [R]."""
   if not is_spectral(problem.operator):
     likelihood = row_sums(log_normal(residuals(problem, x0), 0., problem.noise**2))
-    return x0, likelihood - log_psi
+    return x0, likelihood
   known, c0 = coordinates(problem, len(x0)), problem.operator.into(x0)
   noise2 = jnp.where(known.seen, known.tau, 0.)**2
   gain = variance / (variance + noise2)
   seen = c0 + gain * (known.value - c0) + jnp.sqrt(gain * noise2) * z
-  # psi is the likelihood of these draws: no weight is left.
-  return (problem.operator.back(jnp.where(known.seen, seen, c0)),
-          jnp.zeros_like(log_psi))
+  likelihood, _ = log_twist(problem, x0, variance)
+  return problem.operator.back(jnp.where(known.seen, seen, c0)), likelihood

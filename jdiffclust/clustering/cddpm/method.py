@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from jdiffclust.clustering.bound.pooling import log_posterior
 from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters, TwoStages
 from jdiffclust.clustering.cddpm.amortised import Posterior
 from jdiffclust.clustering.cddpm.denoising import cluster_denoiser, mixture_denoiser
@@ -16,10 +18,11 @@ from jdiffclust.clustering.cddpm.density import make_densities
 from jdiffclust.clustering.cddpm.e_step import make_e_step, make_pilot
 from jdiffclust.clustering.cddpm.m_step import make_m_step, set_mixture
 from jdiffclust.clustering.cddpm.proposals import NUM_IMAGES
-from jdiffclust.clustering.method import Method, Networks
+from jdiffclust.clustering.method import Method, Networks, Proposal
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.diffusion.process import Process, process_from_config
 from jdiffclust.evaluation.features import trained_encoder
+from jdiffclust.inverse.particles import ancestors, positions
 from jdiffclust.networks.unet import SharedTrunkUNet
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.state import init_state, make_optimizer
@@ -106,6 +109,27 @@ class CDDPM(Method):
   def reference(self, params):
     """D of `denoising`."""
     return mixture_denoiser(self.model, self.path, params)
+
+  def recognise(self, params, images, keys):
+    """By the inference network alone, if there is one."""
+    if self.draws_decide:
+      return super().recognise(params, images, keys)
+    return jnp.exp(log_posterior(
+        functools.partial(self.inference.apply, params.posterior), images, keys,
+        self.config.views, self.config.posterior.num_views))
+
+  def propose(self, params, images, keys, num, prior_share):
+    """Means of clusters, by the mean responsibilities of an image's draws."""
+    draws, number = images.shape[:2]
+    tau = self.recognise(params, images.reshape(-1, *images.shape[2:]), keys.reshape(-1))
+    tau = jnp.mean(tau.reshape(draws, number, -1), axis=0)
+    prior = jax.nn.softmax(params.log_proportions)[None]
+    log_g = jnp.log((1 - prior_share) * tau + prior_share * prior)
+    at = positions('systematic', keys[0], num)
+    which = ancestors(log_g.T, at)  # [N, P]
+    log_ratio = jnp.log(prior) - log_g
+    return Proposal(params.means[which],
+                    log_ratio[jnp.arange(number)[None], which])
 
   def feature_maps(self, params):
     """The hidden layer of the inference network, if there is one."""

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from jdiffclust.clustering.bound.draws import image_keys
 from jdiffclust.clustering.cluster_ddpm import latent_fit, latent_mixture
 from jdiffclust.clustering.cluster_ddpm.model import (
-    Model, Parameters, make_e_step, make_encode, make_m_step, sampled_latents)
-from jdiffclust.clustering.method import Method, Networks, latents_of
+    Model, Parameters, log_recognised, make_e_step, make_encode, make_m_step,
+    sampled_latents)
+from jdiffclust.clustering.method import Method, Networks, Proposal, latents_of
 from jdiffclust.diffusion import predictions
 from jdiffclust.diffusion.denoiser import Unpulled
 from jdiffclust.diffusion.process import process_from_config
@@ -116,6 +117,39 @@ class ClusterDDPM(Method):
     """The same, without a sight of z."""
     return predictions.denoiser(self.path, params.denoiser, self.model.blind, 'eta',
                                 self.centring)
+
+  def recognise(self, params, images, keys):
+    """By the encoder and the mixture of its latents."""
+    return jnp.exp(log_recognised(self.model, self.e_options.temperature, params, images,
+                                  keys))
+
+  def propose(self, params, images, keys, num, prior_share):
+    """Latents of an image's draws, in turn; the prior is the mixture of latents."""
+    draws, number = images.shape[:2]
+    rows = images.reshape(-1, *images.shape[2:])
+    mean, log_variance = self.model.encode(params.encoder, rows, None)
+
+    def own(key):  # of one image: its N keys, whether they are of the prior, clusters
+      keys = jax.random.split(key, num)
+      which = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1)))(keys)
+      cluster = jax.vmap(lambda k: jax.random.categorical(
+          jax.random.fold_in(k, 2), params.log_proportions))(keys)
+      return keys, which < prior_share, cluster
+
+    z_keys, free, clusters = (a.reshape(-1) for a in jax.vmap(own, out_axes=1)(keys[0]))
+    row = np.arange(num * number) % (draws * number)
+    z = jnp.where(
+        free[:, None], latent_mixture.draw_latents(params.mixture, clusters, z_keys),
+        sampled_latents(mean[row], log_variance[row], z_keys))
+    log_p = jax.nn.logsumexp(latent_mixture.log_joint(params.mixture, z), axis=1)
+    # log q(z | draw k of the same image), of all z
+    of_draw = lambda encoded: log_encoded(
+        *(jnp.tile(part, (num, 1)) for part in encoded), z)
+    encoded = [part.reshape(draws, number, -1) for part in (mean, log_variance)]
+    log_q = jax.nn.logsumexp(jax.lax.map(of_draw, encoded), axis=0) - np.log(draws)
+    log_g = log_q if not prior_share else jnp.logaddexp(
+        log_q + np.log1p(-prior_share), log_p + np.log(prior_share))
+    return Proposal(z.reshape(num, number, -1), (log_p - log_g).reshape(num, number))
 
   def feature_maps(self, params):
     """The means of the latents."""

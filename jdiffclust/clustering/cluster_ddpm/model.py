@@ -282,6 +282,28 @@ def make_reconstruction(model: Model, options, mesh: Mesh):
                    (WHOLE, WHOLE, SPLIT, WHOLE))
 
 
+def log_recognised(model: Model, temperature: float, params: Parameters, images, keys):
+  """log tau [B, Q] of images without a start: the mean over views, normalised.
+
+  Args:
+    model: the model.
+    temperature: of the E-step.
+    params: the parameters.
+    images: [B, H, W, C].
+    keys: typed keys [B].
+  """
+  logits = lambda images: latent_mixture.expected_log_joint(
+      params.mixture, *model.encode(params.encoder, images, None)) / temperature
+  return log_posterior(logits, images, keys, model.views, model.num_views)
+
+
+def log_encoded(mean, log_variance, z) -> jax.Array:
+  """log q(z | x_0), nats, [B]; of m, log s^2 and z, [B, J]."""
+  log_variance = latent_mixture.clamp(log_variance)
+  square = (z - mean)**2 * jnp.exp(-log_variance)
+  return -jnp.sum(square + log_variance + jnp.log(2 * jnp.pi), axis=1) / 2
+
+
 def make_e_step(model: Model, options, mesh: Mesh):
   """Compiles the E-step, given the mixture, for a mesh of devices.
 
@@ -302,9 +324,7 @@ def make_e_step(model: Model, options, mesh: Mesh):
     found = reconstruction(model, options, estimator, params, batch, key)
     posterior_of_z = params.mixture, found.mean, found.log_variance
     keys = image_keys(key_apart(key, 2), batch.indices)
-    logits = lambda images: latent_mixture.expected_log_joint(
-        params.mixture, *model.encode(params.encoder, images, None)) / options.temperature
-    log_tau = log_posterior(logits, batch.images, keys, model.views, model.num_views)
+    log_tau = log_recognised(model, options.temperature, params, batch.images, keys)
     if batch.start is not None:
       log_tau = pooled(log_tau, batch.start, model.pool)
     tau = jnp.exp(log_tau)

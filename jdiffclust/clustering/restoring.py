@@ -1,0 +1,270 @@
+"""Images restored by a fitted model: p(x | y) over clusters and images, batch by batch.
+
+What an image is conditioned on (its cluster's mean, its latent) is not known when parts
+of the image are not. So it is restored twice: first by the model that knows of no
+cluster, then under conditions that these draws have (Gibbs sampling of condition and
+image, of one round). Methods with particles give theirs conditions that are proposed by
+the first draws and weighted by prior over proposal, so that particles carry conditions
+and the weights tell which are right.
+
+The responsibilities of y are the means of those of its draws: p(q | y) is the mean of
+p(q | x) over x of p(x | y). `evidence` finds them by p(y | q) instead.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdiffclust.batch import blocks
+from jdiffclust.clustering.method import Method
+from jdiffclust.diffusion.paths import from_process
+from jdiffclust.errors import NonFiniteError, UserError
+from jdiffclust.inverse import restorer as restoring
+from jdiffclust.inverse.moments import Moments, measure
+from jdiffclust.inverse.particles import Particles
+from jdiffclust.inverse.problem import Problem, check_problem, is_spectral
+from jdiffclust.inverse.restorer import Restorer, make_restorer, restorer_options
+from jdiffclust.sharding import replicate, to_host
+from jdiffclust.streams import stream
+
+PRIOR_SHARE = .1  # of the particles' conditions, which follow their prior
+NUM_MEASURED = 32  # images by which a model's moments are measured
+
+
+class Restorations(NamedTuple):
+  """Draws of n images, float32 in [-1, 1] up to what the network overshoots.
+
+  Attributes:
+    images: [n, D, H, W, C].
+    responsibilities: of each draw, [n, D, Q].
+    log_evidence: log p(y) of the seen coordinates, nats, [n]; NaN where a method has no
+      estimate.
+    ess: effective sample size of the particles at last, [n]; NaN of other methods.
+    least_ess: the least on the way, [n].
+    evaluations: network evaluations an image took, first draws included.
+  """
+
+  images: np.ndarray
+  responsibilities: np.ndarray
+  log_evidence: np.ndarray
+  ess: np.ndarray
+  least_ess: np.ndarray
+  evaluations: float
+
+
+def restorer_of(options) -> Restorer:
+  """The method that the `restore` section of a config describes.
+
+  Args:
+    options: method, num_draws, and the methods' own options by their names.
+
+  Raises:
+    UserError: see its class.
+  """
+  known = options.to_dict()
+  return make_restorer(options.method, **{
+      name: known[name] for name in restorer_options(options.method)})
+
+
+def first_method(restorer: Restorer, problem: Problem) -> Restorer:
+  """What draws images while nothing is known of their conditions."""
+  if not isinstance(restorer, Particles):
+    return restorer
+  known = is_spectral(problem.operator)
+  return make_restorer('pigdm' if known or float(problem.noise) > 0 else 'dps')
+
+
+def no_conditions(method: Method, params, *leading: int):
+  """Zeros in the place of conditions, [*leading, ...]."""
+  one = jax.eval_shape(lambda: jnp.asarray(method.conditions(params, 0, 1, 0)[0]))
+  return np.zeros((*leading, *one.shape), one.dtype)
+
+
+def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
+  """The moments of the model that knows of no cluster, and of that which knows.
+
+  Args:
+    method: the model.
+    params: fitted parameters.
+    options: the `restore` section of a config: seed.
+  """
+  key = stream(options.seed, 'moments')
+  keys = jax.random.split(key, NUM_MEASURED)
+  path, clusters = from_process(method.process), method.config.num_clusters
+  shares = np.exp(to_host(params.log_proportions))
+  counts = np.bincount(np.searchsorted(
+      np.cumsum(shares / shares.sum()), (np.arange(NUM_MEASURED) + .5) / NUM_MEASURED),
+      minlength=clusters)
+  conditions = np.concatenate([
+      method.conditions(params, q, int(counts[q]), options.seed)
+      for q in range(clusters) if counts[q]])[:NUM_MEASURED]
+  blind = no_conditions(method, params, NUM_MEASURED)
+  return (measure(method.reference(params), path, keys, blind),
+          measure(method.denoiser(params), path, keys, conditions))
+
+
+def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
+  """Images that are restored at once.
+
+  It does not depend on their number, so that an image's result, to the bit, does not
+  either; and the devices share the rows out evenly.
+
+  Args:
+    num_rows: draws or particles of an image.
+    batch_size: rows that are wanted at once.
+    num_devices: that share them.
+  """
+  step = num_devices // int(np.gcd(num_rows, num_devices))
+  return max(1, batch_size // num_rows // step) * step
+
+
+def restore_all(method: Method, params, problem: Problem, options,
+                task=None) -> Restorations:
+  """Draws images given what is seen of them.
+
+  Args:
+    method: the model.
+    params: fitted parameters (the averaged ones).
+    problem: n observations, in [-1, 1] as the model's images are, on the host.
+    options: the `restore` section of a config.
+    task: advanced by the images restored, or None.
+
+  Returns:
+    `Restorations`.
+
+  Raises:
+    UserError: the problem is not one of its operator, or not of the method.
+    NonFiniteError: a draw has numbers that are not finite, or all particles have died.
+  """
+  check_problem(problem)
+  chosen = restorer_of(options)
+  first = first_method(chosen, problem)
+  for each, name in ((chosen, options.method), (first, 'the first draws')):
+    each.check(problem, name)
+  draws, mesh = options.num_draws, method.mesh
+  path = from_process(method.process)
+  if options.num_steps > path.num_steps:
+    raise UserError(f'config.restore.num_steps = {options.num_steps} exceeds the '
+                    f'{path.num_steps} noise levels of the model: set it to 1..'
+                    f'{path.num_steps}, or 0 for all.')
+  steps = options.num_steps or path.num_steps
+  blind_moments, moments = replicate(to_host(moments_of(method, params, options)), mesh)
+  blind, denoiser = method.reference(params), method.denoiser(params)
+  observations = np.asarray(problem.observation, np.float32)
+  total, num_rows = len(observations), chosen.num_rows(draws)
+  size = block_size(num_rows, options.batch_size, mesh.size)
+  keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
+      jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
+                                      np.arange(total, dtype=np.int32))))
+  weighted = isinstance(chosen, Particles)
+  propose, recognise = _compiled(method, num_rows, weighted)
+  parts = []
+  for rows, valid in blocks(total, size):
+    some = problem._replace(observation=jnp.asarray(observations[rows]))
+    of = jax.random.wrap_key_data(jnp.asarray(keys[rows]))
+    one, two, three = (jax.vmap(jax.random.fold_in, (0, None))(of, n) for n in range(3))
+    known = dict(path=path, problem=some, num_draws=draws, num_steps=steps,
+                 mesh=mesh)
+    guess = restoring.restore(
+        first, denoiser=blind, keys=one, moments=blind_moments,
+        condition=no_conditions(method, params, first.num_rows(draws), size), **known)
+    proposal = propose(params, guess.images, two)
+    found = restoring.restore(
+        chosen, denoiser=denoiser, keys=three, moments=moments,
+        condition=proposal.condition, log_weights=proposal.log_ratio, **known)
+    tau = recognise(params, found.images, two)
+    result = to_host(found._replace(condition=None))
+    evaluations = float(np.mean(guess.evaluations)) * first.num_rows(draws) + float(
+        np.mean(result.evaluations)) * (1 if weighted else draws)
+    shaped = lambda a: np.moveaxis(a.reshape(-1, size, *a.shape[1:]), 0, 1)[:valid]
+    part = Restorations(shaped(result.images), shaped(to_host(tau)),
+                        result.log_evidence[:valid], result.ess[:valid],
+                        result.least_ess[:valid], evaluations)
+    _check_finite(part, rows[:valid], options.method)
+    parts.append(part)
+    if task is not None:
+      task.advance(valid)
+  return Restorations(*(np.concatenate([part[i] for part in parts]) for i in range(5)),
+                      parts[0].evaluations)
+
+
+def _compiled(method, num_rows, weighted):
+  """`propose` and `recognise` of rows of draws, [D P, ...]."""
+  def row_keys(keys, number):
+    of = lambda n, key: jax.random.fold_in(key, n)
+    return jax.vmap(jax.vmap(of, (None, 0)), (0, None))(jnp.arange(number), keys)
+
+  @jax.jit
+  def propose(params, images, keys):
+    images = images.reshape(-1, len(keys), *images.shape[1:])
+    found = method.propose(params, images, row_keys(keys, len(images)), num_rows,
+                           PRIOR_SHARE if weighted else 0.)
+    ratio = found.log_ratio if weighted else jnp.zeros_like(found.log_ratio)
+    return found._replace(log_ratio=ratio)
+
+  @jax.jit
+  def recognise(params, images, keys):
+    number = len(images) // len(keys)
+    return method.recognise(params, images, row_keys(keys, number).reshape(-1))
+
+  return propose, recognise
+
+
+def _check_finite(part: Restorations, numbers, name: str) -> None:
+  dead = np.isneginf(part.log_evidence)
+  if dead.any():
+    raise NonFiniteError(
+        f'All particles of observation {int(numbers[np.argmax(dead)])} have died: what '
+        'is seen is impossible under the model. Set a larger sigma, or more particles.')
+  finite = np.isfinite(part.images).reshape(len(part.images), -1).all(axis=1)
+  if not finite.all():
+    raise NonFiniteError(
+        f'Restoring observation {int(numbers[np.argmin(finite)])} by {name} gave numbers '
+        'that are not finite: take more steps, or another method.')
+
+
+def evidence(method: Method, params, problem: Problem, options, task=None) -> np.ndarray:
+  """log p(y | q) of the seen coordinates under every cluster, nats, [n, Q].
+
+  Args:
+    method: the model.
+    params: fitted parameters.
+    problem: as of `restore_all`.
+    options: the `restore` section of a config; its method must have particles.
+    task: advanced by the images, or None.
+
+  Raises:
+    UserError: the method has no particles; or as of `restore_all`.
+  """
+  chosen = restorer_of(options)
+  if not isinstance(chosen, Particles):
+    raise UserError(f'config.restore.method = {options.method!r} has no estimate of the '
+                    'evidence: take mcgdiff or tds.')
+  check_problem(problem)
+  chosen.check(problem, options.method)
+  clusters, mesh = method.config.num_clusters, method.mesh
+  path = from_process(method.process)
+  _, moments = replicate(to_host(moments_of(method, params, options)), mesh)
+  denoiser, number = method.denoiser(params), chosen.num_rows(options.num_draws)
+  observations = np.asarray(problem.observation, np.float32)
+  # A problem for each pair of image and cluster.
+  conditions = np.stack([method.conditions(params, q, number, options.seed)
+                         for q in range(clusters)], axis=1)  # [N, Q, ...]
+  size = block_size(number, options.batch_size, mesh.size)
+  pairs, found = np.arange(len(observations) * clusters), []
+  for rows, valid in blocks(len(pairs), size):
+    image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        stream(options.seed, 'evidence'), pairs[rows].astype(np.int32))
+    out = restoring.restore(
+        chosen, path, denoiser, problem._replace(
+            observation=jnp.asarray(observations[image])), keys, conditions[:, cluster],
+        moments, options.num_draws, options.num_steps or path.num_steps, mesh=mesh)
+    found.append(to_host(out.log_evidence)[:valid])
+    if task is not None:
+      task.advance(valid / clusters)
+  return np.concatenate(found).reshape(-1, clusters)
