@@ -14,8 +14,9 @@ respect to the noisy image alone, which guided restoration asks for at each step
 measured on its own and as one of two steps of a scan, with the gradients that
 `jdiffclust.networks.convolution.conv` states ("stated") and with those that JAX derives
 ("derived"). All are compiled in one process and take turns; a scan with derived gradients
-takes part in the first `--slow_rounds` rounds only. Reported: medians of the seconds a
-step, and the ratios of the medians.
+takes part in the first `--slow_rounds` rounds only. Reported: medians of a step's
+seconds and CPU seconds (of all threads; other work beside it changes them less), and the
+ratios of the medians.
 """
 
 from __future__ import annotations
@@ -105,24 +106,29 @@ def main() -> None:
       calls |= {(kind, *name): call for name, call in make_calls(args.batch).items()}
   times = {name: [] for name in calls}
   for number in range(args.rounds):
-    for name, call in calls.items():
+    for name in list(calls)[::-1 if number % 2 else 1]:
       if name[0] == 'derived' and name[2] == 'scan' and number >= args.slow_rounds:
         continue
-      began = time.perf_counter()
-      call()
-      seconds = time.perf_counter() - began
-      times[name].append(seconds / (LENGTH if name[2] == 'scan' else 1))
-  middle = {name: statistics.median(values) for name, values in times.items()}
+      began, worked = time.perf_counter(), time.process_time()
+      calls[name]()
+      steps = LENGTH if name[2] == 'scan' else 1
+      times[name].append(((time.perf_counter() - began) / steps,
+                          (time.process_time() - worked) / steps))
   rows = []
   for work, title in WORKS.items():
     for place in ('alone', 'scan'):
-      stated, own = middle['stated', work, place], middle['derived', work, place]
-      rows.append((f"{title}, {'in a scan' if place == 'scan' else 'alone'}",
-                   f'{own:.3f}', f'{stated:.3f}', f'{own / stated:.2f}'))
-  print(markdown(('one step, s', 'derived', 'stated', 'derived / stated'), rows))
+      row = [f"{title}, {'in a scan' if place == 'scan' else 'alone'}"]
+      for clock in (0, 1):
+        own, stated = (statistics.median(pair[clock] for pair in times[kind, work, place])
+                       for kind in ('derived', 'stated'))
+        row += [f'{own:.2f}', f'{stated:.2f}', f'{own / stated:.2f}']
+      rows.append(row)
+  print(markdown(('one step', 'derived, s', 'stated, s', 'ratio', 'derived, CPU s',
+                  'stated, CPU s', 'ratio'), rows))
   write_json(args.out, {
       'processor': processor(), 'commit': commit(), 'batch': args.batch,
-      'seconds_a_step': {' '.join(name): values for name, values in times.items()}})
+      'seconds_and_cpu_seconds_a_step': {
+          ' '.join(name): pairs for name, pairs in times.items()}})
 
 
 if __name__ == '__main__':
