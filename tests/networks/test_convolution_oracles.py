@@ -154,7 +154,7 @@ def test_vmap(x64, axes, stride):
 
   def all_three(f, x, w):
     value, pull = jax.vjp(lambda x, w: f(x, w, (stride, stride)), x, w)
-    return value, pull(jnp.cos(value) * g)
+    return value, pull(g), pull(jnp.cos(value) * g)  # g is not mapped over
 
   found, expected = (jax.vmap(functools.partial(all_three, f), axes)(image, kernel)
                      for f in (conv, derived))
