@@ -7,6 +7,7 @@ import math
 import flax.linen as nn
 import jax
 
+from jdiffclust.networks.convolution import conv3x3
 from jdiffclust.networks.layers import GroupNorm
 
 SMALLEST = 4  # pixels a side where halving ends
@@ -30,7 +31,7 @@ class InferenceNetwork(nn.Module):
   def __call__(self, images) -> jax.Array:
     """Maps images [B, H, W, C] to logits [B, Q], zero before training."""
     def layer(h, channels, stride):
-      h = nn.Conv(channels, (3, 3), strides=stride, use_bias=False)(h)
+      h = conv3x3(channels, strides=stride, use_bias=False)(h)
       return nn.relu(GroupNorm(self.num_groups, h.dtype)(h))
 
     h = layer(images, self.channels, 1)

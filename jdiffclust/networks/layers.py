@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdiffclust.networks.convolution import conv3x3
+
 zeros = nn.initializers.zeros
 
 
@@ -142,7 +144,7 @@ class ResidualBlock(nn.Module):
     Returns:
       [B, H, W, channels].
     """
-    conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=self.dtype, **kw)
+    conv = lambda **kw: conv3x3(self.channels, dtype=self.dtype, **kw)
 
     def modulation(given, visible=None, name=None):  # scale and shift, [B, channels]
       numbers = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros,
@@ -203,7 +205,7 @@ class Downsample(nn.Module):
   @nn.compact
   def __call__(self, x):
     """Maps x [B, H, W, C] to [B, H / 2, W / 2, C]."""
-    return nn.Conv(x.shape[-1], (3, 3), strides=2, dtype=self.dtype)(x)
+    return conv3x3(x.shape[-1], strides=2, dtype=self.dtype)(x)
 
 
 class Upsample(nn.Module):
@@ -215,4 +217,4 @@ class Upsample(nn.Module):
   def __call__(self, x):
     """Maps x [B, H, W, C] to [B, 2 H, 2 W, C]."""
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype)(x)
+    return conv3x3(x.shape[-1], dtype=self.dtype)(x)

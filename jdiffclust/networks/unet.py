@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdiffclust.networks.convolution import conv3x3
 from jdiffclust.networks.layers import (
     Downsample, ExampleDropout, GroupNorm, ResidualBlock, SelfAttention, Upsample,
     time_features)
@@ -149,7 +150,7 @@ def first_half(body: UNetBody, image, *given) -> tuple[jax.Array, list[jax.Array
   """
   block, attention = block_and_attention(body, *given)
   dtype = jnp.dtype(body.dtype)
-  h = nn.Conv(body.channels, (3, 3), dtype=dtype)(image.astype(dtype))
+  h = conv3x3(body.channels, dtype=dtype)(image.astype(dtype))
   skips = [h]
   last = len(body.channel_multipliers) - 1
   for level, multiple in enumerate(body.channel_multipliers):
@@ -185,8 +186,7 @@ class Output(nn.Module):
     """Maps features [B, H, W, F] to float32 [B, H, W, C]."""
     dtype = jnp.dtype(self.dtype)
     h = nn.silu(GroupNorm(self.num_groups, dtype)(features))
-    h = nn.Conv(self.image_channels, (3, 3), dtype=dtype,
-                kernel_init=nn.initializers.zeros)(h)
+    h = conv3x3(self.image_channels, dtype=dtype, kernel_init=nn.initializers.zeros)(h)
     return h.astype(jnp.float32)
 
 
@@ -252,7 +252,7 @@ class ClusterHead(nn.Module):
       float32 [B, H, W, C].
     """
     dtype = jnp.dtype(self.dtype)
-    conv = lambda **kw: nn.Conv(self.channels, (3, 3), dtype=dtype, **kw)
+    conv = lambda **kw: conv3x3(self.channels, dtype=dtype, **kw)
     skip, hidden = features
     seen = conv()(mu.astype(dtype))
     pooled = nn.Dense(4 * self.channels, dtype=dtype)(
@@ -292,7 +292,7 @@ class Trunk(nn.Module):
     body, dtype = self.body, jnp.dtype(self.body.dtype)
     h = body(centred, t, dropout_keys)
     normalised = nn.silu(GroupNorm(body.num_groups, dtype)(h))
-    return h, nn.Conv(h.shape[-1], (3, 3), dtype=dtype)(normalised)
+    return h, conv3x3(h.shape[-1], dtype=dtype)(normalised)
 
 
 class SharedTrunkUNet(nn.Module):
