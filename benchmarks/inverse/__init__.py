@@ -1,0 +1,1 @@
+"""How well images are restored from what is seen of them."""
