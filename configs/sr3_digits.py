@@ -15,6 +15,7 @@ def get_config():
   config = default_config()
   config.method = 'sr3'
   config.data.source = 'digits'
+  config.data.use_labels = False  # of clusters, of which there are none
   config.num_clusters = 1
   config.sr3.factor = 2
   config.network.channels = 16

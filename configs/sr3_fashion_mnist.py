@@ -20,6 +20,7 @@ def get_config():
   config.data.source = 'tfds'
   config.data.name = 'fashion_mnist'
   config.data.max_images = 10000
+  config.data.use_labels = False  # of clusters, of which there are none
   config.num_clusters = 1
   config.sr3.factor = 4
   config.network.channels = 16

@@ -43,7 +43,8 @@ from jdiffclust.diffusion.denoiser import Unpulled
 from jdiffclust.diffusion.process import process_from_config
 from jdiffclust.errors import UserError
 from jdiffclust.inverse import operators
-from jdiffclust.sharding import DATA_AXIS, SPLIT, WHOLE, over_rows, replicate
+from jdiffclust.sharding import (
+    DATA_AXIS, SPLIT, WHOLE, over_rows, replicate, to_host)
 from jdiffclust.state import descend, init_state, make_optimizer
 from jdiffclust.streams import stream
 
@@ -292,7 +293,7 @@ class SR3(Method):
     """
     del cluster, seed
     chosen = np.linspace(0, NUM_LOW - 1, count, dtype=int)
-    return np.asarray(self.condition_of(np.asarray(params.low)[chosen]))
+    return np.asarray(self.condition_of(to_host(params.low)[chosen]))
 
   def denoiser(self, params):
     """Of conditions U y, [B, H, W, C], see `condition_of`."""
