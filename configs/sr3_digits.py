@@ -2,7 +2,7 @@
 
 Command:    python -m jdiffclust.main --config=configs/sr3_digits.py \\
                 --workdir=runs/sr3_digits
-Time:       about 2 minutes on two CPU cores; results in docs/benchmarks.md.
+Time:       2 to 3 minutes on two CPU cores; results in docs/benchmarks.md.
 Provenance: Saharia et al. (2022), as far as the method goes. The schedule is the default,
             the U-Net that of configs/digits.py, the steps are what fits into that time.
             Not tuned.

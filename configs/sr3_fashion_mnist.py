@@ -6,7 +6,8 @@ Command:    python -m jdiffclust.main --config=configs/sr3_fashion_mnist.py \\
                 --config.data.path=DIR/train-images-idx3-ubyte.gz
             (Debian: apt install dataset-fashion-mnist, then
             DIR = /usr/share/datasets/fashion-mnist)
-Time:       about 15 minutes on two CPU cores; results in docs/benchmarks.md.
+Time:       28 minutes on two CPU cores beside much other work; results in
+            docs/benchmarks.md.
 Provenance: Saharia et al. (2022), as far as the method goes. The schedule is the default;
             the U-Net, the images and the steps are what fits into that time. Not tuned.
 """

@@ -4,7 +4,7 @@
       [--fashion=DIR] [--out=DIR]
 
 Question:  how near do images from a fitted SR3 come to the truth, and to what is seen?
-Time:      20 minutes, nearly all of it the fit of Fashion-MNIST.
+Time:      half an hour, nearly all of it the fit of Fashion-MNIST.
 Kept:      benchmarks/results/inverse; docs/benchmarks.md, Super-resolution.
 
 Fits configs/sr3_digits.py to 1,500 of the digits and configs/sr3_fashion_mnist.py as it
@@ -28,9 +28,10 @@ from benchmarks.common import (
 CONFIGS = {'digits': ('sr3_digits', {'data.max_images': 1500}),
            'fashion': ('sr3_fashion_mnist', {'data.source': 'idx'})}
 DATASETS = {'digits': '8x8 from 4x4', 'fashion': '28x28 from 7x7'}
-# Restoration -> options of its sampler, and whether it is the mean over the draws.
+# Restoration -> options of its sampler.
 RESTORATIONS = {'bicubic': None,
-                'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20},
+                'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 0.},
+                'ddim, eta 1, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 1.},
                 'ddpm, 200 steps': {'sampler': 'ddpm', 'num_steps': 0}}
 SHOWN = 10
 
