@@ -55,6 +55,7 @@ METHODS = Registry('method', 'jdiffclust.clustering', {
     'cddpm': 'cddpm.method:CDDPM',
     'cluster_ddpm': 'cluster_ddpm.method:ClusterDDPM',
     'latent_cddpm': 'latent_cddpm:LatentCDDPM',
+    'sr3': 'sr3:SR3',
 })
 # Starting partitions: functions (sample [n, D] in [-1, 1], image_shape, config, seed) ->
 # `partitions.Assign`.

@@ -251,7 +251,8 @@ def test_levels_and_methods_of_options():
 
 
 UNREAD = {'cluster_ddpm': ('diffusion.pull', 'zero'), 'cddpm': ('latent.size', 3),
-          'latent_cddpm': ('network.conditioning', 'concatenated')}
+          'latent_cddpm': ('network.conditioning', 'concatenated'),
+          'sr3': ('posterior.anchor', .5)}
 
 
 @pytest.mark.parametrize('method', UNREAD)

@@ -11,7 +11,7 @@ import pytest
 
 from jdiffclust import config as config_lib
 from jdiffclust.batch import Batch
-from jdiffclust.clustering import latent_cddpm
+from jdiffclust.clustering import latent_cddpm, sr3
 from jdiffclust.clustering.bound import draws, losses
 from jdiffclust.clustering.bound.draws import image_keys, key_apart
 from jdiffclust.clustering.cddpm import e_step, m_step, proposals
@@ -117,10 +117,12 @@ def check_apart(noted, counts):
 @pytest.mark.parametrize('method, step, score', [
     ('cddpm', ['views', 'draws'], ['draws', 'views']),
     ('cluster_ddpm', ['draws and z'], ['z', 'draws', 'views']),
-    ('latent_cddpm', ['z', 'views', 'draws'], ['z', 'draws', 'draws', 'views'])])
+    ('latent_cddpm', ['z', 'views', 'draws'], ['z', 'draws', 'draws', 'views']),
+    ('sr3', ['y', 'draws'], ['y', 'draws'])])
 def test_an_image_s_purposes_and_steps_have_keys_of_their_own(method, step, score, taken):
   """None from which a draw of its own, of another image or of another step comes."""
-  noted = taken([draws, losses, e_step, m_step, model, latent_cddpm], 'image_keys')
+  noted = taken([draws, losses, e_step, m_step, model, latent_cddpm, sr3],
+                'image_keys')
   made, state, batch = built(method)
   if method == 'latent_cddpm':
     state = state._replace(**{name: getattr(state, name)._replace(begun=np.asarray(True))

@@ -35,15 +35,19 @@ PERSON, MACHINE = {'level': 'person'}, {'level': 'machine'}
 HERE = {'level': 'machine', 'defines_run': False}
 LATER = {'level': 'model', 'defines_run': False}
 ASKED = {'level': 'person', 'defines_run': False}
-# The methods that have a mixture of conditional DDPMs, and those that have latents.
+# The methods that have a mixture of conditional DDPMs, that have latents, that have
+# clusters, and that have low images.
 MIXTURES = {'methods': ('cddpm', 'latent_cddpm')}
 LATENTS = {'methods': ('cluster_ddpm', 'latent_cddpm')}
+CLUSTERED = {'methods': ('cddpm', 'cluster_ddpm', 'latent_cddpm')}
+LOW = {'methods': ('sr3',)}
 
 OPTIONS: Mapping[str, Any] = {
     'method': choice(
         'cddpm', tuple(METHODS), 'the model: cddpm, a mixture of conditional DDPMs with '
         'a mean image each; cluster_ddpm, a DDPM conditioned on latents that a Gaussian '
-        'mixture describes; latent_cddpm, cddpm of such latents', **PERSON),
+        'mixture describes; latent_cddpm, cddpm of such latents; sr3, no clusters but a '
+        'DDPM that restores images from low ones', **PERSON),
     'num_clusters': Option(
         10, "an integer >= 1, or 'auto'", lambda v: v >= 1, 'the number of clusters; '
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
@@ -170,15 +174,15 @@ OPTIONS: Mapping[str, Any] = {
         'channels': integer(32, 8, "the inference network's channels at its first layer, "
                             'a multiple of 8', **MIXTURES),
         'num_views': integer(8, 0, 'views of an image over which its responsibilities '
-                             'are averaged; 0: the image alone'),
+                             'are averaged; 0: the image alone', **CLUSTERED),
         'temper': real(1., 0, 1e9, "the weight of the inference network's divergence "
                        'from its prior', **MIXTURES),
         'anchor': real(1., 0, 1, 'the share of the starting partition in the prior of an '
                        "image's cluster; the rest is the clusters' proportions (with "
-                       'latents: p(c | z))'),
+                       'latents: p(c | z))', **CLUSTERED),
         'pool': real(.5, 0, 1, 'the share of the starting partition, times '
                      'posterior.anchor, in the responsibilities of the fitted images; '
-                     'the rest is the network, which new images have alone'),
+                     'the rest is the network, which new images have alone', **CLUSTERED),
         'balance': real(0., 0, 1e9, 'the weight of a prior for clusters of equal sizes',
                         **MIXTURES),
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
@@ -212,6 +216,15 @@ OPTIONS: Mapping[str, Any] = {
                       'that the denoiser restores', **LATENTS),
         'context_dropout': real(.1, 0, .9, 'the share of training images whose latent is '
                                 'hidden from the denoiser', **LATENTS),
+    },
+    'sr3': {
+        'factor': integer(4, 2, 'how many times smaller than images low images are, '
+                          'along either side', **LOW),
+        'reduction': choice('averaging', ('averaging', 'bicubic'), 'how images are '
+                            'reduced: to the means of blocks, or by bicubic '
+                            'interpolation with antialiasing', **LOW),
+        'noise': real(0., 0, 2, 'the standard deviation of noise that low images have, '
+                      'of pixels in [-1, 1]', **LOW),
     },
     'diffusion': {
         'num_steps': integer(200, 2, 'T, the number of noise levels'),

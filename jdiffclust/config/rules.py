@@ -12,8 +12,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, CHOOSE_IMAGES, FEWEST_STEPS, NEIGHBOURS, all_options, copied,
-    flatten, unknown_option)
+    ADVISED_WEIGHT, AUTO, CHOOSE_IMAGES, FEWEST_STEPS, LATENTS, NEIGHBOURS, all_options,
+    copied, flatten, unknown_option)
 from jdiffclust.errors import UserError
 from jdiffclust.registry import LATE_STARTS, UNINFORMED_STARTS
 
@@ -50,7 +50,8 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: two of them contradict each other.
   """
-  for check in (_check_draws, _check_em, _check_model, _check_samples, _check_processes):
+  for check in (_check_draws, _check_em, _check_model, _check_low, _check_samples,
+                _check_processes):
     check(config)
 
 
@@ -90,20 +91,22 @@ def _check_em(config) -> None:
   if config.em.schedule == 'stepwise' and config.em.reseed_empty:
     raise UserError('config.em.reseed_empty = True changes the table of tau that '
                     "config.em.schedule = 'stepwise' has not got: set one of them back.")
-  if config.method == 'cddpm' and config.start.kind in LATE_STARTS:
+  if config.method not in LATENTS['methods'] and config.start.kind in LATE_STARTS:
     raise UserError(f'config.start.kind = {config.start.kind!r} needs the latents of '
-                    "method=cluster_ddpm, not of 'cddpm': take another start.")
+                    f'method=cluster_ddpm, not of {config.method!r}: take another start.')
   remedy = (' (and config.posterior.temper=0, config.posterior.balance=1)'
             if config.method == 'cddpm' else '')
   anchored = config.em.posterior == 'amortised' or config.method == 'cluster_ddpm'
+  anchored &= all_options()['posterior.anchor'].read_by(config.method)
   if anchored and config.posterior.anchor and config.start.kind in UNINFORMED_STARTS:
     raise UserError(
         f'config.posterior.anchor = {config.posterior.anchor} would hold the posterior '
         f'to a start that knows nothing, config.start.kind = {config.start.kind!r}: set '
         f'it to 0{remedy}, or take another start.')
   if config.method != 'cddpm' and config.em.schedule == 'stepwise':
-    raise UserError("config.em.schedule = 'stepwise' is of method=cddpm: the mixture of "
-                    f'{config.method} is fitted to all latents. Set it to batch.')
+    raise UserError("config.em.schedule = 'stepwise' is of method=cddpm: "
+                    f'{config.method} has no mixture that could follow minibatches. Set '
+                    'it to batch.')
   if (config.method == 'latent_cddpm'
       and config.em.max_iterations <= config.latent.iterations):
     raise UserError(
@@ -137,6 +140,19 @@ def _check_model(config) -> None:
         f'config.network.attention_levels names level {too_deep[0]}, but the U-Net '
         f'has levels 0..{len(multipliers) - 1} (channel_multipliers = '
         f'{tuple(multipliers)}).')
+
+
+def _check_low(config) -> None:
+  """Checks that the method of low images is not asked for clusters."""
+  if config.method != 'sr3':
+    return
+  if config.num_clusters != 1:
+    raise UserError(f'config.num_clusters = {config.num_clusters!r}, but config.method = '
+                    "'sr3' restores images and has no clusters: set num_clusters to 1.")
+  if config.sample.guidance != 1:
+    raise UserError(f'config.sample.guidance = {config.sample.guidance} leads away from '
+                    "images of any cluster, which config.method = 'sr3' does not know: "
+                    'set it to 1.')
 
 
 def _check_samples(config) -> None:
@@ -228,7 +244,8 @@ def check_against_data(config, image_shape, num_images: int) -> None:
     num_images: N.
 
   Raises:
-    UserError: more clusters than images, or a U-Net too deep for the images.
+    UserError: more clusters than images, a U-Net too deep for the images, or low images
+      of a size that is no whole number.
   """
   half = min(num_images, CHOOSE_IMAGES) // 2
   if config.num_clusters == AUTO and half <= 3:
@@ -243,9 +260,14 @@ def check_against_data(config, image_shape, num_images: int) -> None:
     raise UserError(
         f'config.num_clusters = {config.num_clusters} exceeds the {num_images} images: '
         f'it must be in 1..{num_images}.')
+  height, width, _ = image_shape
+  reduction = config.sr3.factor
+  if config.method == 'sr3' and (height % reduction or width % reduction):
+    raise UserError(f'Images of {height}x{width} are not divisible by config.sr3.factor '
+                    f'= {reduction}: set it to a divisor of both sides, or '
+                    f'config.data.image_size to a multiple of {reduction}.')
   levels = len(config.network.channel_multipliers)
   factor = 2 ** (levels - 1)
-  height, width, _ = image_shape
   if min(height, width) < factor:
     raise UserError(
         f'The U-Net is too deep for images of {height}x{width}: its {levels} levels '

@@ -57,7 +57,7 @@ class Commands:
   def _build(self, networks, config, image_shape, levels, mesh):
     """`method.build`, but what is compiled is shared between equal methods."""
     sections = ('method', 'seed', 'num_clusters', 'network', 'diffusion', 'latent',
-                'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
+                'sr3', 'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
                 'posterior', 'views')
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections)

@@ -31,7 +31,9 @@ CASES = [
     ('cddpm', {'em.posterior': 'amortised', 'em.schedule': 'stepwise',
                'start.max_images': 40}),
     ('cddpm', AUTO),
-    *((method, {'em.posterior': 'amortised'}) for method in METHODS if method != 'cddpm')]
+    *((method, {'em.posterior': 'amortised'}) for method in METHODS
+      if method not in ('cddpm', 'sr3')),
+    ('sr3', {'num_clusters': 1})]
 
 
 @pytest.fixture(autouse=True)
