@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -23,14 +23,19 @@ from jdiffclust import config as config_lib
 from jdiffclust.clustering.cddpm.density import Densities
 from jdiffclust.clustering.generation import Samples, denoiser_of, sample_clusters
 from jdiffclust.clustering.method import Method, build
+from jdiffclust.clustering.restoring import evidence_of_clusters, restore_all
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
+from jdiffclust.data.masks import read_mask, read_npy
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
+from jdiffclust.inverse import operators
+from jdiffclust.inverse.operators import Operator, check_adjoint
+from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
@@ -41,6 +46,46 @@ from jdiffclust.training.storage import Store
 from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 
 Build = Callable[..., Method]
+
+
+FEW_PARTICLES = 2.  # effective ones, below which draws are copies of each other
+
+
+class Restored(NamedTuple):
+  """Restored images, D draws of each of n.
+
+  Attributes:
+    images: draws, float32 [n, D, H, W, C], in the units of the stored pixels of the
+      fit's images.
+    responsibilities: tau, the mean over draws, [n, Q].
+    log_evidence: log p(y) of the seen coordinates, of pixels in [-1, 1], nats, [n]; NaN
+      of methods without particles.
+    ess: effective sample size of the particles, [n]; NaN of methods without.
+    residual: root mean square of y - A x, mean over draws, in stored units, [n].
+    evaluations: network evaluations that an image took.
+  """
+
+  images: np.ndarray
+  responsibilities: np.ndarray
+  log_evidence: np.ndarray
+  ess: np.ndarray
+  residual: np.ndarray
+  evaluations: float
+
+  @property
+  def mean(self) -> np.ndarray:
+    """The mean of the draws, the guess of least squared error, [n, H, W, C]."""
+    return self.images.mean(axis=1)
+
+  @property
+  def std(self) -> np.ndarray:
+    """Their standard deviation, pixel by pixel, [n, H, W, C]."""
+    return self.images.std(axis=1)
+
+  @property
+  def clusters(self) -> np.ndarray:
+    """The most probable cluster of each, int [n]."""
+    return self.responsibilities.argmax(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +147,7 @@ class Fitted:
     Raises:
       UserError: guidance is not a number from 0 to 100.
     """
-    self._with_sample_options({'guidance': guidance})
+    self._with_options('sample', {'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
   def assign(self, source, reporter: Reporter | None = None) -> Assignment:
@@ -160,11 +205,99 @@ class Fitted:
     """
     clusters = self._numbers_of(clusters)
     given = {'clusters': clusters} if options.get('interpolate') else {}
-    config = self._with_sample_options({**options, **given})
+    config = self._with_options('sample', {**options, **given})
     rows = config.sample.interpolate or len(clusters)
     with _quiet(reporter).task('samples', rows * config.sample.num_images,
                                'images') as task:
       return sample_clusters(self.method, self.params, clusters, config.sample, task)
+
+  def evidence(self, operator: Operator, y, sigma: float = 0.,
+               reporter: Reporter | None = None, **options) -> np.ndarray:
+    """log p(y | cluster) of observations by particles, nats, [n, Q].
+
+    Args:
+      operator, y, sigma, reporter: as of `restore`.
+      **options: of the section `restore`; the method must be mcgdiff or tds.
+
+    Raises:
+      UserError: as of `restore`.
+    """
+    config, problem = self._problem(operator, y, sigma, options)
+    with _quiet(reporter).task('evidence', len(problem.observation), 'images') as task:
+      return evidence_of_clusters(self.method, self.params, problem, config.restore, task)
+
+  def _problem(self, operator, y, sigma, options):
+    """The config with options of `restore`, and the problem in units of the model."""
+    config = self._with_options('restore', options)
+    if tuple(operator.shape) != self.method.image_shape:
+      raise UserError(f'An operator of images of {operator.shape}, but the model was '
+                      f'fitted to {self.method.image_shape}: make it for these.')
+    check_adjoint(operator, stream(config.restore.seed, 'adjoint'))
+    return config, self.units.problem(operator, y, sigma)
+
+  @property
+  def units(self) -> Units:
+    """Of the stored pixels of the fit's images, in which `restore` has all it is given.
+
+    Raises:
+      UserError: the fit does not tell what its pixels were.
+    """
+    levels, found = self.progress['levels'], self.rendering or Rendering()
+    kind = 'real' if levels is None else 'wide' if 'wide' in found.ranges else 'byte'
+    known = found.range_of(kind)
+    if known is None:
+      raise UserError('The fit was made by a version that did not keep the range of its '
+                      'pixels: fit again, or give data.range.')
+    if kind == 'byte' and levels != 256 and 'byte' not in found.ranges:
+      known = (0, levels - 1)
+    return Units(*known)
+
+  def restore(self, operator: Operator, y, sigma: float = 0.,
+              reporter: Reporter | None = None, **options) -> Restored:
+    """Draws images given what is seen of them, y = A x + sigma n.
+
+        known = numpy.asarray(images) * mask[None, ..., None]
+        operators = jdiffclust.inverse.operators
+        found = fitted.restore(operators.inpainting(mask, (28, 28, 1)), known)
+        found.mean, found.std          # [n, 28, 28, 1], in the units of the images
+
+    Args:
+      operator: A, of `jdiffclust.inverse.operators`, for images [H, W, C] of the fit.
+      y: n observations, [n, ...] as `operator.apply` makes them; in the units of the
+        stored pixels of the fit's images, such as 0..255.
+      sigma: standard deviation of their noise, in the same units; 0: none.
+      reporter: shows progress; None: warnings only.
+      **options: of the section `restore` of the config: method, num_draws, num_steps,
+        particles, seed and the methods' own.
+
+    Returns:
+      `Restored`.
+
+    Raises:
+      UserError: an option is wrong, or the observations are none of the operator, of the
+        method or of the images' range.
+      NonFiniteError: a method has failed.
+    """
+    config, problem = self._problem(operator, y, sigma, options)
+    reporter = _quiet(reporter)
+    with reporter.task('restore', len(problem.observation), 'images') as task:
+      found = restore_all(self.method, self.params, problem, config.restore, task)
+    lost = found.least_ess < FEW_PARTICLES  # of other methods NaN: never
+    if lost.any():
+      reporter.warning(
+          f'{lost.sum()} of {len(lost)} images were left with fewer than '
+          f'{FEW_PARTICLES} particles of {config.restore.particles} on the way '
+          f'(restore.method={config.restore.method}): their draws are alike. Set more '
+          'config.restore.particles, or a larger sigma; pigdm does without.')
+    residuals = problem.observation[:, None] - np.asarray(operator.apply(
+        found.images.reshape(-1, *operator.shape))).reshape(
+            *found.images.shape[:2], *problem.observation.shape[1:])
+    axes = tuple(range(2, residuals.ndim))
+    return Restored(
+        self.units.stored(found.images), found.responsibilities.mean(axis=1),
+        found.log_evidence, found.ess,
+        np.sqrt(np.mean(residuals**2, axis=axes)).mean(axis=1) / self.units.scale,
+        found.evaluations)
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""
@@ -181,16 +314,16 @@ class Fitted:
                       f'clusters 0..{number - 1}.')
     return tuple(int(q) for q in found)
 
-  def _with_sample_options(self, changes: dict):
-    """The config of the fit with options of the section `sample` changed, checked."""
+  def _with_options(self, section: str, changes: dict):
+    """The config of the fit with options of a section changed, checked."""
     config = config_lib.copied(self.config)
     config.sample.clusters = ()
     for name, value in changes.items():
-      if name not in config.sample:
-        raise config_lib.unknown_option(f'sample.{name}')
+      if name not in config[section]:
+        raise config_lib.unknown_option(f'{section}.{name}')
       # `check_config` says what is wrong with a value of another type.
-      with config.sample.ignore_type():
-        config.sample[name] = value
+      with config[section].ignore_type():
+        config[section][name] = value
     config_lib.check_config(config)
     return config
 
@@ -273,6 +406,72 @@ def data_like_the_fit(fitted: Fitted, data):
   data.channels, data.padding, data.fit = channels, ours.padding, ours.fit
   data.image_size = (height - 2 * ours.padding, width - 2 * ours.padding)
   return data
+
+
+def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Operator:
+  """The operator that the `restore` section of a config describes.
+
+  Args:
+    options: operator, and what it needs.
+    shape: of the model's images.
+    padding: pixels of the border that the fit has added; they are known.
+
+  Raises:
+    UserError: a file is missing or of another shape, or an option does not fit.
+  """
+  name = options.operator
+  if name == 'mask':
+    mask = read_mask(options.mask, shape, padding)
+    return operators.inpainting(mask, shape)
+  if name in ('kernel', 'matrix'):
+    if not options.file:
+      raise UserError(f'config.restore.operator = {name!r} needs a file: name it by '
+                      'config.restore.file.')
+    values = read_npy(options.file)
+    make = operators.convolution if name == 'kernel' else operators.matrix
+    return make(values, shape)
+  reduced = lambda make: lambda: make(options.factor, shape)
+  return {
+      'box': lambda: operators.box(shape, *options.box),
+      'random': lambda: operators.random_pixels(shape, options.share, options.seed),
+      'averaging': reduced(operators.averaging),
+      'subsampling': reduced(operators.subsampling),
+      'bicubic': reduced(operators.bicubic),
+      'blur': lambda: operators.gaussian_blur(options.blur, shape),
+      'grey': lambda: operators.grey(shape)}[name]()
+
+
+def damaged_images(fitted: Fitted, data, options,
+                   reporter: Reporter) -> tuple[Operator, ImageSource]:
+  """The operator of `restore`, and the images of a config as it would have made them.
+
+  Args:
+    fitted: the fit.
+    data: the section `data` of a config.
+    options: the section `restore`.
+    reporter: tells of what was found.
+
+  Raises:
+    UserError: the images or the operator are not of the fit.
+  """
+  shape = fitted.method.image_shape
+  data = data_like_the_fit(fitted, data)
+  operator = operator_of(options, shape, data.padding)
+  one = jax.ShapeDtypeStruct((1, *shape), np.float32)
+  seen = jax.eval_shape(operator.apply, one).shape[1:]
+  if len(seen) == 3 and seen[:2] != shape[:2]:  # smaller ones
+    if data.padding:
+      raise UserError(f'config.restore.operator = {options.operator!r} makes images '
+                      'smaller, but those of the fit have a border of '
+                      f'config.data.padding = {data.padding}: fit without it.')
+    data.image_size = seen[:2]
+  if len(seen) == 3:
+    data.channels = seen[2]
+  source = load_source(data, for_fit=False, rendering=fitted.rendering)
+  if not source.num_images:
+    raise UserError(f'{source.name} has no images: give at least one.')
+  tell_of(source, reporter)
+  return operator, source
 
 
 def check_like_the_fit(fitted: Fitted, source: ImageSource, reporter: Reporter) -> None:

@@ -5,6 +5,8 @@
       --config=configs/folder.py --config.data.path=new_images
   python -m jdiffclust.main --mode=sample --workdir=runs/digits \\
       --config.sample.clusters=0,3
+  python -m jdiffclust.main --mode=restore --workdir=runs/digits \\
+      --config=configs/folder.py --config.data.path=damaged --config.restore.mask=mask.png
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from jdiffclust.memory import keep_freed_memory  # noqa: E402
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
 
-MODES = ('fit', 'predict', 'sample', 'evaluate')
+MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate')
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -212,7 +214,7 @@ def parse(argv: list[str]):
     config = apply_overrides(workdir, overrides)
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
     kept = 'data.max_images' in named or not named & others
-    if values.mode == 'predict' and not kept:
+    if values.mode in ('predict', 'restore') and not kept:
       config.data.max_images = 0  # the fit's is not that of other images
   config_lib.check_config(config)
   if values.mode != 'fit':
@@ -290,6 +292,18 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
+  if message is not None:
+    print(message)
+
+
+def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
+  """Restores the damaged images of `config.data` by a fitted workdir."""
+  from jdiffclust.fitted import damaged_images, load
+  from jdiffclust.outputs import write_restored
+  options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
+  fitted = load(workdir, options, reporter, build)
+  operator, source = damaged_images(fitted, config.data, config.restore, reporter)
+  message = write_restored(fitted, operator, source, workdir, config.restore, reporter)
   if message is not None:
     print(message)
 
@@ -409,6 +423,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     commands = {'fit': lambda: run_fit(*given, parts, started),
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
+                'restore': lambda: run_restore(*given),
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
       commands[mode]()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.clustering.generation import (
@@ -27,8 +28,10 @@ from jdiffclust.evaluation import features, foreign, latent_space, sample_qualit
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.fitted import Fitted, pipeline_of
+from jdiffclust.inverse import operators
+from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
-from jdiffclust.report import figures, results
+from jdiffclust.report import figures, restored, results
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
@@ -38,6 +41,8 @@ BASELINES = ('kmeans', 'gaussian_mixture')
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
+# Options of `restore` that describe the damage, not how it is mended.
+DAMAGE = ('operator', 'mask', 'box', 'share', 'factor', 'blur', 'file', 'sigma')
 REFERENCE = 'foreign.npz'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
@@ -428,3 +433,57 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
           f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
           f"{', '.join(map(str, written))}{earlier}")
+
+
+def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
+                   workdir: pathlib.Path, options, reporter: Reporter) -> str | None:
+  """Restores images: restored.npy, restored.csv, restored/, restored.html.
+
+  Args:
+    fitted: the fit.
+    operator: what the images have gone through.
+    source: the damaged images.
+    workdir: the folder to write in.
+    options: the section `restore` of a config.
+    reporter: shows progress.
+
+  Returns:
+    What to tell of it; None in processes that do not write.
+  """
+  units, shape = fitted.units, fitted.method.image_shape
+  y = given = units.stored(images_at(source, np.arange(source.num_images)))
+  if isinstance(operator, (operators.Inpainting, operators.Matrix)):  # of whole images
+    y = np.concatenate([np.asarray(operator.apply(jnp.asarray(block)))
+                        for block in np.array_split(given, -(-len(given) // 256))])
+  chosen = {name: value for name, value in options.items() if name not in DAMAGE}
+  found = fitted.restore(operator, y, options.sigma, reporter, **chosen)
+  if not is_main_process():
+    return None
+  workdir = pathlib.Path(workdir)
+  written = [workdir / name for name in ('restored.npy', 'restored.csv', 'restored.html')]
+  earlier = in_place_of(written[0])
+  results.write_array(written[0], found.images)
+  known = np.isfinite(found.log_evidence)
+  results.write_assignments(
+      written[1], source.ids, found.responsibilities, source.labels, source.label_names, {
+          'log_evidence': [f'{value:.3f}' * bool(has)
+                           for value, has in zip(found.log_evidence, known)],
+          'effective_sample_size': [f'{value:.1f}' * bool(has)
+                                    for value, has in zip(found.ess, known)],
+          'residual': [f'{v:.4g}' for v in found.residual],
+          'sigma': [f'{options.sigma:g}'] * source.num_images})
+  scaled = lambda images: (images - units.low) * units.scale - 1
+  restored.write_images(workdir / 'restored', source.ids, scaled(found.mean))
+  shown = np.arange(min(source.num_images, restored.MOST_ROWS))
+  mask = np.asarray(operator.mask) if isinstance(operator, operators.Inpainting) else None
+  damaged = restored.visible(scaled(given[shown]), mask, shape)
+  figure = restored.sheet(damaged, scaled(found.images[shown]), found.std[shown]
+                          * units.scale, [source.ids[i] for i in shown])
+  figures.save_figure(figure, workdir / 'figures' / 'restored.png')
+  restored.write_page(
+      written[2], workdir / 'figures' / 'restored.png', source, found, options,
+      (units.low, units.high))
+  return (f'{source.num_images:,} images of {source.name} restored by {options.method}, '
+          f'{found.images.shape[1]} draws of each in {found.evaluations:,.0f} network '
+          f'evaluations, pixels {units.low:g} to {units.high:g}, sigma '
+          f"{options.sigma:g}: {', '.join(map(str, written))}{earlier}")

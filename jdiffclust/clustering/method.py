@@ -221,6 +221,18 @@ class Method(abc.ABC):
     """
     raise UserError(f'config.method = {self.config.method!r} cannot restore images.')
 
+  def direct_conditions(self, params, problem) -> np.ndarray | None:
+    """Conditions under which the model draws from p(x | y) itself, [n, ...], or None.
+
+    Args:
+      params: the parameters.
+      problem: an `inverse.problem.Problem` of n observations.
+
+    Raises:
+      UserError: it does so, but for other problems.
+    """
+    del params, problem
+
   def densities(self, params, images, keys, num_steps: int, num_probes: int):
     """`cddpm.density.Densities` of images [B, H, W, C], by the probability-flow ODE.
 

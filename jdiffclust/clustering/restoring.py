@@ -8,7 +8,7 @@ the first draws and weighted by prior over proposal, so that particles carry con
 and the weights tell which are right.
 
 The responsibilities of y are the means of those of its draws: p(q | y) is the mean of
-p(q | x) over x of p(x | y). `evidence` finds them by p(y | q) instead.
+p(q | x) over x of p(x | y). `evidence_of_clusters` finds them by p(y | q) instead.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from jdiffclust.batch import blocks
+from jdiffclust.clustering.generation import sample_from
 from jdiffclust.clustering.method import Method
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.errors import NonFiniteError, UserError
@@ -141,6 +143,9 @@ def restore_all(method: Method, params, problem: Problem, options,
     NonFiniteError: a draw has numbers that are not finite, or all particles have died.
   """
   check_problem(problem)
+  conditions = method.direct_conditions(params, problem)
+  if conditions is not None:
+    return _drawn_directly(method, params, conditions, options, task)
   chosen = restorer_of(options)
   first = first_method(chosen, problem)
   for each, name in ((chosen, options.method), (first, 'the first draws')):
@@ -192,6 +197,22 @@ def restore_all(method: Method, params, problem: Problem, options,
                       parts[0].evaluations)
 
 
+def _drawn_directly(method, params, conditions, options, task) -> Restorations:
+  """Draws of a model that was trained to draw from p(x | y)."""
+  draws, clusters = options.num_draws, method.config.num_clusters
+  chosen = ml_collections.ConfigDict(method.config.sample)
+  with chosen.unlocked():
+    chosen.update(sampler='ddim', eta=1., num_steps=min(
+        options.num_steps or method.process.num_steps, method.process.num_steps),
+                  grid='trailing', seed=options.seed, batch_size=options.batch_size,
+                  guidance=1., trajectory=0)
+  rows = np.repeat(conditions[:, None], draws, axis=1)
+  found = sample_from(method, params, rows, np.arange(len(rows)), chosen, task, 'restore')
+  unknown = np.full(len(rows), np.nan)
+  return Restorations(found.images, np.full((len(rows), draws, clusters), 1 / clusters),
+                      unknown, unknown, unknown, found.evaluations * draws)
+
+
 def _compiled(method, num_rows, weighted):
   """`propose` and `recognise` of rows of draws, [D P, ...]."""
   def row_keys(keys, number):
@@ -227,7 +248,8 @@ def _check_finite(part: Restorations, numbers, name: str) -> None:
         'that are not finite: take more steps, or another method.')
 
 
-def evidence(method: Method, params, problem: Problem, options, task=None) -> np.ndarray:
+def evidence_of_clusters(method: Method, params, problem: Problem, options,
+                         task=None) -> np.ndarray:
   """log p(y | q) of the seen coordinates under every cluster, nats, [n, Q].
 
   Args:

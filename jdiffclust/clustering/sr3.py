@@ -281,6 +281,28 @@ class SR3(Method):
                       f'[B, {", ".join(map(str, wanted))}].')
     return self._condition(y)
 
+  def direct_conditions(self, params, problem):
+    """U y, of observations by the operator and the noise that it was trained with."""
+    del params
+    # Different objects of one kind are equal if their numbers are.
+    same = jax.tree.structure(problem.operator) == jax.tree.structure(
+        self.model.operator) and all(
+            np.shape(one) == np.shape(other) and np.allclose(one, other)
+            for one, other in zip(jax.tree.leaves(problem.operator),
+                                  jax.tree.leaves(self.model.operator)))
+    options = self.config.sr3
+    if not same:
+      raise UserError(
+          f'A model of method sr3 restores what it was trained for, images reduced by '
+          f'{options.reduction} with factor {options.factor}: set '
+          f'config.restore.operator = {options.reduction!r} and config.restore.factor = '
+          f'{options.factor}, or take a fit of cddpm.')
+    if not np.isclose(float(problem.noise), options.noise, atol=1e-6):
+      raise UserError(
+          f'A model of method sr3 with config.sr3.noise = {options.noise} (of pixels in '
+          f'[-1, 1]) restores images of that noise, not of {float(problem.noise):g}.')
+    return np.asarray(self.condition_of(problem.observation))
+
   def conditions(self, params, cluster, count, seed):
     """Low images of the fit at full size, [count, H, W, C].
 

@@ -16,11 +16,12 @@ WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labe
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
+    'restore': (*DEVICES, *READING, 'restore'),
     'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, 'sample', 'quality')}
 # What describes the images of a command, other than those of the fit.
-NEW_IMAGES = {'predict': (*WHEREABOUTS, 'data.source', 'data.name', 'data.split',
-                          'data.image_key', 'data.range', 'data.frames',
-                          'data.max_images')}
+_OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
+           'data.range', 'data.frames', 'data.max_images')
+NEW_IMAGES = {'predict': _OTHERS, 'restore': _OTHERS}
 
 
 def _covers(names: Iterable[str], option: str) -> bool:
@@ -33,7 +34,7 @@ def check_usable(mode: str, named: Iterable[str], fitted, given) -> None:
   The command of the fit may be given again: what is as in the fit does no harm.
 
   Args:
-    mode: 'predict', 'sample' or 'evaluate'.
+    mode: one of `ASKED`.
     named: dotted names of options, as on the command line.
     fitted: the config of the fit.
     given: the config with these options.
@@ -62,7 +63,7 @@ def asked_of(mode: str, fitted, given):
   """The config of a fit, with what a command is asked by set to what is given now.
 
   Args:
-    mode: 'predict', 'sample' or 'evaluate'.
+    mode: one of `ASKED`.
     fitted: the config of the fit.
     given: a config.
 

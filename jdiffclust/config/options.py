@@ -20,7 +20,8 @@ from jdiffclust.config.option import (
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
-    BETAS, GRIDS, METHODS, PULLS, SAMPLERS, SOURCES, SPACES, STARTS, UNINFORMED_STARTS)
+    BETAS, GRIDS, METHODS, PULLS, RESTORERS, SAMPLERS, SOURCES, SPACES, STARTS,
+    UNINFORMED_STARTS)
 
 AUTO = 'auto'  # the num_clusters to be chosen
 ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
@@ -373,6 +374,53 @@ OPTIONS: Mapping[str, Any] = {
         'foreign_share': real(.01, 0, 1, 'the false alarm rate of the column foreign: '
                               'about this share of new images like the fitted ones is '
                               'called foreign, too', **ASKED),
+    },
+    'restore': {
+        'operator': choice('mask', ('mask', 'box', 'random', 'averaging', 'subsampling',
+                                    'bicubic', 'blur', 'kernel', 'grey', 'matrix'),
+                           'what the images of restore have lost: pixels that '
+                           'restore.mask hides, a box, random pixels; size (by means of '
+                           'blocks, every n-th pixel, bicubic); sharpness (a Gaussian, '
+                           'or any kernel); colour; or what a matrix tells', **ASKED),
+        'mask': text('', 'an image or npy file, white (or above 0) where pixels are '
+                     'known', **ASKED),
+        'box': Option((.25, .25, .5, .5), 'four numbers (TOP, LEFT, HEIGHT, WIDTH) from 0 '
+                      'to 1', lambda v: len(v) == 4 and all(
+                          type(x) in (int, float) and 0 <= x <= 1 for x in v),
+                      'the box that restore.operator=box hides, as shares of the height '
+                      'and width', **ASKED),
+        'share': real(.5, 0, 1, 'the share of the pixels that restore.operator=random '
+                      'hides', **ASKED),
+        'factor': integer(2, 2, 'how many times smaller the images are (averaging, '
+                          'subsampling, bicubic)', **ASKED),
+        'blur': real(1., 0, 1e4, 'the standard deviation of restore.operator=blur, in '
+                     'pixels', open_low=True, **ASKED),
+        'file': text('', 'an npy file: the kernel [h, w] of restore.operator=kernel, the '
+                     'matrix [M, H W C] of restore.operator=matrix, which is applied to '
+                     'the given images', **ASKED),
+        'sigma': real(0., 0, 1e12, 'the standard deviation of the noise in the given '
+                      'images, in the units of their pixels (such as 0..255)', **ASKED),
+        'method': choice('pigdm', tuple(RESTORERS), 'how images are restored: pigdm, '
+                         'dps, ddrm and repaint are quick; mcgdiff and tds are exact in '
+                         'the limit of many particles', **ASKED),
+        'num_draws': integer(8, 1, 'restored images drawn of each', **ASKED),
+        'num_steps': integer(50, 0, 'network evaluations of a draw; 0: as many as the '
+                             'model has noise levels', **ASKED),
+        'seed': integer(0, 0, 'the number that every draw follows from', high=2**31 - 1,
+                        **ASKED),
+        'particles': integer(64, 1, 'particles of each image (mcgdiff, tds)', **ASKED),
+        'batch_size': integer(64, 1, 'draws or particles computed at once; images are '
+                              'restored so many at a time', **HERE),
+        'resampling': choice('systematic', ('systematic', 'multinomial'), 'how particles '
+                             'are resampled', **LATER),
+        'threshold': real(.5, 0, 1, 'the share of the particles below which their '
+                          'effective number leads to resampling', **LATER),
+        'scale': real(1., 0, 1e9, "dps: the length of a step towards what is seen",
+                      open_low=True, **LATER),
+        'eta': real(.85, 0, 1, 'ddrm: the share of new noise', **LATER),
+        'eta_b': real(1., 0, 1, 'ddrm: the weight of what is seen', **LATER),
+        'jump': integer(10, 1, 'repaint: steps that are taken anew together', **LATER),
+        'repeats': integer(10, 1, 'repaint: how often each step is taken', **LATER),
     },
     'distributed': {
         'coordinator': text('', 'host:port of process 0 of several; empty: there is one '

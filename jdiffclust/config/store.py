@@ -35,8 +35,8 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
   flat = ADDED | _of_now(_flat_json(stored), mend)
   config = default_config()
   for name, option in options():
-    # An option that came later and does not define the run has its default.
-    if name not in flat and option.defines_run:
+    # One that came later has its default, if it does not define the run of this method.
+    if name not in flat and option.defines_run and option.read_by(flat.get('method')):
       raise UserError('config.json of the workdir is damaged, or of another version of '
                       f'jdiffclust (it lacks {name}): {mend}')
   for name, value in flat.items():

@@ -109,7 +109,7 @@ def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
     ValueError: C is neither 1 nor 3.
   """
   shown = _largest(sizes, max_rows)
-  return _sheet(
+  return sheet(
       [[means[cluster][None], *members[cluster]] for cluster in shown],
       headings=('mean', 'most typical', 'least certain'),
       row_titles=[
@@ -135,7 +135,7 @@ def sample_grid(samples: np.ndarray, clusters: Sequence[Any] | None = None,
     ValueError: C is neither 1 nor 3.
   """
   clusters = range(len(samples)) if clusters is None else clusters
-  return _sheet(
+  return sheet(
       [[row] for row in samples[:max_rows]],
       headings=(heading,),
       row_labels=[str(cluster) for cluster in clusters][:max_rows],
@@ -161,7 +161,7 @@ def nearest_training(generated: Sequence[np.ndarray], training: Sequence[np.ndar
     ValueError: C is neither 1 nor 3.
   """
   rows = list(zip(generated, training))[:max_rows]
-  return _sheet(
+  return sheet(
       rows, headings=('generated', 'nearest training images'),
       row_titles=[f'cluster {q} · distances {min(d):.2f} to {max(d):.2f}'
                   for q, d in enumerate(distances)][:max_rows],
@@ -216,7 +216,7 @@ def hero(means: np.ndarray, members: Members, samples: np.ndarray,
     ValueError: C is neither 1 nor 3.
   """
   shown = _largest(np.zeros(len(means)) if sizes is None else sizes, max_rows)
-  return _sheet(
+  return sheet(
       [
           [means[q][None], members[q][0][:columns], samples[q][:columns]]
           for q in shown],
@@ -574,7 +574,7 @@ def reconstructions(originals: np.ndarray, reconstructed: np.ndarray,
   rows = [[images[first:first + columns]]
           for first in range(0, len(originals), columns)
           for images in (originals, reconstructed)]
-  return _sheet(rows, headings=('real above, reconstruction below',), paired=True)
+  return sheet(rows, headings=('real above, reconstruction below',), paired=True)
 
 
 def latent_walk(images: np.ndarray, pairs: Sequence[tuple[int, int]]) -> Figure:
@@ -638,7 +638,7 @@ def shorten(name: str, most: int = 24) -> str:
   return name if len(name) <= most else name[:most - 1] + '…'
 
 
-def _sheet(rows: Sequence[Sequence[ArrayLike]], headings: Sequence[str],
+def sheet(rows: Sequence[Sequence[ArrayLike]], headings: Sequence[str],
            row_titles: Sequence[str] | None = None,
            row_labels: Sequence[str] | None = None, title: str = '',
            paired: bool = False) -> Figure:

@@ -318,10 +318,15 @@ def _figures(described: Mapping[str, tuple[str, str]],
     data = pathlib.Path(figures[name]).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
       width = image.width // 2  # Two pixels for one: sharp on good screens.
-    source = f'data:image/png;base64,{base64.b64encode(data).decode()}'
-    shown.append(
-        {'title': title, 'caption': caption, 'width': width, 'source': source})
+    shown.append({'title': title, 'caption': caption, 'width': width,
+                  'source': embedded(figures[name])})
   return shown
+
+
+def embedded(path: str | os.PathLike) -> str:
+  """A PNG file as the source of an image within a page."""
+  data = pathlib.Path(path).read_bytes()
+  return f'data:image/png;base64,{base64.b64encode(data).decode()}'
 
 
 def _text(value: Any) -> str:

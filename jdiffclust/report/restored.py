@@ -1,0 +1,110 @@
+"""What restore shows: a sheet of pictures, an image file of each, a page."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jdiffclust import files
+from jdiffclust.report import figures
+from jdiffclust.report.page import embedded
+
+MOST_ROWS, MOST_DRAWS, MOST_LINES = 20, 5, 1000
+
+
+def visible(images: np.ndarray, mask: np.ndarray | None,
+            shape: tuple[int, int, int]) -> np.ndarray:
+  """What is seen of images as pictures of one size; what a mask hides is mid-grey.
+
+  Args:
+    images: [n, h, w, c] in [-1, 1].
+    mask: [H, W, 1 or C], or None.
+    shape: (H, W, C) of the restored ones.
+
+  Returns:
+    [n, H, W, C].
+  """
+  images = np.asarray(images)
+  if mask is not None:
+    images = np.where(mask > 0, images, 0.)
+  channels = max(images.shape[3], shape[2])
+  images = np.broadcast_to(images, (*images.shape[:3], channels))
+  rows = np.arange(shape[0]) * images.shape[1] // shape[0]
+  columns = np.arange(shape[1]) * images.shape[2] // shape[1]
+  return images[:, rows][:, :, columns]
+
+
+def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
+          names: list[str]) -> Figure:
+  """A row an image: what is seen, draws, their mean and standard deviation.
+
+  Args:
+    damaged: [n, H, W, C] in [-1, 1].
+    draws: [n, D, H, W, C].
+    std: [n, H, W, C]; the largest of all is shown white.
+    names: n texts.
+  """
+  most = max(float(std.max()), 1e-6)
+  rows = [[damaged[i:i + 1], draws[i, :MOST_DRAWS], draws[i].mean(axis=0)[None],
+           std[i:i + 1] / most * 2 - 1] for i in range(len(damaged))]
+  headings = ['seen', 'restored: draws', 'mean', 'spread']
+  return figures.sheet(rows, headings, row_labels=[figures.shorten(n) for n in names])
+
+
+def write_images(folder: pathlib.Path, ids, images: np.ndarray) -> None:
+  """Writes an 8-bit PNG of each image, by its id.
+
+  Args:
+    folder: where they go; those of before with the same names are replaced.
+    ids: n texts; what a file name cannot hold becomes '_'.
+    images: [n, H, W, C] in [-1, 1].
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  pixels = np.rint(np.clip(images * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+  for name, image in zip(file_names(ids), pixels):
+    with files.replacing(folder / name) as temporary:
+      Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
+          temporary, format='png')
+
+
+def file_names(ids) -> list[str]:
+  """A PNG's name for each id; ids that would share one get their number before it."""
+  bare = [re.sub(r'[^\w.-]+', '_', pathlib.PurePath(text).with_suffix('').as_posix())
+          [-150:] or 'image' for text in ids]
+  many = {name for name in bare if bare.count(name) > 1} if len(set(bare)) < len(
+      bare) else set()
+  return [f'{i}_{name}.png' if name in many else f'{name}.png'
+          for i, name in enumerate(bare)]
+
+
+def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options,
+               pixel_range: tuple[float, float]) -> None:
+  """Writes restored.html, all at once or not at all.
+
+  Args:
+    path: the file.
+    picture: the sheet.
+    source: the damaged images.
+    found: `fitted.Restored`.
+    options: the section `restore` of the config.
+    pixel_range: of the stored pixels.
+  """
+  environment = jinja2.Environment(
+      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
+      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+  lines = [(source.ids[i], int(found.clusters[i]), f'{found.responsibilities[i].max():.0%}',
+            f'{found.residual[i]:.3g}',
+            f'{found.ess[i]:.1f}' if np.isfinite(found.ess[i]) else '',
+            f'{found.log_evidence[i]:.1f}' if np.isfinite(found.log_evidence[i]) else '')
+           for i in range(min(source.num_images, MOST_LINES))]
+  page = environment.get_template('restored.html.jinja').render(
+      dataset=source.name, total=source.num_images, shown=len(lines), lines=lines,
+      draws=found.images.shape[1], picture=embedded(picture), options=options,
+      low=f'{pixel_range[0]:g}', high=f'{pixel_range[1]:g}',
+      particles=bool(np.isfinite(found.ess).any()))
+  files.write_text(path, page)
