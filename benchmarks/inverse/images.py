@@ -41,10 +41,10 @@ CONFIGS = {'digits': ('digits', {}),
 DAMAGES = {
     'lower half': (lambda shape: operators.box(shape, .5, 0, .5, 1), 0.),
     'half of the pixels': (lambda shape: operators.random_pixels(shape, .5, 0), 0.),
-    'half, noisy': (lambda shape: operators.random_pixels(shape, .5, 0), .1),
+    'half and noise': (lambda shape: operators.random_pixels(shape, .5, 0), .1),
     'half the size': (lambda shape: operators.averaging(2, shape), 0.),
     'quarter of the size': (lambda shape: operators.averaging(4, shape), 0.),
-    'blurred, noisy': (lambda shape: operators.gaussian_blur(1.5, shape), .05)}
+    'blur and noise': (lambda shape: operators.gaussian_blur(1.5, shape), .05)}
 METHODS = {'pigdm': {}, 'ddrm': {}, 'dps': {}, 'repaint': {'repeats': 4},
            'mcgdiff': {'particles': 128}, 'tds': {'particles': 64}}
 SHARES = (.25, .5, .75)
