@@ -95,7 +95,7 @@ def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
     options: the `restore` section of a config: seed.
   """
   key = stream(options.seed, 'moments')
-  keys = jax.random.split(key, NUM_MEASURED)
+  keys = _on_devices(jax.random.split(key, NUM_MEASURED), method.mesh)
   path, clusters = from_process(method.process), method.config.num_clusters
   shares = np.exp(to_host(params.log_proportions))
   counts = np.bincount(np.searchsorted(
@@ -169,8 +169,8 @@ def restore_all(method: Method, params, problem: Problem, options,
   propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
   for rows, valid in blocks(total, size):
-    some = problem._replace(observation=jnp.asarray(observations[rows]))
-    of = jax.random.wrap_key_data(jnp.asarray(keys[rows]))
+    some = problem._replace(observation=replicate(observations[rows], mesh))
+    of = jax.random.wrap_key_data(replicate(keys[rows], mesh))
     one, two, three = (jax.vmap(jax.random.fold_in, (0, None))(of, n) for n in range(3))
     known = dict(path=path, problem=some, num_draws=draws, num_steps=steps,
                  mesh=mesh)
@@ -211,6 +211,11 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   unknown = np.full(len(rows), np.nan)
   return Restorations(found.images, np.full((len(rows), draws, clusters), 1 / clusters),
                       unknown, unknown, unknown, found.evaluations * draws)
+
+
+def _on_devices(keys, mesh):
+  """Typed keys on all devices, of every process."""
+  return jax.random.wrap_key_data(replicate(jax.random.key_data(keys), mesh))
 
 
 def _compiled(method, num_rows, weighted):
@@ -280,11 +285,12 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   pairs, found = np.arange(len(observations) * clusters), []
   for rows, valid in blocks(len(pairs), size):
     image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        stream(options.seed, 'evidence'), pairs[rows].astype(np.int32))
+    keys = _on_devices(jax.vmap(jax.random.fold_in, (None, 0))(
+        stream(options.seed, 'evidence'), pairs[rows].astype(np.int32)), mesh)
     out = restoring.restore(
         chosen, path, denoiser, problem._replace(
-            observation=jnp.asarray(observations[image])), keys, conditions[:, cluster],
+            observation=replicate(observations[image], mesh)), keys,
+        conditions[:, cluster],
         moments, options.num_draws, options.num_steps or path.num_steps, mesh=mesh)
     found.append(to_host(out.log_evidence)[:valid])
     if task is not None:
