@@ -23,6 +23,7 @@ import numpy as np
 from jdiffclust.batch import blocks
 from jdiffclust.clustering.generation import sample_from
 from jdiffclust.clustering.method import Method
+from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.inverse import restorer as restoring
@@ -82,7 +83,7 @@ def first_method(restorer: Restorer, problem: Problem) -> Restorer:
 
 def no_conditions(method: Method, params, *leading: int):
   """Zeros in the place of conditions, [*leading, ...]."""
-  one = jax.eval_shape(lambda: jnp.asarray(method.conditions(params, 0, 1, 0)[0]))
+  one = method.conditions(params, 0, 1, 0)[0]
   return np.zeros((*leading, *one.shape), one.dtype)
 
 
@@ -95,7 +96,7 @@ def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
     options: the `restore` section of a config: seed.
   """
   key = stream(options.seed, 'moments')
-  keys = _on_devices(jax.random.split(key, NUM_MEASURED), method.mesh)
+  keys = replicate_key(jax.random.split(key, NUM_MEASURED), method.mesh)
   path, clusters = from_process(method.process), method.config.num_clusters
   shares = np.exp(to_host(params.log_proportions))
   counts = np.bincount(np.searchsorted(
@@ -165,6 +166,7 @@ def restore_all(method: Method, params, problem: Problem, options,
   keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
       jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
                                       np.arange(total, dtype=np.int32))))
+  nothing = no_conditions(method, params, first.num_rows(draws), size)
   weighted = isinstance(chosen, Particles)
   propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
@@ -176,7 +178,7 @@ def restore_all(method: Method, params, problem: Problem, options,
                  mesh=mesh)
     guess = restoring.restore(
         first, denoiser=blind, keys=one, moments=blind_moments,
-        condition=no_conditions(method, params, first.num_rows(draws), size), **known)
+        condition=nothing, **known)
     proposal = propose(params, guess.images, two)
     found = restoring.restore(
         chosen, denoiser=denoiser, keys=three, moments=moments,
@@ -211,11 +213,6 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   unknown = np.full(len(rows), np.nan)
   return Restorations(found.images, np.full((len(rows), draws, clusters), 1 / clusters),
                       unknown, unknown, unknown, found.evaluations * draws)
-
-
-def _on_devices(keys, mesh):
-  """Typed keys on all devices, of every process."""
-  return jax.random.wrap_key_data(replicate(jax.random.key_data(keys), mesh))
 
 
 def _compiled(method, num_rows, weighted):
@@ -285,7 +282,7 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   pairs, found = np.arange(len(observations) * clusters), []
   for rows, valid in blocks(len(pairs), size):
     image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
-    keys = _on_devices(jax.vmap(jax.random.fold_in, (None, 0))(
+    keys = replicate_key(jax.vmap(jax.random.fold_in, (None, 0))(
         stream(options.seed, 'evidence'), pairs[rows].astype(np.int32)), mesh)
     out = restoring.restore(
         chosen, path, denoiser, problem._replace(
