@@ -256,9 +256,9 @@ class Fitted:
               reporter: Reporter | None = None, **options) -> Restored:
     """Draws images given what is seen of them, y = A x + sigma n.
 
-        known = numpy.asarray(images) * mask[None, ..., None]
-        operators = jdiffclust.inverse.operators
-        found = fitted.restore(operators.inpainting(mask, (28, 28, 1)), known)
+        from jdiffclust.inverse import operators
+        hidden = operators.box((28, 28, 1), .5, 0, .5, 1)  # the lower half
+        found = fitted.restore(hidden, hidden.apply(images))
         found.mean, found.std          # [n, 28, 28, 1], in the units of the images
 
     Args:

@@ -251,12 +251,12 @@ class Draws(NamedTuple):
   Attributes:
     u: [R, H, W, C].
     condition: of the rows.
-    problem_size: zeros [P], for their number.
+    unknown: NaN [P], for what these methods do not estimate.
   """
 
   u: jax.Array
   condition: Any
-  problem_size: jax.Array
+  unknown: jax.Array
 
 
 class Independent(Restorer):
@@ -265,7 +265,7 @@ class Independent(Restorer):
   def init(self, table, denoiser, keys, given):
     """Pure noise."""
     return Draws(start(table, denoiser, keys, given.condition), given.condition,
-                 jnp.zeros(len(given.problem.observation)))
+                 jnp.full(len(given.problem.observation), jnp.nan))
 
   def step(self, state, row, denoiser, keys, given):
     """u of the next row."""
@@ -278,9 +278,8 @@ class Independent(Restorer):
 
   def finish(self, state, table):
     """The last u is the image."""
-    unknown = jnp.full_like(state.problem_size, jnp.nan)
-    return Restored(state.u, state.condition,
-                    jnp.full(len(state.u), len(table.rows.t)), unknown, unknown, unknown)
+    evaluations = jnp.full(len(state.u), len(table.rows.t))
+    return Restored(state.u, state.condition, evaluations, *3 * [state.unknown])
 
 
 def restorer_options(name: str) -> list[str]:
