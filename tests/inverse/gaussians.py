@@ -37,7 +37,7 @@ SETTINGS = {
 MEAN = np.random.default_rng(1).normal(size=SIZE) * .6
 # Weights, means and variance of a mixture of three.
 MIXTURE = (np.array([.5, .3, .2]),
-           np.random.default_rng(2).normal(size=(3, SIZE)), .25)
+           np.random.default_rng(2).normal(size=(3, SIZE)) * .4, .25)
 
 
 def mixture_of(weights, means, variance) -> analytic.GaussianMixture:

@@ -153,7 +153,7 @@ def test_weights_and_evidence():
 
 
 def test_the_dead():
-  """NaN kills one particle; where all have died the evidence stays 0, and weights even."""
+  """NaN kills one particle; where all died the evidence stays 0, weights even."""
   nan, inf = np.nan, np.inf
   factors = np.array([[nan, -inf, 0.], [0., nan, 0.], [0., -inf, -inf], [-inf, nan, 0.]])
   cloud = particles.reweighted(cloud_of(4, 3), jnp.asarray(factors.ravel(), jnp.float32))
