@@ -69,7 +69,7 @@ def test_measured(name):
   assert len(levels) == (32 if name == 'vp' else 30) and (np.diff(levels) < 0).all()
   wanted = left(VARIANCES[..., None], levels)
   # CDDPM's few steps draw images of a somewhat larger variance.
-  rtol = .04 if name == 'vp' else .1
+  rtol = .04 if name == 'vp' else .2
   np.testing.assert_allclose(np.exp(found.log_variances), wanted.mean((0, 1, 2)),
                              rtol=rtol)
   np.testing.assert_allclose(np.exp(found.log_widest), wanted.max((0, 1, 2)), rtol=rtol)
