@@ -108,7 +108,10 @@ def ancestors(log_weights, positions) -> jax.Array:
     The first particle whose cumulated weight exceeds the position, int [M, P]; none of
     weight 0.
   """
-  shares = jnp.cumsum(jnp.exp(log_weights), axis=0)
+  weights = jnp.exp(log_weights)
+  # Sums made in parallel may fall by rounding, or rise where the weight is 0.
+  sums = jnp.where(weights > 0, jnp.cumsum(weights, axis=0), 0.)
+  shares = jax.lax.cummax(sums, axis=0)
   # Divided by their last, they end at 1 exactly, which no position reaches.
   shares = shares / shares[-1:]
   find = lambda shares, at: jnp.searchsorted(shares, at, side='right')

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Operator, Spectral
+from jdiffclust.inverse.operators import Inpainting, Operator, Spectral
 
 
 class Problem(NamedTuple):
@@ -104,8 +104,11 @@ def with_known(u, sigma, z, problem: Problem) -> jax.Array:
 
 
 def residuals(problem: Problem, x) -> jax.Array:
-  """y - A x of images [R, H, W, C], [R, ...]."""
-  return problem.rows(len(x)) - problem.operator.apply(x)
+  """y - A x of images [R, H, W, C], [R, ...]; 0 where a mask hides y."""
+  found = problem.rows(len(x)) - problem.operator.apply(x)
+  if isinstance(problem.operator, Inpainting):
+    return problem.operator.apply(found)
+  return found
 
 
 def row_sums(values) -> jax.Array:

@@ -89,7 +89,8 @@ def schedule(num_steps: int, jump: int, repeats: int) -> np.ndarray:
     repeats: times that each is taken, at least 1.
 
   Returns:
-    Numbers of steps; the first ones, as many as `jump`, come once, as in the paper.
+    Numbers of steps. Blocks of `jump` end with the last step, as in the paper's loop;
+    the first block, of what is left, comes once.
 
   Raises:
     UserError: jump or repeats is below 1.
@@ -97,8 +98,8 @@ def schedule(num_steps: int, jump: int, repeats: int) -> np.ndarray:
   if jump < 1 or repeats < 1:
     raise UserError(f'repaint with jump = {jump}, repeats = {repeats}: both must be 1 or '
                     'more.')
-  order = []
-  for begin in range(0, num_steps, jump):
-    block = list(range(begin, min(begin + jump, num_steps)))
-    order += block * (repeats if begin else 1)
+  first = (num_steps - 1) % jump + 1
+  order = list(range(min(first, num_steps)))
+  for begin in range(first, num_steps, jump):
+    order += list(range(begin, begin + jump)) * repeats
   return np.array(order)
