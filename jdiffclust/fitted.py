@@ -35,6 +35,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator, check_adjoint
+from jdiffclust.inverse.problem import residual_size
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
@@ -289,14 +290,13 @@ class Fitted:
           f'{FEW_PARTICLES} particles of {config.restore.particles} on the way '
           f'(restore.method={config.restore.method}): their draws are alike. Set more '
           'config.restore.particles, or a larger sigma; pigdm does without.')
-    residuals = problem.observation[:, None] - np.asarray(operator.apply(
-        found.images.reshape(-1, *operator.shape))).reshape(
-            *found.images.shape[:2], *problem.observation.shape[1:])
-    axes = tuple(range(2, residuals.ndim))
+    draws = np.moveaxis(found.images, 1, 0)  # [D, n, ...]: rows as of the problem
+    residual = jax.jit(residual_size)(problem, draws.reshape(-1, *operator.shape))
+    residual = np.asarray(residual).reshape(draws.shape[:2]).mean(axis=0)
     return Restored(
         self.units.stored(found.images), found.responsibilities.mean(axis=1),
         found.log_evidence, found.ess,
-        np.sqrt(np.mean(residuals**2, axis=axes)).mean(axis=1) / self.units.scale,
+        residual / self.units.scale,
         found.evaluations)
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:

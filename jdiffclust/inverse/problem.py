@@ -111,6 +111,16 @@ def residuals(problem: Problem, x) -> jax.Array:
   return found
 
 
+def residual_size(problem: Problem, x) -> jax.Array:
+  """Root mean square of y - A x over the numbers that are seen, [R]; about sigma_y."""
+  found = residuals(problem, x)
+  number = found[0].size
+  if isinstance(problem.operator, Inpainting):
+    mask = jnp.broadcast_to(problem.operator.mask, problem.operator.shape)
+    number = jnp.sum(mask)
+  return jnp.sqrt(row_sums(found**2) / number)
+
+
 def row_sums(values) -> jax.Array:
   """The sum of all numbers of each row, [R]."""
   return jnp.sum(values.reshape(len(values), -1), axis=1)
