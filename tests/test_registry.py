@@ -20,7 +20,7 @@ NAMES = [(name, thing) for name, found in REGISTRIES.items() for thing in found]
 def test_all_registries_are_known():
   """One for each kind of thing that a config names; none is empty."""
   assert set(REGISTRIES) == {'METHODS', 'STARTS', 'SPACES', 'SOURCES', 'SAMPLERS',
-                             'GRIDS', 'BETAS', 'PULLS'}
+                             'RESTORERS', 'GRIDS', 'BETAS', 'PULLS'}
   assert all(len(found) == len(list(found)) > 0 for found in REGISTRIES.values())
 
 

@@ -334,7 +334,8 @@ def restore(restorer: Restorer, path, denoiser: Denoiser, problem: Problem, keys
   """
   check_problem(problem)
   restorer.check(problem, type(restorer).__name__.lower())
-  table = jax.tree.map(jnp.asarray, restorer.table(path, num_steps, float(moments.spread)))
+  table = jax.tree.map(jnp.asarray,
+                       restorer.table(path, num_steps, float(moments.spread)))
   if log_weights is None:
     log_weights = jnp.zeros((restorer.num_rows(num_draws), len(keys)))
   return _restore(restorer, num_draws, mesh, table, denoiser, problem, keys, condition,
