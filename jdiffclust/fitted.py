@@ -51,6 +51,7 @@ from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 Build = Callable[..., Method]
 
 FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
+FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
 # Options of `restore` that describe the damage, and the operators that read each.
 REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
 DAMAGE = {'operator': (), 'sigma': (), 'mask': ('mask',), 'box': ('box',),
@@ -324,11 +325,17 @@ class Fitted:
             *found.images.shape[:2], *problem.observation.shape[1:])
     axes = tuple(range(2, residuals.ndim))
     seen = np.mean(operator.mask) if isinstance(operator, Inpainting) else 1.
+    residual = np.sqrt(np.mean(residuals**2, axis=axes) / seen).mean(axis=1)
+    far = residual > 2 * float(problem.noise) + FAR
+    if far.any():
+      reporter.warning(
+          f'{far.sum()} of {len(far)} images are restored to what does not show what is '
+          f'seen of them (residual {residual.max() / units.scale:.3g}, sigma {sigma:g}): '
+          'take more config.restore.num_steps, another config.restore.method (ddrm and '
+          'mcgdiff hold what is seen), or a larger sigma.')
     return Restored(
         units.stored(found.images), found.responsibilities.mean(axis=1),
-        found.log_evidence, found.ess,
-        np.sqrt(np.mean(residuals**2, axis=axes) / seen).mean(axis=1) / units.scale,
-        found.evaluations)
+        found.log_evidence, found.ess, residual / units.scale, found.evaluations)
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""
@@ -532,7 +539,9 @@ def damaged_images(fitted: Fitted, data, options,
         f'{shape[0]}x{shape[1]}. Resizing is no part of the damage that is undone: give '
         'damaged images of that size where you can.')
   levels = fitted.progress['levels']
-  if source.levels != levels and not data.range:
+  # The fit's own images have more levels when they are resized.
+  own = data.source == fitted.config.data.source and source.resized
+  if source.levels != levels and not data.range and not own:
     low, high = fitted.units
     reporter.warning(
         f'{source.name} has {source.levels or "no"} grey levels, the images of the fit '

@@ -80,12 +80,6 @@ def first_method(restorer: Restorer, problem: Problem) -> Restorer:
   return make_restorer('pigdm' if known or float(problem.noise) > 0 else 'dps')
 
 
-def no_conditions(method: Method, params, *leading: int):
-  """Zeros in the place of conditions, [*leading, ...]."""
-  one = jax.eval_shape(lambda: jnp.asarray(method.conditions(params, 0, 1, 0)[0]))
-  return np.zeros((*leading, *one.shape), one.dtype)
-
-
 def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
   """The moments of the model that knows of no cluster, and of that which knows.
 
@@ -104,7 +98,7 @@ def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
   conditions = np.concatenate([
       method.conditions(params, q, int(counts[q]), options.seed)
       for q in range(clusters) if counts[q]])[:NUM_MEASURED]
-  blind = no_conditions(method, params, NUM_MEASURED)
+  blind = np.zeros_like(conditions)
   return (measure(method.reference(params), path, keys, blind),
           measure(method.denoiser(params), path, keys, conditions))
 
@@ -159,6 +153,8 @@ def restore_all(method: Method, params, problem: Problem, options,
   steps = options.num_steps or path.num_steps
   blind_moments, moments = replicate(to_host(moments_of(method, params, options)), mesh)
   blind, denoiser = method.reference(params), method.denoiser(params)
+  like = np.asarray(method.conditions(params, 0, 1, 0))[0]
+  no_conditions = lambda *leading: np.zeros((*leading, *like.shape), like.dtype)
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
@@ -176,7 +172,7 @@ def restore_all(method: Method, params, problem: Problem, options,
                  mesh=mesh)
     guess = restoring.restore(
         first, denoiser=blind, keys=one, moments=blind_moments,
-        condition=no_conditions(method, params, first.num_rows(draws), size), **known)
+        condition=no_conditions(first.num_rows(draws), size), **known)
     proposal = propose(params, guess.images, two)
     found = restoring.restore(
         chosen, denoiser=denoiser, keys=three, moments=moments,
