@@ -9,6 +9,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+from jdiffclust.errors import UserError
+
 # What the system says of a disk that is full, or beyond a quota or limit, or read-only,
 # or broken.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -46,6 +48,17 @@ def write_text(path, text: str) -> None:
   """Writes a UTF-8 text file atomically."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
+
+
+def check_writable(folder) -> None:
+  """Checks that files can be written in a folder, before long work for them.
+
+  Raises:
+    UserError: they cannot.
+  """
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise UserError(f'Nothing can be written in {str(folder)!r}: change its permissions, '
+                    'or copy it to where you may write.')
 
 
 def refusal(error: BaseException | None) -> str:

@@ -26,8 +26,9 @@ from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import evidence_of_clusters, restore_all
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
+from jdiffclust.data import preprocess
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
-from jdiffclust.data.masks import read_mask, read_npy
+from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
 from jdiffclust.diffusion.denoiser import Denoiser
@@ -36,8 +37,10 @@ from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator, check_adjoint
 from jdiffclust.inverse.problem import residual_size
+from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
+from jdiffclust.registry import RESTORERS
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import Assignment, assign_all, densities_of_all
@@ -48,21 +51,26 @@ from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 
 Build = Callable[..., Method]
 
-
-FEW_PARTICLES = 2.  # effective ones, below which draws are copies of each other
+FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
+FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
+# Options of `restore` that describe the damage, and the operators that read each.
+REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
+DAMAGE = {'operator': (), 'sigma': (), 'mask': ('mask',), 'box': ('box',),
+          'share': ('random',), 'factor': REDUCTIONS, 'blur': ('blur',),
+          'file': ('kernel', 'matrix')}
 
 
 class Restored(NamedTuple):
   """Restored images, D draws of each of n.
 
   Attributes:
-    images: draws, float32 [n, D, H, W, C], in the units of the stored pixels of the
-      fit's images.
+    images: draws, float32 [n, D, H, W, C], in the units of y.
     responsibilities: tau, the mean over draws, [n, Q].
     log_evidence: log p(y) of the seen coordinates, of pixels in [-1, 1], nats, [n]; NaN
       of methods without particles.
     ess: effective sample size of the particles, [n]; NaN of methods without.
-    residual: root mean square of y - A x, mean over draws, in stored units, [n].
+    residual: root mean square of y - A x over the seen pixels, mean over draws, in
+      the units of y, [n].
     evaluations: network evaluations that an image took.
   """
 
@@ -213,28 +221,47 @@ class Fitted:
       return sample_clusters(self.method, self.params, clusters, config.sample, task)
 
   def evidence(self, operator: Operator, y, sigma: float = 0.,
-               reporter: Reporter | None = None, **options) -> np.ndarray:
+               reporter: Reporter | None = None, pixel_range=None,
+               **options) -> np.ndarray:
     """log p(y | cluster) of observations by particles, nats, [n, Q].
 
+    The density is that of the seen coordinates of pixels in [-1, 1].
+
     Args:
-      operator, y, sigma, reporter: as of `restore`.
+      operator, y, sigma, reporter, pixel_range: as of `restore`.
       **options: of the section `restore`; the method must be mcgdiff or tds.
 
     Raises:
       UserError: as of `restore`.
     """
-    config, problem = self._problem(operator, y, sigma, options)
+    config, problem, _ = self._problem(operator, y, sigma, pixel_range, options)
     with _quiet(reporter).task('evidence', len(problem.observation), 'images') as task:
       return evidence_of_clusters(self.method, self.params, problem, config.restore, task)
 
-  def _problem(self, operator, y, sigma, options):
-    """The config with options of `restore`, and the problem in units of the model."""
+  def _problem(self, operator, y, sigma, pixel_range, options):
+    """The config with options of `restore`, the problem in the model's units, these."""
+    for name in set(DAMAGE) & set(options):
+      raise UserError(f'restore(operator, y, sigma) takes no {name}: what the images '
+                      'have lost is the operator, of jdiffclust.inverse.operators.')
     config = self._with_options('restore', options)
+    if not isinstance(operator, Operator):
+      raise UserError(f'restore(operator, y): the operator is of type '
+                      f'{type(operator).__name__}; make one by '
+                      'jdiffclust.inverse.operators, such as inpainting(mask, shape).')
+    if not (isinstance(sigma, (int, float, np.number)) and 0 <= sigma < np.inf):
+      raise UserError(f'sigma = {sigma!r} is not allowed: it is the standard deviation '
+                      'of the noise in y, 0 (none) or more.')
     if tuple(operator.shape) != self.method.image_shape:
       raise UserError(f'An operator of images of {operator.shape}, but the model was '
                       f'fitted to {self.method.image_shape}: make it for these.')
     check_adjoint(operator, stream(config.restore.seed, 'adjoint'))
-    return config, self.units.problem(operator, y, sigma)
+    units = self.units if pixel_range is None else units_of(pixel_range)
+    try:
+      y = np.asarray(y, np.float64)
+    except (TypeError, ValueError):
+      raise UserError('Observations are no array of numbers: give [n, ...], as '
+                      'operator.apply makes them.') from None
+    return config, units.problem(operator, y, sigma), units
 
   @property
   def units(self) -> Units:
@@ -254,20 +281,24 @@ class Fitted:
     return Units(*known)
 
   def restore(self, operator: Operator, y, sigma: float = 0.,
-              reporter: Reporter | None = None, **options) -> Restored:
+              reporter: Reporter | None = None, pixel_range=None,
+              **options) -> Restored:
     """Draws images given what is seen of them, y = A x + sigma n.
 
         from jdiffclust.inverse import operators
-        hidden = operators.box((28, 28, 1), .5, 0, .5, 1)  # the lower half
-        found = fitted.restore(hidden, hidden.apply(images))
+        seen = operators.inpainting(mask, (28, 28, 1))
+        found = fitted.restore(seen, damaged)      # [n, 28, 28, 1]
         found.mean, found.std          # [n, 28, 28, 1], in the units of the images
 
     Args:
       operator: A, of `jdiffclust.inverse.operators`, for images [H, W, C] of the fit.
       y: n observations, [n, ...] as `operator.apply` makes them; in the units of the
-        stored pixels of the fit's images, such as 0..255.
+        stored pixels of the fit's images, such as 0..255. Pixels that a mask hides may
+        be anything.
       sigma: standard deviation of their noise, in the same units; 0: none.
       reporter: shows progress; None: warnings only.
+      pixel_range: the numbers (low, high) that are black and white in y, sigma and the
+        result; None: those of the fit.
       **options: of the section `restore` of the config: method, num_draws, num_steps,
         particles, seed and the methods' own.
 
@@ -279,7 +310,7 @@ class Fitted:
         method or of the images' range.
       NonFiniteError: a method has failed.
     """
-    config, problem = self._problem(operator, y, sigma, options)
+    config, problem, units = self._problem(operator, y, sigma, pixel_range, options)
     reporter = _quiet(reporter)
     with reporter.task('restore', len(problem.observation), 'images') as task:
       found = restore_all(self.method, self.params, problem, config.restore, task)
@@ -293,11 +324,16 @@ class Fitted:
     draws = np.moveaxis(found.images, 1, 0)  # [D, n, ...]: rows as of the problem
     residual = jax.jit(residual_size)(problem, draws.reshape(-1, *operator.shape))
     residual = np.asarray(residual).reshape(draws.shape[:2]).mean(axis=0)
+    far = residual > 2 * float(problem.noise) + FAR
+    if far.any():
+      reporter.warning(
+          f'{far.sum()} of {len(far)} images are restored to what does not show what is '
+          f'seen of them (residual {residual.max() / units.scale:.3g}, sigma {sigma:g}): '
+          'take more config.restore.num_steps, another config.restore.method (ddrm and '
+          'mcgdiff hold what is seen), or a larger sigma.')
     return Restored(
-        self.units.stored(found.images), found.responsibilities.mean(axis=1),
-        found.log_evidence, found.ess,
-        residual / self.units.scale,
-        found.evaluations)
+        units.stored(found.images), found.responsibilities.mean(axis=1),
+        found.log_evidence, found.ess, residual / units.scale, found.evaluations)
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""
@@ -408,6 +444,22 @@ def data_like_the_fit(fitted: Fitted, data):
   return data
 
 
+def units_of(pixel_range) -> Units:
+  """The units of pixels from low (black) to high (white).
+
+  Raises:
+    UserError: it is no such pair of numbers.
+  """
+  try:
+    low, high = (float(value) for value in pixel_range)
+  except (TypeError, ValueError):
+    low = high = 0.
+  if not -np.inf < low < high < np.inf:
+    raise UserError(f'pixel_range = {pixel_range!r} is not allowed: give the numbers '
+                    '(low, high) that are black and white, such as (0, 255).')
+  return Units(low, high)
+
+
 def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Operator:
   """The operator that the `restore` section of a config describes.
 
@@ -420,6 +472,10 @@ def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Opera
     UserError: a file is missing or of another shape, or an option does not fit.
   """
   name = options.operator
+  if padding and name in ('blur', 'kernel', *REDUCTIONS):
+    raise UserError(f'config.restore.operator = {name!r} mixes pixels, and those of the '
+                    f'fit have a border of config.data.padding = {padding}, which it '
+                    'would mix in: fit without it.')
   if name == 'mask':
     mask = read_mask(options.mask, shape, padding)
     return operators.inpainting(mask, shape)
@@ -431,9 +487,13 @@ def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Opera
     make = operators.convolution if name == 'kernel' else operators.matrix
     return make(values, shape)
   reduced = lambda make: lambda: make(options.factor, shape)
+  inner = (shape[0] - 2 * padding, shape[1] - 2 * padding, shape[2])
+  bordered = lambda hidden: operators.inpainting(
+      with_border(np.asarray(hidden.mask), padding), shape)
   return {
-      'box': lambda: operators.box(shape, *options.box),
-      'random': lambda: operators.random_pixels(shape, options.share, options.seed),
+      'box': lambda: bordered(operators.box(inner, *options.box)),
+      'random': lambda: bordered(operators.random_pixels(inner, options.share,
+                                                         options.seed)),
       'averaging': reduced(operators.averaging),
       'subsampling': reduced(operators.subsampling),
       'bicubic': reduced(operators.bicubic),
@@ -455,23 +515,56 @@ def damaged_images(fitted: Fitted, data, options,
     UserError: the images or the operator are not of the fit.
   """
   shape = fitted.method.image_shape
+  for line in without_effect(options):
+    reporter.warning(line)
   data = data_like_the_fit(fitted, data)
   operator = operator_of(options, shape, data.padding)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]
-  if len(seen) == 3 and seen[:2] != shape[:2]:  # smaller ones
-    if data.padding:
-      raise UserError(f'config.restore.operator = {options.operator!r} makes images '
-                      'smaller, but those of the fit have a border of '
-                      f'config.data.padding = {data.padding}: fit without it.')
-    data.image_size = seen[:2]
   if len(seen) == 3:
     data.channels = seen[2]
+    if seen[:2] != shape[:2]:  # smaller ones
+      data.image_size = seen[:2]
   source = load_source(data, for_fit=False, rendering=fitted.rendering)
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   tell_of(source, reporter)
+  if source.resized:
+    height, width = preprocess.size_of(data.image_size)
+    reporter.warning(
+        f'{source.resized} were resized to {height}x{width}, which is what '
+        f'config.restore.operator = {options.operator!r} leaves of an image of '
+        f'{shape[0]}x{shape[1]}. Resizing is no part of the damage that is undone: give '
+        'damaged images of that size where you can.')
+  levels = fitted.progress['levels']
+  # The fit's own images have more levels when they are resized.
+  own = data.source == fitted.config.data.source and source.resized
+  if source.levels != levels and not data.range and not own:
+    low, high = fitted.units
+    reporter.warning(
+        f'{source.name} has {source.levels or "no"} grey levels, the images of the fit '
+        f'{levels or "none"}. restore.sigma and restored.npy are in pixels of '
+        f'{low:g} (black) to {high:g} (white); config.data.range sets those of yours.')
   return operator, source
+
+
+def without_effect(options) -> list[str]:
+  """A line for each option of `restore` that is set, but of another operator or method.
+
+  Args:
+    options: the section `restore` of a config.
+  """
+  known, found = config_lib.all_options(), []
+  for name, value in options.items():
+    methods = tuple(each for each in RESTORERS if name in restorer_options(each))
+    for kind, readers in (('operator', DAMAGE.get(name, ())), ('method', methods)):
+      default = known[f'restore.{name}'].default
+      if (readers and name != 'num_draws' and options[kind] not in readers
+          and value != default):
+        found.append(f'config.restore.{name} = {value!r} has no effect: '
+                     f'config.restore.{kind} = {options[kind]!r} does not read it '
+                     f"({', '.join(readers)} would).")
+  return found
 
 
 def check_like_the_fit(fitted: Fitted, source: ImageSource, reporter: Reporter) -> None:

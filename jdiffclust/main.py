@@ -270,6 +270,7 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import check_like_the_fit, data_like_the_fit, load, tell_of
   from jdiffclust.outputs import write_predictions
+  files.check_writable(workdir)
   options = config_lib.asked_of('predict', config_lib.fitted_config(workdir), config)
   if config.predict.num_draws:
     options.e_step.num_draws = config.predict.num_draws
@@ -289,6 +290,7 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   """Draws images from clusters of a fitted workdir: samples.npy, and pictures."""
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
+  files.check_writable(workdir)
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
@@ -300,10 +302,12 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
   """Restores the damaged images of `config.data` by a fitted workdir."""
   from jdiffclust.fitted import damaged_images, load
   from jdiffclust.outputs import write_restored
+  files.check_writable(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
-  message = write_restored(fitted, operator, source, workdir, config.restore, reporter)
+  message = write_restored(fitted, operator, source, workdir, config.restore, reporter,
+                           config.data.range or None)
   if message is not None:
     print(message)
 

@@ -27,7 +27,7 @@ from jdiffclust.diffusion.likelihood import log_probability
 from jdiffclust.evaluation import features, foreign, latent_space, sample_quality
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust.fitted import Fitted, pipeline_of
+from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
@@ -41,8 +41,6 @@ BASELINES = ('kmeans', 'gaussian_mixture')
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
-# Options of `restore` that describe the damage, not how it is mended.
-DAMAGE = ('operator', 'mask', 'box', 'share', 'factor', 'blur', 'file', 'sigma')
 REFERENCE = 'foreign.npz'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
@@ -436,7 +434,8 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
 
 
 def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
-                   workdir: pathlib.Path, options, reporter: Reporter) -> str | None:
+                   workdir: pathlib.Path, options, reporter: Reporter,
+                   pixel_range=None) -> str | None:
   """Restores images: restored.npy, restored.csv, restored/, restored.html.
 
   Args:
@@ -446,20 +445,26 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
     workdir: the folder to write in.
     options: the section `restore` of a config.
     reporter: shows progress.
+    pixel_range: as of `Fitted.restore`.
 
   Returns:
     What to tell of it; None in processes that do not write.
   """
-  units, shape = fitted.units, fitted.method.image_shape
+  shape, border = fitted.method.image_shape, fitted.config.data.padding
+  units = units_of(pixel_range) if pixel_range else fitted.units
   y = given = units.stored(images_at(source, np.arange(source.num_images)))
   if isinstance(operator, (operators.Inpainting, operators.Matrix)):  # of whole images
     y = np.concatenate([np.asarray(operator.apply(jnp.asarray(block)))
                         for block in np.array_split(given, -(-len(given) // 256))])
   chosen = {name: value for name, value in options.items() if name not in DAMAGE}
-  found = fitted.restore(operator, y, options.sigma, reporter, **chosen)
+  found = fitted.restore(operator, y, options.sigma, reporter, units, **chosen)
   if not is_main_process():
     return None
-  workdir = pathlib.Path(workdir)
+  # Without the border that the fit has added, as the images were given.
+  inner = np.s_[..., border:shape[0] - border, border:shape[1] - border, :]
+  found, given = found._replace(images=found.images[inner]), (
+      given[inner] if border else given)
+  workdir, names = pathlib.Path(workdir), restored.file_names(source.ids)
   written = [workdir / name for name in ('restored.npy', 'restored.csv', 'restored.html')]
   earlier = in_place_of(written[0])
   results.write_array(written[0], found.images)
@@ -471,12 +476,14 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
           'effective_sample_size': [f'{value:.1f}' * bool(has)
                                     for value, has in zip(found.ess, known)],
           'residual': [f'{v:.4g}' for v in found.residual],
-          'sigma': [f'{options.sigma:g}'] * source.num_images})
+          'sigma': [f'{options.sigma:g}'] * source.num_images,
+          'file': [f'{restored.FOLDER}/{name}' for name in names]})
   scaled = lambda images: (images - units.low) * units.scale - 1
-  restored.write_images(workdir / 'restored', source.ids, scaled(found.mean))
+  restored.write_images(workdir / restored.FOLDER, names, scaled(found.mean))
   shown = np.arange(min(source.num_images, restored.MOST_ROWS))
-  mask = np.asarray(operator.mask) if isinstance(operator, operators.Inpainting) else None
-  damaged = restored.visible(scaled(given[shown]), mask, shape)
+  mask = (np.asarray(operator.mask)[inner]
+          if isinstance(operator, operators.Inpainting) else None)
+  damaged = restored.visible(scaled(given[shown]), mask, found.images.shape[2:])
   figure = restored.sheet(damaged, scaled(found.images[shown]), found.std[shown]
                           * units.scale, [source.ids[i] for i in shown])
   figures.save_figure(figure, workdir / 'figures' / 'restored.png')

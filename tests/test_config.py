@@ -216,6 +216,7 @@ def test_differences_are_of_options_that_define_the_run():
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),
       *(f'quality.{name}' for name in config_lib.OPTIONS['quality']),
       *(f'predict.{name}' for name in config_lib.OPTIONS['predict']),
+      *(f'restore.{name}' for name in config_lib.OPTIONS['restore']),
       'distributed.coordinator', 'distributed.num_processes', 'distributed.process_id'}
   assert {n for n, option in OPTIONS.items() if not option.defines_run} == free
   old = config_lib.default_config()

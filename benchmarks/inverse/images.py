@@ -126,10 +126,11 @@ def inside(draws, truth) -> float:
 
 def without_model(operator, y, images, low, high):
   """What needs no model: by name, guesses [n, H, W, C]."""
-  found = {'mean image': np.broadcast_to(images.mean(axis=0), (len(y), *images.shape[1:]))}
+  mean = images.mean(axis=0)
+  found = {'mean image': np.broadcast_to(mean, (len(y), *mean.shape))}
   if isinstance(operator, operators.Inpainting):
     mask = np.asarray(operator.mask)[None]
-    found['mean fill'] = np.where(mask > 0, y, images.mean(axis=0)[None])
+    found['mean fill'] = np.where(mask > 0, y, mean[None])
   elif y.shape[1:] != images.shape[1:]:
     from PIL import Image
     size = images.shape[2], images.shape[1]

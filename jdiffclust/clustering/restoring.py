@@ -81,12 +81,6 @@ def first_method(restorer: Restorer, problem: Problem) -> Restorer:
   return make_restorer('pigdm' if known or float(problem.noise) > 0 else 'dps')
 
 
-def no_conditions(method: Method, params, *leading: int):
-  """Zeros in the place of conditions, [*leading, ...]."""
-  one = method.conditions(params, 0, 1, 0)[0]
-  return np.zeros((*leading, *one.shape), one.dtype)
-
-
 def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
   """The moments of the model that knows of no cluster, and of that which knows.
 
@@ -105,7 +99,7 @@ def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
   conditions = np.concatenate([
       method.conditions(params, q, int(counts[q]), options.seed)
       for q in range(clusters) if counts[q]])[:NUM_MEASURED]
-  blind = no_conditions(method, params, NUM_MEASURED)
+  blind = np.zeros_like(conditions)
   return (measure(method.reference(params), path, keys, blind),
           measure(method.denoiser(params), path, keys, conditions))
 
@@ -160,13 +154,14 @@ def restore_all(method: Method, params, problem: Problem, options,
   steps = options.num_steps or path.num_steps
   blind_moments, moments = replicate(to_host(moments_of(method, params, options)), mesh)
   blind, denoiser = method.reference(params), method.denoiser(params)
+  like = np.asarray(method.conditions(params, 0, 1, 0))[0]
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
   keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
       jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
                                       np.arange(total, dtype=np.int32))))
-  nothing = no_conditions(method, params, first.num_rows(draws), size)
+  nothing = np.zeros((first.num_rows(draws), size, *like.shape), like.dtype)
   weighted = isinstance(chosen, Particles)
   propose, recognise = _compiled(method, num_rows, weighted)
   parts = []

@@ -300,7 +300,9 @@ class SR3(Method):
     if not np.isclose(float(problem.noise), options.noise, atol=1e-6):
       raise UserError(
           f'A model of method sr3 with config.sr3.noise = {options.noise} (of pixels in '
-          f'[-1, 1]) restores images of that noise, not of {float(problem.noise):g}.')
+          f'[-1, 1]) restores images of that noise, not of {float(problem.noise):g}: set '
+          f'config.restore.sigma to {options.noise / 2:g} of the range of your pixels, '
+          f'which is {options.noise * 127.5:g} where they go from 0 to 255.')
     return np.asarray(self.condition_of(problem.observation))
 
   def conditions(self, params, cluster, count, seed):

@@ -45,6 +45,11 @@ def check_usable(mode: str, named: Iterable[str], fitted, given) -> None:
   """
   usable = (*ASKED[mode], *NEW_IMAGES.get(mode, ()))
   before, now = flatten(fitted), flatten(given)
+  if ('data.path' in named and now['data.path'] and now['data.source'] == 'digits'
+      and mode in NEW_IMAGES):
+    raise UserError(f"config.data.path = {now['data.path']!r} has no effect: config."
+                    "data.source = 'digits', as in the fit, needs no files. Set config."
+                    'data.source=folder (or npz, idx, tfds).')
   for name in named:
     option = all_options()[name]
     if not option.read_by(fitted.method) and now[name] != option.default:

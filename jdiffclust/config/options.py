@@ -384,20 +384,20 @@ OPTIONS: Mapping[str, Any] = {
                            'or any kernel); colour; or what a matrix tells', **ASKED),
         'mask': text('', 'an image or npy file, white (or above 0) where pixels are '
                      'known', **ASKED),
-        'box': Option((.25, .25, .5, .5), 'four numbers (TOP, LEFT, HEIGHT, WIDTH) from 0 '
-                      'to 1', lambda v: len(v) == 4 and all(
+        'box': Option((.25, .25, .5, .5), 'four numbers (TOP, LEFT, HEIGHT, WIDTH) from '
+                      '0 to 1', lambda v: len(v) == 4 and all(
                           type(x) in (int, float) and 0 <= x <= 1 for x in v),
                       'the box that restore.operator=box hides, as shares of the height '
-                      'and width', **ASKED),
+                      'and width', **LATER),
         'share': real(.5, 0, 1, 'the share of the pixels that restore.operator=random '
-                      'hides', **ASKED),
+                      'hides', **LATER),
         'factor': integer(2, 2, 'how many times smaller the images are (averaging, '
-                          'subsampling, bicubic)', **ASKED),
+                          'subsampling, bicubic)', **LATER),
         'blur': real(1., 0, 1e4, 'the standard deviation of restore.operator=blur, in '
-                     'pixels', open_low=True, **ASKED),
+                     'pixels', open_low=True, **LATER),
         'file': text('', 'an npy file: the kernel [h, w] of restore.operator=kernel, the '
                      'matrix [M, H W C] of restore.operator=matrix, which is applied to '
-                     'the given images', **ASKED),
+                     'the given images', **LATER),
         'sigma': real(0., 0, 1e12, 'the standard deviation of the noise in the given '
                       'images, in the units of their pixels (such as 0..255)', **ASKED),
         'method': choice('pigdm', tuple(RESTORERS), 'how images are restored: pigdm, '
@@ -405,10 +405,10 @@ OPTIONS: Mapping[str, Any] = {
                          'the limit of many particles', **ASKED),
         'num_draws': integer(8, 1, 'restored images drawn of each', **ASKED),
         'num_steps': integer(50, 0, 'network evaluations of a draw; 0: as many as the '
-                             'model has noise levels', **ASKED),
+                             'model has noise levels', **LATER),
         'seed': integer(0, 0, 'the number that every draw follows from', high=2**31 - 1,
-                        **ASKED),
-        'particles': integer(64, 1, 'particles of each image (mcgdiff, tds)', **ASKED),
+                        **LATER),
+        'particles': integer(64, 1, 'particles of each image (mcgdiff, tds)', **LATER),
         'batch_size': integer(64, 1, 'draws or particles computed at once; images are '
                               'restored so many at a time', **HERE),
         'resampling': choice('systematic', ('systematic', 'multinomial'), 'how particles '

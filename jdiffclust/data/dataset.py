@@ -46,6 +46,7 @@ class ImageSource:
     skipped: unreadable files that were left out.
     rendering: how stored pixels became these.
     notes: what the user should know of how the data were read, a line each.
+    resized: which images were of another size, for a person; '': none.
   """
 
   name: str
@@ -57,6 +58,7 @@ class ImageSource:
   skipped: tuple[str, ...] = ()
   rendering: Rendering = Rendering()
   notes: tuple[str, ...] = ()
+  resized: str = ''
 
   @property
   def num_images(self) -> int:
@@ -161,7 +163,9 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
   keep = _kept(len(raw.images), data.max_images)
   images, levels = _finished(raw.images, keep, data, raw.levels)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
-  stored = tuple(raw.images.shape[1:3])
+  stored, resized = tuple(raw.images.shape[1:3]), raw.resized
+  if size not in (None, stored):
+    resized = f'all images ({stored[0]}x{stored[1]})'
   if not for_fit and size not in (None, stored):
     notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
@@ -170,7 +174,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
-      rendering=raw.rendering, notes=notes)
+      rendering=raw.rendering, notes=notes, resized=resized)
   if for_fit:
     _check_images_differ(source)
   return source

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jdiffclust.data.preprocess import stored_pixels
+from jdiffclust.data.rendering import composited
 from jdiffclust.data.sources.common import one_line
 from jdiffclust.errors import UserError
 
@@ -32,8 +33,8 @@ def read_mask(path: str, shape: tuple[int, int, int], padding: int = 0) -> np.nd
   """A mask of images: true where pixels are known.
 
   Args:
-    path: an image, white (brighter than half) where pixels are known; or an npy file,
-      above 0 there.
+    path: an image, white (brighter than half, and not transparent) where pixels are
+      known; or an npy file, above 0 there.
     shape: (H, W, C) of the model's images.
     padding: of their border, which is known and which the mask may lack.
 
@@ -47,23 +48,35 @@ def read_mask(path: str, shape: tuple[int, int, int], padding: int = 0) -> np.nd
     raise UserError("config.restore.operator = 'mask' needs one: name an image that is "
                     'white where pixels are known by config.restore.mask, or choose '
                     'another operator.')
-  if path.endswith('.npy'):
+  if path.lower().endswith('.npy'):
     mask = read_npy(path) > 0
   else:
     try:
       with Image.open(os.path.expanduser(path)) as image:
         mask = stored_pixels(image)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-      raise UserError(f'The mask {path!r} cannot be read: {one_line(error)}') from None
-    mask = mask[..., :3].max(axis=-1, keepdims=True)
-    mask = mask > (mask.max() / 2 if mask.max() <= 1 else 127)
+    # On a damaged file Pillow's decoders raise nearly anything.
+    except Exception as error:  # pylint: disable=broad-except
+      raise UserError(f'The mask {path!r} cannot be read as an image: '
+                      f'{one_line(error)}') from None
+    mask = composited(mask, 255, 'black').max(axis=-1, keepdims=True)
+    # White is 1, 255 or 65535, whatever the type of the file.
+    most = next((top for top in (1, 255) if mask.max() <= top), 65535)
+    mask = mask > most / 2
+  if mask.ndim not in (2, 3):
+    raise UserError(f'The mask {path!r} is an array of shape {mask.shape}: [H, W] or '
+                    '[H, W, C] is needed.')
   mask = mask[..., None] if mask.ndim == 2 else mask
   inner = tuple(side - 2 * padding for side in shape[:2])
-  if padding and mask.shape[:2] == inner:
-    border = (padding, padding)
-    mask = np.pad(mask, (border, border, (0, 0)), constant_values=True)
-  if mask.ndim != 3 or mask.shape[:2] != tuple(shape[:2]):
+  if mask.shape[:2] == inner:
+    mask = with_border(mask, padding)
+  if mask.shape[:2] != tuple(shape[:2]):
     raise UserError(f'The mask {path!r} is of {mask.shape[0]}x{mask.shape[1]} pixels, '
                     f'but the images are of {inner[0]}x{inner[1]}: make it of their '
                     'size.')
   return mask
+
+
+def with_border(mask: np.ndarray, padding: int) -> np.ndarray:
+  """A mask [H, W, C] with a border of known pixels."""
+  border = (padding, padding)
+  return np.pad(mask, (border, border, (0, 0)), constant_values=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Function, Matrix, Operator
+from jdiffclust.inverse.operators import Function, Inpainting, Matrix, Operator
 from jdiffclust.inverse.problem import Problem
 
 SLACK = 1.5  # observations lie within so many times the range, and 6 sigma
@@ -38,7 +38,8 @@ class Units(NamedTuple):
   def problem(self, operator: Operator, observation, noise: float) -> Problem:
     """A problem in units of the model, of one in stored units.
 
-    With x = a p + b, of stored pixels p, A x = a A p + b A 1.
+    With x = a p + b, of stored pixels p, A x = a A p + b A 1. What a mask hides of y
+    may be anything, NaN too.
 
     Args:
       operator: A, linear, the same in all units.
@@ -52,6 +53,8 @@ class Units(NamedTuple):
     observation = np.asarray(observation, np.float64)
     if observation.ndim != ones.ndim or observation.shape[1:] != ones.shape[1:]:
       return Problem(operator, observation, np.float32(noise * self.scale))  # refused
+    if isinstance(operator, Inpainting):
+      observation = np.where(np.asarray(operator.mask) > 0, observation, 0.)
     y = self.scale * (observation - self.low * ones) - ones
     if not isinstance(operator, (Matrix, Function)):  # the others are of weights >= 0
       most = SLACK * np.abs(ones).max() + 6 * noise * self.scale
@@ -59,7 +62,8 @@ class Units(NamedTuple):
       if beyond > most:
         which = np.unravel_index(np.nanargmax(np.abs(y)), y.shape)
         raise UserError(
-            f'Observation {which[0]} has the pixel {observation[which]:g}, but the images '
-            f'of the fit go from {self.low:g} to {self.high:g} and sigma is {noise:g}: '
-            'give observations and sigma in the units of these images.')
+            f'Observation {which[0]} has the pixel {observation[which]:g}, but pixels '
+            f'go from {self.low:g} to {self.high:g} and sigma is {noise:g}: give '
+            'observations and sigma in the units of these pixels, or the range of '
+            'yours (pixel_range).')
     return Problem(operator, y.astype(np.float32), np.float32(noise * self.scale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 import re
 
@@ -15,6 +16,8 @@ from jdiffclust.report import figures
 from jdiffclust.report.page import embedded
 
 MOST_ROWS, MOST_DRAWS, MOST_LINES = 20, 5, 1000
+FOLDER = 'restored'
+LONGEST = 150  # bytes of a file name, of the 255 that most systems allow
 
 
 def visible(images: np.ndarray, mask: np.ndarray | None,
@@ -56,30 +59,41 @@ def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
   return figures.sheet(rows, headings, row_labels=[figures.shorten(n) for n in names])
 
 
-def write_images(folder: pathlib.Path, ids, images: np.ndarray) -> None:
-  """Writes an 8-bit PNG of each image, by its id.
+def write_images(folder: pathlib.Path, names: list[str], images: np.ndarray) -> None:
+  """Writes an 8-bit PNG of each image.
 
   Args:
     folder: where they go; those of before with the same names are replaced.
-    ids: n texts; what a file name cannot hold becomes '_'.
+    names: of `file_names`.
     images: [n, H, W, C] in [-1, 1].
   """
   folder.mkdir(parents=True, exist_ok=True)
   pixels = np.rint(np.clip(images * 127.5 + 127.5, 0, 255)).astype(np.uint8)
-  for name, image in zip(file_names(ids), pixels):
+  for name, image in zip(names, pixels):
     with files.replacing(folder / name) as temporary:
       Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
           temporary, format='png')
 
 
 def file_names(ids) -> list[str]:
-  """A PNG's name for each id; ids that would share one get their number before it."""
-  bare = [re.sub(r'[^\w.-]+', '_', pathlib.PurePath(text).with_suffix('').as_posix())
-          [-150:] or 'image' for text in ids]
-  many = {name for name in bare if bare.count(name) > 1} if len(set(bare)) < len(
-      bare) else set()
-  return [f'{i}_{name}.png' if name in many else f'{name}.png'
-          for i, name in enumerate(bare)]
+  """A PNG's name for each id; no two are alike, in capitals or not.
+
+  What a file name cannot hold becomes '_', of long ids the end is kept. Ids that would
+  share a name get their number before it, and so does what looks like one that has.
+  """
+  def bare(text):
+    stem = re.sub(r'\.\w{1,5}(?=#\d+$|$)', '', text)  # of 'a/b.tif#3': 'a/b#3'
+    stem = re.sub(r'[^\w.-]+', '_', stem).lstrip('.')
+    return stem.encode()[-LONGEST:].decode(errors='ignore') or 'image'
+
+  stems = [bare(text) for text in ids]
+  count = collections.Counter(stem.lower() for stem in stems)
+  # Where any is numbered, a stem that begins like a number is, too.
+  alike = any(number > 1 for number in count.values())
+  numbered = lambda stem: count[stem.lower()] > 1 or (
+      alike and re.match(r'\d+_', stem))
+  return [f'{i}_{stem}.png' if numbered(stem) else f'{stem}.png'
+          for i, stem in enumerate(stems)]
 
 
 def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options,
@@ -97,10 +111,10 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
       trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-  lines = [(source.ids[i], int(found.clusters[i]), f'{found.responsibilities[i].max():.0%}',
-            f'{found.residual[i]:.3g}',
-            f'{found.ess[i]:.1f}' if np.isfinite(found.ess[i]) else '',
-            f'{found.log_evidence[i]:.1f}' if np.isfinite(found.log_evidence[i]) else '')
+  told = lambda value: f'{value:.1f}' if np.isfinite(value) else ''
+  lines = [(source.ids[i], int(found.clusters[i]),
+            f'{found.responsibilities[i].max():.0%}', f'{found.residual[i]:.3g}',
+            told(found.ess[i]), told(found.log_evidence[i]))
            for i in range(min(source.num_images, MOST_LINES))]
   page = environment.get_template('restored.html.jinja').render(
       dataset=source.name, total=source.num_images, shown=len(lines), lines=lines,

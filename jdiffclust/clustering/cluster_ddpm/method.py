@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jdiffclust.clustering.bound.draws import image_keys
 from jdiffclust.clustering.cluster_ddpm import latent_fit, latent_mixture
 from jdiffclust.clustering.cluster_ddpm.model import (
-    Model, Parameters, log_recognised, make_e_step, make_encode, make_m_step,
-    sampled_latents)
+    Model, Parameters, log_encoded, log_recognised, make_e_step, make_encode,
+    make_m_step, sampled_latents)
 from jdiffclust.clustering.method import Method, Networks, Proposal, latents_of
 from jdiffclust.diffusion import predictions
 from jdiffclust.diffusion.denoiser import Unpulled

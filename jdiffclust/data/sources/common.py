@@ -38,6 +38,7 @@ class Raw(NamedTuple):
     skipped: unreadable files that were left out.
     rendering: how stored pixels became these.
     notes: what the user should know of how the data were read, a line each.
+    resized: which files were of another size, for a person; '': none.
   """
 
   images: np.ndarray | LazyImages
@@ -49,6 +50,7 @@ class Raw(NamedTuple):
   skipped: tuple[str, ...] = ()
   rendering: Rendering = Rendering()
   notes: tuple[str, ...] = ()
+  resized: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,8 @@ def read_folder(data: ml_collections.ConfigDict,
   ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, f'folder:{root.resolve().name}',
-             tuple(name for name, _ in bad), rendering, tuple(notes))
+             tuple(name for name, _ in bad), rendering, tuple(notes),
+             resized_of(names, headers, (height, width)))
 
 
 @contextlib.contextmanager
@@ -244,6 +245,17 @@ def left_out_notes(found: Found, names: Sequence[str], headers: Sequence[Header]
     notes.append(f'{len(many)} files hold several pictures ({name}: {number}), of which '
                  'only the first is used: --config.data.frames=all uses all')
   return notes
+
+
+def resized_of(names: Sequence[str], headers: Sequence[Header],
+               size: tuple[int, int]) -> str:
+  """Which files are not of a size (height, width), for a person; '': all are."""
+  others = [(name, header.size) for name, header in zip(names, headers)
+            if tuple(header.size) != tuple(size)]
+  if not others:
+    return ''
+  name, found = others[0]
+  return f'{len(others)} of {len(names)} files ({name}: {found[0]}x{found[1]})'
 
 
 def _verify(root: pathlib.Path, decoding: Decoding, kept: Kept,

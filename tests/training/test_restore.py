@@ -1,0 +1,513 @@
+"""--mode=restore on tiny fits: what it writes, in which units, and what it refuses."""
+
+import csv
+import html.parser
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import datasets
+
+import jdiffclust
+from jdiffclust.errors import NonFiniteError
+from jdiffclust.inverse import operators
+from jdiffclust.inverse.units import Units
+from jdiffclust.report.restored import file_names
+from tests.helpers import check_error, refused
+from tests.tiny import build
+
+SHAPE = 8, 8, 1
+DIGITS = datasets.load_digits().images.astype(np.uint8)
+LATENT = ('latent.size=4', 'em.posterior=amortised', 'posterior.channels=8')
+SR3 = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
+       'start.kind=random', 'em.posterior=amortised', 'em.partition_tolerance=0.',
+       'em.bound_tolerance=0.')
+FEW = ('restore.num_steps=3', 'restore.num_draws=2', 'restore.batch_size=8')
+FILES = 'restored.npy', 'restored.csv', 'restored.html', 'figures/restored.png'
+
+
+@pytest.fixture
+def run(plain, tmp_path):
+  """A copy of a fitted workdir."""
+  return shutil.copytree(plain, tmp_path / 'run')
+
+
+@pytest.fixture(scope='module')
+def fit(plain):
+  """The same fit, loaded."""
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    return jdiffclust.load(plain, build=build)
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+  """What a user has."""
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    yield
+
+
+@pytest.fixture
+def mask(tmp_path):
+  """(known pixels [8, 8], the path of a picture of them): the lower third is hidden."""
+  known = np.ones((8, 8), bool)
+  known[5:, 1:7] = False
+  path = tmp_path / 'mask.png'
+  Image.fromarray(np.where(known, 255, 0).astype(np.uint8)).save(path)
+  return known, path
+
+
+def restore(commands, workdir, *options):
+  """The command with few steps."""
+  return commands.small('--mode=restore', f'--workdir={workdir}',
+                        *(f'--config.{option}' for option in (*FEW, *options)))
+
+
+def done(outcome):
+  """The outcome, which must be none of a mistake."""
+  assert outcome.code == 0, outcome.err
+  return outcome
+
+
+def rows_of(workdir):
+  """The rows of restored.csv."""
+  with open(workdir / 'restored.csv', newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+def folder_of(path, images, names=None, kind=np.uint8):
+  """Writes images as PNGs; returns the options that name them."""
+  for i, image in enumerate(images):
+    file = path / (names[i] if names else f'{i}.png')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.astype(kind)).save(file)
+  return 'data.source=folder', f'data.path={path}'
+
+
+class Page(html.parser.HTMLParser):
+  """What a page says: the text of its heading cells, its tags."""
+
+  def __init__(self, text):
+    """Reads it."""
+    super().__init__()
+    self.tags, self.names, self._inside = [], [], False
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    """Counts."""
+    self.tags.append(tag)
+    self._inside = tag == 'th' and not attrs
+
+  def handle_data(self, data):
+    """Keeps the text of a row's heading."""
+    if self._inside and data.strip():
+      self.names.append(data)
+      self._inside = False
+
+
+# ------------------------------------------------------------------ end to end
+
+
+def test_a_folder_with_a_mask(commands, run, mask, tmp_path):
+  """Known pixels are those given, in the units asked for; files of all names."""
+  known, path = mask
+  names = ['a/b c.png', 'a_b_c.png', 'A_B_C.png', '1_x.png', 'x$y$<&>.png',
+           'Zahl ' + 'ä' * 100 + '.png']
+  images = DIGITS[100:106] * 15
+  damaged = np.where(known, images, 77)
+  options = folder_of(tmp_path / 'new', damaged, names)
+  outcome = done(restore(commands, run, *options, 'data.range=(0,255)',
+                         f'restore.mask={path}', 'data.use_labels=False',
+                         'restore.method=ddrm'))
+  assert 'pixels 0 to 255, sigma 0' in outcome.out
+  assert 'warning' not in outcome.err, outcome.err
+  found, rows = np.load(run / 'restored.npy'), rows_of(run)
+  assert found.shape == (6, 2, 8, 8, 1) and found.dtype == np.float32
+  order = np.argsort(names)
+  assert [row['id'] for row in rows] == [names[i] for i in order]
+  seen = np.where(known, images[order], 0.)[:, None, :, :, None]
+  assert np.abs(np.where(known[..., None], found, 0) - seen).max() < .5
+  assert np.abs(found[:, :, ~known] - 77).max() > 5  # hidden ones are not what was given
+  assert list(rows[0]) == ['index', 'id', 'cluster', 'probability', 'log_evidence',
+                           'effective_sample_size', 'residual', 'sigma', 'file']
+  assert {row['log_evidence'] + row['effective_sample_size'] for row in rows} == {''}
+  assert all(float(row['residual']) < .5 and row['sigma'] == '0' for row in rows)
+  for row, image in zip(rows, found):
+    with Image.open(run / row['file']) as picture:
+      pixels = np.asarray(picture, float)
+    want = np.clip(image.mean(axis=0)[..., 0], 0, 255)
+    assert pixels.shape == (8, 8) and np.abs(pixels - want).max() < .51
+  assert len({row['file'].lower() for row in rows}) == 6
+  page = Page((run / 'restored.html').read_text(encoding='utf-8'))
+  assert page.names == [row['id'] for row in rows] and page.tags.count('img') == 1
+  with Image.open(run / 'figures' / 'restored.png') as picture:
+    assert min(picture.size) > 50
+
+
+def test_16_bits(commands, run, mask, tmp_path):
+  """12 bits in 16-bit files, by the range of theirs."""
+  known, path = mask
+  images = DIGITS[10:12].astype(np.int64) * 255
+  options = folder_of(tmp_path / 'new', np.where(known, images, 0), kind=np.uint16)
+  done(restore(commands, run, *options, 'data.range=(0,4095)', f'restore.mask={path}',
+               'restore.method=repaint'))
+  found = np.load(run / 'restored.npy')[:, :, known]
+  assert np.abs(found - images[:, known][:, None, :, None]).max() < 4095 / 255
+
+
+def test_floats_and_a_border(commands, tmp_path):
+  """A fit of floats from 0 to 1 with a border: neither mask nor result have it."""
+  images = DIGITS[:60] / 16
+  images[0, 0, 0], images[0, 0, 1] = 0, 1
+  np.savez(tmp_path / 'x.npz', images=images)
+  of = 'data.source=npz', f'data.path={tmp_path}/x.npz'
+  done(commands.fit(tmp_path / 'run', *of, 'data.padding=1'))
+  known = np.ones((8, 8), bool)
+  known[2:4] = False
+  np.save(tmp_path / 'mask.npy', known)
+  for name, options in {'mask': (f'restore.mask={tmp_path}/mask.npy',),
+                        'box': ('restore.operator=box',
+                                'restore.box=(.25, 0, .25, 1)')}.items():
+    done(restore(commands, tmp_path / 'run', 'data.max_images=3', *options,
+                 'restore.method=mcgdiff', 'restore.particles=4'))
+    found = np.load(tmp_path / 'run' / 'restored.npy')
+    assert found.shape == (3, 2, 8, 8, 1), name
+    ids = [int(row['id']) for row in rows_of(tmp_path / 'run')]
+    seen = images[ids][:, None, :, :, None]
+    assert np.abs(found - seen)[:, :, known].max() < 1 / 256, name
+    assert np.abs(found - seen)[:, :, ~known].max() > .05, name
+  check_error(restore(commands, tmp_path / 'run', 'restore.operator=blur'), 'border')
+  check_error(restore(commands, tmp_path / 'run', 'restore.operator=averaging'),
+              'config.data.padding = 1')
+
+
+@pytest.mark.parametrize('method', ['cluster_ddpm', 'latent_cddpm'])
+def test_other_models(method, commands, tmp_path):
+  """By gradients, and by particles, whose columns are filled."""
+  more = ('em.max_iterations=3', 'latent.iterations=1') if method != 'cluster_ddpm' else (
+      'em.max_iterations=2',)
+  done(commands.fit(tmp_path, f'method={method}', *LATENT, *more))
+  box = 'restore.operator=box', 'data.max_images=2'
+  done(restore(commands, tmp_path, *box))
+  first = np.load(tmp_path / 'restored.npy')
+  done(restore(commands, tmp_path, *box, 'restore.method=mcgdiff',
+               'restore.particles=4', 'restore.sigma=1'))
+  found = np.load(tmp_path / 'restored.npy')
+  assert found.shape == first.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all()
+  for row in rows_of(tmp_path):
+    assert np.isfinite(float(row['log_evidence']))
+    assert 1 <= float(row['effective_sample_size']) <= 4
+  page = (tmp_path / 'restored.html').read_text(encoding='utf-8')
+  assert 'Effective particles' in page
+
+
+def test_sr3(commands, tmp_path):
+  """Small images, of the reduction and noise that it was trained for."""
+  done(commands.fit(tmp_path, *SR3))
+  small = DIGITS[:3].reshape(3, 4, 2, 4, 2).mean(axis=(2, 4))
+  np.savez(tmp_path / 'x.npz', images=np.round(small).astype(np.uint8))
+  of = 'data.source=npz', f'data.path={tmp_path}/x.npz', 'restore.operator=averaging'
+  outcome = restore(commands, tmp_path, *of)
+  check_error(outcome, 'config.sr3.noise = 0.1', 'config.restore.sigma')
+  check_error(restore(commands, tmp_path, 'restore.operator=box'), "'averaging'")
+  assert not (tmp_path / 'restored.npy').exists()
+  outcome = done(restore(commands, tmp_path, *of, 'restore.sigma=.8'))
+  assert 'resized' not in outcome.err
+  assert np.load(tmp_path / 'restored.npy').shape == (3, 2, 8, 8, 1)
+
+
+def test_every_operator(commands, run, tmp_path):
+  """From the fit's own data, or what is made of it; reductions tell of resizing."""
+  np.save(tmp_path / 'kernel.npy', np.full((3, 3), 1 / 9))
+  np.save(tmp_path / 'matrix.npy', np.eye(64)[::2])
+  cases = {'box': ('restore.box=(.5,0,.5,1)',), 'random': ('restore.share=.3',),
+           'averaging': (), 'subsampling': (), 'bicubic': ('restore.factor=4',),
+           'blur': ('restore.blur=.7',), 'kernel': (f'restore.file={tmp_path}/kernel.npy',),
+           'matrix': (f'restore.file={tmp_path}/matrix.npy',)}
+  for name, options in cases.items():
+    outcome = done(restore(commands, run, 'data.max_images=2', 'restore.num_steps=2',
+                           f'restore.operator={name}', 'restore.sigma=.5', *options))
+    found = np.load(run / 'restored.npy')
+    assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all(), name
+    resized = name in ('averaging', 'subsampling', 'bicubic')
+    assert ('all images (8x8) were resized' in outcome.err) == resized, name
+
+
+def test_options_without_effect(commands, run):
+  """Each is told, with what would read it; one that is read is not."""
+  outcome = done(restore(commands, run, 'data.max_images=2', 'restore.operator=box',
+                         'restore.factor=4', 'restore.jump=3', 'restore.seed=3'))
+  warnings = [line for line in outcome.err.splitlines() if line.startswith('warning')]
+  assert len(warnings) == 2 and 'restore.factor = 4 has no effect' in warnings[0]
+  assert 'bicubic would' in warnings[0] and 'repaint would' in warnings[1]
+
+
+def test_images_of_other_sizes_are_told(commands, run, mask, tmp_path):
+  """Resizing mixes what is hidden with what is known."""
+  options = folder_of(tmp_path / 'new', [np.kron(DIGITS[3] * 15, np.ones((2, 2))),
+                                         DIGITS[4] * 15])
+  outcome = done(restore(commands, run, *options, 'data.range=(0,255)',
+                         f'restore.mask={mask[1]}'))
+  assert '1 of 2 files (0.png: 16x16) were resized to 8x8' in outcome.err
+
+
+# ------------------------------------------------------------------ the library
+
+
+def test_the_library_is_the_command(commands, run, fit):
+  """To the bit."""
+  done(restore(commands, run, 'data.max_images=3', 'restore.operator=box',
+               'restore.sigma=2.', 'restore.seed=5'))
+  images = DIGITS[[int(row['id']) for row in rows_of(run)]][..., None].astype(float)
+  seen = operators.box(SHAPE, .25, .25, .5, .5)
+  found = fit.restore(seen, images, 2., num_steps=3, num_draws=2, batch_size=8, seed=5)
+  np.testing.assert_array_equal(np.load(run / 'restored.npy'), found.images)
+  assert found.mean.shape == found.std.shape == (3, 8, 8, 1)
+  assert found.clusters.tolist() == [int(row['cluster']) for row in rows_of(run)]
+
+
+@pytest.mark.parametrize('options', [{}, {'method': 'mcgdiff', 'particles': 4}],
+                         ids=['pigdm', 'mcgdiff'])
+def test_an_image_knows_of_no_other(fit, options):
+  """Alone, or in a batch, or last of one: the same bits; another seed: others."""
+  seen = operators.box(SHAPE, .5, 0., .5, 1.)
+  y = DIGITS[:9, :, :, None].astype(float)
+  of = lambda y, **more: fit.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=8,
+                                     **options, **more)
+  many, again = of(y), of(y)
+  np.testing.assert_array_equal(many.images, again.images)
+  # An image's noise follows from its number: it stays where it is, the others change.
+  other = of(np.concatenate([y[:1], 16 - y[1:4], y[4:5], 16 - y[5:]]))
+  np.testing.assert_array_equal(many.images[[0, 4]], other.images[[0, 4]])
+  np.testing.assert_array_equal(many.responsibilities[[0, 4]],
+                                other.responsibilities[[0, 4]])
+  np.testing.assert_array_equal(of(y[:1]).images[0], many.images[0])
+  assert np.abs(of(y[:1], seed=1).images[0] - many.images[0]).max() > .1
+
+
+def test_devices(fit, plain):
+  """8 devices and 1 agree up to rounding."""
+  config = jdiffclust.config.copied(fit.config)
+  config.num_devices = 8
+  many = jdiffclust.load(plain, config, build=build)
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:3, :, :, None]
+  one, other = (each.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=16)
+                for each in (fit, many))
+  np.testing.assert_allclose(one.images, other.images, atol=2e-3)
+  np.testing.assert_allclose(one.responsibilities, other.responsibilities, atol=1e-3)
+
+
+def test_pixel_range_and_hidden_pixels(fit):
+  """Other units, the same images; NaN or anything where a mask hides."""
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
+  of = lambda *args, **more: fit.restore(seen, *args, num_steps=3, num_draws=2,
+                                         batch_size=8, **more)
+  one, other = of(y, 1.), of(y * 10 - 100, 10., pixel_range=(-100, 60))
+  np.testing.assert_allclose(other.images, one.images * 10 - 100, atol=.05)
+  np.testing.assert_allclose(other.residual, one.residual * 10, rtol=1e-3)
+  hidden = np.where(np.asarray(seen.mask)[None] > 0, y, np.nan)
+  np.testing.assert_array_equal(of(hidden, 1.).images, one.images)
+  np.testing.assert_array_equal(
+      of(np.nan_to_num(hidden, nan=1e9), 1.).residual, one.residual)
+
+
+def test_evidence_of_clusters(fit):
+  """[n, Q], finite; in any units the same."""
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
+  of = lambda *args, **more: fit.evidence(
+      seen, *args, num_steps=3, num_draws=2, particles=4, method='mcgdiff', **more)
+  found = of(y, 1.)
+  assert found.shape == (2, 3) and np.isfinite(found).all()
+  np.testing.assert_allclose(of(y / 16, 1 / 16, pixel_range=(0, 1)), found, rtol=1e-3)
+  assert 'mcgdiff or tds' in refused(fit.evidence, seen, y, 1.)
+
+
+def test_units_by_brute_force():
+  """A (a p + b) is what the model's observation says, for any A; and back."""
+  rng = np.random.default_rng(0)
+  pixels = rng.uniform(10, 90, (3, 4, 4, 1))
+  units = Units(10., 90.)
+  inside = (pixels - 10) / 80 * 2 - 1
+  shape = (4, 4, 1)
+  np.testing.assert_allclose(units.stored(inside), pixels, rtol=1e-6)
+  for operator in (operators.averaging(2, shape), operators.gaussian_blur(1., shape),
+                   operators.matrix(rng.normal(size=(5, 16)), shape),
+                   operators.box(shape, 0., 0., .5, .5),
+                   operators.convolution(np.full((3, 3), .2), shape)):
+    y = np.asarray(operator.apply(pixels.astype(np.float32)))
+    found = units.problem(operator, y, 4.)
+    np.testing.assert_allclose(found.observation, operator.apply(
+        inside.astype(np.float32)), atol=2e-4)
+    assert np.isclose(found.noise, .1)
+
+
+def test_names_of_files():
+  """One each, short enough, told apart in any file system; empty ids too."""
+  ids = ['', '.', '/', '..', 'x', 'x.jpg', '1_x', 'a/b', 'a_b', 'A/b.png', 'film.tif#0',
+         'film.tif#1', '目' * 300, 'dir/' + 'n' * 400, '.hidden', '-', 'con']
+  found = file_names(ids)
+  assert len({name.lower() for name in found}) == len(ids)
+  assert all(len(name.encode()) < 200 and name.endswith('.png') for name in found)
+  assert not any('/' in name or name.startswith('.') for name in found)
+  assert file_names(['cats/1.png', 'dogs/2.jpg']) == ['cats_1.png', 'dogs_2.png']
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+def picture(path, pixels, **save):
+  """Writes an image; returns its path."""
+  Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **save)
+  return path
+
+
+def test_bad_masks(commands, run, tmp_path):
+  """A line each; nothing is written."""
+  (tmp_path / 'text.png').write_text('no image')
+  half = np.kron([[255, 0]], np.ones((8, 4)))
+  cases = {
+      picture(tmp_path / 'large.png', np.ones((9, 8))): ['9x8', '8x8'],
+      picture(tmp_path / 'white.png', np.full((8, 8), 255)): ['all of the pixels'],
+      picture(tmp_path / 'black.png', np.zeros((8, 8))): ['none of the pixels'],
+      tmp_path / 'missing.png': ['missing.png', 'cannot be read'],
+      tmp_path / 'missing.npy': ['missing.npy', 'cannot be read'],
+      tmp_path / 'text.png': ['text.png', 'cannot be read'],
+      tmp_path: ['cannot be read'], '': ['restore.mask']}
+  for shape in ((8,), (8, 8, 1, 1), (8, 8, 2)):
+    np.save(tmp_path / f'{len(shape)}.npy', np.arange(np.prod(shape)).reshape(shape) % 2)
+    cases[tmp_path / f'{len(shape)}.npy'] = ['shape']
+  for path, fragments in cases.items():
+    check_error(restore(commands, run, f'restore.mask={path}'), *fragments)
+  good = {'soft.jpg': half, 'zero_one.png': half / 255,
+          'alpha.png': np.stack([half * 0 + 255] * 3 + [half], -1),
+          'colour.png': np.stack([half] * 3, -1)}
+  from jdiffclust.data.masks import read_mask
+  for name, pixels in good.items():
+    found = read_mask(str(picture(tmp_path / name, pixels)), SHAPE)
+    np.testing.assert_array_equal(found[..., 0], half > 0, err_msg=name)
+  wide = tmp_path / 'wide.png'
+  Image.fromarray(np.where(half > 0, 65535, 300).astype(np.uint16)).save(wide)
+  np.testing.assert_array_equal(read_mask(str(wide), SHAPE)[..., 0], half > 0)
+  assert not any((run / name).exists() for name in FILES)
+
+
+MISTAKES = {
+    'sigma': (['restore.operator=box', 'restore.sigma=-1.'], ['restore.sigma = -1']),
+    'factor': (['restore.operator=averaging', 'restore.factor=3'], ['by 3', 'divide']),
+    'box': (['restore.operator=box', 'restore.box=(0, 0, 1, 1)'], ['none']),
+    'box of three': (['restore.operator=box', 'restore.box=(0, 0, 1)'], ['four numbers']),
+    'colour': (['restore.operator=grey'], ['3 channels']),
+    'repaint': (['restore.operator=box', 'restore.method=repaint', 'restore.sigma=1.'],
+                ['repaint', 'set it to 0']),
+    'near': (['restore.particle=3'], ["'restore.particles'"]),
+    'near operator': (['restore.operator=blurr'], ["'blur'"]),
+    'near method': (['restore.method=mcgdif'], ["'mcgdiff'"]),
+    'steps': (['restore.operator=box', 'restore.num_steps=21'], ['21', '20', '0 for all']),
+    'no file': (['restore.operator=kernel'], ['restore.file']),
+    'missing kernel': (['restore.operator=kernel', 'restore.file=nowhere.npy'],
+                       ['nowhere.npy']),
+    'path of digits': (['restore.operator=box', 'data.path=/tmp'],
+                       ['data.source', 'has no effect']),
+    'another fit': (['restore.operator=box', 'num_clusters=4'], ['num_clusters = 4']),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistakes(name, commands, run):
+  """A line each; nothing is written."""
+  options, fragments = MISTAKES[name]
+  check_error(restore(commands, run, *options), *fragments)
+  assert not any((run / name).exists() for name in FILES)
+
+
+def test_bad_arrays(commands, run, tmp_path):
+  """Kernels and matrices of another shape, of objects, of zeros."""
+  arrays = {'even': np.ones((2, 2)), 'large': np.ones((9, 9)), 'zero': np.zeros((3, 3)),
+            'objects': np.array([{}, None], object), 'nan': np.full((3, 3), np.nan),
+            'line': np.ones(3)}
+  for name, array in arrays.items():
+    np.save(tmp_path / 'x.npy', array, allow_pickle=True)
+    for operator in ('kernel', 'matrix'):
+      check_error(restore(commands, run, f'restore.operator={operator}',
+                          f'restore.file={tmp_path}/x.npy'), '')
+  np.save(tmp_path / 'x.npy', np.zeros((4, 64)))
+  check_error(restore(commands, run, 'restore.operator=matrix',
+                      f'restore.file={tmp_path}/x.npy'), 'zero')
+  assert not any((run / name).exists() for name in FILES)
+
+
+def test_without_a_fit(commands, tmp_path):
+  """--mode=fit is proposed, and no folder made."""
+  check_error(commands.small('--mode=restore', f'--workdir={tmp_path}/w'), '--mode=fit')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_writing(commands, run, monkeypatch):
+  """It is told before the work."""
+  monkeypatch.setattr('os.access', lambda *_: False)
+  for mode in ('restore', 'sample', 'predict'):
+    check_error(commands.small(f'--mode={mode}', f'--workdir={run}'), 'written')
+
+
+class Wrong(operators.Operator):
+  """Its adjoint is none."""
+
+  shape = SHAPE
+
+  def apply(self, x):
+    """The upper half."""
+    return x[:, :4]
+
+  def adjoint(self, y):
+    """Zeros."""
+    return 0 * np.pad(np.asarray(y), ((0, 0), (0, 4), (0, 0), (0, 0)))
+
+
+def test_mistakes_in_the_library(fit):
+  """A line each."""
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
+  of = lambda *args, **options: refused(fit.restore, *args, **options)
+  assert 'adjoint' in of(Wrong(), y[:, :4], 1.)
+  assert '(9, 8, 1)' in of(operators.box((9, 8, 1), 0., 0., .5, 1.), y)
+  assert 'inpainting' in of(np.ones((8, 8, 1)), y)
+  bad = y.copy()
+  bad[1, 0, 0] = np.nan
+  assert 'Observation 1' in of(seen, bad)
+  assert '916' in of(seen, y + 900) and 'pixel_range' in of(seen, y + 900)
+  assert 'sigma = -1' in of(seen, y, -1.) and 'sigma' in of(seen, y, 'much')
+  assert '(2, 8, 8)' in of(seen, y[..., 0]) and 'shape' in of(seen, y[:0])
+  assert 'no array' in of(seen, [[1, 'a']])
+  assert "'restore.num_draws'" in of(seen, y, num_draw=3)
+  assert 'num_draws = 0' in of(seen, y, num_draws=0)
+  assert 'takes no mask' in of(seen, y, mask='x.png')
+  assert 'pixel_range' in of(seen, y, pixel_range=(1, 0))
+
+
+def test_draws_that_do_not_show_what_is_seen(fit, capsys):
+  """A network of no use, few steps: a warning; a method that holds what is known."""
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
+  fit.restore(seen, y, num_steps=3, num_draws=2)
+  assert '2 of 2 images' in (err := capsys.readouterr().err) and 'num_steps' in err
+  found = fit.restore(seen, y, num_steps=3, num_draws=2, method='ddrm')
+  assert capsys.readouterr().err == '' and found.residual.max() < .1
+
+
+def test_particles_that_are_lost(fit, capsys):
+  """Few effective ones: a warning with what to do; none at all: an error."""
+  seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
+  few = dict(num_steps=3, num_draws=2, method='mcgdiff', particles=4)
+  fit.restore(seen, y, .01, **few)
+  err = capsys.readouterr().err
+  assert 'fewer than 2 particles of 4' in err and 'config.restore.particles' in err
+
+
+def test_dead_particles(commands, run, monkeypatch):
+  """Exit code 1 and a line."""
+  def dead(*_, **__):
+    raise NonFiniteError('All particles of observation 0 have died: set a larger sigma')
+  monkeypatch.setattr('jdiffclust.fitted.restore_all', dead)
+  outcome = restore(commands, run, 'restore.operator=box')
+  assert outcome.code == 1 and 'Traceback' not in outcome.err
+  assert outcome.err.splitlines()[-1].startswith('error: All particles')
+  assert not any((run / name).exists() for name in FILES)
