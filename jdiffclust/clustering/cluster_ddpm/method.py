@@ -124,7 +124,7 @@ class ClusterDDPM(Method):
                                   keys))
 
   def propose(self, params, images, keys, num, prior_share):
-    """Latents of an image's draws, in turn; the prior is the mixture of latents."""
+    """Latents of an image's draws; the prior is the mixture of latents."""
     draws, number = images.shape[:2]
     rows = images.reshape(-1, *images.shape[2:])
     mean, log_variance = self.model.encode(params.encoder, rows, None)
@@ -137,7 +137,9 @@ class ClusterDDPM(Method):
       return keys, which < prior_share, cluster
 
     z_keys, free, clusters = (a.reshape(-1) for a in jax.vmap(own, out_axes=1)(keys[0]))
-    row = np.arange(num * number) % (draws * number)
+    # Draws in their order, not in turn: systematic resampling then takes of each.
+    draw = np.arange(num) * draws // num
+    row = (draw[:, None] * number + np.arange(number)).reshape(-1)
     z = jnp.where(
         free[:, None], latent_mixture.draw_latents(params.mixture, clusters, z_keys),
         sampled_latents(mean[row], log_variance[row], z_keys))
