@@ -399,6 +399,22 @@ def test_the_way_begins_where_noise_drowns_the_images():
   assert 'at least 1' in refused(restorer.table_of, PATH, 0, 1.)
 
 
+def test_noise_is_new_each_time():
+  """By row of the table, draw in it, and key; at the start, too: unrelated normals."""
+  like, row_keys = jnp.zeros((2000, *SHAPE)), keys(2000)
+  rows = [row_of(number)[0] for number in (3, 4)]
+  drawn = [restorer.noise(row_keys, row, number, like)
+           for row in rows for number in (0, 1, 2)]
+  drawn += [restorer.start_noise(row_keys, like),
+            restorer.noise(keys(2000, 8), rows[0], 0, like)]
+  flat = np.stack([np.asarray(z).ravel() for z in drawn])
+  np.testing.assert_allclose(np.cov(flat), np.eye(len(flat)), atol=.05)
+  within = np.corrcoef(images_of_rows(drawn[0]).T)
+  np.testing.assert_allclose(within, np.eye(SIZE), atol=.1)
+  again = restorer.noise(row_keys[7:9], rows[0], 0, like[:2])
+  np.testing.assert_array_equal(again, drawn[0][7:9])
+
+
 # ------------------------------------------------------------- conditions
 
 

@@ -193,6 +193,17 @@ def test_only_uneven_problems_are_resampled(threshold, moved):
   np.testing.assert_array_equal(found.log_evidence, cloud.log_evidence)
 
 
+@pytest.mark.parametrize('number', [4, 7, 50])
+def test_threshold_of_one_always_resamples(number):
+  """Even where weights are even."""
+  method = restorer.make_restorer('tds', particles=number, threshold=1.,
+                                  resampling='multinomial')
+  row = jax.tree.map(lambda a: a[0], restorer.table_of(PATH, 3, 1.).rows)
+  found = method.resampled(cloud_of(number, 5), row, keys(5 * number))
+  before = np.arange(5 * number).reshape(number, 5)
+  assert (np.asarray(found.rows).reshape(number, 5) != before).any(0).all()
+
+
 def test_options_are_checked():
   """Each out of its range is refused by a line that says what is allowed."""
   make = restorer.make_restorer
