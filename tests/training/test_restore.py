@@ -140,7 +140,8 @@ def test_a_folder_with_a_mask(commands, run, mask, tmp_path):
     assert pixels.shape == (8, 8) and np.abs(pixels - want).max() < .51
   assert len({row['file'].lower() for row in rows}) == 6
   page = Page((run / 'restored.html').read_text(encoding='utf-8'))
-  assert page.names == [row['id'] for row in rows] and page.tags.count('img') == 1
+  assert page.names == ['image', *(row['id'] for row in rows)]
+  assert page.tags.count('img') == 1
   with Image.open(run / 'figures' / 'restored.png') as picture:
     assert min(picture.size) > 50
 
@@ -223,7 +224,8 @@ def test_every_operator(commands, run, tmp_path):
   np.save(tmp_path / 'matrix.npy', np.eye(64)[::2])
   cases = {'box': ('restore.box=(.5,0,.5,1)',), 'random': ('restore.share=.3',),
            'averaging': (), 'subsampling': (), 'bicubic': ('restore.factor=4',),
-           'blur': ('restore.blur=.7',), 'kernel': (f'restore.file={tmp_path}/kernel.npy',),
+           'blur': ('restore.blur=.7',),
+           'kernel': (f'restore.file={tmp_path}/kernel.npy',),
            'matrix': (f'restore.file={tmp_path}/matrix.npy',)}
   for name, options in cases.items():
     outcome = done(restore(commands, run, 'data.max_images=2', 'restore.num_steps=2',
@@ -237,7 +239,8 @@ def test_every_operator(commands, run, tmp_path):
 def test_options_without_effect(commands, run):
   """Each is told, with what would read it; one that is read is not."""
   outcome = done(restore(commands, run, 'data.max_images=2', 'restore.operator=box',
-                         'restore.factor=4', 'restore.jump=3', 'restore.seed=3'))
+                         'restore.factor=4', 'restore.jump=3', 'restore.seed=3',
+                         'restore.method=ddrm'))
   warnings = [line for line in outcome.err.splitlines() if line.startswith('warning')]
   assert len(warnings) == 2 and 'restore.factor = 4 has no effect' in warnings[0]
   assert 'bicubic would' in warnings[0] and 'repaint would' in warnings[1]
@@ -403,7 +406,8 @@ MISTAKES = {
     'near': (['restore.particle=3'], ["'restore.particles'"]),
     'near operator': (['restore.operator=blurr'], ["'blur'"]),
     'near method': (['restore.method=mcgdif'], ["'mcgdiff'"]),
-    'steps': (['restore.operator=box', 'restore.num_steps=21'], ['21', '20', '0 for all']),
+    'steps': (['restore.operator=box', 'restore.num_steps=21'],
+              ['21', '20', '0 for all']),
     'no file': (['restore.operator=kernel'], ['restore.file']),
     'missing kernel': (['restore.operator=kernel', 'restore.file=nowhere.npy'],
                        ['nowhere.npy']),
