@@ -19,7 +19,7 @@ class PiGDM(restorer.Independent):
   """The method pigdm."""
 
   needs_spectrum = False
-  needs_noise = 'without spectrum'
+  needs_noise = True
 
   def advance(self, u, row, denoiser, keys, given):
     """A step of ddpm by E[x_0 | u, y]."""

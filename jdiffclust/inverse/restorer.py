@@ -87,12 +87,12 @@ class Restorer(samplers.Sampler):
 
   Attributes:
     needs_spectrum: whether the operator's singular value decomposition must be known.
-    needs_noise: 'always', 'without spectrum' or 'never': whether sigma_y must be above 0.
+    needs_noise: whether sigma_y must be above 0 where that decomposition is not known.
     allows_noise: whether it may be.
   """
 
   needs_spectrum: ClassVar[bool] = True
-  needs_noise: ClassVar[str] = 'never'
+  needs_noise: ClassVar[bool] = False
   allows_noise: ClassVar[bool] = True
 
   def table(self, path: Path, num_steps: int, spread: float) -> Table:
@@ -126,12 +126,11 @@ class Restorer(samplers.Sampler):
           f'The method {name} needs the singular value decomposition of the operator, '
           f'which {type(problem.operator).__name__} has not: give its matrix, or take '
           f"{' or '.join(others)}.")
-    needed = (self.needs_noise == 'always'
-              or self.needs_noise == 'without spectrum' and not known)
-    if needed and not float(problem.noise) > 0:
+    if self.needs_noise and not known and not float(problem.noise) > 0:
       raise UserError(
-          f'The method {name} needs noise in the observations, but sigma = '
-          f'{float(problem.noise)}: set a standard deviation above 0, or take mcgdiff.')
+          f'The method {name} needs noise where the singular value decomposition of the '
+          f'operator is not known, but sigma = {float(problem.noise)}: set a standard '
+          "deviation above 0, or give the operator's matrix.")
     if not self.allows_noise and float(problem.noise) > 0:
       raise UserError(f'The method {name} takes what is seen for exact, but sigma = '
                       f'{float(problem.noise)}: set it to 0, or take another method.')

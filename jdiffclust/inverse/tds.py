@@ -27,7 +27,7 @@ class TDS(particles.Particles):
   """The method tds."""
 
   needs_spectrum = False
-  needs_noise = 'without spectrum'
+  needs_noise = True
 
   def init(self, table, denoiser, keys, given):
     """Pure noise, not weighted yet."""
