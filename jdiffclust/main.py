@@ -405,7 +405,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     reads the output.
   """
   started = time.perf_counter() if started is None else started
-  several = False
+  several, mode = False, 'fit'
   # What the libraries log as errors they raise as well.
   absl.logging.set_verbosity(absl.logging.FATAL)
   absl.logging.use_absl_handler()
@@ -438,8 +438,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
   except BrokenPipeError:  # the reader of our output has gone, as `head` does
     return _ended(141)
   except KeyboardInterrupt:
-    return _ended(130, 'stopped: by the same command a fit goes on from the last '
-                  'checkpoint')
+    return _ended(130, 'stopped: by the same command '
+                  + ('a fit goes on from the last checkpoint' if mode == 'fit' else
+                     f'{mode} begins anew'))
   except Exception as error:
     why = files.refusal(error) if isinstance(error, OSError) else ''
     if why:

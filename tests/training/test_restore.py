@@ -515,3 +515,13 @@ def test_dead_particles(commands, run, monkeypatch):
   assert outcome.code == 1 and 'Traceback' not in outcome.err
   assert outcome.err.splitlines()[-1].startswith('error: All particles')
   assert not any((run / name).exists() for name in FILES)
+
+
+def test_stopped(commands, run, monkeypatch):
+  """Exit code 130, nothing is written, and a line that promises nothing of a fit."""
+  def stopped(*_, **__):
+    raise KeyboardInterrupt
+  monkeypatch.setattr('jdiffclust.fitted.restore_all', stopped)
+  outcome = restore(commands, run, 'restore.operator=box')
+  assert outcome.code == 130 and 'restore begins anew' in outcome.err
+  assert not any((run / name).exists() for name in FILES)
