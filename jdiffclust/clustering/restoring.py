@@ -24,6 +24,7 @@ from jdiffclust.batch import blocks
 from jdiffclust.clustering.generation import sample_from
 from jdiffclust.clustering.method import Method
 from jdiffclust.data.pipelines import replicate_key
+from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.inverse import restorer as restoring
@@ -81,27 +82,51 @@ def first_method(restorer: Restorer, problem: Problem) -> Restorer:
   return make_restorer('pigdm' if known or float(problem.noise) > 0 else 'dps')
 
 
-def moments_of(method: Method, params, options) -> tuple[Moments, Moments]:
-  """The moments of the model that knows of no cluster, and of that which knows.
+def conditions_of_all(method: Method, params, options) -> np.ndarray:
+  """Conditions of the clusters by their shares, [NUM_MEASURED, ...].
 
   Args:
     method: the model.
     params: fitted parameters.
     options: the `restore` section of a config: seed.
   """
-  key = stream(options.seed, 'moments')
-  keys = replicate_key(jax.random.split(key, NUM_MEASURED), method.mesh)
-  path, clusters = from_process(method.process), method.config.num_clusters
+  clusters = method.config.num_clusters
   shares = np.exp(to_host(params.log_proportions))
   counts = np.bincount(np.searchsorted(
       np.cumsum(shares / shares.sum()), (np.arange(NUM_MEASURED) + .5) / NUM_MEASURED),
       minlength=clusters)
-  conditions = np.concatenate([
+  return np.concatenate([
       method.conditions(params, q, int(counts[q]), options.seed)
       for q in range(clusters) if counts[q]])[:NUM_MEASURED]
-  blind = np.zeros_like(conditions)
-  return (measure(method.reference(params), path, keys, blind),
-          measure(method.denoiser(params), path, keys, conditions))
+
+
+def moments_of(method: Method, denoiser: Denoiser, conditions, options) -> Moments:
+  """The moments of a model, on its devices.
+
+  Args:
+    method: the model.
+    denoiser: its own, or that which knows of no cluster.
+    conditions: [NUM_MEASURED, ...].
+    options: the `restore` section of a config: seed.
+  """
+  keys = replicate_key(jax.random.split(stream(options.seed, 'moments'), NUM_MEASURED),
+                       method.mesh)
+  found = measure(denoiser, from_process(method.process), keys, conditions)
+  return replicate(to_host(found), method.mesh)
+
+
+def steps_of(method: Method, options) -> int:
+  """Network evaluations of a draw.
+
+  Raises:
+    UserError: more than the model has noise levels.
+  """
+  most = method.process.num_steps
+  if options.num_steps > most:
+    raise UserError(f'config.restore.num_steps = {options.num_steps} exceeds the '
+                    f'{most} noise levels of the model: set it to 1..{most}, or 0 for '
+                    'all.')
+  return options.num_steps or most
 
 
 def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
@@ -146,22 +171,18 @@ def restore_all(method: Method, params, problem: Problem, options,
   for each, name in ((chosen, options.method), (first, 'the first draws')):
     each.check(problem, name)
   draws, mesh = options.num_draws, method.mesh
-  path = from_process(method.process)
-  if options.num_steps > path.num_steps:
-    raise UserError(f'config.restore.num_steps = {options.num_steps} exceeds the '
-                    f'{path.num_steps} noise levels of the model: set it to 1..'
-                    f'{path.num_steps}, or 0 for all.')
-  steps = options.num_steps or path.num_steps
-  blind_moments, moments = replicate(to_host(moments_of(method, params, options)), mesh)
+  path, steps = from_process(method.process), steps_of(method, options)
   blind, denoiser = method.reference(params), method.denoiser(params)
-  like = np.asarray(method.conditions(params, 0, 1, 0))[0]
+  like = conditions_of_all(method, params, options)
+  moments = moments_of(method, denoiser, like, options)
+  blind_moments = moments_of(method, blind, np.zeros_like(like), options)
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
   keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
       jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
                                       np.arange(total, dtype=np.int32))))
-  nothing = np.zeros((first.num_rows(draws), size, *like.shape), like.dtype)
+  nothing = np.zeros((first.num_rows(draws), size, *like.shape[1:]), like.dtype)
   weighted = isinstance(chosen, Particles)
   propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
@@ -266,9 +287,10 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   check_problem(problem)
   chosen.check(problem, options.method)
   clusters, mesh = method.config.num_clusters, method.mesh
-  path = from_process(method.process)
-  _, moments = replicate(to_host(moments_of(method, params, options)), mesh)
+  path, steps = from_process(method.process), steps_of(method, options)
   denoiser, number = method.denoiser(params), chosen.num_rows(options.num_draws)
+  moments = moments_of(method, denoiser, conditions_of_all(method, params, options),
+                       options)
   observations = np.asarray(problem.observation, np.float32)
   # A problem for each pair of image and cluster.
   conditions = np.stack([method.conditions(params, q, number, options.seed)
@@ -283,7 +305,7 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
         chosen, path, denoiser, problem._replace(
             observation=replicate(observations[image], mesh)), keys,
         conditions[:, cluster],
-        moments, options.num_draws, options.num_steps or path.num_steps, mesh=mesh)
+        moments, options.num_draws, steps, mesh=mesh)
     found.append(to_host(out.log_evidence)[:valid])
     if task is not None:
       task.advance(valid / clusters)

@@ -38,6 +38,10 @@ class Operator(abc.ABC):
   def adjoint(self, y) -> jax.Array:
     """A^T y, [B, H, W, C], of observations [B, ...]."""
 
+  def told(self, y) -> jax.Array:
+    """y [B, ...] without what A never shows: 0 there, whatever it was."""
+    return y
+
 
 class Spectral(Operator):
   """An operator whose singular value decomposition is cheap.
@@ -87,6 +91,10 @@ class Inpainting(Spectral):
     return self.mask[None] * x
 
   adjoint = observed = apply
+
+  def told(self, y):
+    """What the mask shows; the rest may be anything, NaN too."""
+    return jnp.where(self.mask[None] > 0, y, 0.)
 
   def into(self, x):
     """Pixels are the coordinates."""

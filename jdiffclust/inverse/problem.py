@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Inpainting, Operator, Spectral
+from jdiffclust.inverse.operators import Operator, Spectral
 
 
 class Problem(NamedTuple):
@@ -104,20 +104,14 @@ def with_known(u, sigma, z, problem: Problem) -> jax.Array:
 
 
 def residuals(problem: Problem, x) -> jax.Array:
-  """y - A x of images [R, H, W, C], [R, ...]; 0 where a mask hides y."""
-  found = problem.rows(len(x)) - problem.operator.apply(x)
-  if isinstance(problem.operator, Inpainting):
-    return problem.operator.apply(found)
-  return found
+  """y - A x of images [R, H, W, C], [R, ...]; 0 where A shows nothing."""
+  return problem.operator.told(problem.rows(len(x)) - problem.operator.apply(x))
 
 
 def residual_size(problem: Problem, x) -> jax.Array:
   """Root mean square of y - A x over the numbers that are seen, [R]; about sigma_y."""
   found = residuals(problem, x)
-  number = found[0].size
-  if isinstance(problem.operator, Inpainting):
-    mask = jnp.broadcast_to(problem.operator.mask, problem.operator.shape)
-    number = jnp.sum(mask)
+  number = jnp.sum(problem.operator.told(jnp.ones_like(found[:1])))
   return jnp.sqrt(row_sums(found**2) / number)
 
 

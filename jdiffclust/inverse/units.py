@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Function, Inpainting, Matrix, Operator
+from jdiffclust.inverse.operators import Function, Matrix, Operator
 from jdiffclust.inverse.problem import Problem
 
 SLACK = 1.5  # observations lie within so many times the range, and 6 sigma
@@ -53,8 +53,8 @@ class Units(NamedTuple):
     observation = np.asarray(observation, np.float64)
     if observation.ndim != ones.ndim or observation.shape[1:] != ones.shape[1:]:
       return Problem(operator, observation, np.float32(noise * self.scale))  # refused
-    if isinstance(operator, Inpainting):
-      observation = np.where(np.asarray(operator.mask) > 0, observation, 0.)
+    told = np.asarray(operator.told(jnp.ones_like(ones, jnp.float32)))
+    observation = np.where(told > 0, observation, 0.)
     y = self.scale * (observation - self.low * ones) - ones
     if not isinstance(operator, (Matrix, Function)):  # the others are of weights >= 0
       most = SLACK * np.abs(ones).max() + 6 * noise * self.scale
