@@ -7,7 +7,11 @@ import errno
 import os
 import pathlib
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
+
+import numpy as np
 
 from jdiffclust.errors import UserError
 
@@ -48,6 +52,21 @@ def write_text(path, text: str) -> None:
   """Writes a UTF-8 text file atomically."""
   with replacing(path) as temporary:
     temporary.write_text(text, encoding='utf-8')
+
+
+def write_npz(path, arrays: dict[str, np.ndarray]) -> None:
+  """Writes arrays by name, compressed and atomically."""
+  with replacing(path) as temporary:
+    np.savez_compressed(temporary, **arrays)
+
+
+def read_npz(path) -> dict[str, np.ndarray] | None:
+  """What `write_npz` wrote; None if there is no such file, or a damaged one."""
+  try:
+    with np.load(path) as arrays:
+      return dict(arrays)
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    return None
 
 
 def check_writable(folder) -> None:

@@ -25,7 +25,9 @@ from jdiffclust.clustering.generation import Samples, denoiser_of, sample_cluste
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import evidence_of_clusters, restore_all
 from jdiffclust.clustering.starts.choose import Choice, choose_number
-from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
+from jdiffclust.clustering.starts.recognition import Recognised
+from jdiffclust.clustering.starts.sample import (
+    fit_sample, partition, start_of_all, tracked_images)
 from jdiffclust.data import preprocess
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
 from jdiffclust.data.masks import read_mask, read_npy, with_border
@@ -44,7 +46,7 @@ from jdiffclust.registry import RESTORERS
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import Assignment, assign_all, densities_of_all
-from jdiffclust.training.loop import Fitter, e_step_key, template
+from jdiffclust.training.loop import Fitter, e_step_key, recogniser_of, template
 from jdiffclust.training.record import iteration_record
 from jdiffclust.training.storage import Store
 from jdiffclust.workdir import Workdir, images_of_run, restore_fit
@@ -110,6 +112,7 @@ class Fitted:
     start: responsibilities of the starting partition, [N, Q].
     progress: the run's counters and its history, a dict per EM iteration.
     choice: how the number of clusters was chosen; None: it was given.
+    recogniser: tells the clusters of images, if the start was made by recognition.
   """
 
   method: Method
@@ -119,6 +122,7 @@ class Fitted:
   start: np.ndarray
   progress: dict
   choice: dict | None = None
+  recogniser: Recognised | None = None
 
   @property
   def config(self):
@@ -173,8 +177,13 @@ class Fitted:
     Raises:
       UserError: there are no images, or of a type that cannot be read like the fit's.
     """
-    return assign_all(self.method, self.params, self._pipeline(source, reporter),
-                      stream(self.config.seed, 'predict'), _quiet(reporter), 'predict')
+    source = self._checked(source, reporter)
+    start = None
+    if self.recogniser is not None:
+      start = replicate(partition(self.recogniser, source), self.method.mesh)
+    return assign_all(self.method, self.params, pipeline_of(self.method, source),
+                      stream(self.config.seed, 'predict'), _quiet(reporter), 'predict',
+                      start=start)
 
   def log_density(self, source, options=None,
                   reporter: Reporter | None = None) -> Densities:
@@ -192,7 +201,8 @@ class Fitted:
       UserError: the method has none, or as of `assign`.
     """
     return densities_of_all(
-        self.method, self.params, self._pipeline(source, reporter),
+        self.method, self.params,
+        pipeline_of(self.method, self._checked(source, reporter)),
         stream(self.config.seed, 'densities'),
         self.config.predict if options is None else options, _quiet(reporter))
 
@@ -379,7 +389,8 @@ class Fitted:
     if source.num_images != progress['num_images']:
       raise UserError(f"The data have {source.num_images} images now, but the fit had "
                       f"{progress['num_images']}: restore the data.")
-    start = start_of_all(source, self.config, progress['start'], self.start)
+    start = start_of_all(source, self.config, progress['start'], self.start,
+                         self.recogniser)
     found = assign_all(
         self.method, self.params, pipeline_of(self.method, source),
         e_step_key(self.config, progress['iteration']), _quiet(reporter),
@@ -406,13 +417,14 @@ class Fitted:
     tell_of(source, _quiet(reporter))
     return source
 
-  def _pipeline(self, source, reporter):
+  def _checked(self, source, reporter) -> ImageSource:
+    """New images as a source of the fit's size and type."""
     if not isinstance(source, ImageSource):
       source = self._read(source, reporter)
     if not source.num_images:
       raise UserError(f'{source.name} has no images: give at least one.')
     check_like_the_fit(self, source, _quiet(reporter))
-    return pipeline_of(self.method, source)
+    return source
 
 
 def _quiet(reporter: Reporter | None) -> Reporter:
@@ -692,7 +704,7 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_config(config)
   found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
   fitted = Fitted(method, found.state.ema, found.responsibilities, found.bound,
-                  found.start, found.progress, store.choice())
+                  found.start, found.progress, store.choice(), found.recogniser)
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -760,6 +772,7 @@ def load(workdir, config=None, reporter: Reporter | None = None,
     return template(made[0])(progress)
 
   _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
-  tau = to_host(snapshot.responsibilities)
+  tau, kept = to_host(snapshot.responsibilities), Workdir(workdir)
   return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
-                snapshot.progress, Workdir(workdir).choice())
+                snapshot.progress, kept.choice(),
+                recogniser_of(kept, snapshot.progress, made[0].config))

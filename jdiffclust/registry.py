@@ -60,6 +60,7 @@ METHODS = Registry('method', 'jdiffclust.clustering', {
 # Starting partitions: functions (sample [n, D] in [-1, 1], image_shape, config, seed) ->
 # `partitions.Assign`.
 STARTS = Registry('start', 'jdiffclust.clustering.starts', {
+    'recognition': 'recognition:of_recognition',
     'neighbours': 'neighbours:of_neighbourhoods',
     'gaussian_mixture': 'partitions:of_gaussian_mixture',
     'kmeans': 'partitions:of_kmeans',
@@ -71,6 +72,7 @@ STARTS = Registry('start', 'jdiffclust.clustering.starts', {
 # Those that know nothing of the images, and those that the first E-step makes.
 UNINFORMED_STARTS = ('random', 'latents')
 LATE_STARTS = ('latents',)
+RECOGNISED = 'recognition'  # the one that is kept, for new images
 # In which respects the start from neighbourhoods compares images: functions (sample,
 # image_shape, config, seed) -> a list of `neighbours.Description`.
 SPACES = Registry('space', 'jdiffclust.clustering.starts', {

@@ -32,6 +32,9 @@ from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
 
+RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
+
+
 def is_main_process() -> bool:
   """Whether this process writes files, of those that share a run."""
   return jax.process_index() == 0
@@ -149,6 +152,23 @@ class Workdir(Store):
   def choice(self) -> dict | None:
     """What `keep_choice` wrote; None if the number was given."""
     return results.read_choice(self.path)
+
+  def keep_recogniser(self, arrays: dict) -> None:
+    """Writes recogniser.npz."""
+    if is_main_process():
+      files.write_npz(self.path / RECOGNISER, arrays)
+
+  def recogniser(self) -> dict | None:
+    """What `keep_recogniser` wrote.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    arrays = files.read_npz(self.path / RECOGNISER)
+    if arrays is None:
+      raise UserError(f'{self.path / RECOGNISER} is missing or damaged: restore it, or '
+                      'fit into a new workdir.')
+    return arrays
 
   def restore(self, template, warn):
     """See `Checkpoints.restore_newest`."""

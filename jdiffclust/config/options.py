@@ -110,9 +110,11 @@ OPTIONS: Mapping[str, Any] = {
         'workers': integer(8, 0, 'threads by which Grain reads images', **HERE),
     },
     'start': {
-        'kind': choice('neighbours', (*STARTS, BEST), 'the starting partition; best: the '
-                       'one of start.candidates with the best bound; umap needs the '
-                       'extra umap, latents a method that has them', **PERSON),
+        'kind': choice('recognition', (*STARTS, BEST), 'the starting partition: by a '
+                       'network that learns to recognise what neighbours have in common, '
+                       'by neighbours alone, by simpler means; best: the one of '
+                       'start.candidates with the best bound; umap needs the extra umap, '
+                       'latents a method that has them', **PERSON),
         'spaces': names(('pixels', 'edges'), tuple(SPACES), 'what start=neighbours '
                         'compares, by consensus: pixels over views, directions of edges, '
                         'features of a denoiser'),
@@ -148,6 +150,25 @@ OPTIONS: Mapping[str, Any] = {
                       "share of the image's side", **PERSON),
         'flip': real(0., 0, 1, 'the share of random views that are mirrored, left to '
                      'right', **PERSON),
+    },
+    'recognition': {
+        'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
+                      'apart, in multiples of num_clusters'),
+        'channels': integer(32, 1, "the recognition network's channels at its first "
+                            'stage; it has four times as many features'),
+        'steps': integer(650, 1, 'gradient steps for up to 5,000 images; more by the '
+                         'square root of their number beyond'),
+        'batch_size': integer(96, 2, 'images of a gradient step'),
+        'most_visits': integer(60, 1, 'times that an image is used, at most: few images '
+                               'train for fewer steps'),
+        'learning_rate': real(4e-3, 0, 10, "AdamW's largest step size, of one cycle",
+                              open_low=True),
+        'dropout': real(.3, 0, .9, 'the share of the features that is hidden at random '
+                        'in training'),
+        'view_size': real(1.5, 0, 10, 'the size of the random views that the network '
+                          'learns from, in multiples of the section views'),
+        'num_views': integer(4, 0, 'mild views of an image over which, and itself, its '
+                             'features are averaged'),
     },
     'em': {
         'posterior': choice('amortised', ('amortised', 'monte_carlo'), 'where the '

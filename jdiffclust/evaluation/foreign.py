@@ -40,7 +40,6 @@ told at the false alarm rate alpha.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -417,15 +416,14 @@ def write_reference(path, reference: tuple[Half, Half]) -> None:
   """Writes a reference as an .npz file, atomically."""
   arrays = {f'{name}_{k}': array for k, half in enumerate(reference)
             for name, array in half._asdict().items()}
-  with files.replacing(path) as temporary:
-    np.savez_compressed(temporary, **arrays)
+  files.write_npz(path, arrays)
 
 
 def read_reference(path) -> tuple[Half, Half] | None:
   """What `write_reference` wrote; None if there is no such file, or a damaged one."""
-  try:
-    with np.load(path) as arrays:
-      return tuple(Half(*(arrays[f'{name}_{k}'] for name in Half._fields))
-                   for k in range(2))
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+  arrays = files.read_npz(path)
+  if arrays is None or not all(
+      f'{name}_{k}' in arrays for name in Half._fields for k in range(2)):
     return None
+  return tuple(Half(*(arrays[f'{name}_{k}'] for name in Half._fields))
+               for k in range(2))

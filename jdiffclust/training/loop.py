@@ -32,6 +32,7 @@ import numpy as np
 
 from jdiffclust.clustering.method import Method
 from jdiffclust.clustering.starts.fit import fit_start
+from jdiffclust.clustering.starts.recognition import Recognised, from_arrays
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, start_of_all, tracked_images)
 from jdiffclust.clustering.table import SampleTable
@@ -41,7 +42,7 @@ from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.evaluation import diagnostics
 from jdiffclust.progress import Reporter
-from jdiffclust.registry import LATE_STARTS
+from jdiffclust.registry import LATE_STARTS, RECOGNISED
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.state import TrainState, steps_until
 from jdiffclust.streams import stream
@@ -69,6 +70,7 @@ class Fit(NamedTuple):
     bound: per image, nats, [N].
     start: responsibilities of the starting partition, [N, Q].
     progress: counters, history and rates, see `new_progress`.
+    recogniser: the start, if it was made by recognition; else None.
   """
 
   state: TrainState
@@ -76,6 +78,7 @@ class Fit(NamedTuple):
   bound: np.ndarray
   start: np.ndarray
   progress: dict
+  recogniser: Recognised | None
 
 
 def settled(history: list[dict], options) -> str:
@@ -123,6 +126,23 @@ def template(method: Method):
   return shaped
 
 
+def recogniser_of(store: Store, progress: dict, config) -> Recognised | None:
+  """The start that a run keeps for new images; None: it has another one.
+
+  Args:
+    store: of the run.
+    progress: of the run.
+    config: of the run.
+
+  Raises:
+    UserError: it cannot be read any more.
+  """
+  if progress['start'] != RECOGNISED:
+    return None
+  arrays = store.recogniser()
+  return arrays and from_arrays(arrays, progress['image_shape'], config)
+
+
 def e_step_key(config, iteration: int):
   """The typed key of the E-step of EM iteration 1, 2, ..."""
   return jax.random.fold_in(stream(config.seed, 'e_step'), iteration)
@@ -151,12 +171,13 @@ class Fitter:
     if restored is None:
       self.state = method.init_state()
       self.progress = new_progress(source)
-      self.tau = self._start()
+      self.tau, self.recogniser = self._start()
     else:
       number, (self.state, self.tau, self.progress) = restored
       reporter.line(f'Resuming from checkpoint {number}: gradient step '
                     f"{int(self.state.step)}, {self.progress['iteration']} EM iterations "
                     'done.')
+      self.recogniser = recogniser_of(store, self.progress, self.config)
     if self.progress['num_images'] != source.num_images:
       raise UserError(
           f"The data have {source.num_images} images now, but the workdir's run has "
@@ -172,12 +193,13 @@ class Fitter:
     sample = fit_sample(self.source, options.max_images, self.config.seed)
     trials = []
     for name in names:
-      with self.reporter.task(f'start ({name})', 1, 'starts') as task:
-        assign = fit_start(name, sample, self.source.image_shape, self.config)
+      with self.reporter.task(f'start ({name})', 100, 'percent') as task:
+        assign = fit_start(name, sample, self.source.image_shape, self.config,
+                           task.advance)
         tau = partition(assign, self.source, self.tracked)
-        task.advance(1)
+        task.advance(100 - task.done)
       bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)
-      trials.append(trial.Trial(name, tau, bound))
+      trials.append(trial.Trial(name, tau, bound, assign))
     chosen, table = trial.best(trials)
     self.progress['start'] = chosen.name
     if best:
@@ -187,7 +209,11 @@ class Fitter:
           + f' nats an image; taking {chosen.name}')
     tau = chosen.responsibilities
     bound = np.zeros(len(tau), np.float32)
-    return replicate({'current': tau, 'start': tau, 'bound': bound}, self.method.mesh)
+    recogniser = chosen.assign if isinstance(chosen.assign, Recognised) else None
+    if recogniser is not None:
+      self.store.keep_recogniser(recogniser.arrays())
+    table = {'current': tau, 'start': tau, 'bound': bound}
+    return replicate(table, self.method.mesh), recogniser
 
   def _trial_bound(self, name, tau):
     method = self.method
@@ -256,14 +282,15 @@ class Fitter:
     self.store.finish()
     host = to_host(self.tau)
     tau, bound = host['current'], host['bound']
-    start = start_of_all(self.source, self.config, self.progress['start'], host['start'])
+    start = start_of_all(self.source, self.config, self.progress['start'], host['start'],
+                         self.recogniser)
     if len(self.tracked) < self.source.num_images:
       found = assign_all(self.method, self.state.ema, self.pipeline,
                          e_step_key(self.config, self.progress['iteration']),
                          self.reporter, 'all images',
                          start=replicate(start, self.method.mesh))
       tau, bound = found.responsibilities, found.info.bound
-    return Fit(self.state, tau, bound, start, self.progress)
+    return Fit(self.state, tau, bound, start, self.progress, self.recogniser)
 
   def m_phase(self):
     """Closed forms, then the gradient steps that this iteration still lacks."""

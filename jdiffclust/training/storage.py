@@ -35,6 +35,17 @@ class Store:
     """What `keep_choice` was given."""
     return None
 
+  def keep_recogniser(self, arrays: dict) -> None:
+    """Keeps the arrays of a `starts.recognition.Recognised`."""
+
+  def recogniser(self) -> dict | None:
+    """What `keep_recogniser` was given.
+
+    Raises:
+      UserError: it cannot be read any more.
+    """
+    return None
+
   def restore(self, template: Callable,
               warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
     """The newest state that was saved; see `checkpoints.Checkpoints.restore_newest`."""

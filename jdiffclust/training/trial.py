@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jdiffclust.clustering.method import Method
+from jdiffclust.clustering.starts.partitions import Assign
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.evaluation.diagnostics import paired_change
 from jdiffclust.state import TrainState
@@ -27,11 +28,13 @@ class Trial(NamedTuple):
     name: of the start.
     responsibilities: its tau, [n, Q].
     bound: per image after the short fit, nats, [n].
+    assign: the start, fitted.
   """
 
   name: str
   responsibilities: np.ndarray
   bound: np.ndarray
+  assign: Assign
 
 
 def short_fit(method: Method, pipeline, tracked, tau, make_table) -> TrainState:

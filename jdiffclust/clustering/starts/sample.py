@@ -46,8 +46,8 @@ def partition(assign: Assign, source: ImageSource, indices=None,
   return np.concatenate(parts).astype(np.float32)
 
 
-def start_of_all(source: ImageSource, config, name: str,
-                 known: np.ndarray) -> np.ndarray:
+def start_of_all(source: ImageSource, config, name: str, known: np.ndarray,
+                 assign: Assign | None = None) -> np.ndarray:
   """The start of all images, from that of those a run has looked at.
 
   Args:
@@ -55,14 +55,17 @@ def start_of_all(source: ImageSource, config, name: str,
     config: the config.
     name: of the start.
     known: responsibilities of `tracked_images`, [n, Q].
+    assign: the start, fitted; None: it is fitted again if n < N.
 
   Returns:
-    [N, Q]; fitted again if n < N.
+    [N, Q].
   """
   if len(known) == source.num_images:
     return known
-  sample = fit_sample(source, config.start.max_images, config.seed)
-  return partition(fit_start(name, sample, source.image_shape, config), source)
+  if assign is None:
+    sample = fit_sample(source, config.start.max_images, config.seed)
+    assign = fit_start(name, sample, source.image_shape, config)
+  return partition(assign, source)
 
 
 def tracked_images(num_images: int, config) -> np.ndarray:

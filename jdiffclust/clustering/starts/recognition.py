@@ -1,0 +1,302 @@
+"""Clusters by recognition: which images a network sees alike that has learnt from views.
+
+The start from neighbourhoods (`neighbours.py`) compares pixels and edges. It finds the
+cells of a partition; what the images of a cell have in common it cannot tell. A network
+can: it learns, from random views of the images, to name the cell of each,
+
+  minimise  -mean_i sum_k r_ik log q_phi(k | T x_i),   T a random map,
+
+where r are the start's responsibilities for K = `recognition.cells` times as many cells
+as there shall be clusters, so that a class that the start has joined to another one may
+have a cell of its own. A network cannot learn by heart what a few steps show it, each
+time differently: it learns what cells have in common, and not where the start errs.
+
+Its last features before the answer, averaged over an image and some mild views of it
+and standardised, are then asked what pixels were asked: which images are neighbours, by
+the same cuts and the same consensus. That is the partition (`cut`).
+
+An image that was not fitted has the responsibilities of its nearest fitted images by
+these features, weighted by the inverse of the squared distance: the same image has its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from sklearn.neighbors import NearestNeighbors
+
+from jdiffclust.batch import in_blocks
+from jdiffclust.clustering.starts.choose import modularity
+from jdiffclust.clustering.starts.neighbours import (
+    consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
+from jdiffclust.data.views import draw_maps, random_views, transform
+from jdiffclust.errors import UserError
+from jdiffclust.networks.recognition import RecognitionNetwork
+from jdiffclust.streams import integer_seed, stream
+
+MILD = .5  # the size of the views that features are averaged over, of those of training
+WEIGHT_DECAY = .01
+RISE = .25  # the share of the steps over which the step size rises
+NEAREST = 10  # fitted images that speak for a new one
+SAME = 1e-3  # of the last one's distance: as near is as good as the same
+TINY = 1e-6  # features that vary less are the same for all
+BATCH = 256  # images described at once
+
+
+class Trained(NamedTuple):
+  """A recognition network that has learnt.
+
+  Attributes:
+    network: the module.
+    variables: its parameters and running means.
+    maps: the mild views over which features are averaged.
+  """
+
+  network: RecognitionNetwork
+  variables: Any
+  maps: Any
+
+
+def scaled_views(options, factor: float):
+  """The section `views`, its maps `factor` times as large."""
+  options = ml_collections.ConfigDict(options)
+  for name in ('rotation', 'scale', 'shear', 'shift'):
+    options[name] = factor * options[name]
+  return options
+
+
+def num_steps(count: int, options) -> int:
+  """Gradient steps for a number of images.
+
+  Args:
+    count: n.
+    options: the section `recognition`: steps for 5,000 images and fewer, more by the
+      square root beyond; but an image is seen `most_visits` times at most.
+  """
+  asked = options.steps * max(1., count / 5000)**.5
+  return max(1, round(min(asked, options.most_visits * count / options.batch_size)))
+
+
+def train(images: np.ndarray, cells: np.ndarray, config,
+          advance: Callable[[int], None] = lambda percent: None) -> Trained:
+  """Trains a recognition network.
+
+  Args:
+    images: [n, H, W, C] in [-1, 1].
+    cells: responsibilities [n, K].
+    config: its seed, and the sections recognition and views.
+    advance: called with the percents of the steps that are done.
+
+  Returns:
+    `Trained`.
+
+  Raises:
+    UserError: the weights are not finite.
+  """
+  options, count = config.recognition, len(images)
+  network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
+  views = scaled_views(config.views, options.view_size)
+  steps, size = num_steps(count, options), options.batch_size
+  variables = network.init(stream(config.seed, 'recognition_network'),
+                           jnp.zeros((1, *images.shape[1:])))
+  optimizer = optax.adamw(
+      optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
+      weight_decay=WEIGHT_DECAY)
+  state = variables, optimizer.init(variables['params'])
+
+  @jax.jit
+  def step(state, rows, key, images, cells):
+    variables, memory = state
+    of_views, of_dropout = jax.random.split(key)
+    seen = random_views(images[rows], jax.random.split(of_views, size), views)
+
+    def loss(params):
+      (logits, _), new = network.apply({**variables, 'params': params}, seen, of_dropout,
+                                       mutable=['batch_stats'])
+      return optax.softmax_cross_entropy(logits, cells[rows]).mean(), new
+
+    gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
+    updates, memory = optimizer.update(gradient, memory, variables['params'])
+    return {'params': optax.apply_updates(variables['params'], updates), **new}, memory
+
+  images, cells = jnp.asarray(images, jnp.float32), jnp.asarray(cells)
+  key = stream(config.seed, 'recognition')
+  batches = minibatches(count, size, steps, integer_seed(config.seed, 'recognition'))
+  done = 0
+  for number, rows in enumerate(batches):
+    state = step(state, rows, jax.random.fold_in(key, number), images, cells)
+    percent = 100 * number // steps
+    if percent > done:
+      jax.block_until_ready(state)
+      advance(percent - done)
+      done = percent
+  variables = state[0]
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+    raise UserError('The recognition network diverged: try a '
+                    'config.recognition.learning_rate below '
+                    f'{options.learning_rate:g}.')
+  return Trained(network, variables, mild_views(config))
+
+
+def mild_views(config):
+  """The maps over which features are averaged, the same ones for all images."""
+  options = config.recognition
+  return draw_maps(stream(config.seed, 'recognition_views'), options.num_views,
+                   scaled_views(config.views, MILD * options.view_size))
+
+
+def minibatches(count: int, size: int, number: int, seed: int):
+  """Yields rows int32 [size], `number` times: all images in turn, in a new order each."""
+  rng, left = np.random.default_rng(seed), np.zeros(0, np.int32)
+  for _ in range(number):
+    while len(left) < size:
+      left = np.concatenate([left, rng.permutation(count).astype(np.int32)])
+    rows, left = left[:size], left[size:]
+    yield rows
+
+
+@jax.jit(static_argnums=0)
+def _features(network, variables, images, maps):
+  views = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
+  seen = jnp.concatenate([images[None], views])
+  features = network.apply(variables, seen.reshape(-1, *images.shape[1:]))[1]
+  return features.reshape(len(seen), len(images), -1).mean(axis=0)
+
+
+def describe(trained: Trained, images: np.ndarray) -> np.ndarray:
+  """Features of images [n, H, W, C], mean over the image and the views: [n, D]."""
+  return in_blocks(
+      lambda rows: _features(trained.network, trained.variables,
+                             jnp.asarray(images[rows], jnp.float32), trained.maps),
+      len(images), BATCH)
+
+
+class Recognised:
+  """Responsibilities of images, fitted or not; see the module's text."""
+
+  def __init__(self, trained: Trained, features: np.ndarray, tau: np.ndarray,
+               image_shape):
+    """Prepares the search for neighbours.
+
+    Args:
+      trained: the network.
+      features: of the n images fitted, as of `describe`, [n, D].
+      tau: their responsibilities [n, Q].
+      image_shape: (H, W, C).
+    """
+    self.trained, self.features, self.tau = trained, features, tau
+    self._image_shape = tuple(image_shape)
+    self._index = NearestNeighbors(n_neighbors=min(NEAREST, len(tau)))
+    self._index.fit(standardised(features, features))
+
+  def __call__(self, images: np.ndarray, indices) -> np.ndarray:
+    """Responsibilities [n, Q] of images [n, D]; an `Assign`."""
+    del indices
+    described = describe(self.trained, images.reshape(-1, *self._image_shape))
+    away, near = self._index.kneighbors(standardised(described, self.features))
+    return weighted(away, self.tau[near])
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """What `from_arrays` makes the same of."""
+    variables = flatten_dict(jax.tree.map(np.asarray, self.trained.variables), sep='/')
+    return {'features': self.features, 'tau': self.tau, **variables}
+
+
+def from_arrays(arrays: dict[str, np.ndarray], image_shape, config) -> Recognised:
+  """The `Recognised` of its `arrays`.
+
+  Args:
+    arrays: of `Recognised.arrays`.
+    image_shape: (H, W, C).
+    config: that of the fit.
+  """
+  rest = {name: jnp.asarray(array) for name, array in arrays.items()
+          if name not in ('features', 'tau')}
+  variables = unflatten_dict(rest, sep='/')
+  options = config.recognition
+  answer = arrays['params/Dense_0/bias']
+  network = RecognitionNetwork(len(answer), options.channels, options.dropout)
+  return Recognised(Trained(network, variables, mild_views(config)),
+                    arrays['features'], arrays['tau'], image_shape)
+
+
+def standardised(features, of) -> np.ndarray:
+  """Features [m, D] in units of the mean and standard deviation of others, [n, D]."""
+  return (features - of.mean(axis=0)) / np.maximum(of.std(axis=0), TINY)
+
+
+def weighted(away: np.ndarray, tau: np.ndarray) -> np.ndarray:
+  """Means of responsibilities, weighted by the inverse of the squared distance.
+
+  Args:
+    away: distances [n, k], rising.
+    tau: [n, k, Q].
+
+  Returns:
+    float32 [n, Q].
+
+  Source: Shepard (1968), his distances bounded below by a share of the largest one.
+  """
+  last = np.maximum(away[:, -1:], TINY)
+  weights = 1 / ((away / last)**2 + SAME**2)
+  weights /= weights.sum(axis=1, keepdims=True)
+  return np.einsum('nk,nkq->nq', weights, tau).astype(np.float32)
+
+
+def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+  """The partition that the neighbourhoods of features show.
+
+  Whether features are compared by distance or by angle, or both have a say, is decided
+  by the modularity of what comes of it, mean over the graphs of both: where a class
+  is cut in two and others are joined, fewer neighbours stay together.
+
+  Args:
+    features: [n, D].
+    num_clusters: Q <= n.
+    seed: of K-means.
+
+  Returns:
+    Responsibilities, float32 [n, Q].
+  """
+  distances = standardised(features, features).astype(np.float32)
+  every, found = [], []
+  for rows in (distances, unit_rows(distances)):
+    own = graphs(find_neighbours(rows[:, None, None], None))
+    every += own
+    found.append(cuts(embeddings(own, num_clusters, seed), num_clusters, seed))
+  ways = [consensus(cells, num_clusters, seed) for cells in (*found, sum(found, []))]
+  scores = [np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
+            for tau in ways]
+  return ways[int(np.argmax(scores))]
+
+
+def of_recognition(
+    sample, image_shape, config, seed: int,
+    advance: Callable[[int], None] = lambda percent: None) -> Recognised | Callable:
+  """The start 'recognition'.
+
+  Args:
+    sample: images to fit to, [n, D] in [-1, 1], n >= Q.
+    image_shape: (H, W, C), of product D.
+    config: num_clusters, seed, and the sections recognition, start and views.
+    seed: of the cuts.
+    advance: see `train`.
+  """
+  number = config.num_clusters
+  if number == 1:
+    return of_neighbourhoods(sample, image_shape, config, seed)
+  finer = ml_collections.ConfigDict(config)
+  finer.num_clusters = min(round(number * config.recognition.cells), len(sample))
+  cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)
+  images = sample.reshape(-1, *image_shape)
+  trained = train(images, cells, config, advance)
+  features = describe(trained, images)
+  return Recognised(trained, features, cut(features, number, seed), image_shape)
