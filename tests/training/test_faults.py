@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import sys
 import types
 
 import orbax.checkpoint as ocp
@@ -10,7 +11,7 @@ import pytest
 from tensorboardX.event_file_writer import EventsWriter
 
 from jdiffclust import fitted as fitted_lib
-from jdiffclust.training.checkpoints import numbers_in
+from jdiffclust.training.checkpoints import Checkpoints, numbers_in
 from jdiffclust.training.writers import read_metrics
 from jdiffclust.workdir import Workdir
 from tests.helpers import check_error
@@ -140,6 +141,37 @@ def test_any_cut_file_is_passed_over_without_a_traceback(rank, fitted, tmp_path,
   err = capfd.readouterr().err
   assert 'Traceback' not in err and 'Exception ignored' not in err
   assert found.progress['iteration'] == (1 if 'checkpoint 14 is damaged' in err else 2)
+
+
+@pytest.mark.parametrize('text, shown', [
+    ('Event loop is closed', 0), ('Encountered error while reading array index 3', 0),
+    ('The event loop is closed', 1)])
+def test_late_futures_are_hushed(text, shown, tmp_path, monkeypatch):
+  """What Orbax's futures say when nobody listens any more; all else is shown, once."""
+  class Late:
+    def __del__(self):
+      raise RuntimeError(text)
+
+  seen = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda found: seen.append(found.exc_value))
+  for _ in range(2):
+    Checkpoints(tmp_path).close()
+    Late()  # is forgotten at once
+  assert [str(error) for error in seen] == [text] * 2 * shown
+
+
+def test_halves_are_removed_at_the_end(tmp_path):
+  """What a save has left behind; where that cannot be, nothing is said. Who only reads
+  removes nothing."""
+  checkpoints = Checkpoints(tmp_path)
+  half, odd = (tmp_path / 'checkpoints' / f'{number}.orbax-checkpoint-tmp'
+               for number in (4, 6))
+  (half / 'arrays').mkdir(parents=True)
+  odd.write_bytes(b'')  # no folder
+  Checkpoints(tmp_path, read_only=True).close()
+  assert half.exists()
+  checkpoints.close()
+  assert not half.exists()
 
 
 def test_unreadable_metrics_are_left_out(tmp_path):

@@ -143,6 +143,9 @@ def test_settled():
   assert 'bound' in settled(history((-100., 1.), (-99.5, .5)), Options)
   assert 'partition' in settled(history((-100., 1.), (-90., .05)), Options)
   assert 'maximum' in settled(history((-9., 1.), (-5., 1.), (-1., 1.)), Options)
+  Options.max_iterations = 4  # of three, the last decides
+  assert settled(history((-100., 1.), (-90., .05), (-80., .5)), Options) == ''
+  assert 'partition' in settled(history((-100., 1.), (-90., .5), (-80., .05)), Options)
 
 
 def test_steps_until():

@@ -1,5 +1,7 @@
 """What the loop hands to the steps of a method: tables, starts, and which weights."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.cddpm.method import CDDPM
 from jdiffclust.clustering.cluster_ddpm.method import ClusterDDPM
 from jdiffclust.config import default_config
+from jdiffclust.progress import Task
 from jdiffclust.training.record import iteration_record
+from jdiffclust.training.storage import Store
 from tests import tiny
 
 IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
@@ -86,11 +90,39 @@ def test_steps_see_the_start_or_the_table_and_the_average(owner, changes, watche
   assert same(learned(fit.params), averages[-1][0])
 
 
-def test_images_are_counted_but_for_the_first_steps(watched):
-  """2 of the 3 steps of 16 images in each of 2 iterations: the first one compiles."""
+def test_images_and_seconds_are_counted(watched, monkeypatch):
+  """2 of the 3 steps of 16 images in each of 2 iterations: the first one compiles. The
+  seconds of a run are all there are, those of its last save too."""
+  now = [100.]
+
+  def save(*_):
+    now[0] += 7
+
+  for module in ('loop', 'storage'):
+    monkeypatch.setattr(f'jdiffclust.training.{module}.time',
+                        types.SimpleNamespace(perf_counter=lambda: now[0]))
+  monkeypatch.setattr(Store, 'save', save)
   fit, *_ = watched(CDDPM)
   assert fit.progress['train_images'] == 2 * 2 * 16
   assert fit.progress['train_seconds'] > 0
+  assert now[0] == 100 + 7 * 5  # at the start, after both M-steps and both E-steps
+  assert fit.progress['wall_seconds'] == 7 * 5
+
+
+def test_work_is_done_when_it_ends(watched, monkeypatch):
+  """Of all that is reported, as many parts as there are, E- and M-step and mixtures."""
+  tasks, begin = [], Task.__init__
+
+  def noting(task, *args):
+    begin(task, *args)
+    tasks.append(task)
+
+  monkeypatch.setattr(Task, '__init__', noting)
+  watched(ClusterDDPM, method='cluster_ddpm')
+  names = [task.name for task in tasks]
+  assert names.count('mixture of the latents') == 2
+  assert {'EM 1/2 M-step', 'EM 2/2 E-step', 'start (gaussian_mixture)'} <= {*names}
+  assert [task.done for task in tasks] == [task.total for task in tasks]
 
 
 def test_images_that_are_unsure_or_contradicted_are_told_apart():

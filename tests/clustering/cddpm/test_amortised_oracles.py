@@ -55,6 +55,19 @@ def test_objective_by_scipy(temper, balance):
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_a_cluster_of_no_image_has_no_entropy():
+  """0 log 0 is 0, where float32 has no smaller number; the gradient is finite."""
+  log_q = jax.nn.log_softmax(jnp.array([[.5, 0., -300.], [-1., 2., -300.]]))
+  mean = jnp.exp(log_q).mean(axis=0)
+  assert mean[2] == 0
+  prior = jax.nn.log_softmax(log_q)
+  entropy = lambda mean: jnp.mean(objective(
+      log_q, jnp.zeros((2, Q)), prior, mean, settings(temper=1., balance=1.)))
+  found, gradient = jax.value_and_grad(entropy)(mean)
+  assert float(found) == pytest.approx(-scipy.stats.entropy(mean[:2]), rel=1e-5)
+  assert np.isfinite(gradient).all()
+
+
 def test_best_posterior_is_bayes_rule():
   """Without balance, J is least at q = prior x exp(-errors / temper), normalised."""
   differences, prior = random_rows(1, 4), random_rows(2, 4)

@@ -257,13 +257,35 @@ def test_degenerate_latents(how, covariance, case):
   np.testing.assert_allclose(np.exp(mixture.log_proportions).sum(), 1, rtol=1e-5)
 
 
+@both
+def test_variances_of_an_empty_component(covariance):
+  """Of 3, .2 and 1 images: (3 Sigma_a + Sigma_c) / 4, its old mean, a share of .2."""
+  rng = np.random.default_rng(0)
+  roots = rng.normal(size=(3, 4, 4)) + 2 * np.eye(4)
+  covariances = roots @ roots.mT
+  if covariance == 'diagonal':
+    covariances = covariances * np.eye(4)
+  factors = np.linalg.inv(np.linalg.cholesky(covariances)).mT
+  if covariance == 'diagonal':
+    factors = np.diagonal(factors, axis1=1, axis2=2)
+  means, old_means = (jnp.asarray(a, jnp.float32) for a in rng.normal(size=(2, 3, 4)))
+  found = latent_fit.restore_empty(
+      LatentMixture(None, means, jnp.asarray(factors, jnp.float32)),
+      jnp.asarray([3., .2, 1.], jnp.float32), old_means)
+  covariances[1] = (3 * covariances[0] + covariances[2]) / 4
+  wanted = covariances if covariance == 'full' else np.einsum('qjj->qj', covariances)
+  np.testing.assert_allclose(covariances_of(found), wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_array_equal(found.means, np.stack(
+      [means[0], old_means[1], means[2]]))
+  np.testing.assert_allclose(np.exp(found.log_proportions), np.array([3, .2, 1]) / 4.2,
+                             rtol=1e-5)
+
+
 def test_auto(monkeypatch):
-  """scikit-learn up to a size, JAX beyond."""
-  z, _ = latents(count=40)
-  start, called = standard(z[:Q], 'diagonal'), []
+  """scikit-learn up to 2^20 numbers, images times dimensions; JAX beyond."""
+  start, called = standard(np.zeros((2, 32)), 'diagonal'), []
   for name in ('fit_scikit', 'fit_jax'):
     monkeypatch.setattr(latent_fit, name, lambda *_, name=name: called.append(name))
-  latent_fit.fit(z, start, section(), make_mesh(8))
-  monkeypatch.setattr(latent_fit, 'SCIKIT_MOST', 40 * J - 1)
-  latent_fit.fit(z, start, section(), make_mesh(8))
-  assert called == ['fit_scikit', 'fit_jax']
+  for count in (40, 2**15, 2**15 + 1):
+    latent_fit.fit(np.zeros((count, 32), np.float32), start, section(), make_mesh(8))
+  assert called == ['fit_scikit', 'fit_scikit', 'fit_jax']

@@ -15,7 +15,7 @@ from jdiffclust.clustering.bound.draws import make_estimator
 from jdiffclust.clustering.cluster_ddpm import model as cluster_ddpm
 from jdiffclust.clustering.cluster_ddpm.latent_mixture import LatentMixture
 from jdiffclust.clustering.cluster_ddpm.model import Model, Parameters
-from jdiffclust.clustering.generation import denoiser_of, generate
+from jdiffclust.clustering.generation import denoiser_of, generate, walk
 from jdiffclust.clustering.method import Networks, build
 from jdiffclust.config import default_config
 from jdiffclust.diffusion import samplers
@@ -296,6 +296,25 @@ def test_e_step_pools_the_start(weight):
   np.testing.assert_allclose(plain.bound - info.bound, loss, rtol=1e-3, atol=1e-3)
 
 
+def test_e_step_at_a_temperature():
+  """tau is the best w to the power 1 / temperature, normalised; the bound is lower by
+  what SciPy's divergences of the two differ by."""
+  p, params, batch = process(), parameters(), batch_of()
+  call = lambda of: cluster_ddpm.make_e_step(
+      model(), e_step_options(num_draws=4, temperature=of), make_mesh(1))(
+          make_estimator(p, 'elbo', 'weight'), params, batch, jax.random.key(5))
+  _, plain = call(1.)
+  best = divergences(params, batch.images)
+  for temperature in (.5, 3.):
+    tau, info = call(temperature)
+    wanted = best[2]**(1 / temperature)
+    wanted /= wanted.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(tau, wanted, atol=1e-4)
+    loss = sum(divergences(params, batch.images, wanted)[:2]) - sum(best[:2])
+    assert (loss > .01).any()
+    np.testing.assert_allclose(plain.bound - info.bound, loss, rtol=1e-3, atol=1e-3)
+
+
 def test_e_step_averages_views():
   """Of three views some are mirrored: log tau is the mean of the two best log w, by their
   numbers, which differ between images; the bound is still that of the image itself."""
@@ -400,9 +419,8 @@ def test_draws_are_by_the_weight_unless_uniform(proposal):
   assert config.e_step.proposal == proposal
 
 
-def test_images_from_latents(key):
-  """DDIM of a denoiser that knows x_0 from z gives that x_0; guidance scales it."""
-  p = process()
+def knowing(p, devices):
+  """A method whose denoiser knows x_0 from z: z_1 in every pixel; and its config."""
   abar = jnp.asarray(np.cumprod(1 - p.beta), jnp.float32)
 
   def knows(variables, x_t, t, z, visible, dropout_keys):
@@ -417,9 +435,16 @@ def test_images_from_latents(key):
   config = default_config()
   config.method = 'cluster_ddpm'
   config.diffusion.update(num_steps=STEPS, betas='cosine')
-  mesh = make_mesh(2)
-  method = build(config, (2, 2, 1), None, mesh,
+  method = build(config, (2, 2, 1), None, make_mesh(devices),
                  Networks(latent=lambda config: (apply(encode), apply(knows))))
+  return method, config
+
+
+def test_images_from_latents(key):
+  """DDIM of a denoiser that knows x_0 from z gives that x_0; guidance scales it."""
+  p = process()
+  method, _ = knowing(p, 2)
+  mesh = method.mesh
   sampler, table = samplers.make_sampler('ddim', from_process(p), STEPS, 'trailing',
                                          eta=0.)
   z = np.array([[.5, 0.], [-.25, 1.]], np.float32)
@@ -432,3 +457,16 @@ def test_images_from_latents(key):
                      sampler=sampler, num_states=0)
     wanted = scale * z[:, :1, None, None] * np.ones((2, 2, 2, 1))
     np.testing.assert_allclose(found.images, wanted, atol=1e-4)
+
+
+def test_walk_is_straight():
+  """Of the same denoiser: a row a way, from its first latent's image to its last's."""
+  method, config = knowing(process(), 1)
+  config.sample.update(sampler='ddim', eta=0., num_steps=STEPS)
+  first, last = np.array([[[.5, 0.], [-.25, 1.], [0., 0.]],
+                          [[-.5, 0.], [.75, 1.], [.125, 2.]]], np.float32)
+  found = walk(method, replicate(to_host(parameters()), method.mesh), first, last,
+               config.sample)
+  wanted = np.linspace(first[:, 0], last[:, 0], 8, axis=1)
+  np.testing.assert_allclose(found, wanted[:, :, None, None, None] * np.ones((2, 2, 1)),
+                             atol=1e-4)

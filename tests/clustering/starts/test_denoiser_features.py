@@ -78,6 +78,19 @@ def test_features_of_the_identity():
     np.testing.assert_allclose(found, wanted, atol=2e-6)
 
 
+def test_noise_is_in_four_antithetic_pairs():
+  """Of a black image x_t^2 is delta_t times a mean of 4 squares, of variance 2 / 4."""
+  config, shape = config_of(), (128, 128, 1)
+  image = np.zeros((1, *shape), np.float32)
+  variables = Bent().init(jax.random.key(0), image, None, image)
+  found = lib.describe(Bent(), variables, .5, shape, config)(image)
+  p = process_from_config(config.diffusion)
+  abar = np.prod(1 - p.beta[:11])
+  squares = found / (1 - abar - p.m[10]**2 * abar)
+  assert squares.mean() == pytest.approx(1, abs=5 * (.5 / squares.size)**.5)
+  assert squares.var() == pytest.approx(2 / 4, rel=.1)
+
+
 def test_training_finds_the_best_linear_denoiser(promoting):
   """Of images that are one constant c, eta = a x_t + b by least squares over (t, eps)."""
   config = config_of(denoiser_steps=1500)
@@ -177,3 +190,18 @@ def test_diverged_training_is_refused(promoting):
   images = np.full((4, *SHAPE), np.float32(1e38))
   with pytest.raises(UserError, match='config.m_step.learning_rate below 10'):
     lib.train(Linear(), images, config)
+
+
+class Broken(Linear):
+  """One of two more weights is infinite from the first."""
+
+  def setup(self):
+    super().setup()
+    self.c = self.param('c', lambda key: jnp.array([0., jnp.inf]))
+
+
+def test_one_weight_that_is_not_finite_is_refused(promoting):
+  """Though all others of its array are."""
+  config = config_of(denoiser_steps=1)
+  with pytest.raises(UserError, match='diverged'):
+    lib.train(Broken(), np.zeros((4, *SHAPE), np.float32), config)

@@ -45,6 +45,15 @@ def test_distances_are_the_smallest_over_views():
       assert square == pytest.approx(wanted, rel=1e-4)
 
 
+def test_an_image_is_one_of_its_views():
+  """However far its maps take it, it is at no distance from itself."""
+  sample = images(70)
+  maps = draw_maps(jax.random.key(0), 6, VIEWS)
+  found, squares = lib.nearest_by_views(sample, sample, maps, 1)
+  np.testing.assert_array_equal(found[:, 0], np.arange(70))
+  np.testing.assert_array_equal(squares, 0)
+
+
 def test_plain_distances_without_views():
   """By NumPy; in another space, that space's, for images outside the sample too."""
   queries, sample = images(70), images(30, 1)

@@ -1,6 +1,7 @@
 """Starting partitions against scikit-learn itself, and what re-seeding promises."""
 
 import sys
+import types
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -148,6 +149,23 @@ def test_tsne_sees_fifty_principal_components(monkeypatch):
   mixture_on_manifold('tsne', x.astype(np.float32), 3, 1, 0)
   left, values, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
   np.testing.assert_allclose(np.abs(seen[0]), np.abs(left * values)[:, :50], atol=1e-3)
+
+
+@pytest.mark.parametrize('count, neighbours', [(120, 15), (9, 8)])
+def test_umap_is_asked_for_what_it_allows(count, neighbours, blobs, monkeypatch):
+  """One job, as there is a seed (umap-learn refuses 0); fewer neighbours than points."""
+  seen = []
+
+  class UMAP:
+    def __init__(self, **settings):
+      seen.append(settings)
+
+    def fit_transform(self, scores):
+      return scores[:, :2]
+
+  monkeypatch.setitem(sys.modules, 'umap', types.SimpleNamespace(UMAP=UMAP))
+  mixture_on_manifold('umap', blobs[:count], 2, 1, 3)
+  assert seen == [{'random_state': 3, 'n_jobs': 1, 'n_neighbors': neighbours}]
 
 
 def test_umap_is_optional(blobs, monkeypatch):
