@@ -1,0 +1,233 @@
+"""The start by recognition: its parts against closed forms, the whole on noisy cells."""
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import datasets
+from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_limits
+
+from jdiffclust.clustering.starts import recognition as lib
+from jdiffclust.clustering.starts.choose import modularity
+from jdiffclust.clustering.starts.fit import fit_start
+from jdiffclust.clustering.starts.neighbours import (
+    consensus, cuts, embeddings, find_neighbours, graphs, unit_rows)
+from jdiffclust.config import default_config
+from jdiffclust.data.views import transform
+from jdiffclust.errors import UserError
+from jdiffclust.evaluation.scores import accuracy
+from jdiffclust.networks.recognition import RecognitionNetwork
+
+SHAPE = (12, 12, 1)
+
+
+@pytest.fixture(autouse=True)
+def promoting():
+  """Optax promotes implicitly."""
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    with threadpool_limits(1):  # as `fit_start` does
+      yield
+
+
+def config_of(**recognition):
+  config = default_config()
+  config.update(num_clusters=3, seed=4)
+  config.views.update(num=8, sets=1)
+  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 120,
+                             'most_visits': 1000, **recognition})
+  return config
+
+
+def seeded(seed):
+  """Three steps from a seed."""
+  config = config_of(steps=3)
+  config.seed = seed
+  return config
+
+
+def bars(count, seed=0):
+  """Images of a bar somewhere, lying, standing or slanting, in noise; and which."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 3, count)
+  rows, columns = np.indices(SHAPE[:2])
+  along = np.stack([rows, columns, (rows + columns) / 1.4])[labels]
+  centre = (rng.uniform(4, 8, count) * np.where(labels == 2, 1.4, 1))[:, None, None]
+  images = np.where(np.abs(along - centre) < 1.2, .9, -.9)
+  images = images + .2 * rng.normal(size=images.shape)
+  return images[..., None].astype(np.float32), labels
+
+
+@pytest.mark.parametrize('count, expected', [
+    (5000, 650), (20000, 1300), (70000, round(650 * 14**.5)), (96, 60), (1, 1)])
+def test_steps_follow_the_collection(count, expected):
+  """A square root beyond 5,000 images; below, 60 visits of each by batches of 96."""
+  assert lib.num_steps(count, default_config().recognition) == expected
+
+
+def test_minibatches_take_all_in_turn():
+  """Six batches of 4 of 8 rows: three times all rows; another seed, another order."""
+  found = list(lib.minibatches(8, 4, 6, 1))
+  for two in zip(found[::2], found[1::2], strict=True):
+    assert sorted(np.concatenate(two)) == list(range(8))
+  other = np.concatenate(list(lib.minibatches(8, 4, 6, 2)))
+  assert (np.concatenate(found) != other).any()
+  assert [len(rows) for rows in lib.minibatches(3, 7, 2, 0)] == [7, 7]
+
+
+def test_views_are_scaled():
+  """The maps, not the share that is mirrored."""
+  views = default_config().views
+  views.flip = .5
+  twice = lib.scaled_views(views, 2.)
+  for name in ('rotation', 'scale', 'shear', 'shift'):
+    assert twice[name] == 2 * views[name]
+  assert twice.flip == .5 and views.rotation == default_config().views.rotation
+
+
+def test_weights_are_inverse_squares():
+  """Distances 1, 2, 4 weigh 16 : 4 : 1, up to the bound; distance 0 is all."""
+  tau = np.eye(3, dtype=np.float32)[None]
+  np.testing.assert_allclose(lib.weighted(np.array([[1., 2., 4.]]), tau),
+                             [[16 / 21, 4 / 21, 1 / 21]], atol=1e-5)
+  np.testing.assert_allclose(lib.weighted(np.array([[0., 2., 4.]]), tau),
+                             [[1, 0, 0]], atol=1e-5)
+  np.testing.assert_allclose(lib.weighted(np.zeros((1, 3)), tau), [[1 / 3] * 3])
+
+
+def test_features_are_standardised():
+  """By the mean and deviation of others; what is constant stays."""
+  rng = np.random.default_rng(0)
+  of = rng.normal(3, 2, (50, 4))
+  of[:, 3] = 7.
+  found = lib.standardised(of, of)
+  np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-12)
+  np.testing.assert_allclose(found.std(axis=0), [1, 1, 1, 0], atol=1e-12)
+  np.testing.assert_allclose(lib.standardised(of[:2] + of.std(axis=0), of)[:, :3],
+                             found[:2, :3] + 1)
+
+
+def test_features_are_means_over_views():
+  """By hand: the network's features of the image and of each of its views."""
+  config, (images, _) = config_of(num_views=3), bars(5)
+  network = RecognitionNetwork(4, 8)
+  variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+  trained = lib.Trained(network, variables, lib.mild_views(config))
+  seen = [images] + [
+      jnp.stack([transform(image, jax.tree.map(lambda a: a[k], trained.maps))  # noqa: B023
+                 for image in images]) for k in range(3)]
+  expected = np.mean([network.apply(variables, some)[1] for some in seen], axis=0)
+  np.testing.assert_allclose(lib.describe(trained, images), expected, atol=1e-5)
+
+
+def test_network_is_blind_to_places():
+  """Features are means over places: a pattern of period 4, moved by 4, has the same."""
+  network = RecognitionNetwork(4, 8)
+  variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+  image = np.zeros((1, 48, 48, 1), np.float32)
+  image[:, 16:24, 16:24] = np.random.default_rng(0).normal(size=(1, 8, 8, 1))
+  one, two = (network.apply(variables, np.roll(image, shift, (1, 2)))[1]
+              for shift in ((0, 0), (4, 8)))
+  np.testing.assert_allclose(one, two, atol=1e-6)
+  assert np.abs(one).max() > 1e-3
+
+
+def test_normalisation_and_dropout_are_of_training_alone():
+  """Without a key an image's answer does not depend on the others."""
+  network, (images, _) = RecognitionNetwork(4, 8, dropout=.5), bars(6)
+  variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+  together, alone = (network.apply(variables, x)[1] for x in (images, images[:1]))
+  np.testing.assert_allclose(together[:1], alone, atol=1e-6)
+  (logits, features), new = network.apply(variables, images, jax.random.key(1),
+                                          mutable=['batch_stats'])
+  dense = variables['params']['Dense_0']
+  assert np.abs(features @ dense['kernel'] + dense['bias'] - logits).max() > 1e-3
+  old = jax.tree.leaves(variables['batch_stats'])
+  assert any((a != b).any() for a, b in zip(old, jax.tree.leaves(new), strict=True))
+
+
+def test_what_is_learnt_is_more_than_what_was_told():
+  """Of cells of which a quarter are wrong, features show the truth."""
+  images, labels = bars(500)
+  rng = np.random.default_rng(1)
+  wrong = np.where(rng.random(500) < .25, rng.integers(0, 3, 500), labels)
+  trained = lib.train(images, np.eye(3, dtype=np.float32)[wrong], config_of())
+  tau = lib.cut(lib.describe(trained, images), 3, 0)
+  told = adjusted_rand_score(labels, wrong)
+  assert told < .65 and adjusted_rand_score(labels, tau.argmax(axis=1)) > .75
+
+
+def test_training_follows_seed():
+  """The same seed the same weights, to the bit; another one others."""
+  images, labels = bars(40)
+  cells = np.eye(3, dtype=np.float32)[labels]
+  percents = []
+  of = lambda seed: lib.train(images, cells, seeded(seed), percents.append)
+  one, two, other = (jax.tree.leaves(of(seed).variables) for seed in (1, 1, 2))
+  assert all((a == b).all() for a, b in zip(one, two, strict=True))
+  assert any((a != b).any() for a, b in zip(one, other, strict=True))
+  assert percents == [33, 33] * 3
+
+
+def test_a_diverged_network_is_refused():
+  """The option to change is named."""
+  images, labels = bars(40)
+  with pytest.raises(UserError, match='recognition.learning_rate below 1e\\+30'):
+    lib.train(images, np.eye(3, dtype=np.float32)[labels],
+              config_of(steps=8, learning_rate=1e30))
+
+
+def test_cut_is_of_the_best_modularity():
+  """Of three consensuses: by distance, by angle, by both."""
+  rng = np.random.default_rng(2)
+  centres = rng.normal(size=(6, 5)) * 2
+  features = centres[rng.integers(0, 6, 300)] + rng.normal(size=(300, 5))
+  rows = lib.standardised(features, features).astype(np.float32)
+  every, found = [], []
+  for one in (rows, unit_rows(rows)):
+    own = graphs(find_neighbours(one[:, None, None], None))
+    every += own
+    found.append(cuts(embeddings(own, 4, 0), 4, 0))
+  ways = [consensus(cells, 4, 0) for cells in (found[0], found[1], found[0] + found[1])]
+  scores = [np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
+            for tau in ways]
+  assert np.ptp(scores) > 0
+  np.testing.assert_array_equal(lib.cut(features, 4, 0), ways[np.argmax(scores)])
+
+
+def test_fitted_images_keep_their_clusters():
+  """As new images, too; and after the way through arrays, to the bit."""
+  images, labels = bars(300)
+  config, flat = config_of(), images.reshape(300, -1)
+  start = fit_start('recognition', flat, SHAPE, config)
+  assert adjusted_rand_score(labels, start.tau.argmax(axis=1)) > .9
+  as_new = start(flat, None)
+  assert (as_new.argmax(axis=1) == start.tau.argmax(axis=1)).all()
+  again = lib.from_arrays(start.arrays(), SHAPE, config)
+  new, of = bars(100, seed=9)
+  new = new.reshape(100, -1)
+  np.testing.assert_array_equal(start(new, None), again(new, None))
+  assert adjusted_rand_score(of, start(new, None).argmax(axis=1)) > .9
+
+
+def test_one_cluster_needs_no_network():
+  """All images are its members."""
+  config, (images, _) = config_of(), bars(20)
+  config.num_clusters = 1
+  flat = images.reshape(20, -1)
+  np.testing.assert_array_equal(fit_start('recognition', flat, SHAPE, config)(flat, None),
+                                np.ones((20, 1)))
+
+
+def test_the_default_start_finds_the_digits():
+  """What the defaults must reach on the 1,797 of them: an accuracy of .96.
+
+  (Over seeds, and the fit that goes on from here: docs/benchmarks.md.)
+  """
+  config, digits = default_config(), datasets.load_digits()
+  config.num_clusters = 10
+  assert config.start.kind == 'recognition'
+  sample = (digits.data / 8 - 1).astype(np.float32)
+  tau = fit_start('recognition', sample, (8, 8, 1), config).tau
+  assert accuracy(digits.target, tau.argmax(axis=1)) >= .96

@@ -1,0 +1,104 @@
+"""A fit whose start is by recognition: it goes on telling the clusters of new images."""
+
+import csv
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from sklearn import datasets
+
+import jdiffclust
+from jdiffclust.config import fitted_config
+from jdiffclust.files import read_npz
+from tests.helpers import check_error
+from tests.tiny import build
+
+OPTIONS = ('start.kind=recognition', 'em.posterior=amortised', 'posterior.channels=8',
+           'recognition.channels=8', 'recognition.steps=6', 'recognition.batch_size=16',
+           'views.num=4', 'views.sets=1')
+OTHER = 'method=cluster_ddpm', 'latent.size=4'
+IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
+KEPT = 'recogniser.npz'
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+  """What a user has."""
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    yield
+
+
+@pytest.fixture(scope='module')
+def options(tmp_path_factory):
+  """Of a fit of 60 digits in a file."""
+  path = tmp_path_factory.mktemp('data') / 'digits.npz'
+  np.savez(path, images=IMAGES)
+  return *OPTIONS, 'data.source=npz', f'data.path={path}', 'data.max_images=0'
+
+
+@pytest.fixture(scope='module')
+def run(commands, options, tmp_path_factory):
+  """The workdir of a fit."""
+  path = tmp_path_factory.mktemp('recognised') / 'run'
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    outcome = commands.fit(path, *options)
+  assert outcome.code == 0, outcome.err
+  assert 'start (recognition): 100/100' in outcome.err
+  return path
+
+
+def predicted(workdir) -> list[int]:
+  """The clusters of predictions.csv."""
+  with open(workdir / 'predictions.csv', encoding='utf-8', newline='') as file:
+    return [int(row['cluster']) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize('method', [(), OTHER])
+def test_the_fits_images_keep_their_clusters(method, commands, run, options, tmp_path):
+  """Given as new ones, by the library and by the command: at most one of 60 moves."""
+  if method:
+    run = tmp_path / 'run'
+    assert commands.fit(run, *options, *method).code == 0
+  else:
+    run = shutil.copytree(run, tmp_path / 'run')
+  fitted = jdiffclust.load(run, build=build)
+  again = fitted.assign(IMAGES).responsibilities.argmax(axis=1)
+  assert (again == fitted.clusters).sum() >= 59
+  outcome = commands.fit(run, *options, *method, flags=['--mode=predict'])
+  assert outcome.code == 0, outcome.err
+  np.testing.assert_array_equal(predicted(run), again)
+
+
+def test_in_memory_as_from_the_folder(run):
+  """`fit` and `load` give the same clusters of images that neither has seen."""
+  fitted = jdiffclust.load(run, build=build)
+  new = datasets.load_digits().images.astype(np.uint8)[60:100]
+  here = jdiffclust.fit(fitted_config(run), IMAGES, build=build)
+  np.testing.assert_array_equal(here.responsibilities, fitted.responsibilities)
+  np.testing.assert_array_equal(*(one.assign(new).responsibilities
+                                  for one in (here, fitted)))
+
+
+@pytest.mark.parametrize('damage', [
+    pathlib.Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:999]),
+    lambda path: path.write_bytes(b'')])
+def test_a_lost_recogniser(damage, commands, run, options, tmp_path):
+  """One line that names it; the fit that goes on says so, too."""
+  run = shutil.copytree(run, tmp_path / 'run')
+  damage(run / KEPT)
+  assert read_npz(run / KEPT) is None
+  for flags in (['--mode=predict'], []):
+    check_error(commands.fit(run, *options, flags=flags), KEPT, 'missing or damaged')
+
+
+def test_a_resumed_run_keeps_it(commands, run, options, tmp_path):
+  """Cut after the start: the same end, and the same file."""
+  cut = shutil.copytree(run, tmp_path / 'run')
+  numbers = sorted(int(path.name) for path in (cut / 'checkpoints').iterdir())
+  shutil.rmtree(cut / 'checkpoints' / str(numbers[-1]))
+  assert commands.fit(cut, *options).code == 0
+  one, two = (jdiffclust.load(path, build=build) for path in (run, cut))
+  np.testing.assert_array_equal(one.responsibilities, two.responsibilities)
+  assert (cut / KEPT).read_bytes() == (run / KEPT).read_bytes()
