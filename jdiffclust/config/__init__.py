@@ -4,7 +4,7 @@ from jdiffclust.config.modes import asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED,
-    all_options, copied, default_config, flatten, options, unknown_option)
+    SYMMETRIES, all_options, copied, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import (
     cautions, check_against_data, check_config, for_collection, unread)
 from jdiffclust.config.store import (
@@ -12,7 +12,7 @@ from jdiffclust.config.store import (
 
 __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'LEVELS', 'NEIGHBOURS', 'OPTIONS',
-    'Option', 'RENAMED', 'all_options', 'asked_of', 'cautions', 'check_against_data',
-    'check_config', 'check_usable', 'copied', 'default_config', 'differences',
-    'fitted_config', 'flatten', 'for_collection', 'from_json', 'has_config', 'nearest',
-    'options', 'to_json', 'unknown_option', 'unread']
+    'Option', 'RENAMED', 'SYMMETRIES', 'all_options', 'asked_of', 'cautions',
+    'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
+    'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
+    'has_config', 'nearest', 'options', 'to_json', 'unknown_option', 'unread']

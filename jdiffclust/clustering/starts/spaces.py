@@ -13,7 +13,8 @@ from jdiffclust.clustering.starts import edges
 from jdiffclust.clustering.starts.denoiser_features import (
     NOISE, describe, train, unconditional)
 from jdiffclust.clustering.starts.neighbours import Description
-from jdiffclust.data.views import draw_maps
+from jdiffclust.data.symmetry import group
+from jdiffclust.data.views import draw_small_maps
 
 
 def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
@@ -27,14 +28,15 @@ def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
   """
   del sample, image_shape
   views = config.views
-  return [Description(lambda images: images, draw_maps(key, views.num, views))
+  return [Description(lambda images: images, draw_small_maps(key, views.num, views),
+                      group(views))
           for key in jax.random.split(jax.random.key(seed), views.sets)]
 
 
 def of_edges(sample, image_shape, config, seed: int) -> list[Description]:
   """Histograms of the edges' directions (`edges.py`)."""
-  del sample, image_shape, config, seed
-  return [Description(edges.describe)]
+  del sample, image_shape, seed
+  return [Description(edges.describe, placings=group(config.views))]
 
 
 def of_denoiser(sample, image_shape, config, seed: int,
@@ -52,5 +54,6 @@ def of_denoiser(sample, image_shape, config, seed: int,
   del seed
   network = make_network(config)
   variables = train(network, sample.reshape(-1, *image_shape), config)
-  return [Description(describe(network, variables, NOISE, image_shape, config, draw))
+  return [Description(describe(network, variables, NOISE, image_shape, config, draw),
+                      placings=group(config.views))
           for draw in range(config.views.sets)]
