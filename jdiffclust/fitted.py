@@ -26,7 +26,7 @@ from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import evidence_of_clusters, restore_all
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.sample import fit_sample, start_of_all, tracked_images
-from jdiffclust.data import preprocess
+from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
@@ -110,6 +110,8 @@ class Fitted:
     start: responsibilities of the starting partition, [N, Q].
     progress: the run's counters and its history, a dict per EM iteration.
     choice: how the number of clusters was chosen; None: it was given.
+    symmetries: which maps were found to leave the images' content alone, by the option
+      of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
   """
 
   method: Method
@@ -119,6 +121,7 @@ class Fitted:
   start: np.ndarray
   progress: dict
   choice: dict | None = None
+  symmetries: dict | None = None
 
   @property
   def config(self):
@@ -672,6 +675,10 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   for line in config_lib.cautions(config):
     reporter.warning(line)
   tell_of(source, reporter)
+  config, symmetries = settle_for(config, source, reporter)
+  if symmetries or not store.resumes:
+    store.keep_symmetries(symmetries)
+  method = prepare(config, source, build)
   if config.num_clusters == config_lib.AUTO:
     choice = choose_for(config, source, reporter)
     store.keep_choice(choice.as_dict())
@@ -692,7 +699,8 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_config(config)
   found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
   fitted = Fitted(method, found.state.ema, found.responsibilities, found.bound,
-                  found.start, found.progress, store.choice())
+                  found.start, found.progress, store.choice(),
+                  symmetries or store.symmetries())
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -706,6 +714,30 @@ def tell_of(source: ImageSource, reporter: Reporter) -> None:
                      + (' ...' if len(source.skipped) > 5 else ''))
   for note in source.notes:
     reporter.warning(note)
+
+
+def settle_for(config, source: ImageSource,
+               reporter: Reporter) -> tuple[Any, dict | None]:
+  """The config with every map's share of the views known, and what was found for it.
+
+  Args:
+    config: a config.
+    source: the images.
+    reporter: is told.
+
+  Returns:
+    A config; what was found, as JSON can hold it; None: all were given, or the method
+    makes no views.
+  """
+  read = config_lib.all_options()[config_lib.SYMMETRIES[0]].read_by(config.method)
+  if not read or not symmetry.undecided(config):
+    return config, None
+  sample = fit_sample(source, symmetry.MOST_IMAGES, config.seed)
+  config, found = symmetry.settled(config, sample, source.image_shape)
+  if found:
+    reporter.line(f'Symmetries of {len(sample):,} images (share of the evidence, .5 if '
+                  f'so): {symmetry.in_words(found)}')
+  return config, symmetry.as_dict(found)
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
@@ -743,7 +775,8 @@ def load(workdir, config=None, reporter: Reporter | None = None,
       another fit.
   """
   stored = config_lib.fitted_config(workdir)
-  config = stored if config is None else config
+  config = stored if config is None else config_lib.copied(config)
+  config_lib.settle_like(stored, config)
   different = [line for line in config_lib.differences(stored, config)
                if not line.startswith('config.e_step.')]
   if different:
@@ -762,4 +795,5 @@ def load(workdir, config=None, reporter: Reporter | None = None,
   _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
   tau = to_host(snapshot.responsibilities)
   return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
-                snapshot.progress, Workdir(workdir).choice())
+                snapshot.progress, Workdir(workdir).choice(),
+                Workdir(workdir).symmetries())

@@ -149,12 +149,12 @@ OPTIONS: Mapping[str, Any] = {
         'shift': real(.05, 0, 1, 'the shift of a random view, standard deviation as a '
                       "share of the image's side", **PERSON),
         'flip': auto_share('the share of random views that are mirrored, left to right',
-                           **PERSON),
+                           **PERSON, **CLUSTERED),
         'upside_down': auto_share('the share of random views of which top and bottom are '
-                                  'exchanged', **PERSON),
+                                  'exchanged', **PERSON, **CLUSTERED),
         'quarter_turns': auto_share('the share of random views that are turned by one, '
                                     'two or three quarters (square images only)',
-                                    **PERSON),
+                                    **PERSON, **CLUSTERED),
     },
     'em': {
         'posterior': choice('amortised', ('amortised', 'monte_carlo'), 'where the '

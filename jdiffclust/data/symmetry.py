@@ -41,7 +41,6 @@ import numpy as np
 import scipy.stats
 from threadpoolctl import threadpool_limits
 
-from jdiffclust.config import AUTO, copied
 from jdiffclust.streams import integer_seed
 
 LEAST = .4
@@ -228,9 +227,16 @@ def find(images: np.ndarray, names: Sequence[str] = tuple(MAPS),
             if len(images) > 1 and (square or name != 'quarter_turns')}
 
 
+def as_dict(found: Mapping[str, Symmetry]) -> dict[str, dict]:
+  """What was found, as JSON can hold it: a share of nothing is None."""
+  return {name: {key: value if np.isfinite(value) else None
+                 for key, value in one._asdict().items()}
+          for name, one in found.items()}
+
+
 def undecided(config) -> list[str]:
-  """The maps of which the options say that they are to be found out."""
-  return [name for name in MAPS if config.views[name] == AUTO]
+  """The maps of which the options say no number: they are to be found out."""
+  return [name for name in MAPS if isinstance(config.views[name], str)]
 
 
 def settled(config, sample: np.ndarray, image_shape) -> tuple:
@@ -250,9 +256,11 @@ def settled(config, sample: np.ndarray, image_shape) -> tuple:
     return config, {}
   found = find(sample.reshape(-1, *image_shape), names,
                integer_seed(config.seed, 'symmetries'))
-  config = copied(config)
-  for name in names:
-    config.views[name] = MAPS[name].views if name in found and found[name].holds else 0.
+  config = config.copy_and_resolve_references()
+  holds = {name for name, one in found.items() if one.holds}
+  with config.ignore_type():
+    for name in names:
+      config.views[name] = MAPS[name].views if name in holds else 0.
   return config, found
 
 
@@ -265,7 +273,8 @@ def group(views) -> tuple[Placing, ...]:
   Returns:
     None to seven.
   """
-  made = [by.placing for name, by in MAPS.items() if views[name] > 0]
+  made = [by.placing for name, by in MAPS.items()
+          if getattr(views, name) > 0]
   found, identity = set(made), Placing(False, 0)
   while more := {one.after(other) for one in made for other in found} - found:
     found |= more

@@ -51,11 +51,11 @@ def draw_small_maps(key, num: int, options) -> AffineMaps:
 
 
 def draw_maps(key, num: int, options) -> AffineMaps:
-  """Draws small maps of images that are mirrored or turned first.
+  """Draws small maps, and mirrors or turns what they make.
 
   With probability `flip` left and right are exchanged; with probability `upside_down`
-  top and bottom are; with probability `quarter_turns` the image is turned by one, two or
-  three quarters, each as likely.
+  top and bottom are; with probability `quarter_turns` the view is then turned by one, two
+  or three quarters, each as likely.
 
   Args:
     key: a typed key.
@@ -73,7 +73,8 @@ def draw_maps(key, num: int, options) -> AffineMaps:
       happens(2, options.upside_down), happens(1, options.flip))], -1)
   turns = jnp.where(happens(3, options.quarter_turns),
                     jax.random.randint(jax.random.fold_in(key, 4), (num,), 1, 4), 0)
-  matrix = jnp.einsum('nij,njk->nik', small.matrix * signs[:, None], QUARTERS[turns])
+  matrix = jnp.einsum('nij,njk->nik', small.matrix * signs[:, None],
+                      jnp.asarray(QUARTERS)[turns])
   return small._replace(matrix=matrix)
 
 

@@ -35,6 +35,13 @@ class Store:
     """What `keep_choice` was given."""
     return None
 
+  def keep_symmetries(self, found: dict | None) -> None:
+    """Keeps which maps were found to be symmetries; None: all were given."""
+
+  def symmetries(self) -> dict | None:
+    """What `keep_symmetries` was given."""
+    return None
+
   def restore(self, template: Callable,
               warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
     """The newest state that was saved; see `checkpoints.Checkpoints.restore_newest`."""

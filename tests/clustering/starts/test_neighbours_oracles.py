@@ -16,7 +16,7 @@ from jdiffclust.data.views import draw_maps, transform
 from jdiffclust.evaluation.scores import accuracy
 
 VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1,
-                        flip=0.)
+                        flip=0., upside_down=0., quarter_turns=0.)
 
 
 def images(count, seed=0, side=5):
@@ -164,7 +164,7 @@ def test_shapes_are_found_wherever_they_are():
   pictures, labels = shapes(300, 0)
   flat = pictures.reshape(300, -1)
   views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15,
-                          flip=0.)
+                          flip=0., upside_down=0., quarter_turns=0.)
   assign = lib.neighbourhoods(flat[:240], (10, 10, 1), 3, 0, [of_pixels(views)])
   tau = assign(flat, np.arange(300))
   assert tau.shape == (300, 3) and tau.dtype == np.float32
