@@ -115,8 +115,9 @@ OPTIONS: Mapping[str, Any] = {
         'kind': choice('neighbours', (*STARTS, BEST), 'the starting partition; best: the '
                        'one of start.candidates with the best bound; umap needs the '
                        'extra umap, latents a method that has them', **PERSON),
-        'spaces': names(('pixels', 'edges'), tuple(SPACES), 'what start=neighbours '
-                        'compares, by consensus: pixels over views, directions of edges, '
+        'spaces': names(('pixels', 'edges', 'colours'), tuple(SPACES), 'what '
+                        'start=neighbours compares, by consensus: pixels over views, '
+                        'directions of edges, colours (of images that are not grey), '
                         'features of a denoiser'),
         'candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {CANDIDATES}',

@@ -48,6 +48,7 @@ from jdiffclust.clustering.starts.partitions import Assign
 from jdiffclust.data import symmetry
 from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
+from jdiffclust.errors import UserError
 from jdiffclust.registry import SPACES
 
 # The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
@@ -371,9 +372,21 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
 
 
 def spaces_of(sample, image_shape, config, seed: int) -> list[list[Description]]:
-  """The descriptions of each space that start.spaces names, in its order."""
+  """The descriptions of each space that start.spaces names, in its order.
+
+  Spaces in which these images cannot be compared are left out.
+
+  Raises:
+    UserError: that is all of them.
+  """
   config, _ = symmetry.settled(config, sample, image_shape)
-  return [SPACES[name](sample, image_shape, config, seed) for name in config.start.spaces]
+  names = tuple(config.start.spaces)
+  every = [SPACES[name](sample, image_shape, config, seed) for name in names]
+  found = [space for space in every if space]
+  if not found:
+    raise UserError(f'config.start.spaces = {names} compares nothing of these images, '
+                    'which are grey: add pixels or edges.')
+  return found
 
 
 def of_neighbourhoods(sample, image_shape, config, seed: int) -> Assign:

@@ -1,6 +1,7 @@
 """The respects in which the start from neighbourhoods compares images.
 
-Each is a list of `Description`s, of which all cuts are taken together.
+Each is a list of `Description`s, of which all cuts are taken together; an empty one says
+that the images have nothing to be compared in that respect.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 
-from jdiffclust.clustering.starts import edges
+from jdiffclust.clustering.starts import colours, edges
 from jdiffclust.clustering.starts.denoiser_features import (
     NOISE, describe, train, unconditional)
 from jdiffclust.clustering.starts.neighbours import Description
@@ -21,7 +22,7 @@ def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
   """The pixels themselves, over each of the sets of views of the section `views`.
 
   Args:
-    sample: not looked at; so for the other spaces but the denoiser.
+    sample: not looked at; nor by edges.
     image_shape: (H, W, C).
     config: its section views.
     seed: of the views.
@@ -37,6 +38,19 @@ def of_edges(sample, image_shape, config, seed: int) -> list[Description]:
   """Histograms of the edges' directions (`edges.py`)."""
   del sample, image_shape, seed
   return [Description(edges.describe, placings=group(config.views))]
+
+
+def of_colours(sample, image_shape, config, seed: int) -> list[Description]:
+  """Histograms of colours (`colours.py`); none of grey images.
+
+  Args:
+    sample: images [n, D] in [-1, 1], which show whether there is colour.
+    image_shape: (H, W, C), of product D.
+    config, seed: not used.
+  """
+  del config, seed
+  in_colour = colours.in_colour(sample.reshape(-1, *image_shape))
+  return [Description(colours.describe)] if in_colour else []
 
 
 def of_denoiser(sample, image_shape, config, seed: int,
