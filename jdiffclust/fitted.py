@@ -31,6 +31,7 @@ from jdiffclust.data.dataset import ImageSource, array_source, load_source
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
+from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
@@ -675,10 +676,15 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   for line in config_lib.cautions(config):
     reporter.warning(line)
   tell_of(source, reporter)
-  config, symmetries = settle_for(config, source, reporter)
-  if symmetries or not store.resumes:
+  settled, found = settle_for(config, source)
+  if settled is not config:
+    config, method = settled, prepare(settled, source, build)
+  if found:
+    reporter.line('Symmetries, by the share of the evidence for them (.5 if so): '
+                  + symmetry.in_words(found))
+  symmetries = symmetry.as_dict(found) if found else None
+  if found or not store.resumes:
     store.keep_symmetries(symmetries)
-  method = prepare(config, source, build)
   if config.num_clusters == config_lib.AUTO:
     choice = choose_for(config, source, reporter)
     store.keep_choice(choice.as_dict())
@@ -697,9 +703,9 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
                   f'{config.m_step.most_visits})')
   store.keep_images(source)
   store.keep_config(config)
-  found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
-  fitted = Fitted(method, found.state.ema, found.responsibilities, found.bound,
-                  found.start, found.progress, store.choice(),
+  done = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
+  fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
+                  done.start, done.progress, store.choice(),
                   symmetries or store.symmetries())
   for _, text in fitted.advice:
     reporter.warning(text)
@@ -716,28 +722,21 @@ def tell_of(source: ImageSource, reporter: Reporter) -> None:
     reporter.warning(note)
 
 
-def settle_for(config, source: ImageSource,
-               reporter: Reporter) -> tuple[Any, dict | None]:
+def settle_for(config, source: ImageSource) -> tuple[Any, dict[str, Symmetry]]:
   """The config with every map's share of the views known, and what was found for it.
 
   Args:
     config: a config.
     source: the images.
-    reporter: is told.
 
   Returns:
-    A config; what was found, as JSON can hold it; None: all were given, or the method
-    makes no views.
+    A config; what was found: nothing if all were given, or the method makes no views.
   """
   read = config_lib.all_options()[config_lib.SYMMETRIES[0]].read_by(config.method)
   if not read or not symmetry.undecided(config):
-    return config, None
+    return config, {}
   sample = fit_sample(source, symmetry.MOST_IMAGES, config.seed)
-  config, found = symmetry.settled(config, sample, source.image_shape)
-  if found:
-    reporter.line(f'Symmetries of {len(sample):,} images (share of the evidence, .5 if '
-                  f'so): {symmetry.in_words(found)}')
-  return config, symmetry.as_dict(found)
+  return symmetry.settled(config, sample, source.image_shape)
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:

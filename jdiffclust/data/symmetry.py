@@ -33,6 +33,7 @@ Images that are copies, or frames of one film, speak against all maps.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -256,11 +257,10 @@ def settled(config, sample: np.ndarray, image_shape) -> tuple:
     return config, {}
   found = find(sample.reshape(-1, *image_shape), names,
                integer_seed(config.seed, 'symmetries'))
-  config = config.copy_and_resolve_references()
-  holds = {name for name, one in found.items() if one.holds}
-  with config.ignore_type():
-    for name in names:
-      config.views[name] = MAPS[name].views if name in holds else 0.
+  config = copy.deepcopy(config)
+  for name in names:
+    holds = name in found and found[name].holds
+    config.views[name] = MAPS[name].views if holds else 0.
   return config, found
 
 
