@@ -230,8 +230,8 @@ def fit(name: str, changes: Mapping[str, Any], workdir: pathlib.Path,
 
 def prepared(config, source):
   """The method of a config, and the images on their way to its devices."""
-  from jdiffclust.fitted import pipeline_of, prepare
-  method = prepare(config, source)
+  from jdiffclust.fitted import pipeline_of, prepare, settle_for
+  method = prepare(settle_for(config, source)[0], source)
   return method, pipeline_of(method, source)
 
 

@@ -28,11 +28,12 @@ from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.recognition import Recognised
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, start_of_all, tracked_images)
-from jdiffclust.data import preprocess
+from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import ImageSource, array_source, load_source
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
+from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
@@ -113,6 +114,8 @@ class Fitted:
     progress: the run's counters and its history, a dict per EM iteration.
     choice: how the number of clusters was chosen; None: it was given.
     recogniser: tells the clusters of images, if the start was made by recognition.
+    symmetries: which maps were found to leave the images' content alone, by the option
+      of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
   """
 
   method: Method
@@ -123,6 +126,7 @@ class Fitted:
   progress: dict
   choice: dict | None = None
   recogniser: Recognised | None = None
+  symmetries: dict | None = None
 
   @property
   def config(self):
@@ -684,6 +688,15 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   for line in config_lib.cautions(config):
     reporter.warning(line)
   tell_of(source, reporter)
+  settled, found = settle_for(config, source)
+  if settled is not config:
+    config, method = settled, prepare(settled, source, build)
+  if found:
+    reporter.line('Symmetries, by the share of the evidence for them (.5 if so): '
+                  + symmetry.in_words(found))
+  symmetries = symmetry.as_dict(found) if found else None
+  if found or not store.resumes:
+    store.keep_symmetries(symmetries)
   if config.num_clusters == config_lib.AUTO:
     choice = choose_for(config, source, reporter)
     store.keep_choice(choice.as_dict())
@@ -702,9 +715,10 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
                   f'{config.m_step.most_visits})')
   store.keep_images(source)
   store.keep_config(config)
-  found = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
-  fitted = Fitted(method, found.state.ema, found.responsibilities, found.bound,
-                  found.start, found.progress, store.choice(), found.recogniser)
+  done = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
+  fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
+                  done.start, done.progress, store.choice(), done.recogniser,
+                  symmetries or store.symmetries())
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -718,6 +732,23 @@ def tell_of(source: ImageSource, reporter: Reporter) -> None:
                      + (' ...' if len(source.skipped) > 5 else ''))
   for note in source.notes:
     reporter.warning(note)
+
+
+def settle_for(config, source: ImageSource) -> tuple[Any, dict[str, Symmetry]]:
+  """The config with every map's share of the views known, and what was found for it.
+
+  Args:
+    config: a config.
+    source: the images.
+
+  Returns:
+    A config; what was found: nothing if all were given, or the method makes no views.
+  """
+  read = config_lib.all_options()[config_lib.SYMMETRIES[0]].read_by(config.method)
+  if not read or not symmetry.undecided(config):
+    return config, {}
+  sample = fit_sample(source, symmetry.MOST_IMAGES, config.seed)
+  return symmetry.settled(config, sample, source.image_shape)
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
@@ -755,7 +786,8 @@ def load(workdir, config=None, reporter: Reporter | None = None,
       another fit.
   """
   stored = config_lib.fitted_config(workdir)
-  config = stored if config is None else config
+  config = stored if config is None else config_lib.copied(config)
+  config_lib.settle_like(stored, config)
   different = [line for line in config_lib.differences(stored, config)
                if not line.startswith('config.e_step.')]
   if different:
@@ -775,4 +807,5 @@ def load(workdir, config=None, reporter: Reporter | None = None,
   tau, kept = to_host(snapshot.responsibilities), Workdir(workdir)
   return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
                 snapshot.progress, kept.choice(),
-                recogniser_of(kept, snapshot.progress, made[0].config))
+                recogniser_of(kept, snapshot.progress, made[0].config),
+                kept.symmetries())

@@ -74,10 +74,12 @@ UNINFORMED_STARTS = ('random', 'latents')
 LATE_STARTS = ('latents',)
 RECOGNISED = 'recognition'  # the one that is kept, for new images
 # In which respects the start from neighbourhoods compares images: functions (sample,
-# image_shape, config, seed) -> a list of `neighbours.Description`.
+# image_shape, config, seed) -> a list of `neighbours.Description`; [] if these images
+# cannot be compared in that respect.
 SPACES = Registry('space', 'jdiffclust.clustering.starts', {
     'pixels': 'spaces:of_pixels',
     'edges': 'spaces:of_edges',
+    'colours': 'spaces:of_colours',
     'denoiser': 'spaces:of_denoiser',
 })
 SOURCES = Registry('source', 'jdiffclust.data.sources', {

@@ -31,6 +31,8 @@ from jdiffclust.training.checkpoints import Checkpoints, Snapshot, numbers_in
 from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
+SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
+
 
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
 
@@ -66,7 +68,7 @@ class Workdir(Store):
 
     Args:
       config: of the fit to come; an automatic number of clusters becomes the one that was
-        chosen when the run began.
+        chosen when the run began, and automatic shares of views those that it has.
 
     Raises:
       UserError: it is of another one; what differs is named.
@@ -76,6 +78,7 @@ class Workdir(Store):
     fitted = config_lib.fitted_config(self.path)
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
+    config_lib.settle_like(fitted, config)
     number = len(self._images_before().get('ids', ()))
     if number:  # what counts is how many steps they make of these images
       fitted, config = (config_lib.for_collection(c, number) for c in (fitted, config))
@@ -169,6 +172,20 @@ class Workdir(Store):
       raise UserError(f'{self.path / RECOGNISER} is missing or damaged: restore it, or '
                       'fit into a new workdir.')
     return arrays
+  def keep_symmetries(self, found: dict | None) -> None:
+    """Writes symmetries.json; None: removes what an earlier run left."""
+    if not is_main_process():
+      return
+    path = self.path / SYMMETRIES
+    if found is None:
+      path.unlink(missing_ok=True)
+    else:
+      files.write_text(path, json.dumps(found, indent=2) + '\n')
+
+  def symmetries(self) -> dict | None:
+    """What `keep_symmetries` wrote; None: all were given."""
+    path = self.path / SYMMETRIES
+    return json.loads(path.read_bytes()) if path.is_file() else None
 
   def restore(self, template, warn):
     """See `Checkpoints.restore_newest`."""

@@ -293,7 +293,7 @@ def test_a_copy_is_of_its_own():
   config.num_clusters = 'auto'
   copy = config_lib.copied(config)
   copy.num_clusters, copy.views.flip = 7, .5
-  assert (config.num_clusters, config.views.flip) == ('auto', 0.)
+  assert (config.num_clusters, config.views.flip) == ('auto', 'auto')
 
 
 def test_assignments_that_mean_an_option():
@@ -314,7 +314,7 @@ def test_assignments_that_mean_an_option():
     ('posterior', 'noise_low', .1, ['part of config.posterior.noise_range']),
     ('data', 'max_imags', 3, ['max_imags', "'max_images'"]),
     ('', 'seed', [3], ['seed = [3]', 'int']),
-    ('views', 'flip', 'x', ["flip = 'x'", 'float'])])
+    ('views', 'shift', 'x', ["shift = 'x'", 'float'])])
 def test_assignments_that_mean_none(section, name, value, fragments):
   """One line that names the option meant, or the type."""
   config = config_lib.default_config()

@@ -26,6 +26,7 @@ from benchmarks.common import (
     DATASETS, SCORES, add_fashion, cell, data_options, kept, make_parser, markdown, names)
 from jdiffclust.clustering.starts.neighbours import consensus_of_spaces, cuts_of
 from jdiffclust.data.dataset import images_at, load_source
+from jdiffclust.data.symmetry import settled
 from jdiffclust.evaluation.scores import clustering_scores
 from jdiffclust.registry import SPACES
 from jdiffclust.streams import integer_seed
@@ -44,15 +45,17 @@ def measure(dataset: str, spaces: list[str], options: dict, seed: int) -> dict:
   source = load_source(config.data)
   images = images_at(source, range(source.num_images))
   number, seed = config.num_clusters, integer_seed(config.seed, 'init')
+  config, _ = settled(config, images.reshape(len(images), -1), source.image_shape)
   with threadpool_limits(1):
     found = {}
     for name in spaces:
       space = SPACES[name](images.reshape(len(images), -1), source.image_shape, config,
                            seed)
-      found[name] = cuts_of(images, space, number, seed)
+      if space:  # colours: not of grey images
+        found[name] = cuts_of(images, space, number, seed)
     rows = {}
-    for size in range(1, len(spaces) + 1):
-      for some in itertools.combinations(spaces, size):
+    for size in range(1, len(found) + 1):
+      for some in itertools.combinations(found, size):
         tau = consensus_of_spaces([found[name] for name in some], number, seed)
         scores = clustering_scores(source.labels, tau.argmax(axis=1))
         rows[' + '.join(some)] = {name: scores[name] for name in SCORES}

@@ -36,7 +36,7 @@ class Labelled(NamedTuple):
   """Images and the clusters they were drawn from.
 
   Attributes:
-    images: float32 in [-1, 1], [n, SIDE, SIDE, 1].
+    images: float32 in [-1, 1], [n, H, W, C].
     labels: [n].
   """
 
@@ -44,7 +44,7 @@ class Labelled(NamedTuple):
   labels: np.ndarray
 
 
-def _distance(points, start, end):
+def distance(points, start, end):
   """Distance of points [n, 2] to the segment from `start` to `end`, [n]."""
   start, along = np.asarray(start), np.subtract(end, start)
   share = np.clip((points - start) @ along / (along @ along), 0, 1)
@@ -77,7 +77,7 @@ def draw(figures, num: int, seed: int, jitter: float = .12,
     angle, shear, *rest = jitter * rng.normal(size=6)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = (grid + rest[:2]) @ (turn @ [[1, 0], [shear, 1]] * np.exp(rest[2:])).T
-    distance = np.min([_distance(points, *stroke) for stroke in strokes[label]], axis=0)
+    distance = np.min([distance(points, *stroke) for stroke in strokes[label]], axis=0)
     width, contrast = rng.uniform(.15, .25), rng.uniform(.7, 1.)
     ink = contrast / (1 + np.exp((distance - width) / .06))
     images.append(2 * ink - 1 + noise * rng.normal(size=len(ink)))

@@ -29,6 +29,7 @@ from jdiffclust.clustering.cluster_ddpm import latent_mixture, model
 from jdiffclust.clustering.cluster_ddpm.method import ClusterDDPM
 from jdiffclust.clustering.generation import sample_from
 from jdiffclust.clustering.method import Method, Networks, latents_of
+from jdiffclust.data.symmetry import MAPS
 from jdiffclust.networks.vector import VectorDenoiser
 from jdiffclust.progress import Reporter
 from jdiffclust.sharding import replicate, to_host
@@ -107,8 +108,8 @@ class LatentPipeline:
 def settings_of_second(config):
   """The config of CDDPM: that of the run, without views, of which vectors have none."""
   config = config.copy_and_resolve_references()  # the sections too, unlike ConfigDict()
-  with config.unlocked():
-    for name in ('rotation', 'scale', 'shear', 'shift', 'flip'):
+  with config.unlocked(), config.ignore_type():
+    for name in ('rotation', 'scale', 'shear', 'shift', *MAPS):
       config.views[name] = 0.
     config.posterior.num_views = 0
     config.diffusion.decoder = 'gaussian'

@@ -10,6 +10,7 @@ from typing import Any
 # Whom an option is for: whoever has images to cluster; whoever fits a run to a machine;
 # whoever works on the model.
 LEVELS = ('person', 'machine', 'model')
+AUTO = 'auto'  # the word for what is found out from the images when a run begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,13 @@ def real(default: float, low: float, high: float, meaning: str, open_low: bool =
   return Option(default, f'a number in {bracket}{low:g}, {high:g}]',
                 lambda v: (low < v if open_low else low <= v) and v <= high,
                 meaning, **kwargs)
+
+
+def auto_share(meaning: str, **kwargs) -> Option:
+  """An option that is a share, found out from the images by default."""
+  return Option(AUTO, f'a number in [0, 1], or {AUTO!r}',
+                lambda v: v == AUTO or 0 <= v <= 1, f'{meaning}; auto: it is found out '
+                'from the images', word=AUTO, kinds=(int, float), **kwargs)
 
 
 def choice(default: Any, choices: Sequence[Any], meaning: str, **kwargs) -> Option:

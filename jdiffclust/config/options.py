@@ -16,17 +16,19 @@ import ml_collections
 import numpy as np
 
 from jdiffclust.config.option import (
-    Option, choice, closest, flag, integer, integers, names, nearest, real, text)
+    AUTO, Option, auto_share, choice, closest, flag, integer, integers, names, nearest,
+    real, text)
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
     BETAS, GRIDS, METHODS, PULLS, RESTORERS, SAMPLERS, SOURCES, SPACES, STARTS,
     UNINFORMED_STARTS)
 
-AUTO = 'auto'  # the num_clusters to be chosen
 ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
 BEST = 'best'  # the start of the best bound
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
+# Which maps leave the images' content alone; auto: it is found out when a run begins.
+SYMMETRIES = ('views.flip', 'views.upside_down', 'views.quarter_turns')
 FEWEST_STEPS = 50  # gradient steps of an EM iteration, however few the images
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
@@ -115,8 +117,9 @@ OPTIONS: Mapping[str, Any] = {
                        'by neighbours alone, by simpler means; best: the one of '
                        'start.candidates with the best bound; umap needs the extra umap, '
                        'latents a method that has them', **PERSON),
-        'spaces': names(('pixels', 'edges'), tuple(SPACES), 'what start=neighbours '
-                        'compares, by consensus: pixels over views, directions of edges, '
+        'spaces': names(('pixels', 'edges', 'colours'), tuple(SPACES), 'what '
+                        'start=neighbours compares, by consensus: pixels over views, '
+                        'directions of edges, colours (of images that are not grey), '
                         'features of a denoiser'),
         'candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {CANDIDATES}',
@@ -148,8 +151,13 @@ OPTIONS: Mapping[str, Any] = {
                       **PERSON),
         'shift': real(.05, 0, 1, 'the shift of a random view, standard deviation as a '
                       "share of the image's side", **PERSON),
-        'flip': real(0., 0, 1, 'the share of random views that are mirrored, left to '
-                     'right', **PERSON),
+        'flip': auto_share('the share of random views that are mirrored, left to right',
+                           **PERSON, **CLUSTERED),
+        'upside_down': auto_share('the share of random views of which top and bottom are '
+                                  'exchanged', **PERSON, **CLUSTERED),
+        'quarter_turns': auto_share('the share of random views that are turned by one, '
+                                    'two or three quarters (square images only)',
+                                    **PERSON, **CLUSTERED),
     },
     'recognition': {
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
@@ -168,7 +176,7 @@ OPTIONS: Mapping[str, Any] = {
         'view_size': real(1.5, 0, 10, 'the size of the random views that the network '
                           'learns from, in multiples of the section views'),
         'num_views': integer(4, 0, 'mild views of an image over which, and itself, its '
-                             'features are averaged'),
+                             'features are averaged; more where images have symmetries'),
     },
     'em': {
         'posterior': choice('amortised', ('amortised', 'monte_carlo'), 'where the '
@@ -453,7 +461,8 @@ OPTIONS: Mapping[str, Any] = {
 
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
-         'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0}
+         'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
+         'views.upside_down': 0., 'views.quarter_turns': 0.}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'

@@ -245,7 +245,8 @@ def check_against_data(config, image_shape, num_images: int) -> None:
 
   Raises:
     UserError: more clusters than images, a U-Net too deep for the images, or low images
-      of a size that is no whole number.
+      of a size that is no whole number, or quarter turns of images that are not
+      square.
   """
   half = min(num_images, CHOOSE_IMAGES) // 2
   if config.num_clusters == AUTO and half <= 3:
@@ -261,6 +262,10 @@ def check_against_data(config, image_shape, num_images: int) -> None:
         f'config.num_clusters = {config.num_clusters} exceeds the {num_images} images: '
         f'it must be in 1..{num_images}.')
   height, width, _ = image_shape
+  turns = config.views.quarter_turns
+  if turns != AUTO and turns > 0 and height != width:
+    raise UserError(f'config.views.quarter_turns = {turns}, but images of '
+                    f'{height}x{width} are not square: set it to 0.')
   reduction = config.sr3.factor
   if config.method == 'sr3' and (height % reduction or width % reduction):
     raise UserError(f'Images of {height}x{width} are not divisible by config.sr3.factor '

@@ -10,8 +10,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADDED, FIXED, PAIRED, RENAMED, all_options, default_config, flatten, options,
-    unknown_option)
+    ADDED, AUTO, FIXED, PAIRED, RENAMED, SYMMETRIES, all_options, default_config, flatten,
+    options, unknown_option)
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
@@ -95,6 +95,18 @@ def differences(fitted, wanted) -> list[str]:
           for name, option in known.items()
           if option.defines_run and option.read_by(fitted.method)
           and old[name] != new[name]]
+
+
+def settle_like(fitted, config) -> None:
+  """Sets each of SYMMETRIES that `config` leaves to the images as a fitted config has it.
+
+  Args:
+    fitted: the config of a run that has begun.
+    config: is changed.
+  """
+  known = flatten(fitted)
+  config.update_from_flattened_dict(
+      {name: known[name] for name in SYMMETRIES if flatten(config)[name] == AUTO})
 
 
 def has_config(workdir) -> bool:

@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# Turns by 0, 1, 2 and 3 quarters, of offsets (y, x): `numpy.rot90` as often.
+QUARTERS = np.array([[[1, 0], [0, 1]], [[0, 1], [-1, 0]], [[-1, 0], [0, -1]],
+                     [[0, -1], [1, 0]]], np.float32)
 
 
 class AffineMaps(NamedTuple):
@@ -21,16 +26,14 @@ class AffineMaps(NamedTuple):
   shift: jax.Array
 
 
-def draw_maps(key, num: int, options) -> AffineMaps:
+def draw_small_maps(key, num: int, options) -> AffineMaps:
   """Draws maps whose rotation, scale, shear and shift are independent normals.
-
-  With probability `flip` the view is mirrored, left and right exchanged.
 
   Args:
     key: a typed key.
     num: n, how many.
     options: the `views` section of a config: standard deviations of rotation (radians),
-      scale (of the logarithm, each axis), shear and shift (share of the side); flip.
+      scale (of the logarithm, each axis), shear and shift (share of the side).
 
   Returns:
     `AffineMaps` of n.
@@ -43,10 +46,36 @@ def draw_maps(key, num: int, options) -> AffineMaps:
   stack = lambda rows: jnp.stack([jnp.stack(row, -1) for row in rows], -2)
   rotate = stack([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
   slant = stack([[one, zero], [shear, one]])
-  mirrored = jax.random.bernoulli(jax.random.fold_in(key, 1), options.flip, (num,))
-  scale = scale * jnp.stack([one, jnp.where(mirrored, -1., 1.)], -1)
   matrix = jnp.einsum('nij,njk,nk->nik', rotate, slant, scale)
   return AffineMaps(matrix, options.shift * normal[:, 4:])
+
+
+def draw_maps(key, num: int, options) -> AffineMaps:
+  """Draws small maps, and mirrors or turns what they make.
+
+  With probability `flip` left and right are exchanged; with probability `upside_down`
+  top and bottom are; with probability `quarter_turns` the view is then turned by one, two
+  or three quarters, each as likely.
+
+  Args:
+    key: a typed key.
+    num: n, how many.
+    options: the `views` section of a config: as of `draw_small_maps`; flip, upside_down
+      and quarter_turns, which are numbers by now (`symmetry.settled`).
+
+  Returns:
+    `AffineMaps` of n.
+  """
+  small = draw_small_maps(key, num, options)
+  happens = lambda draw, share: jax.random.bernoulli(
+      jax.random.fold_in(key, draw), share, (num,))
+  signs = jnp.stack([jnp.where(which, -1., 1.) for which in (
+      happens(2, options.upside_down), happens(1, options.flip))], -1)
+  turns = jnp.where(happens(3, options.quarter_turns),
+                    jax.random.randint(jax.random.fold_in(key, 4), (num,), 1, 4), 0)
+  matrix = jnp.einsum('nij,njk->nik', small.matrix * signs[:, None],
+                      jnp.asarray(QUARTERS)[turns])
+  return small._replace(matrix=matrix)
 
 
 def transform(image, maps: AffineMaps) -> jax.Array:

@@ -15,6 +15,7 @@ import jinja2
 from PIL import Image
 
 from jdiffclust import files
+from jdiffclust.data.symmetry import MAPS
 from jdiffclust.evaluation import diagnostics
 
 _DASH = '–'
@@ -129,8 +130,9 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       ari, method), baselines ({name: scores}), bound_bits_per_dim, mean_probability
       (of the chosen clusters), reliability (rows of `evaluation.scores.reliability`),
       num_em_iterations, num_clusters_choice (with chosen, confidence, within_one,
-      numbers), train_images_per_second, e_step_evaluations_per_second, wall_seconds,
-      devices, versions, warnings, advice (at the end, a text by kind), stop_reason,
+      numbers), symmetries (`data.symmetry.Symmetry` as a dict by name),
+      train_images_per_second, e_step_evaluations_per_second, wall_seconds, devices,
+      versions, warnings, advice (at the end, a text by kind), stop_reason,
       history (a dict for each EM iteration), sample_quality (the summary of
       `evaluation.sample_quality.measure`), latents (the summary of
       `evaluation.latent_space.LatentResults`). Further entries are not shown.
@@ -153,6 +155,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       facts=_facts(summary),
       scores=_scores(summary),
       choice=summary.get('num_clusters_choice'),
+      symmetries=_symmetries(summary.get('symmetries') or {}),
       reliability=[(row['low'], row['high'], _number(row['num_images']),
                     _percent(row['expected']), _percent(row['right']))
                    for row in summary.get('reliability') or ()],
@@ -264,6 +267,12 @@ def _latents(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
           for name, key in (('Latents', 'latents'), ('Raw pixels', 'pixels'))],
       'terms': [(name, significant(values[0]), significant(values[-1]))
                 for name, values in found['terms'].items()]}
+
+
+def _symmetries(found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+  """What was found of each map: what it does, if it holds, the share and its error."""
+  return [(MAPS[name].text, 'yes' if one['holds'] else 'no', _number(one['share'], 2),
+           _number(one['error'], 2)) for name, one in found.items()]
 
 
 def _run(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

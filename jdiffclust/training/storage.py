@@ -44,6 +44,11 @@ class Store:
     Raises:
       UserError: it cannot be read any more.
     """
+  def keep_symmetries(self, found: dict | None) -> None:
+    """Keeps which maps were found to be symmetries; None: all were given."""
+
+  def symmetries(self) -> dict | None:
+    """What `keep_symmetries` was given."""
     return None
 
   def restore(self, template: Callable,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from jdiffclust.data.views import AffineMaps, draw_maps, transform
+from jdiffclust.data.views import AffineMaps, draw_maps, draw_small_maps, transform
 
-OPTIONS = dict(rotation=.3, scale=.2, shear=.2, shift=.1, flip=.5)
+OPTIONS = dict(rotation=.3, scale=.2, shear=.2, shift=.1, flip=.5,
+               upside_down=.5, quarter_turns=.5)
 
 
 def options(**changes):
@@ -84,7 +85,7 @@ def test_all_parts_are_independent():
   """Rotation, both scales, shear and both shifts, told from the maps: correlations of 0
   (4 standard errors), and the spreads asked for."""
   num = 4000
-  maps = draw_maps(jax.random.key(5), num, options(flip=0.))
+  maps = draw_small_maps(jax.random.key(5), num, options())
   matrix = np.asarray(maps.matrix, np.float64)
   angle = np.arctan2(-matrix[:, 0, 1], matrix[:, 1, 1])
   cos, sin = np.cos(angle), np.sin(angle)
@@ -100,14 +101,44 @@ def test_all_parts_are_independent():
   np.testing.assert_allclose(parts.std(axis=1), spread, rtol=4 / (2 * num)**.5)
 
 
-def test_flip_exchanges_left_and_right():
+@pytest.mark.parametrize('name, axis', [('flip', 1), ('upside_down', 0)])
+def test_exchanges(name, axis):
   """Alone and at 1 every view is NumPy's mirror image; at .3 that share is."""
   image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, 8, 3)), jnp.float32)
   alone = dict.fromkeys(OPTIONS, 0.)
-  maps = draw_maps(jax.random.key(3), 4, options(**alone | {'flip': 1.}))
+  maps = draw_maps(jax.random.key(3), 4, options(**alone | {name: 1.}))
   for view in jax.vmap(transform, (None, 0))(image, maps):
-    np.testing.assert_allclose(view, np.flip(image, axis=1), atol=1e-6)
+    np.testing.assert_allclose(view, np.flip(image, axis=axis), atol=1e-6)
   num = 4000
-  maps = draw_maps(jax.random.key(4), num, options(**alone | {'flip': .3}))
-  share = float(np.mean(np.asarray(maps.matrix)[:, 1, 1] < 0))
+  maps = draw_maps(jax.random.key(4), num, options(**alone | {name: .3}))
+  share = float(np.mean(np.asarray(maps.matrix)[:, axis, axis] < 0))
   assert abs(share - .3) < 4 * (.3 * .7 / num)**.5
+
+
+def test_quarter_turns():
+  """One, two and three are NumPy's, each as often; at .6 that share is turned at all."""
+  image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 6, 3)), jnp.float32)
+  num = 3000
+  maps = draw_maps(jax.random.key(3), num, options(
+      **dict.fromkeys(OPTIONS, 0.) | {'quarter_turns': .6}))
+  views = np.asarray(jax.vmap(transform, (None, 0))(image, maps))
+  turned = np.stack([np.rot90(image, quarters) for quarters in range(4)])
+  away = np.abs(views[:, None] - turned).max(axis=(2, 3, 4))
+  np.testing.assert_allclose(away.min(axis=1), 0, atol=1e-5)
+  for found, share in zip(np.bincount(away.argmin(axis=1)) / num, (.4, .2, .2, .2)):
+    assert abs(found - share) < 4 * (share * (1 - share) / num)**.5
+
+
+def test_views_are_mirrored_and_turned_at_last():
+  """The small map of the same key, then the exchange of left and right, then a turn."""
+  image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 6, 1)), jnp.float32)
+  both = options(flip=1., upside_down=0., quarter_turns=1.)
+  small = draw_small_maps(jax.random.key(3), 9, both)
+  maps = draw_maps(jax.random.key(3), 9, both)
+  np.testing.assert_array_equal(maps.shift, small.shift)
+  for number in range(9):
+    view = transform(image, jax.tree.map(lambda a: a[number], maps))
+    one = jax.tree.map(lambda a: a[number], small)
+    mirrored = np.asarray(transform(image, one))[:, ::-1]
+    assert min(np.abs(view - np.rot90(mirrored, quarters)).max()
+               for quarters in (1, 2, 3)) < 1e-4

@@ -36,8 +36,9 @@ from threadpoolctl import threadpool_limits
 from jdiffclust.clustering.starts.neighbours import (
     NeighbourDistances, consensus, cuts, embeddings, find_neighbours, graphs,
     indicator_matrix)
+from jdiffclust.data import symmetry
+from jdiffclust.data.views import draw_small_maps
 from jdiffclust.evaluation.features import principal_components
-from jdiffclust.data.views import draw_maps
 from jdiffclust.streams import integer_seed
 
 TOLERANCE = .01  # of modularity
@@ -196,11 +197,14 @@ def choose_number(sample: np.ndarray, image_shape, config,
   """
   options = config.em
   seed = integer_seed(config.seed, 'num_clusters')
-  maps = draw_maps(jax.random.key(seed), config.views.num, config.views)
+  config, _ = symmetry.settled(config, sample, image_shape)
+  maps = draw_small_maps(jax.random.key(seed), config.views.num, config.views)
+  images = sample.reshape(-1, *image_shape)
+  placed = [placing(images) for placing in symmetry.group(config.views)]
   low, high = options.auto_clusters
   with threadpool_limits(1):
     features = principal_components(
         sample, config.start.components).transform(sample)
-  return choose(find_neighbours(sample.reshape(-1, *image_shape), maps),
+  return choose(find_neighbours(images, maps, placed),
                 features.astype(np.float64), range(low, high + 1), options.auto_parts,
                 config.start.noise, seed, advance)

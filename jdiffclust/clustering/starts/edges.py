@@ -20,7 +20,7 @@ FAINT = 1e-3  # of the histogram: below, rounding would decide where an edge run
 BATCH = 256  # images described at once
 
 
-def _sharing(positions, nodes: int, period: bool):
+def sharing(positions, nodes: int, period: bool):
   """Linear interpolation: the weights [..., nodes] of nodes 0, 1, ... at positions."""
   nodes_at = jnp.arange(nodes, dtype=positions.dtype)
   away = jnp.abs(jax.vmap(lambda node: positions - node, out_axes=-1)(nodes_at))
@@ -32,7 +32,7 @@ def _sharing(positions, nodes: int, period: bool):
 def _cells(side: int):
   """The weights [side, CELLS] of the cells for a row of pixels; 0 beyond the last."""
   centres = (jnp.arange(side, dtype=jnp.float32) + .5) / side * CELLS - .5
-  return _sharing(centres, CELLS, False)
+  return sharing(centres, CELLS, False)
 
 
 def orientations(image) -> jax.Array:
@@ -56,7 +56,7 @@ def orientations(image) -> jax.Array:
   rise, run = jnp.take_along_axis(slopes, steepest[None, ..., None], axis=-1)[..., 0]
   norm = jnp.hypot(rise, run)
   direction = jnp.arctan2(rise, run) / (2 * jnp.pi) * DIRECTIONS % DIRECTIONS
-  shares = _sharing(direction, DIRECTIONS, True)
+  shares = sharing(direction, DIRECTIONS, True)
   histogram = jnp.einsum('yx,yxd,ya,xb->abd', norm, shares, _cells(height), _cells(width))
   return histogram / jnp.maximum(jnp.sqrt(jnp.sum(histogram**2)), FAINT)
 

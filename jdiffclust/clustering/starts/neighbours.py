@@ -6,7 +6,9 @@ images is the smallest one over random views of either (small rotations, shifts,
   d(i, j)^2 = min_k min(norm2(T_k x_i - x_j), norm2(x_i - T_k x_j)),   T_0 = identity,
 
 or one of what is described rather than of pixels: edges (`edges.py`), or the features of
-a denoiser (`denoiser_features.py`), where T_0 may be the only view.
+a denoiser (`denoiser_features.py`), where T_0 may be the only view. Where mirroring or
+quarter turns are symmetries of the images (`symmetry.py`), x_j is first placed so that it
+is nearest to x_i.
 
 The nearest neighbours by d make a graph, weighted by the self-tuning kernel
 exp(-d_ij^2 / (s_i s_j)), s_i the distance of the last neighbour (Zelnik-Manor and
@@ -43,7 +45,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.partitions import Assign
+from jdiffclust.data import symmetry
+from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
+from jdiffclust.errors import UserError
 from jdiffclust.registry import SPACES
 
 # The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
@@ -74,9 +79,12 @@ def _distances_over_views(images, candidates, maps: AffineMaps):
   return jnp.minimum(jnp.maximum(squares, 0).min(axis=1), own)
 
 
-def nearest_by_views(images, sample, maps: AffineMaps | None,
-                     num: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest_by_views(images, sample, maps: AffineMaps | None, num: int,
+                     placed: Sequence = ()) -> tuple[np.ndarray, np.ndarray]:
   """The nearest images of a sample, by the smallest distance over views.
+
+  An image of the sample is compared as it is, or as one of `placed` that is nearer by
+  plain distance.
 
   Args:
     images: [n, H, W, C].
@@ -84,20 +92,27 @@ def nearest_by_views(images, sample, maps: AffineMaps | None,
     maps: K views of each of `images`; the image itself is one more, and the only one
       with None.
     num: how many neighbours, at most m.
+    placed: the sample mirrored or turned, as often as that is a symmetry: each of its
+      shape.
 
   Returns:
     Their indices in the sample [n, num], in no order, which are the `num` nearest by
     plain distance, and their squared distances over the views [n, num].
   """
-  sample = jnp.asarray(sample, jnp.float32).reshape(len(sample), -1)
+  count = len(sample)
+  sample = jnp.concatenate([jnp.asarray(some, jnp.float32).reshape(count, -1)
+                            for some in (sample, *placed)])
 
   def of_block(rows):
     block = jnp.asarray(images[rows], jnp.float32)
     plain = np.asarray(_plain_distances(block.reshape(BLOCK, -1), sample))
-    near = np.argpartition(plain, num - 1, axis=1)[:, :num]
+    plain = plain.reshape(BLOCK, -1, count)
+    smallest = plain.min(axis=1)
+    near = np.argpartition(smallest, num - 1, axis=1)[:, :num]
     if maps is None:
-      return near, np.maximum(np.take_along_axis(plain, near, axis=1), 0)
-    return near, _distances_over_views(block, sample[near], maps)
+      return near, np.maximum(np.take_along_axis(smallest, near, axis=1), 0)
+    which = np.take_along_axis(plain.argmin(axis=1), near, axis=1)
+    return near, _distances_over_views(block, sample[which * count + near], maps)
 
   found, squares = in_blocks(of_block, len(images), BLOCK)
   return found, squares.astype(np.float64)
@@ -157,10 +172,15 @@ class NeighbourDistances:
     return graph.maximum(graph.T)
 
 
-def find_neighbours(images, maps: AffineMaps | None) -> NeighbourDistances:
-  """The `NeighbourDistances` of images [n, H, W, C] among themselves, by their views."""
-  return NeighbourDistances(*nearest_by_views(images, images, maps,
-                                              min(CANDIDATES + 1, len(images))))
+def find_neighbours(images, maps: AffineMaps | None,
+                    placed: Sequence = ()) -> NeighbourDistances:
+  """The `NeighbourDistances` of images [n, H, W, C] among themselves, by their views.
+
+  Args:
+    images, maps, placed: as of `nearest_by_views`, the images being the sample.
+  """
+  return NeighbourDistances(*nearest_by_views(
+      images, images, maps, min(CANDIDATES + 1, len(images)), placed))
 
 
 def unit_rows(matrix: np.ndarray) -> np.ndarray:
@@ -277,10 +297,16 @@ class Description(NamedTuple):
   Attributes:
     describe: from images [n, H, W, C] to what is compared in their place, [n, h, w, c].
     maps: views of what is compared; None: it alone.
+    placings: the images' symmetries, see `symmetry.group`.
   """
 
   describe: Callable[[np.ndarray], np.ndarray]
   maps: AffineMaps | None = None
+  placings: Sequence[Placing] = ()
+
+  def placed(self, images: np.ndarray) -> list[np.ndarray]:
+    """What is described of images under each of the symmetries, [n, h, w, c]."""
+    return [self.describe(placing(images)) for placing in self.placings]
 
 
 def cuts_of(images, space: Sequence[Description], num_clusters: int,
@@ -288,7 +314,8 @@ def cuts_of(images, space: Sequence[Description], num_clusters: int,
   """All cuts of the graphs of a space's descriptions of images: cell numbers [n] each."""
   found = []
   for description in space:
-    near = find_neighbours(description.describe(images), description.maps)
+    near = find_neighbours(description.describe(images), description.maps,
+                           description.placed(images))
     found += cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
   return found
 
@@ -326,16 +353,18 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
     tau = consensus_of_spaces([cuts_of(sample, space, num_clusters, seed)
                                for space in spaces], num_clusters, seed)
   first = spaces[0][0]
-  described = functools.cache(lambda: first.describe(sample))  # all may be of the sample
+  # All may be of the sample.
+  described = functools.cache(lambda: (first.describe(sample), first.placed(sample)))
 
   def assign(images, indices):
     del indices
     owners = np.array([rows.get(image.tobytes(), -1) for image in images])
     unknown = owners < 0
     if unknown.any():
+      as_is, placed = described()
       found, squares = nearest_by_views(
           first.describe(images[unknown].reshape(-1, *image_shape)),
-          described(), first.maps, min(CANDIDATES, count))
+          as_is, first.maps, min(CANDIDATES, count), placed)
       owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
     return tau[owners]
 
@@ -343,8 +372,21 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
 
 
 def spaces_of(sample, image_shape, config, seed: int) -> list[list[Description]]:
-  """The descriptions of each space that start.spaces names, in its order."""
-  return [SPACES[name](sample, image_shape, config, seed) for name in config.start.spaces]
+  """The descriptions of each space that start.spaces names, in its order.
+
+  Spaces in which these images cannot be compared are left out.
+
+  Raises:
+    UserError: that is all of them.
+  """
+  config, _ = symmetry.settled(config, sample, image_shape)
+  names = tuple(config.start.spaces)
+  every = [SPACES[name](sample, image_shape, config, seed) for name in names]
+  found = [space for space in every if space]
+  if not found:
+    raise UserError(f'config.start.spaces = {names} compares nothing of these images, '
+                    'which are grey: add pixels or edges.')
+  return found
 
 
 def of_neighbourhoods(sample, image_shape, config, seed: int) -> Assign:

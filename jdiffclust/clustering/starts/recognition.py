@@ -12,8 +12,9 @@ have a cell of its own. A network cannot learn by heart what a few steps show it
 time differently: it learns what cells have in common, and not where the start errs.
 
 Its last features before the answer, averaged over an image and some mild views of it
-and standardised, are then asked what pixels were asked: which images are neighbours, by
-the same cuts and the same consensus. That is the partition (`cut`).
+(mirrored or turned where that is a symmetry of the images) and standardised, are then
+asked what pixels were asked: which images are neighbours, by the same cuts and the same
+consensus. That is the partition (`cut`).
 
 An image that was not fitted has the responsibilities of its nearest fitted images by
 these features, weighted by the inverse of the squared distance: the same image has its
@@ -37,7 +38,9 @@ from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.choose import modularity
 from jdiffclust.clustering.starts.neighbours import (
     consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
-from jdiffclust.data.views import draw_maps, random_views, transform
+from jdiffclust.data import symmetry
+from jdiffclust.data.views import (
+    AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
 from jdiffclust.networks.recognition import RecognitionNetwork
 from jdiffclust.streams import integer_seed, stream
@@ -57,7 +60,7 @@ class Trained(NamedTuple):
   Attributes:
     network: the module.
     variables: its parameters and running means.
-    maps: the mild views over which features are averaged.
+    maps: the views over which features are averaged, the image itself the first.
   """
 
   network: RecognitionNetwork
@@ -146,11 +149,23 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   return Trained(network, variables, mild_views(config))
 
 
-def mild_views(config):
-  """The maps over which features are averaged, the same ones for all images."""
+def mild_views(config) -> AffineMaps:
+  """The views over which features are averaged, the same ones for all images.
+
+  Mild maps, the first of which is none; with each of the images' symmetries equally
+  often, so that the features of an image and of its mirror image are much the same.
+
+  Args:
+    config: its seed, and the sections recognition and views, settled.
+  """
   options = config.recognition
-  return draw_maps(stream(config.seed, 'recognition_views'), options.num_views,
-                   scaled_views(config.views, MILD * options.view_size))
+  placings = (symmetry.Placing(False, 0), *symmetry.group(config.views))
+  count = -(-(1 + options.num_views) // len(placings)) * len(placings)
+  mild = draw_small_maps(stream(config.seed, 'recognition_views'), count,
+                         scaled_views(config.views, MILD * options.view_size))
+  matrix = mild.matrix.at[0].set(jnp.eye(2))
+  placed = jnp.asarray([placings[k % len(placings)].matrix for k in range(count)])
+  return AffineMaps(jnp.einsum('kij,kjl->kil', matrix, placed), mild.shift.at[0].set(0.))
 
 
 def minibatches(count: int, size: int, number: int, seed: int):
@@ -165,8 +180,7 @@ def minibatches(count: int, size: int, number: int, seed: int):
 
 @jax.jit(static_argnums=0)
 def _features(network, variables, images, maps):
-  views = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
-  seen = jnp.concatenate([images[None], views])
+  seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
   features = network.apply(variables, seen.reshape(-1, *images.shape[1:]))[1]
   return features.reshape(len(seen), len(images), -1).mean(axis=0)
 
@@ -293,6 +307,7 @@ def of_recognition(
   number = config.num_clusters
   if number == 1:
     return of_neighbourhoods(sample, image_shape, config, seed)
+  config, _ = symmetry.settled(config, sample, image_shape)
   finer = ml_collections.ConfigDict(config)
   finer.num_clusters = min(round(number * config.recognition.cells), len(sample))
   cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)

@@ -1,6 +1,7 @@
 """The respects in which the start from neighbourhoods compares images.
 
-Each is a list of `Description`s, of which all cuts are taken together.
+Each is a list of `Description`s, of which all cuts are taken together; an empty one says
+that the images have nothing to be compared in that respect.
 """
 
 from __future__ import annotations
@@ -9,32 +10,47 @@ from collections.abc import Callable
 
 import jax
 
-from jdiffclust.clustering.starts import edges
+from jdiffclust.clustering.starts import colours, edges
 from jdiffclust.clustering.starts.denoiser_features import (
     NOISE, describe, train, unconditional)
 from jdiffclust.clustering.starts.neighbours import Description
-from jdiffclust.data.views import draw_maps
+from jdiffclust.data.symmetry import group
+from jdiffclust.data.views import draw_small_maps
 
 
 def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
   """The pixels themselves, over each of the sets of views of the section `views`.
 
   Args:
-    sample: not looked at; so for the other spaces but the denoiser.
+    sample: not looked at; nor by edges.
     image_shape: (H, W, C).
     config: its section views.
     seed: of the views.
   """
   del sample, image_shape
   views = config.views
-  return [Description(lambda images: images, draw_maps(key, views.num, views))
+  return [Description(lambda images: images, draw_small_maps(key, views.num, views),
+                      group(views))
           for key in jax.random.split(jax.random.key(seed), views.sets)]
 
 
 def of_edges(sample, image_shape, config, seed: int) -> list[Description]:
   """Histograms of the edges' directions (`edges.py`)."""
-  del sample, image_shape, config, seed
-  return [Description(edges.describe)]
+  del sample, image_shape, seed
+  return [Description(edges.describe, placings=group(config.views))]
+
+
+def of_colours(sample, image_shape, config, seed: int) -> list[Description]:
+  """Histograms of colours (`colours.py`); none of grey images.
+
+  Args:
+    sample: images [n, D] in [-1, 1], which show whether there is colour.
+    image_shape: (H, W, C), of product D.
+    config, seed: not used.
+  """
+  del config, seed
+  in_colour = colours.in_colour(sample.reshape(-1, *image_shape))
+  return [Description(colours.describe)] if in_colour else []
 
 
 def of_denoiser(sample, image_shape, config, seed: int,
@@ -52,5 +68,6 @@ def of_denoiser(sample, image_shape, config, seed: int,
   del seed
   network = make_network(config)
   variables = train(network, sample.reshape(-1, *image_shape), config)
-  return [Description(describe(network, variables, NOISE, image_shape, config, draw))
+  return [Description(describe(network, variables, NOISE, image_shape, config, draw),
+                      placings=group(config.views))
           for draw in range(config.views.sets)]

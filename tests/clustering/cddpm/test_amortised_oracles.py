@@ -187,7 +187,7 @@ def tiny_posterior():
   variables = jax.tree.map(
       lambda s: jnp.asarray(.3 * rng.normal(size=s.shape), jnp.float32), shapes)
   views = types.SimpleNamespace(rotation=.2, scale=.1, shear=.1, shift=.1,
-                                flip=0.)
+                                flip=0., upside_down=0., quarter_turns=0.)
   return Posterior(network.apply, settings(num_views=3), views), variables
 
 
@@ -241,7 +241,8 @@ def gradient_of(monkeypatch, oracle):
   return of
 
 
-MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1.)
+MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1.,
+                               upside_down=0., quarter_turns=0.)
 
 
 @pytest.mark.parametrize('means', ['weighted', 'gradient'])

@@ -194,7 +194,8 @@ def test_anchor_pools_the_start(anchor, key):
 def flips(share):
   """Views that are the mirror image with some probability."""
   return types.SimpleNamespace(**default_config().views.to_dict() | dict.fromkeys(
-      ('rotation', 'scale', 'shear', 'shift'), 0.) | {'flip': share})
+      ('rotation', 'scale', 'shear', 'shift'), 0.) | {
+          'flip': share, 'upside_down': 0., 'quarter_turns': 0.})
 
 
 def test_the_encoder_sees_views(key):

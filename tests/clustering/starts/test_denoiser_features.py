@@ -26,6 +26,7 @@ def promoting():
 def config_of(**start):
   config = default_config()
   config.update(num_clusters=2, seed=3)
+  config.views.update(flip=0., upside_down=0., quarter_turns=0.)
   config.network.update(channels=8, channel_multipliers=(1,), blocks_per_level=1,
                         middle_attention=False)
   config.diffusion.update(num_steps=20, betas='cosine')

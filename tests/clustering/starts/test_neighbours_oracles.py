@@ -16,7 +16,7 @@ from jdiffclust.data.views import draw_maps, transform
 from jdiffclust.evaluation.scores import accuracy
 
 VIEWS = SimpleNamespace(num=6, sets=2, rotation=.1, scale=.1, shear=.1, shift=.1,
-                        flip=0.)
+                        flip=0., upside_down=0., quarter_turns=0.)
 
 
 def images(count, seed=0, side=5):
@@ -173,7 +173,7 @@ def test_shapes_are_found_wherever_they_are():
   pictures, labels = shapes(300, 0)
   flat = pictures.reshape(300, -1)
   views = SimpleNamespace(num=64, sets=2, rotation=0., scale=0., shear=0., shift=.15,
-                          flip=0.)
+                          flip=0., upside_down=0., quarter_turns=0.)
   assign = lib.neighbourhoods(flat[:240], (10, 10, 1), 3, 0, [of_pixels(views)])
   tau = assign(flat, np.arange(300))
   assert tau.shape == (300, 3) and tau.dtype == np.float32
@@ -210,3 +210,45 @@ def test_neighbours_find_the_digits(seed):
   sample = (digits.data / 8 - 1).astype(np.float32)
   tau = fit_start('neighbours', sample, (8, 8, 1), config)(sample, np.arange(1797))
   assert accuracy(digits.target, tau.argmax(axis=1)) >= .96
+
+
+def test_distances_over_symmetries():
+  """The smallest plain distance to an image of the sample or to one of its mirror images;
+  and with views, those of the nearer one of both."""
+  pictures, sample = images(7), images(9, 1)
+  placed = [sample[:, :, ::-1], sample[:, ::-1]]
+  found, squares = lib.nearest_by_views(pictures, sample, None, 4, placed)
+  far = lambda one, other: np.sum((one.astype(float) - other)**2)
+  for i, picture in enumerate(pictures):
+    away = np.array([min(far(picture, some[j]) for some in (sample, *placed))
+                     for j in range(9)])
+    assert set(found[i]) == set(np.argsort(away)[:4])
+    np.testing.assert_allclose(squares[i], away[found[i]], rtol=1e-4)
+  maps = draw_maps(jax.random.key(0), 5, VIEWS)
+  found, squares = lib.nearest_by_views(pictures, sample, maps, 4, placed)
+  for i, picture in enumerate(pictures):
+    shown = [picture, *np.asarray(jax.vmap(transform, (None, 0))(picture, maps))]
+    for j, square in zip(found[i], squares[i]):
+      nearer = min((some[j] for some in (sample, *placed)),
+                   key=lambda other: far(picture, other))
+      np.testing.assert_allclose(square, min(far(view, nearer) for view in shown),
+                                 rtol=1e-4)
+
+
+def test_mirror_images_are_found_together():
+  """Figures that are mirrored at random: with the symmetry one cluster each, new images
+  included; by the default, which finds it out."""
+  rng = np.random.default_rng(0)
+  patterns = np.random.default_rng(9).normal(size=(3, 8, 8, 1))
+  labels = rng.integers(3, size=240)
+  pictures = patterns[labels] + .3 * rng.normal(size=(240, 8, 8, 1))
+  mirrored = rng.integers(2, size=240).astype(bool)
+  pictures[mirrored] = pictures[mirrored][:, :, ::-1]
+  flat = pictures.reshape(240, -1).astype(np.float32)
+  config = default_config()
+  config.num_clusters, config.views.num, config.views.sets = 3, 4, 1
+  assign = fit_start('neighbours', flat[:200], (8, 8, 1), config)
+  assert adjusted_rand_score(labels, assign(flat, None).argmax(axis=1)) == 1
+  config.views.update(flip=0., upside_down=0., quarter_turns=0.)
+  assign = fit_start('neighbours', flat[:200], (8, 8, 1), config)
+  assert adjusted_rand_score(labels, assign(flat, None).argmax(axis=1)) < .8
