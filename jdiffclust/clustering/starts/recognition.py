@@ -35,7 +35,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sklearn.neighbors import NearestNeighbors
 
 from jdiffclust.batch import in_blocks
-from jdiffclust.clustering.starts.choose import modularity
+from jdiffclust.clustering.starts.choose import TOLERANCE, modularity
+from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
     consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
 from jdiffclust.data import symmetry
@@ -48,6 +49,7 @@ from jdiffclust.streams import integer_seed, stream
 MILD = .5  # the size of the views that features are averaged over, of those of training
 WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
+FINER = 2  # times as many cells, to be joined
 NEAREST = 10  # fitted images that speak for a new one
 SAME = 1e-3  # of the last one's distance: as near is as good as the same
 TINY = 1e-6  # features that vary less are the same for all
@@ -270,7 +272,9 @@ def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
 
   Whether features are compared by distance or by angle, or both have a say, is decided
   by the modularity of what comes of it, mean over the graphs of both: where a class
-  is cut in two and others are joined, fewer neighbours stay together.
+  is cut in two and others are joined, fewer neighbours stay together. What comes of
+  FINER times as many cells, joined again (`joining.py`), takes the place of these where
+  one neighbour in a hundred more stays with it.
 
   Args:
     features: [n, D].
@@ -281,15 +285,30 @@ def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
     Responsibilities, float32 [n, Q].
   """
   distances = standardised(features, features).astype(np.float32)
-  every, found = [], []
+  every, found, fine = [], [], []
+  finer = min(FINER * num_clusters, len(features))
   for rows in (distances, unit_rows(distances)):
     own = graphs(find_neighbours(rows[:, None, None], None))
     every += own
-    found.append(cuts(embeddings(own, num_clusters, seed), num_clusters, seed))
+    vectors = embeddings(own, finer, seed)
+    found.append(cuts(vectors, num_clusters, seed))
+    fine += cuts(vectors, finer, seed)
   ways = [consensus(cells, num_clusters, seed) for cells in (*found, sum(found, []))]
-  scores = [np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
-            for tau in ways]
+  ways.append(rejoined(consensus(fine, finer, seed), sum(every), num_clusters))
+  scores = np.array([np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
+                     for tau in ways])
+  scores[-1] -= TOLERANCE
   return ways[int(np.argmax(scores))]
+
+
+def rejoined(tau: np.ndarray, graph, num_clusters: int) -> np.ndarray:
+  """The responsibilities [n, Q] of clusters that fine cells, [n, K], are joined to."""
+  members = tau.argmax(axis=1)
+  names, cells = np.unique(members, return_inverse=True)
+  owners = np.full(tau.shape[1], num_clusters)  # of cells without members: no cluster
+  owners[names] = joined(cells, graph, num_clusters)
+  found = tau @ np.eye(num_clusters + 1, dtype=np.float32)[owners][:, :num_clusters]
+  return found / found.sum(axis=1, keepdims=True)
 
 
 def of_recognition(
