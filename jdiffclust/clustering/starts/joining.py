@@ -8,8 +8,11 @@ joined by chance. To cut finely and to join what is close again does without the
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from jdiffclust.clustering.starts.neighbours import indicator_matrix
+
+FAINT = 1e-9  # of the largest weight: what nearness counts beside weights
 
 
 def weights_between(cells: np.ndarray, graph) -> np.ndarray:
@@ -23,13 +26,16 @@ def weights_between(cells: np.ndarray, graph) -> np.ndarray:
   return (members.T @ (graph @ members)).toarray()
 
 
-def joined(cells: np.ndarray, graph, num_clusters: int) -> np.ndarray:
+def joined(cells: np.ndarray, graph, num_clusters: int,
+           features: np.ndarray | None = None) -> np.ndarray:
   """Joins the two cells between whose images the mean weight is largest, and so on.
 
   Args:
     cells: cell numbers [n] in 0..K - 1, none of them empty.
     graph: symmetric weights, sparse [n, n].
     num_clusters: Q.
+    features: of the images, [n, D]: where no weights are left, the cells are joined whose
+      means by these are nearest; None: any.
 
   Returns:
     The cluster in 0..min(K, Q) - 1 of each cell, int [K].
@@ -37,6 +43,11 @@ def joined(cells: np.ndarray, graph, num_clusters: int) -> np.ndarray:
   Source: average linkage (Sokal and Michener, 1958), of the graph's weights.
   """
   between, sizes = weights_between(cells, graph), np.bincount(cells).astype(float)
+  if features is not None:
+    means = (indicator_matrix(cells, len(sizes)).T @ features) / sizes[:, None]
+    away = cdist(means, means)
+    closeness = FAINT * graph.max() * (1 - away / np.maximum(away.max(), 1e-12))
+    between = between + closeness * np.outer(sizes, sizes)
   owners = np.arange(len(sizes))
   alive = np.ones(len(sizes), bool)
   for _ in range(len(sizes) - num_clusters):

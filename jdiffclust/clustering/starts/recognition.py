@@ -294,19 +294,29 @@ def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
     found.append(cuts(vectors, num_clusters, seed))
     fine += cuts(vectors, finer, seed)
   ways = [consensus(cells, num_clusters, seed) for cells in (*found, sum(found, []))]
-  ways.append(rejoined(consensus(fine, finer, seed), sum(every), num_clusters))
+  ways.append(rejoined(consensus(fine, finer, seed), sum(every), num_clusters,
+                       distances))
   scores = np.array([np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
                      for tau in ways])
   scores[-1] -= TOLERANCE
   return ways[int(np.argmax(scores))]
 
 
-def rejoined(tau: np.ndarray, graph, num_clusters: int) -> np.ndarray:
-  """The responsibilities [n, Q] of clusters that fine cells, [n, K], are joined to."""
+def rejoined(tau: np.ndarray, graph, num_clusters: int,
+             features: np.ndarray | None = None) -> np.ndarray:
+  """The responsibilities of clusters that fine cells are joined to.
+
+  Args:
+    tau: of the cells, [n, K].
+    graph, num_clusters, features: see `joined`.
+
+  Returns:
+    float32 [n, Q].
+  """
   members = tau.argmax(axis=1)
   names, cells = np.unique(members, return_inverse=True)
   owners = np.full(tau.shape[1], num_clusters)  # of cells without members: no cluster
-  owners[names] = joined(cells, graph, num_clusters)
+  owners[names] = joined(cells, graph, num_clusters, features)
   found = tau @ np.eye(num_clusters + 1, dtype=np.float32)[owners][:, :num_clusters]
   return found / found.sum(axis=1, keepdims=True)
 

@@ -198,21 +198,41 @@ def test_a_diverged_network_is_refused():
 
 
 def test_cut_is_of_the_best_modularity():
-  """Of three consensuses: by distance, by angle, by both."""
+  """Of three consensuses, by distance, angle, both; or of joined cells, if by .01."""
   rng = np.random.default_rng(2)
   centres = rng.normal(size=(6, 5)) * 2
   features = centres[rng.integers(0, 6, 300)] + rng.normal(size=(300, 5))
   rows = lib.standardised(features, features).astype(np.float32)
-  every, found = [], []
+  every, found, fine = [], [], []
   for one in (rows, unit_rows(rows)):
     own = graphs(find_neighbours(one[:, None, None], None))
     every += own
-    found.append(cuts(embeddings(own, 4, 0), 4, 0))
+    vectors = embeddings(own, 8, 0)
+    found.append(cuts(vectors, 4, 0))
+    fine += cuts(vectors, 8, 0)
   ways = [consensus(cells, 4, 0) for cells in (found[0], found[1], found[0] + found[1])]
+  ways.append(lib.rejoined(consensus(fine, 8, 0), sum(every), 4, rows))
   scores = [np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
             for tau in ways]
   assert np.ptp(scores) > 0
-  np.testing.assert_array_equal(lib.cut(features, 4, 0), ways[np.argmax(scores)])
+  best = int(np.argmax(scores[:3]))
+  best = 3 if scores[3] > scores[best] + .01 else best
+  np.testing.assert_array_equal(lib.cut(features, 4, 0), ways[best])
+
+
+def test_joined_cells_take_the_place_of_wrong_cuts(monkeypatch):
+  """Cuts that halve two of four heaps and join the others: the heaps are found."""
+  labels = np.repeat(np.arange(4), 60)
+  features = 9. * np.eye(4)[labels] + np.random.default_rng(0).normal(size=(240, 4))
+  wrong = np.repeat([0, 1, 2, 3, 3, 3, 3, 3], 30)
+
+  def some(cells, number, seed):
+    return np.eye(4, dtype=np.float32)[wrong] if number == 4 else consensus(
+        cells, number, seed)
+
+  monkeypatch.setattr(lib, 'consensus', some)
+  tau = lib.cut(features, 4, 0)
+  assert adjusted_rand_score(labels, tau.argmax(axis=1)) == 1
 
 
 def test_fitted_images_keep_their_clusters():
