@@ -132,8 +132,8 @@ def main() -> None:
   print(markdown(('images', 'map', 'ratio', 'nearer', 'share', 'its error', 'taken for'),
                  [statistics_of(name, by, runs) for name, runs in results.items()
                   for by in symmetry.MAPS]))
-  print('\n' + markdown(('images', 'falsely found', 'missed', 'where falsely', 'where missed'),
-                        [errors(results, size) for size in (*args.sizes, 0)]))
+  head = ('images', 'falsely found', 'missed', 'where falsely', 'where missed')
+  print('\n' + markdown(head, [errors(results, size) for size in (*args.sizes, 0)]))
   if args.gain:
     rows = []
     for name in args.sets:
