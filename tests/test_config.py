@@ -287,6 +287,24 @@ def test_config_json_of_before():
   assert 'em.min_cluster_size = 2.0' in message and '1.0' in message
 
 
+def test_symmetries_of_a_run_of_before():
+  """Runs that lack the options made no such views; what is left to the images is as a run
+  has it, what is given stays."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  stored['views']['flip'] = .5
+  for name in ('upside_down', 'quarter_turns'):
+    del stored['views'][name]
+  fitted = config_lib.from_json(json.dumps(stored))
+  assert [config_lib.flatten(fitted)[name] for name in config_lib.SYMMETRIES] == [
+      .5, 0., 0.]
+  config = config_lib.default_config()
+  config.views.upside_down = .25
+  config_lib.settle_like(fitted, config)
+  assert config_lib.differences(fitted, config) == [
+      'config.views.upside_down: 0.0 there, 0.25 now']
+  assert 'auto' in refused(check_config, changed('views.flip', 'Auto'))
+
+
 def test_a_copy_is_of_its_own():
   """Sections too; an automatic number may become a number."""
   config = config_lib.default_config()

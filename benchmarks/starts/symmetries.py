@@ -6,7 +6,7 @@
 Question:  how often are mirroring, turning upside down and quarter turns taken for
            symmetries where they are none, or not where they are; and what are they, and
            colours, worth to the start?
-Time:      3 minutes of one core; with --gain (the first two seeds) 5 more.
+Time:      5 minutes of one core; with --gain (the first two seeds) 5 more.
 Kept:      docs/benchmarks.md, Symmetries.
 
 Every seed takes other images out of a set, or draws the set anew (`clustering.made`).
@@ -99,7 +99,7 @@ def errors(results: dict[str, list[dict]], size: int) -> list[str]:
   false = collections.Counter(what for what, truth, holds in found if holds > truth)
   missed = collections.Counter(what for what, truth, holds in found if holds < truth)
   true = sum(truth for _, truth, _ in found)
-  texts = [', '.join(f'{what} ({times}x)' for what, times in some.items())
+  texts = [', '.join(f'{what} ({times}x)' for what, times in some.items()) or '–'
            for some in (false, missed)]
   return [f'{size:,}' if size else 'all, at most 2,000',
           f'{false.total()} of {len(found) - true}', f'{missed.total()} of {true}',
@@ -132,8 +132,8 @@ def main() -> None:
   print(markdown(('images', 'map', 'ratio', 'nearer', 'share', 'its error', 'taken for'),
                  [statistics_of(name, by, runs) for name, runs in results.items()
                   for by in symmetry.MAPS]))
-  print('\n' + markdown(('images', 'falsely found', 'missed', 'found', 'missed'),
-                        [errors(results, size) for size in (*args.sizes, 0)]))
+  head = ('images', 'falsely found', 'missed', 'where falsely', 'where missed')
+  print('\n' + markdown(head, [errors(results, size) for size in (*args.sizes, 0)]))
   if args.gain:
     rows = []
     for name in args.sets:

@@ -198,8 +198,9 @@ def test_the_second_model_leaves_the_config_alone(taken_over):
   """What CDDPM of latents goes without, views above all, the run and its start have."""
   found = json.loads((taken_over / 'config.json').read_bytes())
   default = config_lib.default_config()
-  assert found['views'] == {**default.views.to_dict(), 'num': found['views']['num'],
-                            'sets': found['views']['sets']}
+  assert found['views'] == {
+      **default.views.to_dict(), 'num': found['views']['num'],
+      'sets': found['views']['sets'], 'flip': 0., 'upside_down': 0., 'quarter_turns': 0.}
   assert found['posterior']['num_views'] == default.posterior.num_views > 0
   assert found['diffusion']['decoder'] == default.diffusion.decoder
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-import jdiffclust
+from jdiffclust.workdir import Workdir
 from tests.helpers import check_error, summary_of
 
 FOUND = ('views.flip=auto', 'views.upside_down=auto', 'views.quarter_turns=auto')
@@ -77,7 +77,7 @@ def test_other_modes_know_it(found, commands):
     outcome = commands.small(f'--mode={mode}', f'--workdir={workdir}')
     assert outcome.code == 0, outcome.err
   assert summary_of(workdir)['symmetries']['flip']['holds']
-  assert jdiffclust.load(workdir).symmetries['flip']['holds']
+  assert Workdir(workdir).symmetries()['flip']['holds']
 
 
 def test_what_is_given_is_not_looked_for(commands, options, tmp_path):
