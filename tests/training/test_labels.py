@@ -52,6 +52,7 @@ def config_of(method, changes):
       'em.posterior': 'monte_carlo', 'em.bound_tolerance': 0.,
       'em.partition_tolerance': 0., 'start.kind': 'gaussian_mixture',
       'start.restarts': 1, 'views.num': 4, 'views.sets': 1, 'posterior.channels': 8,
+      'recognition.channels': 8, 'recognition.steps': 4,
       'e_step.num_draws': 4, 'e_step.batch_size': 32, 'm_step.num_steps': 2,
       'm_step.first_num_steps': 0, 'm_step.batch_size': 16, **changes})
   return config
@@ -78,7 +79,7 @@ def build():
 
   def of(config, *given):
     key = (config.method, config.num_clusters, config.em.posterior, config.em.schedule,
-           config.posterior.anchor)
+           config.posterior.anchor, repr(config.views.to_dict()))
     if key not in built:
       built[key] = tiny.build(config, *given)
     made = copy.copy(built[key])

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -72,7 +71,7 @@ class Trained(NamedTuple):
 
 def scaled_views(options, factor: float):
   """The section `views`, its maps `factor` times as large."""
-  options = ml_collections.ConfigDict(options)
+  options = options.copy_and_resolve_references()  # ConfigDict() shares fields
   for name in ('rotation', 'scale', 'shear', 'shift'):
     options[name] = factor * options[name]
   return options
@@ -337,7 +336,7 @@ def of_recognition(
   if number == 1:
     return of_neighbourhoods(sample, image_shape, config, seed)
   config, _ = symmetry.settled(config, sample, image_shape)
-  finer = ml_collections.ConfigDict(config)
+  finer = config.copy_and_resolve_references()
   finer.num_clusters = min(round(number * config.recognition.cells), len(sample))
   cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)
   images = sample.reshape(-1, *image_shape)

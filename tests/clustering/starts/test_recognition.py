@@ -239,8 +239,10 @@ def test_fitted_images_keep_their_clusters():
   """As new images, too; and after the way through arrays, to the bit."""
   images, labels = bars(300)
   config, flat = config_of(), images.reshape(300, -1)
+  number = config.get_ref('num_clusters')  # as the command line holds it
   start = fit_start('recognition', flat, SHAPE, config)
   assert adjusted_rand_score(labels, start.tau.argmax(axis=1)) > .6
+  assert number.get() == 3
   as_new = start(flat, None)
   assert (as_new.argmax(axis=1) == start.tau.argmax(axis=1)).all()
   again = lib.from_arrays(start.arrays(), SHAPE, config)
