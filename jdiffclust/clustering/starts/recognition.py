@@ -320,6 +320,21 @@ def rejoined(tau: np.ndarray, graph, num_clusters: int,
   return found / found.sum(axis=1, keepdims=True)
 
 
+def recogniser(sample, image_shape, config, seed: int,
+               advance: Callable[[int], None] = lambda percent: None) -> Trained:
+  """The network that has learnt the cells of the start 'neighbours'.
+
+  Args:
+    sample, image_shape, config, seed, advance: of `of_recognition`.
+  """
+  config, _ = symmetry.settled(config, sample, image_shape)
+  finer = config.copy_and_resolve_references()
+  finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
+                           len(sample))
+  cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)
+  return train(sample.reshape(-1, *image_shape), cells, config, advance)
+
+
 def of_recognition(
     sample, image_shape, config, seed: int,
     advance: Callable[[int], None] = lambda percent: None) -> Recognised | Callable:
@@ -335,11 +350,6 @@ def of_recognition(
   number = config.num_clusters
   if number == 1:
     return of_neighbourhoods(sample, image_shape, config, seed)
-  config, _ = symmetry.settled(config, sample, image_shape)
-  finer = config.copy_and_resolve_references()
-  finer.num_clusters = min(round(number * config.recognition.cells), len(sample))
-  cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)
-  images = sample.reshape(-1, *image_shape)
-  trained = train(images, cells, config, advance)
-  features = describe(trained, images)
+  trained = recogniser(sample, image_shape, config, seed, advance)
+  features = describe(trained, sample.reshape(-1, *image_shape))
   return Recognised(trained, features, cut(features, number, seed), image_shape)

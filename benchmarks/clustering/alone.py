@@ -1,0 +1,104 @@
+"""Our starts alone: partitions of images, and what else a recognition network says."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from jdiffclust.batch import in_blocks
+from jdiffclust.clustering.starts import spaces  # noqa: F401  # slow to import
+from jdiffclust.clustering.starts.recognition import (
+    BATCH, Recognised, Trained, cut, describe, recogniser, standardised, transform)
+from jdiffclust.clustering.starts.sample import fit_sample, partition, start_of_all
+from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.streams import integer_seed
+
+
+class Found(NamedTuple):
+  """Clusters [N], and the seconds of the clock and of the processor that they took."""
+
+  clusters: np.ndarray
+  seconds: float
+  cpu_seconds: float
+
+
+def now() -> np.ndarray:
+  """The seconds of the clock and of this process, float [2]; differences count."""
+  return np.array([time.perf_counter(), time.process_time()])
+
+
+def neighbours(source: ImageSource, config) -> dict[str, Found]:
+  """The start 'neighbours'."""
+  began = now()
+  clusters = start_of_all(source, config, 'neighbours', ()).argmax(axis=1)
+  return {'neighbours': Found(clusters, *(now() - began))}
+
+
+def learnt(source: ImageSource, config) -> tuple[np.ndarray, Trained]:
+  """The images that a start looks at, [n, H, W, C], and the network that learns of them.
+  """
+  sample = fit_sample(source, config.start.max_images, config.seed)
+  trained = recogniser(sample, source.image_shape, config,
+                       integer_seed(config.seed, 'init'))
+  return sample.reshape(-1, *source.image_shape), trained
+
+
+def recognition(source: ImageSource, config) -> dict[str, Found]:
+  """The start 'recognition', and K-means of the features of the same network."""
+  with threadpool_limits(1):  # as for every start
+    began = now()
+    images, trained = learnt(source, config)
+    features = describe(trained, images)
+    training = now() - began
+
+    began = now()
+    tau = cut(features, config.num_clusters, integer_seed(config.seed, 'init'))
+    start = Recognised(trained, features, tau, source.image_shape)
+    clusters = partition(start, source).argmax(axis=1)
+    ours = Found(clusters, *(training + now() - began))
+
+    began = now()
+    if len(features) < source.num_images:
+      features = describe(trained, every(source))
+    model = KMeans(config.num_clusters, n_init=10, random_state=config.seed)
+    clusters = model.fit_predict(standardised(features, features))
+    return {'recognition': ours,
+            'network_kmeans': Found(clusters, *(training + now() - began))}
+
+
+def network(source: ImageSource, config) -> dict[str, Found]:
+  """The likeliest cells by a network of as many cells as clusters, mean over views."""
+  with threadpool_limits(1):
+    began = now()
+    clusters = answers(learnt(source, config)[1], every(source)).argmax(axis=1)
+    return {'network': Found(clusters, *(now() - began))}
+
+
+def every(source: ImageSource) -> np.ndarray:
+  """All images, [N, H, W, C] in [-1, 1]."""
+  return images_at(source, range(source.num_images))
+
+
+@jax.jit(static_argnums=0)
+def _logits(network, variables, images, maps) -> Any:
+  seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
+  found = network.apply(variables, seen.reshape(-1, *images.shape[1:]))[0]
+  return found.reshape(len(seen), len(images), -1).mean(axis=0)
+
+
+def answers(trained: Trained, images: np.ndarray) -> np.ndarray:
+  """Logits [n, K] of images [n, H, W, C], mean over the views that features have."""
+  return in_blocks(
+      lambda rows: _logits(trained.network, trained.variables,
+                           jnp.asarray(images[rows], jnp.float32), trained.maps),
+      len(images), BATCH)
+
+
+FITS = {'neighbours': neighbours, 'recognition': recognition,
+        'network_kmeans': recognition, 'network': network}
