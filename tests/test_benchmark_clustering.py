@@ -1,17 +1,23 @@
 """The table of clustering methods: its arithmetic, its cache, and a run for real."""
 
+import argparse
+import gzip
 import json
 import statistics
 
+import jax
+import numpy as np
 import pytest
 from sklearn import datasets
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 
 from benchmarks.clustering import __main__ as command
-from benchmarks.clustering import methods, runs, table
-from benchmarks.common import CLASSES
+from benchmarks.clustering import made, methods, runs, table
+from benchmarks.common import CHANNELS, CLASSES, MADE, data_options
+from jdiffclust import config as config_lib
 from jdiffclust.config import check_config
+from jdiffclust.data.dataset import images_at, load_source
 
 
 def keep(out, run, threads=1, **result):
@@ -86,7 +92,10 @@ def test_an_option_that_came_later_counts(filled, capsys):
   del about['settings']['m_step.num_steps']
   runs.write_result(run, filled, about | scored(.7, start=scored(.5)))
   assert rendered(filled, capsys)[0]['cddpm']['seeds'] == [0, 2]
-  assert rendered(filled, capsys, '--any-settings')[0]['cddpm']['seeds'] == [0, 1, 2]
+  found, text = rendered(filled, capsys, '--any-settings')
+  assert found['cddpm']['seeds'] == [0, 1, 2]
+  assert found['cddpm']['other_settings'] == [1] and not found['ward']['other_settings']
+  assert "- cddpm of other settings than today's, seed 1" in text
 
 
 def test_bars_are_the_means(filled, capsys):
@@ -128,3 +137,98 @@ def test_our_settings_are_configs(dataset, method):
   config = methods.our_config(dataset, 4, method)
   check_config(config)
   assert config.method == method and config.num_clusters == CLASSES[dataset]
+
+
+def test_settings_that_a_start_reads():
+  """The network's count for those that train one; a peer knows its number of classes."""
+  for method, cells in (('recognition', 2.), ('network_kmeans', 2.), ('network', 1.)):
+    settings = methods.settings_of('shapes', method)
+    assert settings['recognition.cells'] == cells and settings['num_clusters'] == 8
+    assert settings['start.kind'] == 'recognition' and settings['data.channels'] == 3
+  settings = methods.settings_of('digits', 'neighbours')
+  assert settings['start.kind'] == 'neighbours' and 'start.spaces' in settings
+  assert not any(name.startswith('recognition.') for name in settings)
+  assert 'recognition.cells' in methods.settings_of('digits', 'cddpm')
+  for dataset, number in (('digits', 10), ('textures', 8)):
+    settings = methods.settings_of(dataset, 'n2d')['manifold_params']
+    assert settings['n_components'] == number
+
+
+@pytest.mark.parametrize('name', MADE)
+def test_made_sets_are_read(name, tmp_path, monkeypatch):
+  """As drawn, with their true numbers of classes."""
+  monkeypatch.setattr(made, 'NUM', 50)
+  monkeypatch.setattr(made.draw, '__defaults__', (50,))
+  config = config_lib.default_config()
+  config.update_from_flattened_dict(data_options(name, tmp_path))
+  source, drawn = load_source(config.data), made.draw(name, 0)
+  assert source.image_shape == (28, 28, CHANNELS[name])
+  np.testing.assert_allclose(images_at(source, range(50)), drawn.images, atol=.005)
+  np.testing.assert_array_equal(source.labels, drawn.labels)
+  assert CLASSES[name] == len(made.SETS[name][0])
+
+
+def test_the_whole_of_mnist(tmp_path):
+  """Both parts of its four files, one after the other."""
+  def write(name, array):
+    header = bytes([0, 0, 8, array.ndim]) + b''.join(
+        size.to_bytes(4, 'big') for size in array.shape)
+    (tmp_path / name).write_bytes(gzip.compress(header + array.tobytes()))
+  rng, everything = np.random.default_rng(0), []
+  for part, count in (('train', 6), ('t10k', 3)):
+    images = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+    labels = rng.integers(0, 10, count).astype(np.uint8)
+    write(f'{part}-images-idx3-ubyte.gz', images)
+    write(f'{part}-labels-idx1-ubyte.gz', labels)
+    everything.append((images, labels))
+  options = data_options('mnist', tmp_path / 'out', mnist=tmp_path)
+  with np.load(options['data.path']) as found:
+    for name, parts in zip(('images', 'labels'), zip(*everything)):
+      np.testing.assert_array_equal(found[name], np.concatenate(parts))
+
+
+def test_one_training_leaves_two_results(tmp_path, monkeypatch):
+  run = runs.Run('digits', 'network_kmeans', 2)
+  monkeypatch.setattr(runs, 'measure', lambda run, args: {
+      method: scored(acc) for method, acc in zip(runs.TOGETHER, (.5, .25))})
+  runs.run_here(run, argparse.Namespace(out=tmp_path, threads=1))
+  for method, acc in zip(runs.TOGETHER, (.5, .25)):
+    found = runs.cached(run._replace(method=method), tmp_path, 1)
+    assert found['method'] == method and found['acc'] == acc
+
+
+def test_our_starts_alone():
+  """The partition is that of the package; the others tell well-known images apart."""
+  from benchmarks.clustering import alone
+  from jdiffclust.clustering.starts.sample import start_of_all
+  from jdiffclust.evaluation.scores import accuracy
+  config = methods.our_config('digits', 1, 'recognition', {
+      'data.source': 'digits', 'data.max_images': 150, 'views.num': 8, 'views.sets': 1,
+      'start.spaces': ('pixels',),
+      'recognition.channels': 8, 'recognition.batch_size': 32})
+  source = load_source(config.data)
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    found = alone.recognition(source, config)
+    expected = start_of_all(source, config, 'recognition', ()).argmax(axis=1)
+    found |= alone.neighbours(source, config)
+    config.recognition.cells = 1.
+    found |= alone.network(source, config)
+  np.testing.assert_array_equal(found['recognition'].clusters, expected)
+  assert set(found) == set(methods.ALONE)
+  for one in found.values():
+    assert one.clusters.shape == (150,) and one.seconds > 0 and one.cpu_seconds > 0
+    assert accuracy(source.labels, one.clusters) > .6
+
+
+def test_noise_of_hdbscan_goes_to_the_nearest_cluster(monkeypatch):
+  """Two clusters and an image beside each; asked for another number, it finds its own."""
+  rng = np.random.default_rng(0)
+  rows = np.concatenate([rng.normal(size=(60, 2)), 20 + rng.normal(size=(60, 2)),
+                         [[6., 6.], [13., 13.]]])
+  monkeypatch.setattr(methods, 'embedded_by_umap', lambda images, seed: images)
+  found = methods.umap_hdbscan(rows, 9, 0, share=.1, min_samples=10)
+  truth = np.repeat([0, 1], 60).tolist() + [0, 1]
+  assert abs(np.corrcoef(found, truth)[0, 1]) == pytest.approx(1)
+  spread_out = 1e3 * np.arange(8.)[:, None]**3
+  found = methods.umap_hdbscan(spread_out, 9, 0, share=.9, min_samples=2)
+  assert found.tolist() == [0] * 8  # noise alone is one cluster
