@@ -154,10 +154,10 @@ OPTIONS: Mapping[str, Any] = {
         'flip': auto_share('the share of random views that are mirrored, left to right',
                            **PERSON, **CLUSTERED),
         'upside_down': auto_share('the share of random views of which top and bottom are '
-                                  'exchanged', **PERSON, **CLUSTERED),
+                                  'exchanged', **CLUSTERED),
         'quarter_turns': auto_share('the share of random views that are turned by one, '
                                     'two or three quarters (square images only)',
-                                    **PERSON, **CLUSTERED),
+                                    **CLUSTERED),
     },
     'recognition': {
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
