@@ -9,6 +9,7 @@ place where levels become the [-1, 1] of the diffusion model.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -117,14 +118,14 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       all are float images of one single value; or, for a fit, there are fewer than two
       images or all are the same.
   """
-  data = ml_collections.ConfigDict(data)
+  data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
   rendering = asked_for(rendering, data.range)
   size = preprocess.size_of(data.image_size)
   if size and isinstance(finest, int) and data.source in RESIZING:
     finest = preprocess.finer_size(size, finest) or 0
-  reading = ml_collections.ConfigDict(data)
+  reading = copy.deepcopy(data)
   if finest and data.source in RESIZING:  # each file is decoded once
     reading.image_size = finest
   return finished(SOURCES[data.source](reading, rendering), data, for_fit, finest)
@@ -189,7 +190,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   larger = _finer_size_of(size, stored, finest)
   finer = None
   if larger:
-    fine = ml_collections.ConfigDict(data)
+    fine = copy.deepcopy(data)
     fine.image_size, fine.padding = larger, 0
     pixels, fine_levels = _finished(raw.images, keep, fine, raw.levels)
     finer = ImageSource(
