@@ -43,7 +43,7 @@ from jdiffclust.inverse.problem import residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
-from jdiffclust.registry import RESTORERS
+from jdiffclust.registry import RECOGNISED, RESTORERS
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import Assignment, assign_all, densities_of_all
@@ -155,6 +155,14 @@ class Fitted:
     """How the pixels of the fit's images were read; None: of a fit of before."""
     return from_json(self.progress.get('rendering'))
 
+  @property
+  def finest(self) -> tuple[int, int] | int:
+    """The size (height, width) that tells the clusters of images; 0: the model's own."""
+    if self.recogniser is None:
+      return 0
+    own, size = self.recogniser.image_shape[:2], self.method.image_shape[:2]
+    return 0 if own == size else own
+
   def denoiser(self, guidance: float = 1.) -> Denoiser:
     """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.
 
@@ -184,7 +192,7 @@ class Fitted:
     source = self._checked(source, reporter)
     start = None
     if self.recogniser is not None:
-      start = replicate(partition(self.recogniser, source), self.method.mesh)
+      start = replicate(partition(self.recogniser, source.seen), self.method.mesh)
     return assign_all(self.method, self.params, pipeline_of(self.method, source),
                       stream(self.config.seed, 'predict'), _quiet(reporter), 'predict',
                       start=start)
@@ -393,7 +401,7 @@ class Fitted:
     if source.num_images != progress['num_images']:
       raise UserError(f"The data have {source.num_images} images now, but the fit had "
                       f"{progress['num_images']}: restore the data.")
-    start = start_of_all(source, self.config, progress['start'], self.start,
+    start = start_of_all(source.seen, self.config, progress['start'], self.start,
                          self.recogniser)
     found = assign_all(
         self.method, self.params, pipeline_of(self.method, source),
@@ -417,7 +425,8 @@ class Fitted:
     """An array as images of the fit's size, read by the rule of the fit's."""
     data = data_like_the_fit(self, self.config.data)
     data.max_images = 0
-    source = array_source(images, data, for_fit=False, rendering=self.rendering)
+    source = array_source(images, data, for_fit=False, rendering=self.rendering,
+                          finest=self.finest)
     tell_of(source, _quiet(reporter))
     return source
 
@@ -453,11 +462,18 @@ def data_like_the_fit(fitted: Fitted, data):
     A section of its own.
   """
   height, width, channels = fitted.method.image_shape
-  data = ml_collections.ConfigDict(data)
+  data = copy.deepcopy(data)
   ours = fitted.config.data
   data.channels, data.padding, data.fit = channels, ours.padding, ours.fit
   data.image_size = (height - 2 * ours.padding, width - 2 * ours.padding)
   return data
+
+
+def finest_of(config) -> int:
+  """Pixels of the longer side at which the start of a config sees images; 0: no more."""
+  start = config.start
+  names = start.candidates if start.kind == config_lib.BEST else (start.kind,)
+  return config.recognition.max_side if RECOGNISED in names else 0
 
 
 def units_of(pixel_range) -> Units:
@@ -677,9 +693,9 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   config, reporter = config_lib.copied(config), _quiet(reporter)
   store = Store() if store is None else store
   if source is None:
-    source = load_source(config.data)
+    source = load_source(config.data, finest=finest_of(config))
   elif not isinstance(source, ImageSource):
-    source = array_source(source, config.data)
+    source = array_source(source, config.data, finest=finest_of(config))
   if not isinstance(store, Store):
     folder, found = Workdir(store, config.checkpoint.keep), source
     with held_run(folder, config, lambda: found, reporter, build) as source:

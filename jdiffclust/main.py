@@ -253,11 +253,11 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     started: the `time.perf_counter()` from which wall_seconds count.
   """
   from jdiffclust.data.dataset import load_source
-  from jdiffclust.fitted import fit, held_run
+  from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import Workdir
   store = Workdir(workdir, config.checkpoint.keep, started)
-  load = lambda: load_source(config.data)
+  load = lambda: load_source(config.data, finest=finest_of(config))
   with held_run(store, config, load, reporter, build) as source:
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
@@ -278,7 +278,7 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
   config_lib.check_config(options)
   fitted = load(workdir, options, reporter, build)
   source = load_source(data_like_the_fit(fitted, config.data), for_fit=False,
-                       rendering=fitted.rendering)
+                       rendering=fitted.rendering, finest=fitted.finest)
   tell_of(source, reporter)
   check_like_the_fit(fitted, source, reporter)
   message = write_predictions(fitted, source, workdir, config.predict, reporter)
@@ -315,13 +315,14 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
 def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   """Recomputes tau from the newest checkpoint's weights, and all results from it."""
   from jdiffclust.data.dataset import load_source
-  from jdiffclust.fitted import load
+  from jdiffclust.fitted import finest_of, load
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   with main_process_lock(workdir):
     fitted = load(workdir, options, reporter, build)
-    source = images_of_run(load_source(options.data, rendering=fitted.rendering), workdir)
+    source = images_of_run(load_source(options.data, rendering=fitted.rendering,
+                                       finest=finest_of(options)), workdir)
     summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
                             config.quality.num_images > 0, parts)
   if summary is not None:

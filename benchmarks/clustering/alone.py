@@ -17,6 +17,7 @@ from jdiffclust.clustering.starts.recognition import (
     BATCH, Recognised, Trained, cut, describe, recogniser, standardised, transform)
 from jdiffclust.clustering.starts.sample import fit_sample, partition, start_of_all
 from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.preprocess import reduced
 from jdiffclust.streams import integer_seed
 
 
@@ -41,16 +42,18 @@ def neighbours(source: ImageSource, config) -> dict[str, Found]:
 
 
 def learnt(source: ImageSource, config) -> tuple[np.ndarray, Trained]:
-  """The images that a start looks at, [n, H, W, C], and the network that learns of them.
+  """The images that a network learns of, as it sees them [n, H, W, C], and the network.
   """
   sample = fit_sample(source, config.start.max_images, config.seed)
   trained = recogniser(sample, source.image_shape, config,
                        integer_seed(config.seed, 'init'))
-  return sample.reshape(-1, *source.image_shape), trained
+  images = sample.reshape(-1, *source.image_shape)
+  return reduced(images, config.recognition.max_side), trained
 
 
 def recognition(source: ImageSource, config) -> dict[str, Found]:
   """The start 'recognition', and K-means of the features of the same network."""
+  source = source.seen
   with threadpool_limits(1):  # as for every start
     began = now()
     images, trained = learnt(source, config)
@@ -59,13 +62,14 @@ def recognition(source: ImageSource, config) -> dict[str, Found]:
 
     began = now()
     tau = cut(features, config.num_clusters, integer_seed(config.seed, 'init'))
-    start = Recognised(trained, features, tau, source.image_shape)
+    start = Recognised(trained, features, tau, source.image_shape,
+                       config.recognition.max_side)
     clusters = partition(start, source).argmax(axis=1)
     ours = Found(clusters, *(training + now() - began))
 
     began = now()
     if len(features) < source.num_images:
-      features = describe(trained, every(source))
+      features = describe(trained, every(source, config))
     model = KMeans(config.num_clusters, n_init=10, random_state=config.seed)
     clusters = model.fit_predict(standardised(features, features))
     return {'recognition': ours,
@@ -74,15 +78,16 @@ def recognition(source: ImageSource, config) -> dict[str, Found]:
 
 def network(source: ImageSource, config) -> dict[str, Found]:
   """The likeliest cells by a network of as many cells as clusters, mean over views."""
+  source = source.seen
   with threadpool_limits(1):
     began = now()
-    clusters = answers(learnt(source, config)[1], every(source)).argmax(axis=1)
+    clusters = answers(learnt(source, config)[1], every(source, config)).argmax(axis=1)
     return {'network': Found(clusters, *(now() - began))}
 
 
-def every(source: ImageSource) -> np.ndarray:
-  """All images, [N, H, W, C] in [-1, 1]."""
-  return images_at(source, range(source.num_images))
+def every(source: ImageSource, config) -> np.ndarray:
+  """All images as the network sees them, [N, H, W, C] in [-1, 1]."""
+  return reduced(images_at(source, range(source.num_images)), config.recognition.max_side)
 
 
 @jax.jit(static_argnums=0)

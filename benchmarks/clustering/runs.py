@@ -65,8 +65,9 @@ def fit_peer(run: Run, options: dict) -> dict[str, dict]:
 def fit_alone(run: Run, options: dict) -> dict[str, dict]:
   """The results of one of our starts alone, by name of ALONE."""
   from benchmarks.clustering.alone import FITS
+  from jdiffclust.fitted import finest_of
   config = our_config(run.dataset, run.seed, run.method, options)
-  source = load_source(config.data)
+  source = load_source(config.data, finest=finest_of(config))
   return {method: result_of(found.clusters, source, run, found.seconds,
                             found.cpu_seconds)
           for method, found in FITS[run.method](source, config).items()}

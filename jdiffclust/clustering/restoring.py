@@ -13,11 +13,11 @@ p(q | x) over x of p(x | y). `evidence_of_clusters` finds them by p(y | q) inste
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from jdiffclust.batch import blocks
@@ -218,7 +218,7 @@ def restore_all(method: Method, params, problem: Problem, options,
 def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   """Draws of a model that was trained to draw from p(x | y)."""
   draws, clusters = options.num_draws, method.config.num_clusters
-  chosen = ml_collections.ConfigDict(method.config.sample)
+  chosen = copy.deepcopy(method.config.sample)
   with chosen.unlocked():
     chosen.update(sampler='ddim', eta=1., num_steps=min(
         options.num_steps or method.process.num_steps, method.process.num_steps),

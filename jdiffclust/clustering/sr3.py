@@ -18,13 +18,13 @@ al., 'Cascaded diffusion models for high fidelity image generation' (2022).
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -206,12 +206,12 @@ class SR3(Method):
     Raises:
       UserError: as of `method.build`, or `sr3.factor` does not divide the images.
     """
-    diffusion = ml_collections.ConfigDict(config.diffusion)
+    diffusion = copy.deepcopy(config.diffusion)
     diffusion.pull = 'zero'
     options = draws_of(config)
     super().__init__(config, image_shape, levels, mesh, process_from_config(diffusion),
                      options)
-    network = ml_collections.ConfigDict(config.network)
+    network = copy.deepcopy(config.network)
     network.conditioning = 'concatenated'
     self.network = networks.denoiser(network)
     operator = REDUCTIONS[config.sr3.reduction](config.sr3.factor, self.image_shape)

@@ -154,12 +154,15 @@ OPTIONS: Mapping[str, Any] = {
         'flip': auto_share('the share of random views that are mirrored, left to right',
                            **PERSON, **CLUSTERED),
         'upside_down': auto_share('the share of random views of which top and bottom are '
-                                  'exchanged', **PERSON, **CLUSTERED),
+                                  'exchanged', **CLUSTERED),
         'quarter_turns': auto_share('the share of random views that are turned by one, '
                                     'two or three quarters (square images only)',
-                                    **PERSON, **CLUSTERED),
+                                    **CLUSTERED),
     },
     'recognition': {
+        'max_side': integer(32, 8, 'pixels of the longer side up to which the '
+                            'recognition network sees images, also where '
+                            'data.image_size leaves the model fewer', **PERSON),
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "

@@ -9,6 +9,7 @@ place where levels become the [-1, 1] of the diffusion model.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -27,6 +28,7 @@ from jdiffclust.data.sources.common import (
     LazyImages, Raw, constant_images_error, threaded_map)
 from jdiffclust.registry import SOURCES
 
+RESIZING = ('folder', 'tfds')  # sources that read images at data.image_size
 _Array = TypeVar('_Array')  # a NumPy or a JAX array
 
 
@@ -47,6 +49,8 @@ class ImageSource:
     rendering: how stored pixels became these.
     notes: what the user should know of how the data were read, a line each.
     resized: which images were of another size, for a person; '': none.
+    finer: the same images at more pixels, for those who tell what they show; None: there
+      are no more.
   """
 
   name: str
@@ -59,6 +63,12 @@ class ImageSource:
   rendering: Rendering = Rendering()
   notes: tuple[str, ...] = ()
   resized: str = ''
+  finer: 'ImageSource | None' = None
+
+  @property
+  def seen(self) -> 'ImageSource':
+    """The images at as many pixels as there are."""
+    return self.finer or self
 
   @property
   def num_images(self) -> int:
@@ -72,7 +82,8 @@ class ImageSource:
 
 
 def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
-                rendering: Rendering | None = None) -> ImageSource:
+                rendering: Rendering | None = None,
+                finest: int | tuple[int, int] = 0) -> ImageSource:
   """Opens the images that the data options describe.
 
   Args:
@@ -95,6 +106,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
     for_fit: refuse fewer than two images and images that are all the same, since
       there is nothing to cluster. False: accept them, to be assigned to fitted clusters.
     rendering: of a fit, to be kept to; None: it is found.
+    finest: where image_size reduces images, they are held as `finer`, too: with no side
+      above so many pixels, nor above those that they have; or of just this size; 0: not.
 
   Returns:
     An ImageSource. A plain idx or uint8 npy file is a memory map; the images of tfds,
@@ -105,16 +118,23 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       all are float images of one single value; or, for a fit, there are fewer than two
       images or all are the same.
   """
-  data = ml_collections.ConfigDict(data)
+  data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
   rendering = asked_for(rendering, data.range)
-  return finished(SOURCES[data.source](data, rendering), data, for_fit)
+  size = preprocess.size_of(data.image_size)
+  if size and isinstance(finest, int) and data.source in RESIZING:
+    finest = preprocess.finer_size(size, finest) or 0
+  reading = copy.deepcopy(data)
+  if finest and data.source in RESIZING:  # each file is decoded once
+    reading.image_size = finest
+  return finished(SOURCES[data.source](reading, rendering), data, for_fit, finest)
 
 
 def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
                  for_fit: bool = True, labels: ArrayLike | None = None,
-                 rendering: Rendering | None = None) -> ImageSource:
+                 rendering: Rendering | None = None,
+                 finest: int | tuple[int, int] = 0) -> ImageSource:
   """Makes an array a source of images.
 
   Args:
@@ -124,6 +144,7 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
     for_fit: as in `load_source`.
     labels: N numbers or texts, only ever used to score a result; None: unknown.
     rendering: of a fit, to be kept to; None: it is found.
+    finest: as in `load_source`.
 
   Returns:
     An ImageSource.
@@ -132,11 +153,11 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
     UserError: as in `load_source`.
   """
   rendering = asked_for(rendering, data.range)
-  return finished(raw_array(images, data, rendering, labels), data, for_fit)
+  return finished(raw_array(images, data, rendering, labels), data, for_fit, finest)
 
 
-def finished(raw: Raw, data: ml_collections.ConfigDict,
-             for_fit: bool = True) -> ImageSource:
+def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
+             finest: int | tuple[int, int] = 0) -> ImageSource:
   """Makes what a reader returned an ImageSource.
 
   Args:
@@ -144,6 +165,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
     data: the `data` section of a config; of its options image_size, fit, channels,
       padding and max_images are used, as in `load_source`.
     for_fit: as in `load_source`.
+    finest: as in `load_source`.
 
   Returns:
     An ImageSource.
@@ -161,12 +183,26 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
         f'{raw.name} has images of height x width x channels {raw.images.shape[1:]}; '
         'each must be at least 1; write the file again')
   keep = _kept(len(raw.images), data.max_images)
-  images, levels = _finished(raw.images, keep, data, raw.levels)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   stored, resized = tuple(raw.images.shape[1:3]), raw.resized
-  if size not in (None, stored):
+  ready = size is None or stored in (size, finest)  # the reader has resized them
+  base, base_keep, base_levels = raw.images, keep, raw.levels
+  larger = _finer_size_of(size, stored, finest)
+  finer = None
+  if larger:
+    fine = copy.deepcopy(data)
+    fine.image_size, fine.padding = larger, 0
+    pixels, fine_levels = _finished(raw.images, keep, fine, raw.levels)
+    finer = ImageSource(
+        name=raw.name, images=_in_memory(pixels, data), ids=tuple(
+            raw.ids[i] for i in keep), labels=None, label_names=None, levels=fine_levels,
+        rendering=raw.rendering)
+    if larger == stored:
+      base, base_keep, base_levels = finer.images, np.arange(len(keep)), fine_levels
+  images, levels = _finished(base, base_keep, data, base_levels)
+  if not ready:
     resized = f'all images ({stored[0]}x{stored[1]})'
-  if not for_fit and size not in (None, stored):
+  if not for_fit and not ready:
     notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
   source = ImageSource(
@@ -174,10 +210,21 @@ def finished(raw: Raw, data: ml_collections.ConfigDict,
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
-      rendering=raw.rendering, notes=notes, resized=resized)
+      rendering=raw.rendering, notes=notes, resized=resized, finer=finer)
   if for_fit:
     _check_images_differ(source)
   return source
+
+
+def _finer_size_of(size: tuple[int, int] | None, stored: tuple[int, int],
+                   finest: int | tuple[int, int]) -> tuple[int, int] | None:
+  """The size of `ImageSource.finer`, as `load_source` describes it; None: it is none."""
+  if not (size and finest):
+    return None
+  if isinstance(finest, tuple):
+    return finest
+  longest = max(size)
+  return preprocess.within(tuple(finest * side / longest for side in size), stored, size)
 
 
 def scale_to_model(images: _Array, levels: int | None) -> _Array:

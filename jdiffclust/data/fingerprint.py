@@ -91,6 +91,7 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
   """The images of some indices, int [n], in this order."""
   images = (source.images[order] if isinstance(source.images, np.ndarray)
             else source.images.take(order))
+  finer = source.finer and reordered(source.finer, order)
   return dataclasses.replace(
-      source, images=images, ids=tuple(source.ids[i] for i in order),
+      source, images=images, finer=finer, ids=tuple(source.ids[i] for i in order),
       labels=None if source.labels is None else source.labels[order])

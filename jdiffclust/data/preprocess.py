@@ -7,6 +7,7 @@ it is given, except `stored_pixels`, which reads a Pillow image.
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -112,6 +113,46 @@ def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
           (size[1], size[0]), Image.Resampling.BICUBIC, box=box)
       for c in range(channels)]
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
+
+
+def reduced(images: np.ndarray, longest: int) -> np.ndarray:
+  """Images with no side above a number of pixels, by antialiased interpolation.
+
+  Args:
+    images: [n, H, W, C], float32.
+    longest: pixels.
+
+  Returns:
+    [n, h, w, C]; the images themselves if they are that small.
+  """
+  factor = longest / max(images.shape[1:3])
+  if factor >= 1:
+    return images
+  height, width = (max(1, round(factor * side)) for side in images.shape[1:3])
+  return np.asarray(jax.image.resize(
+      images, (len(images), height, width, images.shape[3]), 'linear'))
+
+
+def finer_size(size: tuple[int, int], longest: int) -> tuple[int, int] | None:
+  """The largest whole multiple of a size with no side above `longest`; None: itself."""
+  factor = longest // max(size)
+  return (factor * size[0], factor * size[1]) if factor > 1 else None
+
+
+def within(size: tuple[int, int], stored: tuple[int, int],
+           least: tuple[int, int]) -> tuple[int, int] | None:
+  """A size of the proportions of `least` of which no side is above the others'.
+
+  Args:
+    size: (height, width) wanted.
+    stored: of the images as they are: more would be made up.
+    least: the size below which there is no need of another one.
+
+  Returns:
+    (height, width), or None if it is not a quarter larger than `least`.
+  """
+  factor = min(min(size[i], stored[i]) / least[i] for i in (0, 1))
+  return (round(factor * least[0]), round(factor * least[1])) if factor >= 1.25 else None
 
 
 def _framed(inner: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

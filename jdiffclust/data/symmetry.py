@@ -37,11 +37,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import scipy.stats
 from threadpoolctl import threadpool_limits
 
+from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import QUARTERS
 from jdiffclust.streams import integer_seed
 
@@ -201,16 +201,6 @@ def judge(images: np.ndarray, by: Map) -> Symmetry:
                   bool(enough and count >= FEWEST_IMAGES))
 
 
-def reduced(images: np.ndarray) -> np.ndarray:
-  """Images with no side above LONGEST, by antialiased interpolation."""
-  factor = LONGEST / max(images.shape[1:3])
-  if factor >= 1:
-    return images
-  height, width = (max(1, round(factor * side)) for side in images.shape[1:3])
-  return np.asarray(jax.image.resize(
-      images, (len(images), height, width, images.shape[3]), 'linear'))
-
-
 def find(images: np.ndarray, names: Sequence[str] = tuple(MAPS),
          seed: int = 0) -> dict[str, Symmetry]:
   """Which maps are symmetries of images, as far as their shape allows to ask.
@@ -227,7 +217,7 @@ def find(images: np.ndarray, names: Sequence[str] = tuple(MAPS),
     images = images[np.random.default_rng(seed).choice(len(images), MOST_IMAGES,
                                                        replace=False)]
   square = images.shape[1] == images.shape[2]
-  images = reduced(np.asarray(images, np.float32))
+  images = reduced(np.asarray(images, np.float32), LONGEST)
   # On one thread, since sums over several differ in the last bits from run to run.
   with threadpool_limits(1):
     return {name: judge(images, MAPS[name]) for name in names

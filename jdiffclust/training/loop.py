@@ -140,7 +140,7 @@ def recogniser_of(store: Store, progress: dict, config) -> Recognised | None:
   if progress['start'] != RECOGNISED:
     return None
   arrays = store.recogniser()
-  return arrays and from_arrays(arrays, progress['image_shape'], config)
+  return arrays and from_arrays(arrays, config)
 
 
 def e_step_key(config, iteration: int):
@@ -190,13 +190,14 @@ class Fitter:
     options = self.config.start
     best = options.kind == BEST
     names = options.candidates if best else (options.kind,)
-    sample = fit_sample(self.source, options.max_images, self.config.seed)
+    seen = self.source.seen
+    sample = fit_sample(seen, options.max_images, self.config.seed)
     trials = []
     for name in names:
       with self.reporter.task(f'start ({name})', 100, 'percent') as task:
-        assign = fit_start(name, sample, self.source.image_shape, self.config,
+        assign = fit_start(name, sample, seen.image_shape, self.config,
                            task.advance)
-        tau = partition(assign, self.source, self.tracked)
+        tau = partition(assign, seen, self.tracked)
         task.advance(100 - task.done)
       bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)
       trials.append(trial.Trial(name, tau, bound, assign))
@@ -282,8 +283,8 @@ class Fitter:
     self.store.finish()
     host = to_host(self.tau)
     tau, bound = host['current'], host['bound']
-    start = start_of_all(self.source, self.config, self.progress['start'], host['start'],
-                         self.recogniser)
+    start = start_of_all(self.source.seen, self.config, self.progress['start'],
+                         host['start'], self.recogniser)
     if len(self.tracked) < self.source.num_images:
       found = assign_all(self.method, self.state.ema, self.pipeline,
                          e_step_key(self.config, self.progress['iteration']),

@@ -172,12 +172,12 @@ def test_images_that_are_not_square():
 def test_large_images_are_reduced_alike():
   """Reducing commutes with every map; small ones stay."""
   images = np.random.default_rng(0).normal(size=(3, 45, 45, 2)).astype(np.float32)
-  small = lib.reduced(images)
+  small = lib.reduced(images, 32)
   assert small.shape == (3, 32, 32, 2)
   for by in MAPS.values():
-    np.testing.assert_allclose(lib.reduced(by.placing(images)), by.placing(small),
+    np.testing.assert_allclose(lib.reduced(by.placing(images), 32), by.placing(small),
                                atol=1e-5)
-  assert lib.reduced(small) is small
+  assert lib.reduced(small, 32) is small
 
 
 def test_many_images_are_a_sample_of_the_seed(monkeypatch):

@@ -79,7 +79,7 @@ def build():
 
   def of(config, *given):
     key = (config.method, config.num_clusters, config.em.posterior, config.em.schedule,
-           config.posterior.anchor, repr(config.views.to_dict()))
+           config.posterior.anchor, str(config.views))
     if key not in built:
       built[key] = tiny.build(config, *given)
     made = copy.copy(built[key])
@@ -107,11 +107,13 @@ def test_labels_change_nothing_of_a_fit(method, changes, build):
         'tau': fit.responsibilities.tobytes(), 'start': fit.start.tobytes(),
         'bound': fit.bound.tobytes(), 'weights': bytes_of(fit.params),
         'number': fit.config.num_clusters, 'choice': fit.choice,
+        'symmetries': fit.symmetries,
         'history': json.dumps(fit.history), 'starts': fit.progress['starts'],
         'stop': (fit.progress['stop_reason'], len(fit.history))}
   assert found['true'] == found['wrong'] == found['none']
   assert found['none']['stop'] == ('maximum of iterations', 4)
   assert (found['none']['choice'] is None) == (changes is not AUTO)
+  assert (found['none']['symmetries'] is None) == (method == 'sr3')
 
 
 def scored(path):

@@ -19,6 +19,7 @@ OPTIONS = ('start.kind=recognition', 'recognition.channels=8', 'recognition.step
            'recognition.batch_size=16', 'views.num=4', 'views.sets=1')
 CDDPM = 'em.posterior=amortised', 'posterior.channels=8'
 OTHER = 'method=cluster_ddpm', 'latent.size=4'
+FINER = *CDDPM, 'data.image_size=4'  # of which recognition sees 8x8
 IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
 KEPT = 'recogniser.npz'
 
@@ -55,16 +56,18 @@ def predicted(workdir) -> list[int]:
     return [int(row['cluster']) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize('method', [(), OTHER])
+@pytest.mark.parametrize('method', [(), OTHER, FINER])
 def test_the_fits_images_keep_their_clusters(method, commands, run, options, tmp_path):
   """Given as new ones, by the library and by the command: at most one of 60 moves."""
   if method:
     run, options = tmp_path / 'run', [
-        *method, *(option for option in options if option not in CDDPM)]
+        *(option for option in options if option not in CDDPM), *method]
     assert commands.fit(run, *options).code == 0
   else:
     run = shutil.copytree(run, tmp_path / 'run')
   fitted = jdiffclust.load(run, build=build)
+  assert fitted.recogniser.image_shape == (8, 8, 1)
+  assert fitted.method.image_shape == ((4, 4, 1) if method == FINER else (8, 8, 1))
   again = fitted.assign(IMAGES).responsibilities.argmax(axis=1)
   assert (again == fitted.clusters).sum() >= 59
   outcome = commands.small('--mode=predict', f'--workdir={run}', *(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -37,7 +37,7 @@ class CDDPM(Method):
     """As `method.build`."""
     amortised = config.em.posterior == 'amortised'
     self.draws_decide = not amortised
-    options = ml_collections.ConfigDict(config.e_step)
+    options = copy.deepcopy(config.e_step)
     if options.proposal == 'auto':  # draws decide a table of tau, and score any other
       options.proposal = 'weight' if amortised else 'spread'
     super().__init__(config, image_shape, levels, mesh,

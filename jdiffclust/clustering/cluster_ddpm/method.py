@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -32,7 +33,7 @@ class ClusterDDPM(Method):
   def __init__(self, config, image_shape, levels: int | None, mesh: Mesh,
                networks: Networks = Networks()):
     """As `method.build`; of the diffusion the pull is none, whatever the config says."""
-    diffusion = ml_collections.ConfigDict(config.diffusion)
+    diffusion = copy.deepcopy(config.diffusion)
     diffusion.pull = 'zero'
     self.e_options = draws_of(config)
     super().__init__(config, image_shape, levels, mesh, process_from_config(diffusion),
@@ -165,7 +166,7 @@ class ClusterDDPM(Method):
 
 def draws_of(config):
   """The `e_step` section: draws only score here, and clusters share all of them."""
-  options = ml_collections.ConfigDict(config.e_step)
+  options = copy.deepcopy(config.e_step)
   if options.proposal in ('auto', 'spread'):
     options.proposal = 'weight'
   return options

@@ -23,6 +23,7 @@ own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
     consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
 from jdiffclust.data import symmetry
+from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
     AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
@@ -52,6 +54,7 @@ FINER = 2  # times as many cells, to be joined
 NEAREST = 10  # fitted images that speak for a new one
 SAME = 1e-3  # of the last one's distance: as near is as good as the same
 TINY = 1e-6  # features that vary less are the same for all
+COARSE = 16  # pixels of the longer side at which neighbourhoods are compared
 BATCH = 256  # images described at once
 
 
@@ -71,7 +74,7 @@ class Trained(NamedTuple):
 
 def scaled_views(options, factor: float):
   """The section `views`, its maps `factor` times as large."""
-  options = options.copy_and_resolve_references()  # ConfigDict() shares fields
+  options = copy.deepcopy(options)  # ConfigDict(options) would share its fields
   for name in ('rotation', 'scale', 'shear', 'shift'):
     options[name] = factor * options[name]
   return options
@@ -198,49 +201,52 @@ class Recognised:
   """Responsibilities of images, fitted or not; see the module's text."""
 
   def __init__(self, trained: Trained, features: np.ndarray, tau: np.ndarray,
-               image_shape):
+               image_shape, longest: int):
     """Prepares the search for neighbours.
 
     Args:
       trained: the network.
       features: of the n images fitted, as of `describe`, [n, D].
       tau: their responsibilities [n, Q].
-      image_shape: (H, W, C).
+      image_shape: (H, W, C) of the images that it is asked of.
+      longest: pixels of the longer side that the network sees.
     """
     self.trained, self.features, self.tau = trained, features, tau
-    self._image_shape = tuple(image_shape)
+    self.image_shape, self._longest = tuple(image_shape), longest
     self._index = NearestNeighbors(n_neighbors=min(NEAREST, len(tau)))
     self._index.fit(standardised(features, features))
 
   def __call__(self, images: np.ndarray, indices) -> np.ndarray:
     """Responsibilities [n, Q] of images [n, D]; an `Assign`."""
     del indices
-    described = describe(self.trained, images.reshape(-1, *self._image_shape))
+    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
+    described = describe(self.trained, images)
     away, near = self._index.kneighbors(standardised(described, self.features))
     return weighted(away, self.tau[near])
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
     variables = flatten_dict(jax.tree.map(np.asarray, self.trained.variables), sep='/')
-    return {'features': self.features, 'tau': self.tau, **variables}
+    return {'features': self.features, 'tau': self.tau,
+            'image_shape': np.array(self.image_shape), **variables}
 
 
-def from_arrays(arrays: dict[str, np.ndarray], image_shape, config) -> Recognised:
+def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
   """The `Recognised` of its `arrays`.
 
   Args:
     arrays: of `Recognised.arrays`.
-    image_shape: (H, W, C).
     config: that of the fit.
   """
   rest = {name: jnp.asarray(array) for name, array in arrays.items()
-          if name not in ('features', 'tau')}
+          if name not in ('features', 'tau', 'image_shape')}
   variables = unflatten_dict(rest, sep='/')
   options = config.recognition
   answer = arrays['params/Dense_0/bias']
   network = RecognitionNetwork(len(answer), options.channels, options.dropout)
   return Recognised(Trained(network, variables, mild_views(config)),
-                    arrays['features'], arrays['tau'], image_shape)
+                    arrays['features'], arrays['tau'],
+                    [int(side) for side in arrays['image_shape']], options.max_side)
 
 
 def standardised(features, of) -> np.ndarray:
@@ -328,11 +334,14 @@ def recogniser(sample, image_shape, config, seed: int,
     sample, image_shape, config, seed, advance: of `of_recognition`.
   """
   config, _ = symmetry.settled(config, sample, image_shape)
-  finer = config.copy_and_resolve_references()
+  finer = copy.deepcopy(config)
   finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
                            len(sample))
-  cells = of_neighbourhoods(sample, image_shape, finer, seed)(sample, None)
-  return train(sample.reshape(-1, *image_shape), cells, config, advance)
+  images = sample.reshape(-1, *image_shape)
+  coarse = reduced(images, COARSE)
+  flat = coarse.reshape(len(sample), -1)
+  cells = of_neighbourhoods(flat, coarse.shape[1:], finer, seed)(flat, None)
+  return train(reduced(images, config.recognition.max_side), cells, config, advance)
 
 
 def of_recognition(
@@ -351,5 +360,6 @@ def of_recognition(
   if number == 1:
     return of_neighbourhoods(sample, image_shape, config, seed)
   trained = recogniser(sample, image_shape, config, seed, advance)
-  features = describe(trained, sample.reshape(-1, *image_shape))
-  return Recognised(trained, features, cut(features, number, seed), image_shape)
+  longest = config.recognition.max_side
+  features = describe(trained, reduced(sample.reshape(-1, *image_shape), longest))
+  return Recognised(trained, features, cut(features, number, seed), image_shape, longest)

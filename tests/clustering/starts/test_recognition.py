@@ -245,7 +245,7 @@ def test_fitted_images_keep_their_clusters():
   assert number.get() == 3
   as_new = start(flat, None)
   assert (as_new.argmax(axis=1) == start.tau.argmax(axis=1)).all()
-  again = lib.from_arrays(start.arrays(), SHAPE, config)
+  again = lib.from_arrays(start.arrays(), config)
   new, of = bars(100, seed=9)
   new = new.reshape(100, -1)
   np.testing.assert_array_equal(start(new, None), again(new, None))
