@@ -162,7 +162,7 @@ OPTIONS: Mapping[str, Any] = {
     'recognition': {
         'max_side': integer(32, 8, 'pixels of the longer side up to which the '
                             'recognition network sees images, also where '
-                            'data.image_size leaves the model fewer', **PERSON),
+                            'data.image_size leaves the model fewer'),
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "

@@ -44,7 +44,7 @@ from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
     AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
-from jdiffclust.networks.recognition import RecognitionNetwork
+from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
