@@ -465,7 +465,10 @@ OPTIONS: Mapping[str, Any] = {
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
-         'views.upside_down': 0., 'views.quarter_turns': 0.}
+         'views.upside_down': 0., 'views.quarter_turns': 0.} | {
+             # No start of before reads them.
+             f'recognition.{name}': option.default
+             for name, option in OPTIONS['recognition'].items()}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'
