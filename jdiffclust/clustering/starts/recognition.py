@@ -38,8 +38,7 @@ from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.choose import TOLERANCE, modularity
 from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
-    consensus, consensus_of_spaces, cuts, cuts_of, embeddings, find_neighbours, graphs,
-    of_neighbourhoods, spaces_of, unit_rows)
+    consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
 from jdiffclust.data import symmetry
 from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
@@ -55,7 +54,6 @@ FINER = 2  # times as many cells, to be joined
 NEAREST = 10  # fitted images that speak for a new one
 SAME = 1e-3  # of the last one's distance: as near is as good as the same
 TINY = 1e-6  # features that vary less are the same for all
-COARSE = 16  # pixels of the longer side at which neighbourhoods are compared, too
 BATCH = 256  # images described at once
 
 
@@ -327,28 +325,6 @@ def rejoined(tau: np.ndarray, graph, num_clusters: int,
   return found / found.sum(axis=1, keepdims=True)
 
 
-def cells_of(images: np.ndarray, config, seed: int) -> np.ndarray:
-  """The start from neighbourhoods, of the images and of coarser ones.
-
-  Which resolution shows best what belongs together is not known: all spaces of both have
-  the same say.
-
-  Args:
-    images: [n, H, W, C] in [-1, 1].
-    config: num_clusters, seed, and the sections start and views.
-    seed: of the cuts.
-
-  Returns:
-    Responsibilities, float32 [n, num_clusters].
-  """
-  coarse, number = reduced(images, COARSE), config.num_clusters
-  found = []
-  for some in (images,) if coarse is images else (images, coarse):
-    spaces = spaces_of(some.reshape(len(some), -1), some.shape[1:], config, seed)
-    found += [cuts_of(some, space, number, seed) for space in spaces]
-  return consensus_of_spaces(found, number, seed)
-
-
 def of_recognition(
     sample, image_shape, config, seed: int,
     advance: Callable[[int], None] = lambda percent: None) -> Recognised | Callable:
@@ -368,7 +344,8 @@ def of_recognition(
   finer = copy.deepcopy(config)
   finer.num_clusters = min(round(number * config.recognition.cells), len(sample))
   images = reduced(sample.reshape(-1, *image_shape), config.recognition.max_side)
-  cells = cells_of(images, finer, seed)
+  flat = images.reshape(len(sample), -1)
+  cells = of_neighbourhoods(flat, images.shape[1:], finer, seed)(flat, None)
   trained = train(images, cells, config, advance)
   features = describe(trained, images)
   return Recognised(trained, features, cut(features, number, seed), image_shape,
