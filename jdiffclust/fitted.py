@@ -148,7 +148,7 @@ class Fitted:
     """What is amiss at the end of the fit; empty: nothing that can be told."""
     tracked = tracked_images(self.progress['num_images'], self.config)
     return advice(self.history, len(tracked), self.config.num_clusters,
-                  not self.method.draws_decide)
+                  not self.method.draws_decide, self.progress['start'] == RECOGNISED)
 
   @property
   def rendering(self) -> Rendering | None:

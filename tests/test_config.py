@@ -287,6 +287,16 @@ def test_config_json_of_before():
   assert 'em.min_cluster_size = 2.0' in message and '1.0' in message
 
 
+def test_a_run_of_before_recognition_is_read():
+  """It lacks the whole section, which its start does not read."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  del stored['recognition']
+  stored['start']['kind'] = 'neighbours'
+  config = config_lib.from_json(json.dumps(stored))
+  assert config.start.kind == 'neighbours'
+  assert config.recognition == config_lib.default_config().recognition
+
+
 def test_symmetries_of_a_run_of_before():
   """Runs that lack the options made no such views; what is left to the images is as a run
   has it, what is given stays."""

@@ -162,7 +162,7 @@ OPTIONS: Mapping[str, Any] = {
     'recognition': {
         'max_side': integer(32, 8, 'pixels of the longer side up to which the '
                             'recognition network sees images, also where '
-                            'data.image_size leaves the model fewer', **PERSON),
+                            'data.image_size leaves the model fewer'),
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "
@@ -465,7 +465,10 @@ OPTIONS: Mapping[str, Any] = {
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
-         'views.upside_down': 0., 'views.quarter_turns': 0.}
+         'views.upside_down': 0., 'views.quarter_turns': 0.} | {
+             # No start of before reads them.
+             f'recognition.{name}': option.default
+             for name, option in OPTIONS['recognition'].items()}
 # Names of before -> those of now.
 RENAMED = {'em.init': 'start.kind'} | {
     f'em.init_{name}': f'start.{name}'

@@ -245,7 +245,7 @@ def splits_and_merges(record: dict) -> list[str]:
 
 
 def advice(history: list[dict], num_images: int, num_clusters: int,
-           amortised: bool = False) -> list[Advice]:
+           amortised: bool = False, recognised: bool = False) -> list[Advice]:
   """What is amiss after an EM iteration, by the constants above; last of all, of a run.
 
   Args:
@@ -257,6 +257,7 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
     num_images: N.
     num_clusters: Q.
     amortised: whether tau is from an inference network, which the draws only check.
+    recognised: whether the start is by recognition, which EM is meant to keep.
 
   Returns:
     A list of `Advice`, empty for a healthy iteration.
@@ -265,7 +266,8 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
     return []
   last, found = history[-1], []
   changed, moved = last['changed_fraction'], last['moved_fraction']
-  if (len(history) > 1 and changed < FROZEN_CHANGED and moved < FROZEN_MOVED
+  if (not recognised and len(history) > 1 and changed < FROZEN_CHANGED
+      and moved < FROZEN_MOVED
       and last['certain_fraction'] > FROZEN_CERTAIN):
     found.append(Advice('frozen', (
         f'EM is frozen at its start, or the start was right: {changed:.1%} of the images '

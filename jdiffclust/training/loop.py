@@ -400,7 +400,8 @@ class Fitter:
       return
     for kind, text in diagnostics.advice(progress['history'], len(self.tracked),
                                          self.config.num_clusters,
-                                         not self.method.draws_decide):
+                                         not self.method.draws_decide,
+                                         progress['start'] == RECOGNISED):
       if kind not in self._told:
         self._told.add(kind)
         self.reporter.line(f"EM {progress['iteration']}, so far: {text}")

@@ -142,6 +142,13 @@ def test_advice_on_latents():
   assert advice.kind == 'latents' and '0.100 + 1.684' in advice.text
 
 
+def test_a_learnt_start_is_meant_to_stay():
+  """What EM keeps of a start by recognition is no sign of being stuck."""
+  stuck = [HEALTHY, SECOND | FROZEN]
+  assert [advice.kind for advice in d.advice(stuck, 1000, 10)] == ['frozen']
+  assert d.advice(stuck, 1000, 10, recognised=True) == []
+
+
 def test_advice_needs_evidence():
   """One still iteration is not frozen yet; after a reshuffle shrinking says nothing;
   a cluster halved to an average size is well; of two clusters one may hold most."""

@@ -118,8 +118,8 @@ def test_best_start_has_the_best_bound(commands, tmp_path):
 
 def test_choice_by_hand():
   """Mean bounds 2 and 3: the second; the first lacks 1, with its paired error."""
-  trials = [trial.Trial('a', None, np.array([1., 2., 3.])),
-            trial.Trial('b', None, np.array([3., 2., 4.]))]
+  trials = [trial.Trial('a', None, np.array([1., 2., 3.]), None),
+            trial.Trial('b', None, np.array([3., 2., 4.]), None)]
   winner, table = trial.best(trials)
   assert winner.name == 'b' and [row['bound_nats'] for row in table] == [2., 3.]
   assert table[0]['lack'] == 1 and table[1]['lack'] == 0

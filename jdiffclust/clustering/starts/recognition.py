@@ -44,7 +44,7 @@ from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
     AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
-from jdiffclust.networks.recognition import RecognitionNetwork
+from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
@@ -54,7 +54,6 @@ FINER = 2  # times as many cells, to be joined
 NEAREST = 10  # fitted images that speak for a new one
 SAME = 1e-3  # of the last one's distance: as near is as good as the same
 TINY = 1e-6  # features that vary less are the same for all
-COARSE = 16  # pixels of the longer side at which neighbourhoods are compared
 BATCH = 256  # images described at once
 
 
@@ -337,11 +336,10 @@ def recogniser(sample, image_shape, config, seed: int,
   finer = copy.deepcopy(config)
   finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
                            len(sample))
-  images = sample.reshape(-1, *image_shape)
-  coarse = reduced(images, COARSE)
-  flat = coarse.reshape(len(sample), -1)
-  cells = of_neighbourhoods(flat, coarse.shape[1:], finer, seed)(flat, None)
-  return train(reduced(images, config.recognition.max_side), cells, config, advance)
+  images = reduced(sample.reshape(-1, *image_shape), config.recognition.max_side)
+  flat = images.reshape(len(sample), -1)
+  cells = of_neighbourhoods(flat, images.shape[1:], finer, seed)(flat, None)
+  return train(images, cells, config, advance)
 
 
 def of_recognition(

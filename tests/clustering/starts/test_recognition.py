@@ -18,7 +18,7 @@ from jdiffclust.config import default_config
 from jdiffclust.data.views import transform
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.scores import accuracy
-from jdiffclust.networks.recognition import RecognitionNetwork
+from jdiffclust.networks.recogniser import RecognitionNetwork
 
 SHAPE = (12, 12, 1)
 
