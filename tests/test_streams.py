@@ -78,7 +78,8 @@ def built(method):
   config.update_from_flattened_dict({
       'method': method, 'num_clusters': 3, 'latent.size': 4, 'diffusion.num_steps': 20,
       'diffusion.beta_end': .01, 'e_step.num_draws': 4, 'posterior.channels': 8,
-      'posterior.num_views': 2})
+      'posterior.num_views': 2, 'views.flip': 0., 'views.upside_down': 0.,
+      'views.quarter_turns': 0.})
   made = tiny.build(config, (4, 4, 1), None, make_mesh(1))
   images = np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 1)).astype(np.float32)
   start = np.full((6, 3), 1 / 3, np.float32)
