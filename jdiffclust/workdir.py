@@ -32,8 +32,6 @@ from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
-
-
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
 
 

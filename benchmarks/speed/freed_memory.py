@@ -18,6 +18,7 @@ import resource
 
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.rounds import alternate
+from jdiffclust.config import SYMMETRIES
 from jdiffclust.memory import keep_freed_memory
 
 ONE_THREAD = {'JAX_PLATFORMS': 'cpu', 'NPROC': '1',
@@ -36,7 +37,7 @@ def measure(keep: bool, steps: int) -> dict[str, float]:
   from jdiffclust.batch import Batch
   from jdiffclust.clustering.method import build
   from jdiffclust.sharding import make_mesh
-  config = config_of('folder', {'num_clusters': 10})
+  config = config_of('folder', {'num_clusters': 10, **dict.fromkeys(SYMMETRIES, 0.)})
   method = build(config, (16, 16, 1), 256, make_mesh(1))
   size = config.m_step.batch_size
   images = jax.random.uniform(jax.random.key(0), (size, 16, 16, 1), minval=-1, maxval=1)

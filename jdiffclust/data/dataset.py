@@ -185,7 +185,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   stored, resized = tuple(raw.images.shape[1:3]), raw.resized
-  ready = size is None or stored in (size, finest)  # the reader has resized them
+  ready = size in (None, stored) or (  # or the reader has resized them
+      data.source in RESIZING and stored == finest)
   base, base_keep, base_levels = raw.images, keep, raw.levels
   larger = _finer_size_of(size, stored, finest)
   finer = None

@@ -137,7 +137,7 @@ def recogniser_of(store: Store, progress: dict, config) -> Recognised | None:
   Raises:
     UserError: it cannot be read any more.
   """
-  if progress['start'] != RECOGNISED:
+  if progress['start'] != RECOGNISED or config.num_clusters == 1:
     return None
   arrays = store.recogniser()
   return arrays and from_arrays(arrays, config)

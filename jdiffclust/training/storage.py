@@ -44,6 +44,8 @@ class Store:
     Raises:
       UserError: it cannot be read any more.
     """
+    return None
+
   def keep_symmetries(self, found: dict | None) -> None:
     """Keeps which maps were found to be symmetries; None: all were given."""
 

@@ -107,3 +107,14 @@ def test_a_resumed_run_keeps_it(commands, run, options, tmp_path):
   one, two = (jdiffclust.load(path, build=build) for path in (run, cut))
   np.testing.assert_array_equal(one.responsibilities, two.responsibilities)
   assert (cut / KEPT).read_bytes() == (run / KEPT).read_bytes()
+
+
+def test_one_cluster_has_no_recogniser(commands, options, tmp_path):
+  """There is nothing to tell: the fit is loaded and assigns all the same."""
+  run = tmp_path / 'run'
+  outcome = commands.fit(run, *options, 'num_clusters=1')
+  assert outcome.code == 0, outcome.err
+  assert not (run / KEPT).exists()
+  fitted = jdiffclust.load(run, build=build)
+  assert fitted.recogniser is None
+  np.testing.assert_array_equal(fitted.assign(IMAGES).responsibilities, np.ones((60, 1)))
