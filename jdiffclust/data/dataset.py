@@ -107,7 +107,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       there is nothing to cluster. False: accept them, to be assigned to fitted clusters.
     rendering: of a fit, to be kept to; None: it is found.
     finest: where image_size reduces images, they are held as `finer`, too: with no side
-      above so many pixels, nor above those that they have; or of just this size; 0: not.
+      above so many pixels, nor above those that they have; or of just this size; 0: not,
+      nor are images with padding.
 
   Returns:
     An ImageSource. A plain idx or uint8 npy file is a memory map; the images of tfds,
@@ -122,7 +123,7 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
   rendering = asked_for(rendering, data.range)
-  size = preprocess.size_of(data.image_size)
+  size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
   if size and isinstance(finest, int) and data.source in RESIZING:
     finest = preprocess.finer_size(size, finest) or 0
   reading = copy.deepcopy(data)
@@ -188,11 +189,11 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   ready = size in (None, stored) or (  # or the reader has resized them
       data.source in RESIZING and stored == finest)
   base, base_keep, base_levels = raw.images, keep, raw.levels
-  larger = _finer_size_of(size, stored, finest)
+  larger = _finer_size_of(size, stored, finest) if not data.padding else None
   finer = None
   if larger:
     fine = copy.deepcopy(data)
-    fine.image_size, fine.padding = larger, 0
+    fine.image_size = larger
     pixels, fine_levels = _finished(raw.images, keep, fine, raw.levels)
     finer = ImageSource(
         name=raw.name, images=_in_memory(pixels, data), ids=tuple(

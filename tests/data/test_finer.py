@@ -49,19 +49,20 @@ def test_no_pixels_are_made_up(size, stored, least, expected):
   assert preprocess.within(size, stored, least) == expected
 
 
-@pytest.mark.parametrize('padding', [0, 2])
-def test_of_an_array(padding):
+def test_of_an_array():
   """The model's images are what they are without; the finer ones are as stored."""
   images = pictures(4, 28, 1)
-  data = options(image_size=16, padding=padding)
+  data = options(image_size=16)
   alone, both = array_source(images, data), array_source(images, data, finest=32)
   assert alone.finer is None and alone.seen is alone
   np.testing.assert_array_equal(read_images(alone, range(4)), read_images(both, range(4)))
-  assert both.image_shape == (16 + 2 * padding, 16 + 2 * padding, 1)
+  assert both.image_shape == (16, 16, 1)
   assert both.seen is both.finer
   np.testing.assert_array_equal(read_images(both.finer, range(4)), images)
   assert both.resized == alone.resized and both.ids == both.finer.ids
   assert array_source(images, options(), finest=32).finer is None
+  padded = array_source(images, options(image_size=16, padding=6), finest=32)
+  assert padded.finer is None and padded.image_shape == (28, 28, 1)
   assert array_source(images, options(image_size=28), finest=32).finer is None
 
 
