@@ -65,6 +65,8 @@ def test_another_type_is_refused(name):
 @MANY
 @hypothesis.given(st.sampled_from(sorted(OPTIONS)), JUNK)
 @hypothesis.example('checkpoint.every_steps', {'\n': 0})
+@hypothesis.example('views.flip', 0.)
+@hypothesis.example('views.flip', True)
 def test_junk_is_refused_or_of_the_right_kind(name, value):
   """No value makes `check_config` fail otherwise; what it takes has the type."""
   config = changed(name, value)
@@ -78,8 +80,8 @@ def test_junk_is_refused_or_of_the_right_kind(name, value):
   if kind is float:
     assert isinstance(value, (int, float)) and value == value
   else:
-    assert isinstance(value, kind)
-  if kind in (int, float):
+    assert isinstance(value, (kind, *OPTIONS[name].kinds))
+  if isinstance(value, (int, float)) and kind is not bool:
     assert not isinstance(value, bool) and value >= 0
 
 
