@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts import spaces  # noqa: F401  # slow to import
 from jdiffclust.clustering.starts.recognition import (
-    BATCH, Recognised, Trained, cut, describe, recogniser, standardised, transform)
+    Recognised, Trained, cut, describe, over_views, recogniser, standardised)
 from jdiffclust.clustering.starts.sample import fit_sample, partition, start_of_all
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.data.preprocess import reduced
@@ -81,28 +78,13 @@ def network(source: ImageSource, config) -> dict[str, Found]:
   source = source.seen
   with threadpool_limits(1):
     began = now()
-    clusters = answers(learnt(source, config)[1], every(source, config)).argmax(axis=1)
-    return {'network': Found(clusters, *(now() - began))}
+    logits, _ = over_views(learnt(source, config)[1], every(source, config))
+    return {'network': Found(logits.argmax(axis=1), *(now() - began))}
 
 
 def every(source: ImageSource, config) -> np.ndarray:
   """All images as the network sees them, [N, H, W, C] in [-1, 1]."""
   return reduced(images_at(source, range(source.num_images)), config.recognition.max_side)
-
-
-@jax.jit(static_argnums=0)
-def _logits(network, variables, images, maps) -> Any:
-  seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
-  found = network.apply(variables, seen.reshape(-1, *images.shape[1:]))[0]
-  return found.reshape(len(seen), len(images), -1).mean(axis=0)
-
-
-def answers(trained: Trained, images: np.ndarray) -> np.ndarray:
-  """Logits [n, K] of images [n, H, W, C], mean over the views that features have."""
-  return in_blocks(
-      lambda rows: _logits(trained.network, trained.variables,
-                           jnp.asarray(images[rows], jnp.float32), trained.maps),
-      len(images), BATCH)
 
 
 FITS = {'neighbours': neighbours, 'recognition': recognition,

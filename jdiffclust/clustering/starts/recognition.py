@@ -182,18 +182,24 @@ def minibatches(count: int, size: int, number: int, seed: int):
 
 
 @jax.jit(static_argnums=0)
-def _features(network, variables, images, maps):
+def _over_views(network, variables, images, maps):
   seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
-  features = network.apply(variables, seen.reshape(-1, *images.shape[1:]))[1]
-  return features.reshape(len(seen), len(images), -1).mean(axis=0)
+  found = network.apply(variables, seen.reshape(-1, *images.shape[1:]))
+  return jax.tree.map(
+      lambda a: a.reshape(len(seen), len(images), -1).mean(axis=0), found)
+
+
+def over_views(trained: Trained, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Logits [n, K] and features [n, D] of images [n, H, W, C], means over the views."""
+  return in_blocks(
+      lambda rows: _over_views(trained.network, trained.variables,
+                               jnp.asarray(images[rows], jnp.float32), trained.maps),
+      len(images), BATCH)
 
 
 def describe(trained: Trained, images: np.ndarray) -> np.ndarray:
-  """Features of images [n, H, W, C], mean over the image and the views: [n, D]."""
-  return in_blocks(
-      lambda rows: _features(trained.network, trained.variables,
-                             jnp.asarray(images[rows], jnp.float32), trained.maps),
-      len(images), BATCH)
+  """The features of `over_views`, [n, D]."""
+  return over_views(trained, images)[1]
 
 
 class Recognised:
