@@ -21,15 +21,18 @@ import numpy as np
 
 from jdiffclust import config as config_lib
 from jdiffclust.clustering.cddpm.density import Densities
+from jdiffclust.clustering.damaged import Examples, example_rows, learn
 from jdiffclust.clustering.generation import Samples, denoiser_of, sample_clusters
 from jdiffclust.clustering.method import Method, build
-from jdiffclust.clustering.restoring import evidence_of_clusters, restore_all
+from jdiffclust.clustering.restoring import (
+    Guesses, evidence_of_clusters, restore_all)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.recognition import Recognised
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, start_of_all, tracked_images)
 from jdiffclust.data import preprocess, symmetry
-from jdiffclust.data.dataset import ImageSource, array_source, load_source
+from jdiffclust.data.dataset import (
+    ImageSource, array_source, load_source, read_images, scale_to_model)
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
@@ -39,7 +42,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator, check_adjoint
-from jdiffclust.inverse.problem import residual_size
+from jdiffclust.inverse.problem import Problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
@@ -116,6 +119,8 @@ class Fitted:
     recogniser: tells the clusters of images, if the start was made by recognition.
     symmetries: which maps were found to leave the images' content alone, by the option
       of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
+    examples: some of the fit's images as they are stored, [n, H, W, C], by which damaged
+      ones are known; None: of a fit of before.
   """
 
   method: Method
@@ -127,6 +132,7 @@ class Fitted:
   choice: dict | None = None
   recogniser: Recognised | None = None
   symmetries: dict | None = None
+  examples: np.ndarray | None = None
 
   @property
   def config(self):
@@ -334,8 +340,8 @@ class Fitted:
     """
     config, problem, units = self._problem(operator, y, sigma, pixel_range, options)
     reporter = _quiet(reporter)
-    with reporter.task('restore', len(problem.observation), 'images') as task:
-      found = restore_all(self.method, self.params, problem, config.restore, task)
+    found = restore_all(self.method, self.params, problem, config.restore, reporter,
+                        lambda: self._guesses(problem, config.restore, reporter))
     lost = found.least_ess < FEW_PARTICLES  # of other methods NaN: never
     if lost.any():
       reporter.warning(
@@ -356,6 +362,30 @@ class Fitted:
     return Restored(
         units.stored(found.images), found.responsibilities.mean(axis=1),
         found.log_evidence, found.ess, residual / units.scale, found.evaluations)
+
+  def _guesses(self, problem: Problem, options, reporter: Reporter) -> Guesses | None:
+    """Guesses at the images of a problem, by the fit's own; None: draws shall do."""
+    if not options.by_examples:
+      return None
+    if self.examples is None:
+      reporter.warning(
+          'The fit was made by a version that kept none of its images: clusters of '
+          'damaged images are told by draws, which errs more often. Fit again to mend '
+          'it.')
+      return None
+    tracked = tracked_images(self.progress['num_images'], self.config)
+    rows = example_rows(len(tracked), self.config.seed)
+    if len(self.responsibilities) > len(tracked):
+      rows = tracked[rows]
+    known = Examples(scale_to_model(self.examples, self.progress['levels']),
+                     self.responsibilities[rows])
+    with reporter.task('damage', 100, 'percent') as task:
+      learnt = learn(known, problem.operator, float(problem.noise), self.config,
+                     options.seed, task.advance)
+      task.advance(100 - task.done)
+    tau = learnt(problem)
+    return Guesses(tau, known.images, learnt.draw(problem, tau, options.num_draws,
+                                                  options.seed))
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""
@@ -729,12 +759,15 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
     reporter.line(f'{source.num_images} images are few: {steps} gradient steps an EM '
                   f'iteration instead of {asked} (config.m_step.most_visits = '
                   f'{config.m_step.most_visits})')
+  tracked = tracked_images(source.num_images, config)
+  examples = read_images(source, tracked[example_rows(len(tracked), config.seed)])
+  store.keep_examples(examples)
   store.keep_images(source)
   store.keep_config(config)
   done = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
   fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
                   done.start, done.progress, store.choice(), done.recogniser,
-                  symmetries or store.symmetries())
+                  symmetries or store.symmetries(), examples)
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -824,4 +857,4 @@ def load(workdir, config=None, reporter: Reporter | None = None,
   return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
                 snapshot.progress, kept.choice(),
                 recogniser_of(kept, snapshot.progress, made[0].config),
-                kept.symmetries())
+                kept.symmetries(), kept.examples())

@@ -33,6 +33,7 @@ from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
+EXAMPLES = 'examples.npz'  # images of the fit, by which damaged ones are known
 
 
 def is_main_process() -> bool:
@@ -170,6 +171,27 @@ class Workdir(Store):
       raise UserError(f'{self.path / RECOGNISER} is missing or damaged: restore it, or '
                       'fit into a new workdir.')
     return arrays
+
+  def keep_examples(self, images) -> None:
+    """Writes examples.npz."""
+    if is_main_process():
+      files.write_npz(self.path / EXAMPLES, {'images': images})
+
+  def examples(self):
+    """What `keep_examples` wrote; None: the run is of a version that did not.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = self.path / EXAMPLES
+    if not path.exists():
+      return None
+    arrays = files.read_npz(path)
+    if arrays is None or 'images' not in arrays:
+      raise UserError(f'{path} is damaged: restore it, or remove it; clusters of damaged '
+                      'images are told by draws then.')
+    return arrays['images']
+
   def keep_symmetries(self, found: dict | None) -> None:
     """Writes symmetries.json; None: removes what an earlier run left."""
     if not is_main_process():

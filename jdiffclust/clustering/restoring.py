@@ -1,19 +1,23 @@
 """Images restored by a fitted model: p(x | y) over clusters and images, batch by batch.
 
 What an image is conditioned on (its cluster's mean, its latent) is not known when parts
-of the image are not. So it is restored twice: first by the model that knows of no
-cluster, then under conditions that these draws have (Gibbs sampling of condition and
-image, of one round). Methods with particles give theirs conditions that are proposed by
-the first draws and weighted by prior over proposal, so that particles carry conditions
-and the weights tell which are right.
+of the image are not. It is guessed by whole images that y may be of: those of the fit
+which look like it under the same damage (`damaged.py`); where the fit kept none, draws of
+the model that knows of no cluster, so that an image is restored twice. Under conditions
+that the guesses have the images are drawn (Gibbs sampling of condition and image, of one
+round). Methods with particles give theirs conditions that are proposed by the guesses and
+weighted by prior over proposal, so that particles carry conditions and the weights tell
+which are right.
 
-The responsibilities of y are the means of those of its draws: p(q | y) is the mean of
-p(q | x) over x of p(x | y). `evidence_of_clusters` finds them by p(y | q) instead.
+The responsibilities of y come with the guesses. Where these are draws, they are the means
+of those of the restored draws: p(q | y) is the mean of p(q | x) over x of p(x | y).
+`evidence_of_clusters` finds them by p(y | q) instead.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,6 +36,7 @@ from jdiffclust.inverse.moments import Moments, measure
 from jdiffclust.inverse.particles import Particles
 from jdiffclust.inverse.problem import Problem, check_problem, is_spectral
 from jdiffclust.inverse.restorer import Restorer, make_restorer, restorer_options
+from jdiffclust.progress import Reporter
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import stream
 
@@ -39,12 +44,26 @@ PRIOR_SHARE = .1  # of the particles' conditions, which follow their prior
 NUM_MEASURED = 32  # images by which a model's moments are measured
 
 
+class Guesses(NamedTuple):
+  """Whole images that n observations may be of.
+
+  Attributes:
+    responsibilities: p(q | y), [n, Q].
+    images: of which the guesses are, float32 [N, H, W, C] in [-1, 1].
+    rows: D guesses of each observation, numbers of images, int [D, n].
+  """
+
+  responsibilities: np.ndarray
+  images: np.ndarray
+  rows: np.ndarray
+
+
 class Restorations(NamedTuple):
   """Draws of n images, float32 in [-1, 1] up to what the network overshoots.
 
   Attributes:
     images: [n, D, H, W, C].
-    responsibilities: of each draw, [n, D, Q].
+    responsibilities: p(q | y), [n, Q].
     log_evidence: log p(y) of the seen coordinates, nats, [n]; NaN where a method has no
       estimate.
     ess: effective sample size of the particles at last, [n]; NaN of other methods.
@@ -144,8 +163,8 @@ def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
   return max(1, batch_size // num_rows // step) * step
 
 
-def restore_all(method: Method, params, problem: Problem, options,
-                task=None) -> Restorations:
+def restore_all(method: Method, params, problem: Problem, options, reporter: Reporter,
+                guess: Callable[[], Guesses | None] = lambda: None) -> Restorations:
   """Draws images given what is seen of them.
 
   Args:
@@ -153,7 +172,9 @@ def restore_all(method: Method, params, problem: Problem, options,
     params: fitted parameters (the averaged ones).
     problem: n observations, in [-1, 1] as the model's images are, on the host.
     options: the `restore` section of a config.
-    task: advanced by the images restored, or None.
+    reporter: shows progress.
+    guess: called once all is known to be right; guesses at the images of the
+      observations, or None: they are drawn.
 
   Returns:
     `Restorations`.
@@ -165,7 +186,8 @@ def restore_all(method: Method, params, problem: Problem, options,
   check_problem(problem)
   conditions = method.direct_conditions(params, problem)
   if conditions is not None:
-    return _drawn_directly(method, params, conditions, options, task)
+    with _restoring(reporter, problem) as task:
+      return _drawn_directly(method, params, conditions, options, task)
   chosen = restorer_of(options)
   first = first_method(chosen, problem)
   for each, name in ((chosen, options.method), (first, 'the first draws')):
@@ -175,7 +197,9 @@ def restore_all(method: Method, params, problem: Problem, options,
   blind, denoiser = method.reference(params), method.denoiser(params)
   like = conditions_of_all(method, params, options)
   moments = moments_of(method, denoiser, like, options)
-  blind_moments = moments_of(method, blind, np.zeros_like(like), options)
+  guesses = guess()
+  if guesses is None:
+    blind_moments = moments_of(method, blind, np.zeros_like(like), options)
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
@@ -186,33 +210,48 @@ def restore_all(method: Method, params, problem: Problem, options,
   weighted = isinstance(chosen, Particles)
   propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
-  for rows, valid in blocks(total, size):
-    some = problem._replace(observation=replicate(observations[rows], mesh))
-    of = jax.random.wrap_key_data(replicate(keys[rows], mesh))
-    one, two, three = (jax.vmap(jax.random.fold_in, (0, None))(of, n) for n in range(3))
-    known = dict(path=path, problem=some, num_draws=draws, num_steps=steps,
-                 mesh=mesh)
-    guess = restoring.restore(
-        first, denoiser=blind, keys=one, moments=blind_moments,
-        condition=nothing, **known)
-    proposal = propose(params, guess.images, two)
-    found = restoring.restore(
-        chosen, denoiser=denoiser, keys=three, moments=moments,
-        condition=proposal.condition, log_weights=proposal.log_ratio, **known)
-    tau = recognise(params, found.images, two)
-    result = to_host(found._replace(condition=None))
-    evaluations = float(np.mean(guess.evaluations)) * first.num_rows(draws) + float(
-        np.mean(result.evaluations)) * (1 if weighted else draws)
-    shaped = lambda a: np.moveaxis(a.reshape(-1, size, *a.shape[1:]), 0, 1)[:valid]
-    part = Restorations(shaped(result.images), shaped(to_host(tau)),
-                        result.log_evidence[:valid], result.ess[:valid],
-                        result.least_ess[:valid], evaluations)
-    _check_finite(part, rows[:valid], options.method)
-    parts.append(part)
-    if task is not None:
+  with _restoring(reporter, problem) as task:
+    for rows, valid in blocks(total, size):
+      some = problem._replace(observation=replicate(observations[rows], mesh))
+      of = jax.random.wrap_key_data(replicate(keys[rows], mesh))
+      one, two, three = (jax.vmap(jax.random.fold_in, (0, None))(of, n) for n in range(3))
+      known = dict(path=path, problem=some, num_draws=draws, num_steps=steps,
+                   mesh=mesh)
+      if guesses is None:
+        drawn = restoring.restore(
+            first, denoiser=blind, keys=one, moments=blind_moments,
+            condition=nothing, **known)
+        images = drawn.images
+        guessed = float(np.mean(drawn.evaluations)) * first.num_rows(draws)
+      else:
+        images = guesses.images[guesses.rows[:, rows]]
+        images = replicate(images.reshape(-1, *images.shape[2:]), mesh)
+        guessed = 0.
+      proposal = propose(params, images, two)
+      found = restoring.restore(
+          chosen, denoiser=denoiser, keys=three, moments=moments,
+          condition=proposal.condition, log_weights=proposal.log_ratio, **known)
+      result = to_host(found._replace(condition=None))
+      evaluations = guessed + float(
+          np.mean(result.evaluations)) * (1 if weighted else draws)
+      shaped = lambda a: np.moveaxis(a.reshape(-1, size, *a.shape[1:]), 0, 1)[:valid]
+      if guesses is None:
+        tau = shaped(to_host(recognise(params, found.images, two))).mean(axis=1)
+      else:
+        tau = guesses.responsibilities[rows[:valid]]
+      part = Restorations(shaped(result.images), tau,
+                          result.log_evidence[:valid], result.ess[:valid],
+                          result.least_ess[:valid], evaluations)
+      _check_finite(part, rows[:valid], options.method)
+      parts.append(part)
       task.advance(valid)
   return Restorations(*(np.concatenate([part[i] for part in parts]) for i in range(5)),
                       parts[0].evaluations)
+
+
+def _restoring(reporter: Reporter, problem: Problem):
+  """The task of a problem."""
+  return reporter.task('restore', len(problem.observation), 'images')
 
 
 def _drawn_directly(method, params, conditions, options, task) -> Restorations:
@@ -227,7 +266,7 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   rows = np.repeat(conditions[:, None], draws, axis=1)
   found = sample_from(method, params, rows, np.arange(len(rows)), chosen, task, 'restore')
   unknown = np.full(len(rows), np.nan)
-  return Restorations(found.images, np.full((len(rows), draws, clusters), 1 / clusters),
+  return Restorations(found.images, np.full((len(rows), clusters), 1 / clusters),
                       unknown, unknown, unknown, found.evaluations * draws)
 
 

@@ -436,6 +436,9 @@ OPTIONS: Mapping[str, Any] = {
                          'dps, ddrm and repaint are quick; mcgdiff and tds are exact in '
                          'the limit of many particles', **ASKED),
         'num_draws': integer(8, 1, 'restored images drawn of each', **ASKED),
+        'by_examples': flag(True, "whether the fit's images under the same damage tell "
+                            'the clusters of damaged ones, which takes a minute to '
+                            'learn; else draws do', **LATER),
         'num_steps': integer(50, 0, 'network evaluations of a draw; 0: as many as the '
                              'model has noise levels', **LATER),
         'seed': integer(0, 0, 'the number that every draw follows from', high=2**31 - 1,

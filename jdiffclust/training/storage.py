@@ -46,6 +46,17 @@ class Store:
     """
     return None
 
+  def keep_examples(self, images) -> None:
+    """Keeps images of the fit as they are stored, [n, H, W, C]."""
+
+  def examples(self):
+    """What `keep_examples` was given; None: nothing.
+
+    Raises:
+      UserError: it cannot be read any more.
+    """
+    return None
+
   def keep_symmetries(self, found: dict | None) -> None:
     """Keeps which maps were found to be symmetries; None: all were given."""
 

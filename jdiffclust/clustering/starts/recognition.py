@@ -92,7 +92,8 @@ def num_steps(count: int, options) -> int:
 
 
 def train(images: np.ndarray, cells: np.ndarray, config,
-          advance: Callable[[int], None] = lambda percent: None) -> Trained:
+          advance: Callable[[int], None] = lambda percent: None,
+          shown: Callable = jax.tree_util.Partial(lambda images, key: images)) -> Trained:
   """Trains a recognition network.
 
   Args:
@@ -100,6 +101,8 @@ def train(images: np.ndarray, cells: np.ndarray, config,
     cells: responsibilities [n, K].
     config: its seed, and the sections recognition and views.
     advance: called with the percents of the steps that are done.
+    shown: what the network sees, of views [B, H, W, C] and a typed key; a
+      `jax.tree_util.Partial`, whose arrays are arguments of the step.
 
   Returns:
     `Trained`.
@@ -112,17 +115,18 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   views = scaled_views(config.views, options.view_size)
   steps, size = num_steps(count, options), options.batch_size
   variables = network.init(stream(config.seed, 'recognition_network'),
-                           jnp.zeros((1, *images.shape[1:])))
+                           shown(jnp.zeros((1, *images.shape[1:])), jax.random.key(0)))
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
   state = variables, optimizer.init(variables['params'])
 
   @jax.jit
-  def step(state, rows, key, images, cells):
+  def step(state, rows, key, images, cells, shown):
     variables, memory = state
     of_views, of_dropout = jax.random.split(key)
     seen = random_views(images[rows], jax.random.split(of_views, size), views)
+    seen = shown(seen, jax.random.fold_in(of_views, size))
 
     def loss(params):
       (logits, _), new = network.apply({**variables, 'params': params}, seen, of_dropout,
@@ -138,7 +142,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   batches = minibatches(count, size, steps, integer_seed(config.seed, 'recognition'))
   done = 0
   for number, rows in enumerate(batches):
-    state = step(state, rows, jax.random.fold_in(key, number), images, cells)
+    state = step(state, rows, jax.random.fold_in(key, number), images, cells, shown)
     percent = 100 * number // steps
     if percent > done:
       jax.block_until_ready(state)
