@@ -71,7 +71,7 @@ class Restored(NamedTuple):
 
   Attributes:
     images: draws, float32 [n, D, H, W, C], in the units of y.
-    responsibilities: tau, the mean over draws, [n, Q].
+    responsibilities: p(q | y), [n, Q].
     log_evidence: log p(y) of the seen coordinates, of pixels in [-1, 1], nats, [n]; NaN
       of methods without particles.
     ess: effective sample size of the particles, [n]; NaN of methods without.
@@ -133,6 +133,8 @@ class Fitted:
   recogniser: Recognised | None = None
   symmetries: dict | None = None
   examples: np.ndarray | None = None
+  # What was learnt of the last damage, by that: an image after the other takes it up.
+  _learnt: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
   @property
   def config(self):
@@ -360,7 +362,7 @@ class Fitted:
           'take more config.restore.num_steps, another config.restore.method (ddrm and '
           'mcgdiff hold what is seen), or a larger sigma.')
     return Restored(
-        units.stored(found.images), found.responsibilities.mean(axis=1),
+        units.stored(found.images), found.responsibilities,
         found.log_evidence, found.ess, residual / units.scale, found.evaluations)
 
   def _guesses(self, problem: Problem, options, reporter: Reporter) -> Guesses | None:
@@ -379,10 +381,16 @@ class Fitted:
       rows = tracked[rows]
     known = Examples(scale_to_model(self.examples, self.progress['levels']),
                      self.responsibilities[rows])
-    with reporter.task('damage', 100, 'percent') as task:
-      learnt = learn(known, problem.operator, float(problem.noise), self.config,
-                     options.seed, task.advance)
-      task.advance(100 - task.done)
+    leaves, kind = jax.tree.flatten((problem.operator, problem.noise))
+    damage = kind, options.seed, *(np.asarray(leaf).tobytes() for leaf in leaves)
+    if damage not in self._learnt:
+      with reporter.task('damage', 100, 'percent') as task:
+        found = learn(known, problem.operator, float(problem.noise), self.config,
+                      options.seed, task.advance)
+        task.advance(100 - task.done)
+      self._learnt.clear()
+      self._learnt[damage] = found
+    learnt = self._learnt[damage]
     tau = learnt(problem)
     return Guesses(tau, known.images, learnt.draw(problem, tau, options.num_draws,
                                                   options.seed))
@@ -443,7 +451,8 @@ class Fitted:
         *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
         self.method.image_shape)
     return dataclasses.replace(self, responsibilities=found.responsibilities,
-                               bound=found.info.bound, start=start, progress=progress)
+                               bound=found.info.bound, start=start, progress=progress,
+                               _learnt={})
 
   def __repr__(self) -> str:
     """One line, without the parameters."""

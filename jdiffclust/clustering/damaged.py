@@ -76,7 +76,9 @@ class Neighbours(NamedTuple):
 
   def log_weights(self, y) -> np.ndarray:
     """log K(y - A x_n), the largest of each row 0, [m, n], of observations [m, M]."""
-    return _log_kernel(squared_distances(y, self.seen), self.variance)
+    # Row by row, so that none depends, to the bit, on where it stands among others.
+    rows = [squared_distances(row[None], self.seen)[0] for row in y]
+    return _log_kernel(np.stack(rows), self.variance)
 
   def __call__(self, y) -> np.ndarray:
     """p(q | y), [m, Q], of observations [m, M]."""
@@ -139,11 +141,10 @@ class Learnt(NamedTuple):
 
 
 def squared_distances(x, y) -> np.ndarray:
-  """Of all pairs of rows [m, M] and [n, M], [m, n], by blocks of one size."""
+  """Of all pairs of rows [m, M] and [n, M], [m, n]."""
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-  own = np.sum(y**2, axis=1)
-  return in_blocks(lambda rows: np.maximum(
-      np.sum(x[rows]**2, axis=1)[:, None] + own - 2 * x[rows] @ y.T, 0), len(x), BATCH)
+  lengths = np.sum(x**2, axis=1)[:, None] + np.sum(y**2, axis=1)
+  return np.maximum(lengths - 2 * x @ y.T, 0)
 
 
 def _log_kernel(distances, variance):
@@ -250,7 +251,7 @@ def learn(examples: Examples, operator: Operator, noise: float, config, seed: in
                     BATCH)
   rng = np.random.default_rng(integer_seed(seed, 'damage'))
   noisy = clean + np.float32(noise) * rng.normal(size=clean.shape).astype(np.float32)
-  seen, given = (observed(operator, part) for part in (clean, noisy))
+  seen, given = (observed(operator, part).astype(np.float64) for part in (clean, noisy))
   neighbours = make_neighbours(given, seen, tau)
   if tau.shape[1] == 1:
     return Learnt(neighbours, None, (1., 0.), longest)

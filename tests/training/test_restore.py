@@ -24,7 +24,10 @@ LATENT = ('latent.size=4', 'em.posterior=amortised', 'posterior.channels=8')
 SR3 = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
        'start.kind=random', 'em.posterior=amortised', 'em.partition_tolerance=0.',
        'em.bound_tolerance=0.')
-FEW = ('restore.num_steps=3', 'restore.num_draws=2', 'restore.batch_size=8')
+# Where clusters do not matter, nothing is learnt for them: it would take seconds.
+LITTLE = {'num_steps': 3, 'num_draws': 2, 'by_examples': False}
+FEW = (*(f'restore.{name}={value}' for name, value in LITTLE.items()),
+       'restore.batch_size=8')
 FILES = 'restored.npy', 'restored.csv', 'restored.html', 'figures/restored.png'
 
 
@@ -255,6 +258,52 @@ def test_images_of_other_sizes_are_told(commands, run, mask, tmp_path):
   assert '1 of 2 files (0.png: 16x16) were resized to 8x8' in outcome.err
 
 
+# ------------------------------------------------- clusters by the fit's own images
+
+
+def test_images_of_the_fit_are_known(commands, run):
+  """Of which half is hidden: by the images themselves, as they are nearest."""
+  outcome = done(restore(commands, run, 'restore.by_examples=True',
+                         'restore.operator=box'))
+  assert 'kept none of its images' not in outcome.err
+  with open(run / 'assignments.csv', newline='', encoding='utf-8') as file:
+    fitted = {row['id']: row['cluster'] for row in csv.DictReader(file)}
+  same = [fitted[row['id']] == row['cluster'] for row in rows_of(run)]
+  assert len(same) == 60 and np.mean(same) > .9
+
+
+def test_clusters_of_an_image_alone(fit):
+  """The same as among others, to the bit; draws are of the clusters that it may have."""
+  seen = operators.box((8, 8, 1), .5, 0, .5, 1)
+  y = seen.apply(DIGITS[100:103, :, :, None].astype(np.float32))
+  of = lambda some, **more: fit.restore(seen, some, **LITTLE | {
+      'by_examples': True, 'batch_size': 8, **more})
+  all_of_them = of(y)
+  assert all_of_them.responsibilities.shape == (3, 3)
+  np.testing.assert_allclose(all_of_them.responsibilities.sum(axis=1), 1, rtol=1e-5)
+  alone = of(y[:1])
+  for name in ('images', 'responsibilities'):
+    np.testing.assert_array_equal(getattr(alone, name), getattr(all_of_them, name)[:1])
+  # Methods do not matter for clusters, which are those of what is seen.
+  np.testing.assert_array_equal(
+      of(y, method='mcgdiff', particles=4).responsibilities, all_of_them.responsibilities)
+
+
+def test_without_images_of_the_fit(commands, run):
+  """A fit of an earlier version: draws tell the clusters, and that is said."""
+  options = 'data.max_images=2', 'restore.operator=box'
+  (run / 'examples.npz').write_bytes(b'no archive')
+  check_error(restore(commands, run, 'restore.by_examples=True', *options),
+              'examples.npz is damaged')
+  (run / 'examples.npz').unlink()
+  outcome = done(restore(commands, run, 'restore.by_examples=True', *options))
+  assert 'kept none of its images' in outcome.err
+  first = (run / 'restored.csv').read_bytes()
+  outcome = done(restore(commands, run, *options))
+  assert 'kept none of its images' not in outcome.err
+  assert (run / 'restored.csv').read_bytes() == first
+
+
 # ------------------------------------------------------------------ the library
 
 
@@ -264,7 +313,7 @@ def test_the_library_is_the_command(commands, run, fit):
                'restore.sigma=2.', 'restore.seed=5'))
   images = DIGITS[[int(row['id']) for row in rows_of(run)]][..., None].astype(float)
   seen = operators.box(SHAPE, .25, .25, .5, .5)
-  found = fit.restore(seen, images, 2., num_steps=3, num_draws=2, batch_size=8, seed=5)
+  found = fit.restore(seen, images, 2., **LITTLE, batch_size=8, seed=5)
   np.testing.assert_array_equal(np.load(run / 'restored.npy'), found.images)
   assert found.mean.shape == found.std.shape == (3, 8, 8, 1)
   assert found.clusters.tolist() == [int(row['cluster']) for row in rows_of(run)]
@@ -276,7 +325,7 @@ def test_an_image_knows_of_no_other(fit, options):
   """Alone, or in a batch, or last of one: the same bits; another seed: others."""
   seen = operators.box(SHAPE, .5, 0., .5, 1.)
   y = DIGITS[:9, :, :, None].astype(float)
-  of = lambda y, **more: fit.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=8,
+  of = lambda y, **more: fit.restore(seen, y, 1., **LITTLE, batch_size=8,
                                      **options, **more)
   many, again = of(y), of(y)
   np.testing.assert_array_equal(many.images, again.images)
@@ -295,7 +344,7 @@ def test_devices(fit, plain):
   config.num_devices = 8
   many = jdiffclust.load(plain, config, build=build)
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:3, :, :, None]
-  one, other = (each.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=16)
+  one, other = (each.restore(seen, y, 1., **LITTLE, batch_size=16)
                 for each in (fit, many))
   np.testing.assert_allclose(one.images, other.images, atol=2e-3)
   np.testing.assert_allclose(one.responsibilities, other.responsibilities, atol=1e-3)
@@ -304,7 +353,7 @@ def test_devices(fit, plain):
 def test_pixel_range_and_hidden_pixels(fit):
   """Other units, the same images; NaN or anything where a mask hides."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  of = lambda *args, **more: fit.restore(seen, *args, num_steps=3, num_draws=2,
+  of = lambda *args, **more: fit.restore(seen, *args, **LITTLE,
                                          batch_size=8, **more)
   one, other = of(y, 1.), of(y * 10 - 100, 10., pixel_range=(-100, 60))
   np.testing.assert_allclose(other.images, one.images * 10 - 100, atol=.05)
@@ -319,7 +368,7 @@ def test_evidence_of_clusters(fit):
   """[n, Q], finite; in any units the same."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
   of = lambda *args, **more: fit.evidence(
-      seen, *args, num_steps=3, num_draws=2, particles=4, method='mcgdiff', **more)
+      seen, *args, **LITTLE, particles=4, method='mcgdiff', **more)
   found = of(y, 1.)
   assert found.shape == (2, 3) and np.isfinite(found).all()
   np.testing.assert_allclose(of(y / 16, 1 / 16, pixel_range=(0, 1)), found, rtol=1e-3)
@@ -491,16 +540,16 @@ def test_mistakes_in_the_library(fit):
 def test_draws_that_do_not_show_what_is_seen(fit, capsys):
   """A network of no use, few steps: a warning; a method that holds what is known."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  fit.restore(seen, y, num_steps=3, num_draws=2)
+  fit.restore(seen, y, **LITTLE)
   assert '2 of 2 images' in (err := capsys.readouterr().err) and 'num_steps' in err
-  found = fit.restore(seen, y, num_steps=3, num_draws=2, method='ddrm')
+  found = fit.restore(seen, y, **LITTLE, method='ddrm')
   assert capsys.readouterr().err == '' and found.residual.max() < .1
 
 
 def test_particles_that_are_lost(fit, capsys):
   """Few effective ones: a warning with what to do; none at all: an error."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  few = dict(num_steps=3, num_draws=2, method='mcgdiff', particles=4)
+  few = dict(**LITTLE, method='mcgdiff', particles=4)
   fit.restore(seen, y, .01, **few)
   err = capsys.readouterr().err
   assert 'fewer than 2 particles of 4' in err and 'config.restore.particles' in err
