@@ -1,4 +1,4 @@
-"""Held-out images from their low images by SR3, beside bicubic interpolation.
+"""Held-out images from their low images: SR3 beside methods that know of no low image.
 
   python -m benchmarks.inverse.sr3 [--datasets=digits,fashion] [--num=128] [--draws=4]
       [--fashion=DIR] [--out=DIR]
@@ -8,7 +8,9 @@ Time:      half an hour, nearly all of it the fit of Fashion-MNIST.
 Kept:      benchmarks/results/inverse; docs/benchmarks.md, Super-resolution.
 
 Fits configs/sr3_digits.py to 1,500 of the digits and configs/sr3_fashion_mnist.py as it
-stands, and restores others: of the rest of the digits, of Fashion-MNIST's test set. PSNR
+stands, and restores others: of the rest of the digits, of Fashion-MNIST's test set. An
+unconditional model of the same network, images and gradient steps restores them by the
+methods of `jdiffclust.inverse`, and bicubic interpolation without any model. PSNR
 is of pixels in [-1, 1], cut off there, so that its peak is 2; means over images, with
 standard errors. `seen` is the root mean square of A x less the low image: 0 for whoever
 keeps to what is seen. A mean over draws estimates E[x_0 | y], which has the least mean
@@ -33,6 +35,9 @@ RESTORATIONS = {'bicubic': None,
                 'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 0.},
                 'ddim, eta 1, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 1.},
                 'ddpm, 200 steps': {'sampler': 'ddpm', 'num_steps': 0}}
+# By an unconditional model -> options of `Fitted.restore`; without noise.
+UNCONDITIONAL = {'dps': {'num_steps': 100}, 'pigdm': {'num_steps': 100},
+                 'mcgdiff': {'num_steps': 100, 'particles': 64}}
 SHOWN = 10
 
 
@@ -68,6 +73,14 @@ def restored(fitted, condition, num_draws: int, options: dict) -> np.ndarray:
                      config.sample).images
 
 
+def by_unconditional(fitted, operator, truth, num_draws: int) -> dict[str, np.ndarray]:
+  """Draws [B, num_draws, H, W, C] in [-1, 1] by method, of images [B, H, W, C]."""
+  y = np.asarray(operator.apply(truth))
+  return {f'{name}, unconditional, {options["num_steps"]} steps': fitted.restore(
+      operator, y, method=name, num_draws=num_draws, pixel_range=(-1, 1),
+      **options).images for name, options in UNCONDITIONAL.items()}
+
+
 def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
   """Fits, restores and compares.
 
@@ -99,6 +112,12 @@ def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
     found[label] = images[:, 0]
     if draws > 1:
       found[f'{label}, mean of {draws}'] = images.mean(axis=1)
+  fit(name, {**changes, 'method': 'cddpm', 'quality.num_images': 0},
+      args.out / f'{dataset}_unconditional')
+  without = jdiffclust.load(args.out / f'{dataset}_unconditional')
+  for label, images in by_unconditional(without, operator, truth, args.draws).items():
+    found[label] = images[:, 0]
+    found[f'{label}, mean of {args.draws}'] = images.mean(axis=1)
   for label, images in found.items():
     values = psnr(images, truth)
     seen = np.asarray(operator.apply(images)) - y
