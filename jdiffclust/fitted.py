@@ -42,7 +42,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator, check_adjoint
-from jdiffclust.inverse.problem import Problem, residual_size
+from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
@@ -58,6 +58,7 @@ from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 Build = Callable[..., Method]
 
 FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
+NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
 # Options of `restore` that describe the damage, and the operators that read each.
 REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
@@ -365,16 +366,39 @@ class Fitted:
         units.stored(found.images), found.responsibilities,
         found.log_evidence, found.ess, residual / units.scale, found.evaluations)
 
+  def assign_damaged(self, operator: Operator, y, sigma: float = 0.,
+                     reporter: Reporter | None = None, pixel_range=None,
+                     **options) -> np.ndarray:
+    """Responsibilities of damaged images, p(cluster | y), without restoring them, [n, Q].
+
+    Args:
+      operator, y, sigma, reporter, pixel_range: as of `restore`.
+      **options: of the section `restore`: seed.
+
+    Raises:
+      UserError: as of `restore`; or the fit kept none of its images.
+    """
+    config, problem, _ = self._problem(operator, y, sigma, pixel_range, options)
+    check_problem(problem)
+    if self.examples is None:
+      raise UserError(f'{NO_EXAMPLES}: fit again, or take what `restore` says.')
+    return self._learnt_of(problem, config.restore.seed, _quiet(reporter))[1](problem)
+
   def _guesses(self, problem: Problem, options, reporter: Reporter) -> Guesses | None:
     """Guesses at the images of a problem, by the fit's own; None: draws shall do."""
     if not options.by_examples:
       return None
     if self.examples is None:
-      reporter.warning(
-          'The fit was made by a version that kept none of its images: clusters of '
-          'damaged images are told by draws, which errs more often. Fit again to mend '
-          'it.')
+      reporter.warning(f'{NO_EXAMPLES}: clusters of damaged images are told by draws, '
+                       'which errs more often. Fit again to mend it.')
       return None
+    known, learnt = self._learnt_of(problem, options.seed, reporter)
+    tau = learnt(problem)
+    return Guesses(tau, known.images, learnt.draw(problem, tau, options.num_draws,
+                                                  options.seed))
+
+  def _learnt_of(self, problem: Problem, seed: int, reporter: Reporter):
+    """The examples, and what they teach of a damage."""
     tracked = tracked_images(self.progress['num_images'], self.config)
     rows = example_rows(len(tracked), self.config.seed)
     if len(self.responsibilities) > len(tracked):
@@ -382,18 +406,15 @@ class Fitted:
     known = Examples(scale_to_model(self.examples, self.progress['levels']),
                      self.responsibilities[rows])
     leaves, kind = jax.tree.flatten((problem.operator, problem.noise))
-    damage = kind, options.seed, *(np.asarray(leaf).tobytes() for leaf in leaves)
+    damage = kind, seed, *(np.asarray(leaf).tobytes() for leaf in leaves)
     if damage not in self._learnt:
       with reporter.task('damage', 100, 'percent') as task:
         found = learn(known, problem.operator, float(problem.noise), self.config,
-                      options.seed, task.advance)
+                      seed, task.advance)
         task.advance(100 - task.done)
       self._learnt.clear()
       self._learnt[damage] = found
-    learnt = self._learnt[damage]
-    tau = learnt(problem)
-    return Guesses(tau, known.images, learnt.draw(problem, tau, options.num_draws,
-                                                  options.seed))
+    return known, self._learnt[damage]
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""

@@ -218,9 +218,8 @@ def clusters(args) -> None:
         y = np.asarray(operator.apply(jnp.asarray(held)))
         filled = np.where(np.asarray(operator.mask)[None] > 0, y,
                           images.mean(axis=0)[None])
-        line = {'examples': accuracy(  # no draw has a say
-            found.restore(operator, y, num_draws=1, num_steps=1).clusters,
-            found.clusters)}
+        line = {'examples': accuracy(found.assign_damaged(operator, y).argmax(axis=1),
+                                     found.clusters)}
         for method in args.methods:
           result = found.restore(operator, y, method=method, num_draws=8,
                                  by_examples=False, **METHODS[method])

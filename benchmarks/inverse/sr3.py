@@ -112,8 +112,8 @@ def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
     found[label] = images[:, 0]
     if draws > 1:
       found[f'{label}, mean of {draws}'] = images.mean(axis=1)
-  fit(name, {**changes, 'method': 'cddpm', 'quality.num_images': 0},
-      args.out / f'{dataset}_unconditional')
+  fit(name, {**changes, 'method': 'cddpm', 'start.kind': 'kmeans',
+             'quality.num_images': 0}, args.out / f'{dataset}_unconditional')
   without = jdiffclust.load(args.out / f'{dataset}_unconditional')
   for label, images in by_unconditional(without, operator, truth, args.draws).items():
     found[label] = images[:, 0]

@@ -284,6 +284,8 @@ def test_clusters_of_an_image_alone(fit):
   alone = of(y[:1])
   for name in ('images', 'responsibilities'):
     np.testing.assert_array_equal(getattr(alone, name), getattr(all_of_them, name)[:1])
+  np.testing.assert_array_equal(fit.assign_damaged(seen, y[:1]),
+                                all_of_them.responsibilities[:1])
   # Methods do not matter for clusters, which are those of what is seen.
   np.testing.assert_array_equal(
       of(y, method='mcgdiff', particles=4).responsibilities, all_of_them.responsibilities)
