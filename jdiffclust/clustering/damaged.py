@@ -39,6 +39,7 @@ from jdiffclust.inverse.problem import Problem
 from jdiffclust.streams import integer_seed
 
 MOST_EXAMPLES = 5000
+MOST_ASKED = 1000  # images that choose the width of the kernel
 HELD_OUT = 5  # each fifth image is kept for the powers
 WIDTHS = 2. ** np.arange(-6, 5)  # of the kernel's variance, in squared distances of pairs
 UNSEEN = .01  # the weight of the clusters' shares beside that of the nearest image
@@ -177,11 +178,12 @@ def make_neighbours(y, seen, tau) -> Neighbours:
     seen: the same without noise.
     tau: their responsibilities [n, Q].
   """
-  distances = squared_distances(y, seen)
-  np.fill_diagonal(distances, np.inf)
+  asked = np.arange(0, len(y), -(-len(y) // MOST_ASKED))
+  distances = squared_distances(y[asked], seen)
+  distances[np.arange(len(asked)), asked] = np.inf
   nearest = distances.min(axis=1)
   base = float(np.median(nearest)) or float(np.mean(nearest)) or 1.
-  losses = [cross_entropy(tau, np.log(_weighted(
+  losses = [cross_entropy(tau[asked], np.log(_weighted(
       _log_kernel(distances, base * width), tau))) for width in WIDTHS]
   return Neighbours(seen, tau, base * float(WIDTHS[int(np.argmin(losses))]))
 
