@@ -17,7 +17,6 @@ import copy
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.batch import blocks
@@ -144,6 +143,9 @@ def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
   return max(1, batch_size // num_rows // step) * step
 
 
+_numbered = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+
+
 def restore_all(method: Method, params, problem: Problem, options,
                 task=None) -> Restorations:
   """Draws images given what is seen of them.
@@ -179,12 +181,10 @@ def restore_all(method: Method, params, problem: Problem, options,
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
-  keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
-      jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
-                                      np.arange(total, dtype=np.int32))))
+  keys = np.asarray(jax.random.key_data(_numbered(
+      stream(options.seed, 'restore'), np.arange(total, dtype=np.int32))))
   nothing = np.zeros((first.num_rows(draws), size, *like.shape[1:]), like.dtype)
   weighted = isinstance(chosen, Particles)
-  propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
   for rows, valid in blocks(total, size):
     some = problem._replace(observation=replicate(observations[rows], mesh))
@@ -195,11 +195,13 @@ def restore_all(method: Method, params, problem: Problem, options,
     guess = restoring.restore(
         first, denoiser=blind, keys=one, moments=blind_moments,
         condition=nothing, **known)
-    proposal = propose(params, guess.images, two)
+    proposal = method.propose_of_rows(params, guess.images, two, num_rows,
+                                      PRIOR_SHARE if weighted else 0.)
     found = restoring.restore(
         chosen, denoiser=denoiser, keys=three, moments=moments,
-        condition=proposal.condition, log_weights=proposal.log_ratio, **known)
-    tau = recognise(params, found.images, two)
+        condition=proposal.condition,
+        log_weights=proposal.log_ratio if weighted else None, **known)
+    tau = method.recognise_of_rows(params, found.images, two)
     result = to_host(found._replace(condition=None))
     evaluations = float(np.mean(guess.evaluations)) * first.num_rows(draws) + float(
         np.mean(result.evaluations)) * (1 if weighted else draws)
@@ -229,28 +231,6 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   unknown = np.full(len(rows), np.nan)
   return Restorations(found.images, np.full((len(rows), draws, clusters), 1 / clusters),
                       unknown, unknown, unknown, found.evaluations * draws)
-
-
-def _compiled(method, num_rows, weighted):
-  """`propose` and `recognise` of rows of draws, [D P, ...]."""
-  def row_keys(keys, number):
-    of = lambda n, key: jax.random.fold_in(key, n)
-    return jax.vmap(jax.vmap(of, (None, 0)), (0, None))(jnp.arange(number), keys)
-
-  @jax.jit
-  def propose(params, images, keys):
-    images = images.reshape(-1, len(keys), *images.shape[1:])
-    found = method.propose(params, images, row_keys(keys, len(images)), num_rows,
-                           PRIOR_SHARE if weighted else 0.)
-    ratio = found.log_ratio if weighted else jnp.zeros_like(found.log_ratio)
-    return found._replace(log_ratio=ratio)
-
-  @jax.jit
-  def recognise(params, images, keys):
-    number = len(images) // len(keys)
-    return method.recognise(params, images, row_keys(keys, number).reshape(-1))
-
-  return propose, recognise
 
 
 def _check_finite(part: Restorations, numbers, name: str) -> None:
@@ -299,8 +279,8 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   pairs, found = np.arange(len(observations) * clusters), []
   for rows, valid in blocks(len(pairs), size):
     image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
-    keys = replicate_key(jax.vmap(jax.random.fold_in, (None, 0))(
-        stream(options.seed, 'evidence'), pairs[rows].astype(np.int32)), mesh)
+    keys = replicate_key(_numbered(stream(options.seed, 'evidence'),
+                                   pairs[rows].astype(np.int32)), mesh)
     out = restoring.restore(
         chosen, path, denoiser, problem._replace(
             observation=replicate(observations[image], mesh)), keys,

@@ -20,7 +20,6 @@ from tests.tiny import build
 
 SHAPE = 8, 8, 1
 DIGITS = datasets.load_digits().images.astype(np.uint8)
-LATENT = ('latent.size=4', 'em.posterior=amortised', 'posterior.channels=8')
 SR3 = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
        'start.kind=random', 'em.posterior=amortised', 'em.partition_tolerance=0.',
        'em.bound_tolerance=0.')
@@ -35,10 +34,10 @@ def run(plain, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def fit(plain):
+def fit(commands, plain):
   """The same fit, loaded."""
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    return jdiffclust.load(plain, build=build)
+    return jdiffclust.load(plain, build=commands.build)
 
 
 @pytest.fixture(autouse=True)
@@ -183,12 +182,10 @@ def test_floats_and_a_border(commands, tmp_path):
               'config.data.padding = 1')
 
 
-@pytest.mark.parametrize('method', ['cluster_ddpm', 'latent_cddpm'])
-def test_other_models(method, commands, tmp_path):
+@pytest.mark.parametrize('method', ['latent', 'taken_over'])
+def test_other_models(method, commands, request, tmp_path):
   """By gradients, and by particles, whose columns are filled."""
-  more = ('em.max_iterations=3', 'latent.iterations=1') if method != 'cluster_ddpm' else (
-      'em.max_iterations=2',)
-  done(commands.fit(tmp_path, f'method={method}', *LATENT, *more))
+  shutil.copytree(request.getfixturevalue(method), tmp_path, dirs_exist_ok=True)
   box = 'restore.operator=box', 'data.max_images=2'
   done(restore(commands, tmp_path, *box))
   first = np.load(tmp_path / 'restored.npy')
@@ -228,7 +225,7 @@ def test_every_operator(commands, run, tmp_path):
            'kernel': (f'restore.file={tmp_path}/kernel.npy',),
            'matrix': (f'restore.file={tmp_path}/matrix.npy',)}
   for name, options in cases.items():
-    outcome = done(restore(commands, run, 'data.max_images=2', 'restore.num_steps=2',
+    outcome = done(restore(commands, run, 'data.max_images=2',
                            f'restore.operator={name}', 'restore.sigma=.5', *options))
     found = np.load(run / 'restored.npy')
     assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all(), name
@@ -295,7 +292,7 @@ def test_devices(fit, plain):
   config.num_devices = 8
   many = jdiffclust.load(plain, config, build=build)
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:3, :, :, None]
-  one, other = (each.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=16)
+  one, other = (each.restore(seen, y, 1., num_steps=3, num_draws=2, batch_size=8)
                 for each in (fit, many))
   np.testing.assert_allclose(one.images, other.images, atol=2e-3)
   np.testing.assert_allclose(one.responsibilities, other.responsibilities, atol=1e-3)
@@ -319,7 +316,8 @@ def test_evidence_of_clusters(fit):
   """[n, Q], finite; in any units the same."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
   of = lambda *args, **more: fit.evidence(
-      seen, *args, num_steps=3, num_draws=2, particles=4, method='mcgdiff', **more)
+      seen, *args, num_steps=3, num_draws=2, batch_size=8, particles=4, method='mcgdiff',
+      **more)
   found = of(y, 1.)
   assert found.shape == (2, 3) and np.isfinite(found).all()
   np.testing.assert_allclose(of(y / 16, 1 / 16, pixel_range=(0, 1)), found, rtol=1e-3)
@@ -491,16 +489,17 @@ def test_mistakes_in_the_library(fit):
 def test_draws_that_do_not_show_what_is_seen(fit, capsys):
   """A network of no use, few steps: a warning; a method that holds what is known."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  fit.restore(seen, y, num_steps=3, num_draws=2)
+  few = dict(num_steps=3, num_draws=2, batch_size=8)
+  fit.restore(seen, y, **few)
   assert '2 of 2 images' in (err := capsys.readouterr().err) and 'num_steps' in err
-  found = fit.restore(seen, y, num_steps=3, num_draws=2, method='ddrm')
+  found = fit.restore(seen, y, **few, method='ddrm')
   assert capsys.readouterr().err == '' and found.residual.max() < .1
 
 
 def test_particles_that_are_lost(fit, capsys):
   """Few effective ones: a warning with what to do; none at all: an error."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  few = dict(num_steps=3, num_draws=2, method='mcgdiff', particles=4)
+  few = dict(num_steps=3, num_draws=2, batch_size=8, method='mcgdiff', particles=4)
   fit.restore(seen, y, .01, **few)
   err = capsys.readouterr().err
   assert 'fewer than 2 particles of 4' in err and 'config.restore.particles' in err
