@@ -23,7 +23,7 @@ jax.config.update('jax_traceback_in_locations_limit', 0)
 
 
 # JAX makes so many objects that looking for cycles among all of them took a twentieth.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_collection_finish():
