@@ -102,7 +102,6 @@ class Commands:
     """
     environment = os.environ | {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
-        'JAX_SHARE_BINARY_BETWEEN_HOSTS': 'true',  # the first one compiles for all
         'PYTHONPATH': str(ROOT),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
