@@ -41,6 +41,10 @@ def sample_keys(key, owners, count: int) -> jax.Array:
   Returns:
     [k, n].
   """
+  return _grid(key, np.asarray(owners, np.int32), np.arange(count, dtype=np.int32))
+
+
+@jax.jit
+def _grid(key, owners, numbers):
   of = lambda q, n: jax.random.fold_in(jax.random.fold_in(key, q), n)
-  grid = jax.jit(jax.vmap(jax.vmap(of, (None, 0)), (0, None)))
-  return grid(np.asarray(owners, np.int32), np.arange(count, dtype=np.int32))
+  return jax.vmap(jax.vmap(of, (None, 0)), (0, None))(owners, numbers)

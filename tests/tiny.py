@@ -21,6 +21,15 @@ TINY = tuple(f'--config.{option}' for option in (
     'checkpoint.every_steps=4', 'checkpoint.every_seconds=0', 'sample.num_images=2',
     'quality.num_images=12', 'quality.splits=2'))
 
+# ClusterDDPM. Without views in the E-step no draw decides tau. So few iterations of the
+# mixture that scikit-learn, which looks whether it has settled, does not stop before JAX.
+CLUSTER_DDPM = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.',
+                'posterior.num_views=0', 'latent.mixture_iterations=20')
+# CDDPM on its latents from the second iteration on.
+LATENT_CDDPM = ('method=latent_cddpm', 'latent.size=4', 'latent.iterations=1',
+                'em.posterior=amortised', 'posterior.channels=8', 'em.max_iterations=3',
+                'em.partition_tolerance=0.', 'em.bound_tolerance=0.')
+
 
 class TinyDenoiser(nn.Module):
   """Two convolutions in the place of the U-Net: compiled in no time."""

@@ -73,6 +73,9 @@ class Method(abc.ABC):
     process: the diffusion, float64 on the host.
     e_estimator: what the E-step draws from, on the devices.
     m_estimator: what the M-step draws from, on the devices.
+    propose_of_rows: `propose`, compiled, of K draws of P images in rows [K P, H, W, C]
+      by keys [P].
+    recognise_of_rows: `recognise`, likewise.
     has_latents: whether `encode` gives latents.
     draws_decide: whether tau follows from the draws; else they but score it.
   """
@@ -99,6 +102,12 @@ class Method(abc.ABC):
     self.levels, self.process = decoder_levels(config, levels), process
     self.e_estimator, self.m_estimator = estimators(process, e_options, config.m_step,
                                                     mesh)
+    # Run once: on a CPU, compiling it with care takes four times as long as without.
+    careless = ({'xla_backend_optimization_level': 0}
+                if jax.default_backend() == 'cpu' else None)
+    self._new_state = jax.jit(self.new_state, compiler_options=careless)
+    self.propose_of_rows = jax.jit(self._propose_of_rows, static_argnums=(3, 4))
+    self.recognise_of_rows = jax.jit(self._recognise_of_rows)
 
   # Owed.
 
@@ -221,6 +230,14 @@ class Method(abc.ABC):
     """
     raise UserError(f'config.method = {self.config.method!r} cannot restore images.')
 
+  def _propose_of_rows(self, params, images, keys, num, prior_share):
+    images = images.reshape(-1, len(keys), *images.shape[1:])
+    return self.propose(params, images, _row_keys(keys, len(images)), num, prior_share)
+
+  def _recognise_of_rows(self, params, images, keys):
+    number = len(images) // len(keys)
+    return self.recognise(params, images, _row_keys(keys, number).reshape(-1))
+
   def direct_conditions(self, params, problem) -> np.ndarray | None:
     """Conditions under which the model draws from p(x | y) itself, [n, ...], or None.
 
@@ -266,11 +283,7 @@ class Method(abc.ABC):
 
   def init_state(self) -> TrainState:
     """The state before the first step, on the devices."""
-    # Run once: on a CPU, compiling it with care takes four times as long as without.
-    options = ({'xla_backend_optimization_level': 0}
-               if jax.default_backend() == 'cpu' else None)
-    return replicate(to_host(jax.jit(self.new_state, compiler_options=options)()),
-                     self.mesh)
+    return replicate(to_host(self._new_state()), self.mesh)
 
   def abstract_state(self) -> TrainState:
     """The shapes, types and places of the state, without computing it."""
@@ -278,6 +291,12 @@ class Method(abc.ABC):
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         jax.eval_shape(self.new_state))
+
+
+def _row_keys(keys, number):
+  """Keys of draws, [number, P], by those of their images [P]."""
+  of = lambda n, key: jax.random.fold_in(key, n)
+  return jax.vmap(jax.vmap(of, (None, 0)), (0, None))(jnp.arange(number), keys)
 
 
 def build(config, image_shape, levels: int | None, mesh: Mesh,

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.batch import blocks
@@ -163,6 +162,9 @@ def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
   return max(1, batch_size // num_rows // step) * step
 
 
+_numbered = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+
+
 def restore_all(method: Method, params, problem: Problem, options, reporter: Reporter,
                 guess: Callable[[], Guesses | None] = lambda: None) -> Restorations:
   """Draws images given what is seen of them.
@@ -203,12 +205,10 @@ def restore_all(method: Method, params, problem: Problem, options, reporter: Rep
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
-  keys = np.asarray(jax.random.key_data(jax.jit(jax.vmap(
-      jax.random.fold_in, (None, 0)))(stream(options.seed, 'restore'),
-                                      np.arange(total, dtype=np.int32))))
+  keys = np.asarray(jax.random.key_data(_numbered(
+      stream(options.seed, 'restore'), np.arange(total, dtype=np.int32))))
   nothing = np.zeros((first.num_rows(draws), size, *like.shape[1:]), like.dtype)
   weighted = isinstance(chosen, Particles)
-  propose, recognise = _compiled(method, num_rows, weighted)
   parts = []
   with _restoring(reporter, problem) as task:
     for rows, valid in blocks(total, size):
@@ -227,16 +227,19 @@ def restore_all(method: Method, params, problem: Problem, options, reporter: Rep
         images = guesses.images[guesses.rows[:, rows]]
         images = replicate(images.reshape(-1, *images.shape[2:]), mesh)
         guessed = 0.
-      proposal = propose(params, images, two)
+      proposal = method.propose_of_rows(params, images, two, num_rows,
+                                        PRIOR_SHARE if weighted else 0.)
       found = restoring.restore(
           chosen, denoiser=denoiser, keys=three, moments=moments,
-          condition=proposal.condition, log_weights=proposal.log_ratio, **known)
+          condition=proposal.condition,
+          log_weights=proposal.log_ratio if weighted else None, **known)
       result = to_host(found._replace(condition=None))
       evaluations = guessed + float(
           np.mean(result.evaluations)) * (1 if weighted else draws)
       shaped = lambda a: np.moveaxis(a.reshape(-1, size, *a.shape[1:]), 0, 1)[:valid]
       if guesses is None:
-        tau = shaped(to_host(recognise(params, found.images, two))).mean(axis=1)
+        tau = method.recognise_of_rows(params, found.images, two)
+        tau = shaped(to_host(tau)).mean(axis=1)
       else:
         tau = guesses.responsibilities[rows[:valid]]
       part = Restorations(shaped(result.images), tau,
@@ -268,28 +271,6 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   unknown = np.full(len(rows), np.nan)
   return Restorations(found.images, np.full((len(rows), clusters), 1 / clusters),
                       unknown, unknown, unknown, found.evaluations * draws)
-
-
-def _compiled(method, num_rows, weighted):
-  """`propose` and `recognise` of rows of draws, [D P, ...]."""
-  def row_keys(keys, number):
-    of = lambda n, key: jax.random.fold_in(key, n)
-    return jax.vmap(jax.vmap(of, (None, 0)), (0, None))(jnp.arange(number), keys)
-
-  @jax.jit
-  def propose(params, images, keys):
-    images = images.reshape(-1, len(keys), *images.shape[1:])
-    found = method.propose(params, images, row_keys(keys, len(images)), num_rows,
-                           PRIOR_SHARE if weighted else 0.)
-    ratio = found.log_ratio if weighted else jnp.zeros_like(found.log_ratio)
-    return found._replace(log_ratio=ratio)
-
-  @jax.jit
-  def recognise(params, images, keys):
-    number = len(images) // len(keys)
-    return method.recognise(params, images, row_keys(keys, number).reshape(-1))
-
-  return propose, recognise
 
 
 def _check_finite(part: Restorations, numbers, name: str) -> None:
@@ -338,8 +319,8 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   pairs, found = np.arange(len(observations) * clusters), []
   for rows, valid in blocks(len(pairs), size):
     image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
-    keys = replicate_key(jax.vmap(jax.random.fold_in, (None, 0))(
-        stream(options.seed, 'evidence'), pairs[rows].astype(np.int32)), mesh)
+    keys = replicate_key(_numbered(stream(options.seed, 'evidence'),
+                                   pairs[rows].astype(np.int32)), mesh)
     out = restoring.restore(
         chosen, path, denoiser, problem._replace(
             observation=replicate(observations[image], mesh)), keys,

@@ -14,7 +14,8 @@ the loop, by Grain. Both give the same minibatches, and provide
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import grain
 import jax
@@ -79,8 +80,39 @@ def epoch_order(key, epoch, num_images: int, batch_size: int) -> jax.Array:
   return jnp.resize(order, (steps_per_epoch(num_images, batch_size) * batch_size,))
 
 
-def _take(images, indices, levels):
-  return Batch(scale_to_model(images[indices], levels), indices)
+_order = jax.jit(epoch_order, static_argnums=(2, 3))
+
+
+class _Programs(NamedTuple):
+  """What a pipeline compiles; of equal settings they are the same."""
+
+  order: Callable
+  minibatch: Callable
+  take: Callable
+  scale: Callable
+
+
+@functools.lru_cache(64)
+def _programs(num_images: int, batch_size: int, levels: int | None,
+              mesh: Mesh) -> _Programs:
+  split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  whole = NamedSharding(mesh, PartitionSpec())
+  steps = steps_per_epoch(num_images, batch_size)
+
+  def scale(images, indices):
+    return Batch(scale_to_model(images, levels), indices)
+
+  def take(images, indices):
+    return scale(images[indices], indices)
+
+  def minibatch(images, order, step):
+    position = step % steps * batch_size
+    return take(images, jax.lax.dynamic_slice_in_dim(order, position, batch_size))
+
+  return _Programs(
+      jax.jit(lambda key, epoch: epoch_order(key, epoch, num_images, batch_size),
+              out_shardings=whole),
+      *(jax.jit(function, out_shardings=split) for function in (minibatch, take, scale)))
 
 
 class MemoryPipeline:
@@ -101,21 +133,7 @@ class MemoryPipeline:
     self._mesh = mesh
     self._key = replicate_key(stream(seed, 'minibatches'), mesh)
     self._steps_per_epoch = steps_per_epoch(self.num_images, batch_size)
-    split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    whole = NamedSharding(mesh, PartitionSpec())
-    self._epoch_order = jax.jit(
-        lambda key, epoch: epoch_order(key, epoch, source.num_images, batch_size),
-        out_shardings=whole)
-
-    @functools.partial(jax.jit, out_shardings=split)
-    def minibatch(images, order, step):
-      position = step % self._steps_per_epoch * batch_size
-      indices = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
-      return _take(images, indices, source.levels)
-
-    self._minibatch = minibatch
-    self._take = jax.jit(functools.partial(_take, levels=source.levels),
-                         out_shardings=split)
+    self._programs = _programs(self.num_images, batch_size, source.levels, mesh)
 
   def training(self, step: int) -> Iterator[Batch]:
     """Minibatches from step `step` on, see `epoch_order`."""
@@ -124,15 +142,15 @@ class MemoryPipeline:
     while True:
       epoch, position = divmod(step, self._steps_per_epoch)
       if order is None or position == 0:
-        order = self._epoch_order(self._key, replicate(np.int32(epoch), self._mesh))
-      yield self._minibatch(self._images, order, on_device)
+        order = self._programs.order(self._key, replicate(np.int32(epoch), self._mesh))
+      yield self._programs.minibatch(self._images, order, on_device)
       step, on_device = step + 1, _increment(on_device)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """The images of some indices once, in their order."""
     for indices, valid in ordered_indices(indices, batch_size, self._mesh.size):
       rows = replicate(indices.astype(np.int32), self._mesh)
-      yield self._take(self._images, rows), valid
+      yield self._programs.take(self._images, rows), valid
 
 
 @jax.jit
@@ -163,15 +181,11 @@ class GrainPipeline:
     self._source, self._mesh, self._batch_size = source, mesh, batch_size
     self._read_options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(1, 2 * workers))
-    order = jax.jit(functools.partial(
-        epoch_order, stream(seed, 'minibatches'), num_images=source.num_images,
-        batch_size=batch_size))
+    key = stream(seed, 'minibatches')
     # Of few epochs: reading runs ahead of the loop, into the next one.
-    self._order = functools.lru_cache(4)(lambda epoch: np.asarray(order(np.int32(epoch))))
-    split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    self._scale = jax.jit(
-        lambda images, indices: Batch(scale_to_model(images, source.levels), indices),
-        out_shardings=split)
+    self._order = functools.lru_cache(4)(lambda epoch: np.asarray(
+        _order(key, np.int32(epoch), source.num_images, batch_size)))
+    self._scale = _programs(source.num_images, batch_size, source.levels, mesh).scale
 
   def _reading(self, index_batches):
     def read(indices):

@@ -5,6 +5,7 @@ A `FeatureMap` takes images [n, H, W, C] in [-1, 1] to features, float64 [n, d].
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -93,7 +94,7 @@ def random_encoder(image_shape, seed: int = 0) -> FeatureMap:
   """
   network = RandomEncoder()
   variables = network.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
-  return in_batches(lambda x: network.apply(variables, x))
+  return in_batches(functools.partial(_encode, network, variables))
 
 
 def trained_encoder(network, variables) -> FeatureMap:
@@ -110,11 +111,19 @@ def trained_encoder(network, variables) -> FeatureMap:
   Returns:
     A `FeatureMap`.
   """
-  def features(x):
-    _, sown = network.apply(variables, x, mutable='intermediates')
-    return sown['intermediates']['features'][0]
+  return in_batches(functools.partial(_hidden, network, variables))
 
-  return in_batches(features)
+
+# Weights are arguments: networks of one kind share a program.
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(network, variables, x):
+  return network.apply(variables, x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(network, variables, x):
+  _, sown = network.apply(variables, x, mutable='intermediates')
+  return sown['intermediates']['features'][0]
 
 
 def scaled(features: FeatureMap, images) -> FeatureMap:
@@ -142,17 +151,15 @@ def in_batches(function, size: int = 256) -> FeatureMap:
   """Makes a JAX function a `FeatureMap`.
 
   Args:
-    function: from images [B, H, W, C] to features [B, d]; it is compiled.
+    function: from images [B, H, W, C] to features [B, d], compiled.
     size: B, images at once.
 
   Returns:
     A `FeatureMap`.
   """
-  compiled = jax.jit(function)
-
   def apply(images):
     images = np.asarray(images, np.float32)
-    return in_blocks(lambda rows: compiled(images[rows]), len(images),
+    return in_blocks(lambda rows: function(images[rows]), len(images),
                      size).astype(np.float64)
 
   return apply

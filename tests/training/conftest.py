@@ -23,7 +23,8 @@ from tensorboardX.proto import event_pb2
 
 from jdiffclust import config as config_lib, main, outputs
 from jdiffclust.clustering import method
-from tests.tiny import NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, build
+from tests.tiny import (
+    CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, build)
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -54,7 +55,7 @@ class Commands:
     self.cache, self._built = cache, {}
     self.change = lambda built: built  # tests of faults put theirs in here
 
-  def _build(self, networks, config, image_shape, levels, mesh):
+  def build(self, config, image_shape, levels, mesh, networks=TINY_NETWORKS):
     """`method.build`, but what is compiled is shared between equal methods."""
     sections = ('method', 'seed', 'num_clusters', 'network', 'diffusion', 'latent',
                 'sr3', 'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
@@ -78,7 +79,8 @@ class Commands:
           mock.patch.object(sys, 'argv', argv),  # where ml_collections looks
           # Optax promotes implicitly.
           jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow')):
-      code = main.run(argv, build=functools.partial(self._build, networks), parts=parts)
+      code = main.run(argv, build=functools.partial(self.build, networks=networks),
+                      parts=parts)
     return Outcome(code, out.getvalue(), err.getvalue())
 
   def fit(self, workdir, *options, flags=(), whole=False,
@@ -179,6 +181,24 @@ def plain(commands, tmp_path_factory):
   """The workdir of a fit with the tiny denoiser, not to be changed."""
   workdir = tmp_path_factory.mktemp('runs') / 'plain'
   outcome = commands.fit(workdir)
+  assert outcome.code == 0, outcome.err
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def latent(commands, tmp_path_factory):
+  """The workdir of a tiny fit of ClusterDDPM, not to be changed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'latent'
+  outcome = commands.fit(workdir, *CLUSTER_DDPM)
+  assert outcome.code == 0, outcome.err
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def taken_over(commands, tmp_path_factory):
+  """The workdir of a tiny fit of CDDPM on latents, not to be changed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'taken_over'
+  outcome = commands.fit(workdir, *LATENT_CDDPM)
   assert outcome.code == 0, outcome.err
   return workdir
 

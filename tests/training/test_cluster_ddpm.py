@@ -14,26 +14,13 @@ from jdiffclust.clustering.method import Method
 from jdiffclust.registry import METHODS
 from jdiffclust.training.loop import Fitter
 from tests.helpers import check_error, metrics_of, summary_of
-
-# Without views in the E-step no draw decides tau. So few iterations of the mixture that
-# scikit-learn, which looks whether it has settled, does not stop before JAX.
-METHOD = ('method=cluster_ddpm', 'latent.size=4', 'posterior.anchor=0.',
-          'posterior.num_views=0', 'latent.mixture_iterations=20')
-
-
-@pytest.fixture(scope='module')
-def latent(commands, tmp_path_factory):
-  """The workdir of a tiny fit, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'latent'
-  outcome = commands.fit(workdir, *METHOD)
-  assert outcome.code == 0, outcome.err
-  return workdir
+from tests.tiny import CLUSTER_DDPM, LATENT_CDDPM
 
 
 def test_whole_fit(commands, tmp_path):
   """The real networks and the figures; every file; the latents' part of the summary."""
-  outcome = commands.fit(tmp_path, *METHOD, 'start.kind=latents', 'network.num_groups=4',
-                         whole=True)
+  outcome = commands.fit(tmp_path, *CLUSTER_DDPM, 'start.kind=latents',
+                         'network.num_groups=4', whole=True)
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   assert found['method'] == 'cluster_ddpm' and found['num_em_iterations'] == 2
@@ -95,7 +82,7 @@ def test_interpolation_in_z(commands, latent, tmp_path):
 
 def test_devices_and_mixtures_agree(commands, latent, tmp_path):
   """8 devices with JAX's mixture find what one device with scikit-learn's does."""
-  outcome = commands.fit(tmp_path, *METHOD, 'num_devices=8', 'latent.mixture=jax')
+  outcome = commands.fit(tmp_path, *CLUSTER_DDPM, 'num_devices=8', 'latent.mixture=jax')
   assert outcome.code == 0, outcome.err
   np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'),
                              np.load(latent / 'responsibilities.npy'), atol=2e-2)
@@ -107,7 +94,7 @@ def test_two_processes(commands, latent, tmp_path):
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   processes = [commands.spawn(
-      tmp_path / 'run', *METHOD, 'num_devices=0', 'latent.mixture=jax',
+      tmp_path / 'run', *CLUSTER_DDPM, 'num_devices=0', 'latent.mixture=jax',
       f'distributed.coordinator=localhost:{port}', 'distributed.num_processes=2',
       f'distributed.process_id={i}', log=tmp_path / f'log{i}') for i in range(2)]
   try:
@@ -127,8 +114,8 @@ def test_cut_off_and_resumed(place, commands, latent, tmp_path, monkeypatch):
     raise KeyboardInterrupt
   with monkeypatch.context() as patch:
     patch.setattr(f'jdiffclust.training.loop.Fitter.{place}', interrupt)
-    assert commands.fit(tmp_path, *METHOD).code == 130
-  outcome = commands.fit(tmp_path, *METHOD)
+    assert commands.fit(tmp_path, *CLUSTER_DDPM).code == 130
+  outcome = commands.fit(tmp_path, *CLUSTER_DDPM)
   assert outcome.code == 0 and 'Resuming from checkpoint' in outcome.err
   for name in ('responsibilities.npy', 'assignments.csv'):
     assert (tmp_path / name).read_bytes() == (latent / name).read_bytes()
@@ -155,7 +142,7 @@ def test_anchor_keeps_the_start(commands, tmp_path):
     (['method=clusterddpm'], ['clusterddpm', "'cluster_ddpm'"])])
 def test_wrong_options(options, fragments, commands, tmp_path):
   """One line that names the value and what is allowed."""
-  check_error(commands.fit(tmp_path, *METHOD, *options), *fragments)
+  check_error(commands.fit(tmp_path, *CLUSTER_DDPM, *options), *fragments)
   assert not (tmp_path / 'config.json').exists()
 
 
@@ -166,7 +153,7 @@ def test_latents_start_is_of_this_method(commands, tmp_path):
 
 def test_weight_outside_of_the_advised_range_is_warned_of(commands, tmp_path):
   """Allowed, with a warning that names the range."""
-  outcome = commands.fit(tmp_path, *METHOD, 'latent.weight=.5')
+  outcome = commands.fit(tmp_path, *CLUSTER_DDPM, 'latent.weight=.5')
   assert outcome.code == 0
   assert 'latent.weight = 0.5 lies outside of [0.001, 0.1]' in outcome.err
 
@@ -178,20 +165,6 @@ def test_no_densities(commands, latent, tmp_path):
                            '--config.predict.likelihood=True')
   check_error(outcome, 'predict.likelihood', 'cluster_ddpm')
   assert not (run / 'predictions.csv').exists()
-
-
-LATENT = ('method=latent_cddpm', 'latent.size=4', 'latent.iterations=1',
-          'em.posterior=amortised', 'posterior.channels=8', 'em.max_iterations=3',
-          'em.partition_tolerance=0.', 'em.bound_tolerance=0.')
-
-
-@pytest.fixture(scope='module')
-def taken_over(commands, tmp_path_factory):
-  """The workdir of a tiny fit of CDDPM on latents, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'taken_over'
-  outcome = commands.fit(workdir, *LATENT)
-  assert outcome.code == 0, outcome.err
-  return workdir
 
 
 def test_the_second_model_leaves_the_config_alone(taken_over):
@@ -229,14 +202,14 @@ def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
 
   one = tmp_path / 'one'
   with mock.patch.object(Fitter, 'm_phase', interrupt):
-    assert commands.fit(one, *LATENT).code == 130
+    assert commands.fit(one, *LATENT_CDDPM).code == 130
   two = shutil.copytree(one, tmp_path / 'two')
-  assert commands.fit(one, *LATENT).code == 0
+  assert commands.fit(one, *LATENT_CDDPM).code == 0
   wanted = np.load(taken_over / 'responsibilities.npy')
   np.testing.assert_array_equal(np.load(one / 'responsibilities.npy'), wanted)
   outcome = commands.small('--mode=predict', f'--workdir={one}')
   assert outcome.code == 0, outcome.err
-  outcome = commands.fit(two, *LATENT, 'num_devices=2')
+  outcome = commands.fit(two, *LATENT_CDDPM, 'num_devices=2')
   assert outcome.code == 0, outcome.err
   assert len(summary_of(two)['devices']) == 2
   np.testing.assert_allclose(np.load(two / 'responsibilities.npy'), wanted, atol=1e-4)

@@ -20,14 +20,12 @@ from tests.tiny import build
 
 SHAPE = 8, 8, 1
 DIGITS = datasets.load_digits().images.astype(np.uint8)
-LATENT = ('latent.size=4', 'em.posterior=amortised', 'posterior.channels=8')
 SR3 = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
        'start.kind=random', 'em.posterior=amortised', 'em.partition_tolerance=0.',
        'em.bound_tolerance=0.')
 # Where clusters do not matter, nothing is learnt for them: it would take seconds.
-LITTLE = {'num_steps': 3, 'num_draws': 2, 'by_examples': False}
-FEW = (*(f'restore.{name}={value}' for name, value in LITTLE.items()),
-       'restore.batch_size=8')
+LITTLE = {'num_steps': 3, 'num_draws': 2, 'batch_size': 8, 'by_examples': False}
+FEW = tuple(f'restore.{name}={value}' for name, value in LITTLE.items())
 FILES = 'restored.npy', 'restored.csv', 'restored.html', 'figures/restored.png'
 
 
@@ -38,10 +36,10 @@ def run(plain, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def fit(plain):
+def fit(commands, plain):
   """The same fit, loaded."""
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    return jdiffclust.load(plain, build=build)
+    return jdiffclust.load(plain, build=commands.build)
 
 
 @pytest.fixture(autouse=True)
@@ -186,12 +184,10 @@ def test_floats_and_a_border(commands, tmp_path):
               'config.data.padding = 1')
 
 
-@pytest.mark.parametrize('method', ['cluster_ddpm', 'latent_cddpm'])
-def test_other_models(method, commands, tmp_path):
+@pytest.mark.parametrize('method', ['latent', 'taken_over'])
+def test_other_models(method, commands, request, tmp_path):
   """By gradients, and by particles, whose columns are filled."""
-  more = ('em.max_iterations=3', 'latent.iterations=1') if method != 'cluster_ddpm' else (
-      'em.max_iterations=2',)
-  done(commands.fit(tmp_path, f'method={method}', *LATENT, *more))
+  shutil.copytree(request.getfixturevalue(method), tmp_path, dirs_exist_ok=True)
   box = 'restore.operator=box', 'data.max_images=2'
   done(restore(commands, tmp_path, *box))
   first = np.load(tmp_path / 'restored.npy')
@@ -231,7 +227,7 @@ def test_every_operator(commands, run, tmp_path):
            'kernel': (f'restore.file={tmp_path}/kernel.npy',),
            'matrix': (f'restore.file={tmp_path}/matrix.npy',)}
   for name, options in cases.items():
-    outcome = done(restore(commands, run, 'data.max_images=2', 'restore.num_steps=2',
+    outcome = done(restore(commands, run, 'data.max_images=2',
                            f'restore.operator={name}', 'restore.sigma=.5', *options))
     found = np.load(run / 'restored.npy')
     assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all(), name
@@ -277,7 +273,7 @@ def test_clusters_of_an_image_alone(fit):
   seen = operators.box((8, 8, 1), .5, 0, .5, 1)
   y = seen.apply(DIGITS[100:103, :, :, None].astype(np.float32))
   of = lambda some, **more: fit.restore(seen, some, **LITTLE | {
-      'by_examples': True, 'batch_size': 8, **more})
+      'by_examples': True, **more})
   all_of_them = of(y)
   assert all_of_them.responsibilities.shape == (3, 3)
   np.testing.assert_allclose(all_of_them.responsibilities.sum(axis=1), 1, rtol=1e-5)
@@ -315,7 +311,7 @@ def test_the_library_is_the_command(commands, run, fit):
                'restore.sigma=2.', 'restore.seed=5'))
   images = DIGITS[[int(row['id']) for row in rows_of(run)]][..., None].astype(float)
   seen = operators.box(SHAPE, .25, .25, .5, .5)
-  found = fit.restore(seen, images, 2., **LITTLE, batch_size=8, seed=5)
+  found = fit.restore(seen, images, 2., **LITTLE, seed=5)
   np.testing.assert_array_equal(np.load(run / 'restored.npy'), found.images)
   assert found.mean.shape == found.std.shape == (3, 8, 8, 1)
   assert found.clusters.tolist() == [int(row['cluster']) for row in rows_of(run)]
@@ -327,8 +323,8 @@ def test_an_image_knows_of_no_other(fit, options):
   """Alone, or in a batch, or last of one: the same bits; another seed: others."""
   seen = operators.box(SHAPE, .5, 0., .5, 1.)
   y = DIGITS[:9, :, :, None].astype(float)
-  of = lambda y, **more: fit.restore(seen, y, 1., **LITTLE, batch_size=8,
-                                     **options, **more)
+  of = lambda y, **more: fit.restore(seen, y, 1., **LITTLE, **options,
+                                     **more)
   many, again = of(y), of(y)
   np.testing.assert_array_equal(many.images, again.images)
   # An image's noise follows from its number: it stays where it is, the others change.
@@ -346,7 +342,7 @@ def test_devices(fit, plain):
   config.num_devices = 8
   many = jdiffclust.load(plain, config, build=build)
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:3, :, :, None]
-  one, other = (each.restore(seen, y, 1., **LITTLE, batch_size=16)
+  one, other = (each.restore(seen, y, 1., **LITTLE)
                 for each in (fit, many))
   np.testing.assert_allclose(one.images, other.images, atol=2e-3)
   np.testing.assert_allclose(one.responsibilities, other.responsibilities, atol=1e-3)
@@ -355,8 +351,7 @@ def test_devices(fit, plain):
 def test_pixel_range_and_hidden_pixels(fit):
   """Other units, the same images; NaN or anything where a mask hides."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
-  of = lambda *args, **more: fit.restore(seen, *args, **LITTLE,
-                                         batch_size=8, **more)
+  of = lambda *args, **more: fit.restore(seen, *args, **LITTLE, **more)
   one, other = of(y, 1.), of(y * 10 - 100, 10., pixel_range=(-100, 60))
   np.testing.assert_allclose(other.images, one.images * 10 - 100, atol=.05)
   np.testing.assert_allclose(other.residual, one.residual * 10, rtol=1e-3)

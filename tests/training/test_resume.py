@@ -363,9 +363,10 @@ def test_tensorboard_goes_on_like_the_metrics_of(iteration, resumed_step, events
                                               tmp_path):
   """Cut after step 6, resumed from the checkpoint at step 4: no gap, no doubles."""
   for first, resumed_from in ((1, 0), (resumed_step + 1, resumed_step + iteration)):
+    if resumed_from:
+      time.sleep(1.1)  # the files are named by the second
     writer = MetricsWriter(tmp_path, resumed_from=resumed_from)
     for step in range(first, 7):
       writer.write(step, iteration, loss=1.)
     writer.close()
-    time.sleep(1.1)  # the files are named by the second
   assert shown_steps(events(tmp_path)) == [step + iteration for step in range(1, 7)]

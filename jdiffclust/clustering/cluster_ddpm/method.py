@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,8 @@ class ClusterDDPM(Method):
     self.gradient_step = make_m_step(self.model, config.m_step, mesh)
     self._e_step = make_e_step(self.model, self.e_options, mesh)
     self._encode = make_encode(self.model, mesh)
+    self._mean = jax.jit(lambda encoder, images: self.model.encode(
+        encoder, images, None)[0])
 
   def new_state(self):
     """Random weights; every cluster is N(0, I), or apart where there is a start."""
@@ -156,8 +159,7 @@ class ClusterDDPM(Method):
 
   def feature_maps(self, params):
     """The means of the latents."""
-    return {'latents': in_batches(
-        lambda images: self.model.encode(params.encoder, images, None)[0])}
+    return {'latents': in_batches(functools.partial(self._mean, params.encoder))}
 
   def encode(self, params, images):
     """See `model.make_encode`."""
