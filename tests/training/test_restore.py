@@ -265,7 +265,7 @@ def test_images_of_the_fit_are_known(commands, run):
   with open(run / 'assignments.csv', newline='', encoding='utf-8') as file:
     fitted = {row['id']: row['cluster'] for row in csv.DictReader(file)}
   same = [fitted[row['id']] == row['cluster'] for row in rows_of(run)]
-  assert len(same) == 60 and np.mean(same) > .9
+  assert len(same) == 60 and np.mean(same) > .8  # at random: a third
 
 
 def test_clusters_of_an_image_alone(fit):
