@@ -281,6 +281,10 @@ OPTIONS: Mapping[str, Any] = {
                                "the U-Net sees the cluster's mean: in a small head on "
                                'features that all clusters share, or beside x_t',
                                methods=('cddpm',)),
+        'prediction': choice('residual', ('residual', 'noise'), 'what the network is '
+                             'asked for: what a linear guess of the clean image, by the '
+                             "cluster's mean, lacks; or the noise n_t",
+                             methods=('cddpm',)),
         'channels': integer(32, 1, "the U-Net's channels at its first level"),
         'channel_multipliers': integers((1, 2), 1, "the U-Net's channels at each level, "
                                         'in multiples of network.channels'),
@@ -307,12 +311,19 @@ OPTIONS: Mapping[str, Any] = {
                              'clusters that an image is trained with: one, drawn by its '
                              'responsibilities; all, weighted by them; or the same one '
                              'for all images of a step, in turn', **MIXTURES),
-        'weighting': choice('uniform', ('uniform', 'elbo'), 'the weights of the noise '
-                            'levels in the loss: all equal, or those of the bound'),
+        'weighting': choice('auto', ('auto', 'residual', 'uniform', 'elbo'), 'the noise '
+                            'levels of the loss: around those at which images take '
+                            'shape, errors in units of what is lacking (residual); all '
+                            'equal, errors in units of n_t (uniform); those of the '
+                            'bound (elbo); auto: residual if network.prediction is, '
+                            'else uniform'),
         'means': choice('weighted', ('weighted', 'gradient'), "where the clusters' means "
                         'come from: the images, weighted by responsibilities; or '
                         'gradient steps', **MIXTURES),
         'learning_rate': real(1e-3, 0, 10, "Adam's step size", open_low=True),
+        'learning_rate_fall': real(.5, 0, 1, 'the last share of the gradient steps of an '
+                                   'EM iteration over which the step size falls to 0; 0: '
+                                   'it stays'),
         'learning_rate_warmup': integer(50, 0, 'gradient steps over which the step size '
                                         'rises'),
         'gradient_clip': real(1., 0, 1e9, 'the largest norm of a gradient; 0: no limit'),
@@ -368,6 +379,9 @@ OPTIONS: Mapping[str, Any] = {
                         high=2**31 - 1, **ASKED),
         'sampler': choice('ddpm', tuple(SAMPLERS), 'how images are generated; adaptive '
                           'needs the extra ode', **ASKED),
+        'variance': choice('posterior', ('posterior', 'step'), 'the noise that the '
+                           'sampler ddpm adds: that of x_{t-1} given the clean image, '
+                           'or that of the forward step', **LATER),
         'num_steps': integer(0, 0, 'noise levels that a sampler visits; 0: all of the '
                              'model', **ASKED),
         'grid': choice('trailing', tuple(GRIDS), 'how the noise levels that a sampler '
@@ -465,7 +479,8 @@ OPTIONS: Mapping[str, Any] = {
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
-         'views.upside_down': 0., 'views.quarter_turns': 0.} | {
+         'views.upside_down': 0., 'views.quarter_turns': 0.,
+         'network.prediction': 'noise', 'm_step.learning_rate_fall': 0.} | {
              # No start of before reads them.
              f'recognition.{name}': option.default
              for name, option in OPTIONS['recognition'].items()}

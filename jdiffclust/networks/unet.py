@@ -351,7 +351,7 @@ def body_from_config(network) -> UNetBody:
   """The U-Net that the `network` section of a config describes, without its output."""
   return UNetBody(**{
       name: tuple(value) if isinstance(value, (list, tuple)) else value
-      for name, value in network.items() if name != 'conditioning'})
+      for name, value in network.items() if name not in ('conditioning', 'prediction')})
 
 
 def unet_from_config(network) -> ConcatenatedUNet | SharedTrunkUNet:

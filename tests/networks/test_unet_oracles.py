@@ -141,13 +141,14 @@ def test_one_mean_for_all_images():
                              apply(variables, x, t, copies), rtol=1e-4, atol=1e-5)
 
 
-def test_two_stages_are_the_whole_denoiser():
+@pytest.mark.parametrize('prediction', ['noise', 'residual'])
+def test_two_stages_are_the_whole_denoiser(prediction):
   """x_t - m_t sqrt(abar_t) mu is what x_t would be with a mean of zero, for every mu."""
   process = process_from_config(default_config().diffusion)
   network = in_stages()
   x0, t, mu = inputs()
   variables = randomised(network, x0, t, mu)
-  model = cddpm.conditional_ddpm(network, process, None)
+  model = cddpm.conditional_ddpm(network, process, None, prediction)
   eps = jnp.asarray(np.random.default_rng(3).normal(size=x0.shape), jnp.float32)
   device = as_float32(process)
   for mean in (mu, mu + .5):
