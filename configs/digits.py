@@ -17,8 +17,9 @@ def get_config():
   config.num_clusters = 10
   config.network.channels = 16
   config.network.blocks_per_level = 1
-  config.em.max_iterations = 3
-  config.e_step.num_draws = 8
-  config.m_step.first_num_steps = 600
-  config.m_step.num_steps = 150
+  config.em.max_iterations = 2
+  config.e_step.num_draws = 4
+  config.m_step.first_num_steps = 400
+  config.m_step.num_steps = 300
+  config.m_step.learning_rate = 2e-3
   return config

@@ -211,10 +211,13 @@ def test_config_of_an_older_version(name):
 def test_a_run_of_before_predicts_noise():
   """Its network and its step size stay what they were; its loss is written there."""
   stored = json.loads(config_lib.to_json(config_lib.default_config()))
-  del stored['network']['prediction'], stored['m_step']['learning_rate_fall']
+  for section, name in (('network', 'prediction'), ('network', 'head'),
+                        ('m_step', 'learning_rate_fall')):
+    del stored[section][name]
   stored['m_step']['weighting'] = 'uniform'
   found = config_lib.from_json(json.dumps(stored))
-  assert found.network.prediction == 'noise' and found.m_step.learning_rate_fall == 0
+  assert (found.network.prediction, found.network.head) == ('noise', 'small')
+  assert found.m_step.learning_rate_fall == 0
   assert config_lib.weighting_of(found) == 'uniform'
 
 

@@ -127,7 +127,7 @@ def test_steps_from_the_host_are_those_of_the_scan(sampler, method):
   found = fitted(method)
   options = found.config.copy_and_resolve_references().sample
   options.sampler, options.num_steps = sampler, 4
-  own, table = sampler_of(options, from_process(found.method.process))
+  own, table = sampler_of(options, 'step', from_process(found.method.process))
   condition = found.method.conditions(found.params, clusters_of(method)[-1], 3, 0)
   keys = jax.random.split(jax.random.key(3), 3)
   given = table, found.denoiser(), keys, condition

@@ -36,11 +36,12 @@ class Samples(NamedTuple):
   states: np.ndarray | None
 
 
-def sampler_of(options, path: Tabulated) -> tuple[Sampler, Table]:
+def sampler_of(options, reverse_variance: str, path: Tabulated) -> tuple[Sampler, Table]:
   """The sampler that the `sample` section of a config describes, and its table.
 
   Args:
     options: sampler, num_steps, grid, and the samplers' own options by their names.
+    reverse_variance: of the section `diffusion`: the variance of ddpm.
     path: of the model, float64 on the host.
 
   Raises:
@@ -50,8 +51,9 @@ def sampler_of(options, path: Tabulated) -> tuple[Sampler, Table]:
     raise UserError(f'config.sample.num_steps = {options.num_steps} exceeds the '
                     f'{path.num_steps} noise levels of the model: set it to 1..'
                     f'{path.num_steps}, or 0 for all.')
+  known = {**options.to_dict(), 'variance': reverse_variance}
   return make_sampler(options.sampler, path, options.num_steps or path.num_steps,
-                      options.grid, **{name: options[name]
+                      options.grid, **{name: known[name]
                                        for name in sampler_options(options.sampler)})
 
 
@@ -152,7 +154,8 @@ def sample_from(method: Method, params, conditions, owners, options,
   size = min(options.batch_size, total)
   size += -size % mesh.size
   mine = local_rows(size)
-  sampler, table = sampler_of(options, from_process(method.process))
+  sampler, table = sampler_of(options, method.config.diffusion.reverse_variance,
+                              from_process(method.process))
   table = replicate(table, mesh)
   denoiser = denoiser_of(method, params, options.guidance)
   parts = []

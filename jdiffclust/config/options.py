@@ -220,6 +220,8 @@ OPTIONS: Mapping[str, Any] = {
                         **MIXTURES),
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
                           'to count for the inference network', **MIXTURES),
+        'every': integer(4, 1, 'of how many images of a minibatch the inference network '
+                         'learns from one', **MIXTURES),
         'noise_range': Option(
             (.1, .8), 'two numbers (LOW, HIGH) with 0 <= LOW < HIGH <= 1',
             lambda v: len(v) == 2 and all(type(n) in (int, float) for n in v)
@@ -281,6 +283,9 @@ OPTIONS: Mapping[str, Any] = {
                                "the U-Net sees the cluster's mean: in a small head on "
                                'features that all clusters share, or beside x_t',
                                methods=('cddpm',)),
+        'head': choice('deep', ('deep', 'small'), 'the layers of shared_trunk that see '
+                       'the mean: three residual blocks, one of them at half the '
+                       'resolution; or one', methods=('cddpm',)),
         'prediction': choice('residual', ('residual', 'noise'), 'what the network is '
                              'asked for: what a linear guess of the clean image, by the '
                              "cluster's mean, lacks; or the noise n_t",
@@ -379,9 +384,6 @@ OPTIONS: Mapping[str, Any] = {
                         high=2**31 - 1, **ASKED),
         'sampler': choice('ddpm', tuple(SAMPLERS), 'how images are generated; adaptive '
                           'needs the extra ode', **ASKED),
-        'variance': choice('posterior', ('posterior', 'step'), 'the noise that the '
-                           'sampler ddpm adds: that of x_{t-1} given the clean image, '
-                           'or that of the forward step', **LATER),
         'num_steps': integer(0, 0, 'noise levels that a sampler visits; 0: all of the '
                              'model', **ASKED),
         'grid': choice('trailing', tuple(GRIDS), 'how the noise levels that a sampler '
@@ -480,7 +482,8 @@ OPTIONS: Mapping[str, Any] = {
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
          'views.upside_down': 0., 'views.quarter_turns': 0.,
-         'network.prediction': 'noise', 'm_step.learning_rate_fall': 0.} | {
+         'posterior.every': 1, 'network.head': 'small', 'network.prediction': 'noise',
+         'm_step.learning_rate_fall': 0.} | {
              # No start of before reads them.
              f'recognition.{name}': option.default
              for name, option in OPTIONS['recognition'].items()}

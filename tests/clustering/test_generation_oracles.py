@@ -153,10 +153,10 @@ def test_clusters_have_noise_of_their_own():
 
 
 @pytest.mark.parametrize('variance', ['step', 'posterior'])
-def test_ddpm_has_the_variance_that_is_asked_for(variance):
-  """Step by step that of the process; by the command's way to images, too."""
-  method, params, options = sampling(**{'sample.variance': variance})
-  _, table = sampler_of(options, from_process(method.process))
+def test_ddpm_has_the_variance_of_the_process(variance):
+  """Step by step sigma_t^2, as the bound has it; by the command's way to images, too."""
+  method, params, options = sampling(**{'diffusion.reverse_variance': variance})
+  _, table = sampler_of(options, variance, from_process(method.process))
   scale = from_process(method.process).levels(np.arange(1., 12)).scale[::-1]
   alpha = 1 - np.asarray(method.process.beta)
   m, abar = method.process.m, np.cumprod(alpha)
@@ -166,7 +166,9 @@ def test_ddpm_has_the_variance_that_is_asked_for(variance):
   wanted = step if variance == 'step' else step * delta[1:-1] / delta[2:]
   np.testing.assert_allclose((scale * table.rows.c_z[:-1])**2, wanted[::-1], rtol=1e-6)
   images = sample_clusters(method, params, [0], options).images
-  options.variance = 'posterior' if variance == 'step' else 'step'
+  method.config = method.config.copy_and_resolve_references()
+  method.config.diffusion.reverse_variance = (
+      'posterior' if variance == 'step' else 'step')
   assert np.abs(sample_clusters(method, params, [0], options).images - images).max() > .01
 
 

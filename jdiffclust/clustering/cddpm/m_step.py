@@ -149,15 +149,18 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
     # The mean over all devices *before* differentiating: shard_map then sums the
     # gradients by itself, and a second mean would shrink them.
     mean = lambda a: jax.lax.pmean(jnp.mean(a, axis=0), DATA_AXIS)
-    total, sums = losses, None
+    total, sums = mean(losses), None
     if stepwise:
       sums = Sums(mean(tau), mean(tau[:, :, None, None, None] * batch.images[:, None]))
     if posterior is not None:
+      # The errors of all clusters would cost as much as the rest of the step.
+      x0, shared, noise, start, log_q = jax.tree.map(
+          lambda a: a[::posterior.options.every], (x0, shared, noise, start, log_q))
       further, mean_square = posterior_losses(
           posterior, model, process, params, x0, shared, noise, start, log_q,
           mean_square, step)
-      total = losses + further
-    return mean(total), (mean(losses), mean_square, sums)
+      total += mean(further)
+    return total, (mean(losses), mean_square, sums)
 
   loss_and_gradient = jax.shard_map(
       jax.value_and_grad(mean_loss, has_aux=True), mesh=mesh,
