@@ -221,7 +221,8 @@ OPTIONS: Mapping[str, Any] = {
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
                           'to count for the inference network', **MIXTURES),
         'every': integer(4, 1, 'of how many images of a minibatch the inference network '
-                         'learns from one', **MIXTURES),
+                         "learns from one; from all where it does not divide a device's "
+                         'share', **MIXTURES),
         'noise_range': Option(
             (.1, .8), 'two numbers (LOW, HIGH) with 0 <= LOW < HIGH <= 1',
             lambda v: len(v) == 2 and all(type(n) in (int, float) for n in v)

@@ -153,9 +153,12 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
     if stepwise:
       sums = Sums(mean(tau), mean(tau[:, :, None, None, None] * batch.images[:, None]))
     if posterior is not None:
-      # The errors of all clusters would cost as much as the rest of the step.
-      x0, shared, noise, start, log_q = jax.tree.map(
-          lambda a: a[::posterior.options.every], (x0, shared, noise, start, log_q))
+      # The errors of all clusters are dear. Every k-th row of a device's share is every
+      # k-th of the minibatch, if k divides the share.
+      every = posterior.options.every
+      if len(x0) % every == 0:
+        x0, shared, noise, start, log_q = jax.tree.map(
+            lambda a: a[::every], (x0, shared, noise, start, log_q))
       further, mean_square = posterior_losses(
           posterior, model, process, params, x0, shared, noise, start, log_q,
           mean_square, step)
