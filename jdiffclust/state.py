@@ -63,10 +63,11 @@ def step_size(options, step) -> jax.Array:
     steps, and one that falls to 0 over the last share learning_rate_fall of the steps
     of an EM iteration.
   """
+  step = jnp.asarray(step, jnp.float32)
   rise = jnp.minimum(1., (step + 1) / (options.learning_rate_warmup + 1))
   if not options.learning_rate_fall:
     return options.learning_rate * rise
-  first, later = steps_until(options, 1), options.num_steps
+  first, later = float(steps_until(options, 1)), float(options.num_steps)
   length = jnp.where(step < first, first, later)
   left = length - jnp.where(step < first, step, (step - first) % later)
   return options.learning_rate * rise * jnp.minimum(
