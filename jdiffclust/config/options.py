@@ -220,9 +220,9 @@ OPTIONS: Mapping[str, Any] = {
                         **MIXTURES),
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
                           'to count for the inference network', **MIXTURES),
-        'every': integer(4, 1, 'one image in so many of a minibatch is what the inference '
-                         'network learns from; all are where this does not divide a '
-                         "device's share", **MIXTURES),
+        'every': integer(4, 1, 'one image in so many of a minibatch is what the '
+                         'inference network learns from; all are where this does not '
+                         "divide a device's share", **MIXTURES),
         'noise_range': Option(
             (.1, .8), 'two numbers (LOW, HIGH) with 0 <= LOW < HIGH <= 1',
             lambda v: len(v) == 2 and all(type(n) in (int, float) for n in v)
