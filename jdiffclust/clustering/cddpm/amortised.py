@@ -25,9 +25,8 @@ clusters of equal sizes.
 
 Where an image has a start, tau is pooled with it (`jdiffclust.clustering.bound.pooling`),
 with a weight of `pool`, an equal say, times `anchor`: in the E-step, and where the
-denoiser learns. The bound that is reported is the
-exact one of `jdiffclust.clustering.bound.tau`, with this tau and q_phi averaged over
-views.
+denoiser learns. The bound that is reported is the exact one of
+`jdiffclust.clustering.bound.tau`, with this tau and q_phi averaged over views.
 """
 
 from __future__ import annotations
