@@ -52,4 +52,5 @@ def get_config():
   config.m_step.gradient_clip = 0.
   config.m_step.ema_decay = 0.
   config.checkpoint.every_steps = 10 * epoch
+  config.m_step.learning_rate_fall = 0.
   return config

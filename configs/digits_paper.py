@@ -26,6 +26,7 @@ def get_config():
   config.data.source = 'digits'
   config.num_clusters = 10
   config.network.conditioning = 'concatenated'
+  config.network.prediction = 'noise'
   config.network.channels = 16
   config.network.blocks_per_level = 1
   config.em.max_iterations = 3
@@ -43,4 +44,5 @@ def get_config():
   config.m_step.weighting = 'uniform'
   config.m_step.means = 'gradient'
   config.m_step.ema_decay = 0.
+  config.m_step.learning_rate_fall = 0.
   return config

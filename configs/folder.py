@@ -20,7 +20,7 @@ def get_config():
   config.network.channel_multipliers = (1, 2, 2)
   config.network.blocks_per_level = 1
   config.em.max_iterations = 3
-  config.e_step.num_draws = 8
+  config.e_step.num_draws = 4
   config.m_step.first_num_steps = 600
   config.m_step.num_steps = 150
   return config

@@ -27,4 +27,5 @@ def get_config():
   config.em.bound_tolerance = 0.
   config.e_step.num_draws = 8
   config.m_step.num_steps = 500
+  config.m_step.learning_rate_fall = 0.
   return config

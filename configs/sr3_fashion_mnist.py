@@ -36,4 +36,5 @@ def get_config():
   config.e_step.num_draws = 2
   config.m_step.batch_size = 64
   config.m_step.num_steps = 1000
+  config.m_step.learning_rate_fall = 0.
   return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -48,14 +49,36 @@ class MStepInfo(NamedTuple):
   gradient_norm: jax.Array
 
 
+def step_size(options, step) -> jax.Array:
+  """Adam's step size: it rises once, and falls at the end of every EM iteration.
+
+  There the E-step and whoever generates images read the weights.
+
+  Args:
+    options: the `m_step` section.
+    step: gradient steps taken before, [].
+
+  Returns:
+    learning_rate, times a share that rises linearly over the first learning_rate_warmup
+    steps, and one that falls to 0 over the last share learning_rate_fall of the steps
+    of an EM iteration.
+  """
+  step = jnp.asarray(step, jnp.float32)
+  rise = jnp.minimum(1., (step + 1) / (options.learning_rate_warmup + 1))
+  if not options.learning_rate_fall:
+    return options.learning_rate * rise
+  first, later = float(steps_until(options, 1)), float(options.num_steps)
+  length = jnp.where(step < first, first, later)
+  left = length - jnp.where(step < first, step, (step - first) % later)
+  return options.learning_rate * rise * jnp.minimum(
+      1., left / (options.learning_rate_fall * length))
+
+
 def make_optimizer(options) -> optax.GradientTransformation:
-  """Adam with a linear warm-up and clipped gradients, by the `m_step` options."""
-  rate = optax.linear_schedule(
-      options.learning_rate / (options.learning_rate_warmup + 1),
-      options.learning_rate, options.learning_rate_warmup)
+  """Adam with clipped gradients and `step_size`, by the `m_step` options."""
   clip = (optax.clip_by_global_norm(options.gradient_clip)
           if options.gradient_clip else optax.identity())
-  return optax.chain(clip, optax.adam(rate))
+  return optax.chain(clip, optax.adam(functools.partial(step_size, options)))
 
 
 def init_state(params: Any, optimizer) -> TrainState:

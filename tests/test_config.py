@@ -208,6 +208,32 @@ def test_config_of_an_older_version(name):
     assert config_lib.flatten(found)[name] == OPTIONS[name].default
 
 
+def test_a_run_of_before_predicts_noise():
+  """Its network and its step size stay what they were; its loss is written there."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  for section, name in (('network', 'prediction'), ('network', 'head'),
+                        ('m_step', 'learning_rate_fall')):
+    del stored[section][name]
+  stored['m_step']['weighting'] = 'uniform'
+  found = config_lib.from_json(json.dumps(stored))
+  assert (found.network.prediction, found.network.head) == ('noise', 'small')
+  assert found.m_step.learning_rate_fall == 0
+  assert config_lib.weighting_of(found) == 'uniform'
+
+
+def test_weighting_follows_the_prediction():
+  """auto: errors in the units of what the network is asked for."""
+  noise = {'network.prediction': 'noise'}
+  for changes, expected in (({}, 'residual'), (noise, 'uniform'),
+                            ({'method': 'cluster_ddpm'}, 'uniform'),
+                            ({'m_step.weighting': 'elbo'}, 'elbo')):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict(changes)
+    assert config_lib.weighting_of(config) == expected
+  config.update_from_flattened_dict({**noise, 'm_step.weighting': 'residual'})
+  assert 'network.prediction' in refused(check_config, config)
+
+
 def test_differences_are_of_options_that_define_the_run():
   """Only these are listed, each with both values."""
   free = {

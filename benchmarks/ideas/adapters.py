@@ -10,17 +10,17 @@ import jax
 
 from benchmarks.ideas.fits import fit
 from jdiffclust.clustering.method import Networks, build
-from jdiffclust.networks.unet import ClusterHead, SharedTrunkUNet, Trunk, unet_from_config
+from jdiffclust.networks.unet import SharedTrunkUNet, SmallHead, Trunk, unet_from_config
 
 
-class AdaptedHead(ClusterHead):
+class AdaptedHead(SmallHead):
   """The head, its features first changed by a matrix of low rank that mu generates."""
 
   rank: int = 4
 
   @nn.compact
   def __call__(self, features, t, mu, dropout_keys=None) -> jax.Array:
-    """As `ClusterHead`, of h + B(mu) A(mu) h in place of each of the features h."""
+    """As `SmallHead`, of h + B(mu) A(mu) h in place of each of the features h."""
     code = nn.silu(nn.Dense(64)(mu.reshape(len(mu), -1)))
     adapted = []
     for h in features:
@@ -29,7 +29,7 @@ class AdaptedHead(ClusterHead):
       up = nn.Dense(shape[1] * shape[2],
                     kernel_init=nn.initializers.zeros)(code).reshape(shape)
       adapted.append(h + (h @ down.swapaxes(1, 2)[:, None]) @ up[:, None])
-    return ClusterHead(self.channels, self.num_groups, self.dropout, self.dtype)(
+    return SmallHead(self.channels, self.num_groups, self.dropout, self.dtype)(
         tuple(adapted), t, mu, dropout_keys)
 
 

@@ -112,6 +112,7 @@ def settings_of_second(config):
     for name in ('rotation', 'scale', 'shear', 'shift', *MAPS):
       config.views[name] = 0.
     config.posterior.num_views = 0
+    config.network.prediction = 'noise'
     config.diffusion.decoder = 'gaussian'
   return config
 

@@ -21,6 +21,7 @@ from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import Estimator, make_estimator
 from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.bound.terms import NUM_BANDS
+from jdiffclust.config import copied, weighting_of
 from jdiffclust.data.passes import over_images
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import Tabulated, from_process
@@ -32,6 +33,10 @@ from jdiffclust.networks.unet import unet_from_config
 from jdiffclust.registry import METHODS
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.state import MStepInfo, TrainState
+
+
+# How the M-step draws noise levels, by the weighting of its loss.
+PROPOSALS = {'uniform': 'uniform', 'residual': 'density', 'elbo': 'weight'}
 
 
 class Networks(NamedTuple):
@@ -313,6 +318,8 @@ def build(config, image_shape, levels: int | None, mesh: Mesh,
   Raises:
     UserError: an invalid schedule or pull, or a discretized decoder without levels.
   """
+  config = copied(config)
+  config.m_step.weighting = weighting_of(config)
   return METHODS[config.method](config, image_shape, levels, mesh, networks)
 
 
@@ -342,8 +349,7 @@ def estimators(process: Process, e_options, m_options,
   """
   weighting = m_options.weighting
   made = (make_estimator(process, e_options.weighting, e_options.proposal),
-          make_estimator(process, weighting,
-                         'weight' if weighting == 'elbo' else 'uniform'))
+          make_estimator(process, weighting, PROPOSALS[weighting]))
   return replicate(to_host(made), mesh)
 
 

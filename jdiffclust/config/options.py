@@ -220,6 +220,9 @@ OPTIONS: Mapping[str, Any] = {
                         **MIXTURES),
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '
                           'to count for the inference network', **MIXTURES),
+        'every': integer(4, 1, 'one image in so many of a minibatch is what the '
+                         'inference network learns from; all are where this does not '
+                         "divide a device's share", **MIXTURES),
         'noise_range': Option(
             (.1, .8), 'two numbers (LOW, HIGH) with 0 <= LOW < HIGH <= 1',
             lambda v: len(v) == 2 and all(type(n) in (int, float) for n in v)
@@ -281,6 +284,13 @@ OPTIONS: Mapping[str, Any] = {
                                "the U-Net sees the cluster's mean: in a small head on "
                                'features that all clusters share, or beside x_t',
                                methods=('cddpm',)),
+        'head': choice('deep', ('deep', 'small'), 'the layers of shared_trunk that see '
+                       'the mean: three residual blocks, one of them at half the '
+                       'resolution; or one', methods=('cddpm',)),
+        'prediction': choice('residual', ('residual', 'noise'), 'what the network is '
+                             'asked for: what a linear guess of the clean image, by the '
+                             "cluster's mean, lacks; or the noise n_t",
+                             methods=('cddpm',)),
         'channels': integer(32, 1, "the U-Net's channels at its first level"),
         'channel_multipliers': integers((1, 2), 1, "the U-Net's channels at each level, "
                                         'in multiples of network.channels'),
@@ -307,12 +317,19 @@ OPTIONS: Mapping[str, Any] = {
                              'clusters that an image is trained with: one, drawn by its '
                              'responsibilities; all, weighted by them; or the same one '
                              'for all images of a step, in turn', **MIXTURES),
-        'weighting': choice('uniform', ('uniform', 'elbo'), 'the weights of the noise '
-                            'levels in the loss: all equal, or those of the bound'),
+        'weighting': choice('auto', ('auto', 'residual', 'uniform', 'elbo'), 'the noise '
+                            'levels of the loss: around those at which images take '
+                            'shape, errors in units of what is lacking (residual); all '
+                            'equal, errors in units of n_t (uniform); those of the '
+                            'bound (elbo); auto: residual if network.prediction is, '
+                            'else uniform'),
         'means': choice('weighted', ('weighted', 'gradient'), "where the clusters' means "
                         'come from: the images, weighted by responsibilities; or '
                         'gradient steps', **MIXTURES),
         'learning_rate': real(1e-3, 0, 10, "Adam's step size", open_low=True),
+        'learning_rate_fall': real(.5, 0, 1, 'the last share of the gradient steps of an '
+                                   'EM iteration over which the step size falls to 0; 0: '
+                                   'it stays'),
         'learning_rate_warmup': integer(50, 0, 'gradient steps over which the step size '
                                         'rises'),
         'gradient_clip': real(1., 0, 1e9, 'the largest norm of a gradient; 0: no limit'),
@@ -468,7 +485,9 @@ OPTIONS: Mapping[str, Any] = {
 # Options that came later -> what a run of before them did.
 ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
-         'views.upside_down': 0., 'views.quarter_turns': 0.} | {
+         'views.upside_down': 0., 'views.quarter_turns': 0.,
+         'posterior.every': 1, 'network.head': 'small', 'network.prediction': 'noise',
+         'm_step.learning_rate_fall': 0.} | {
              # No start of before reads them.
              f'recognition.{name}': option.default
              for name, option in OPTIONS['recognition'].items()}

@@ -117,6 +117,11 @@ def _check_em(config) -> None:
 
 def _check_model(config) -> None:
   """Checks the noise schedule and the U-Net."""
+  if config.m_step.weighting == 'residual' and (
+      config.method != 'cddpm' or config.network.prediction != 'residual'):
+    raise UserError(
+        "config.m_step.weighting = 'residual' is of method=cddpm with network.prediction="
+        'residual: set it to uniform (or auto).')
   if config.diffusion.beta_start > config.diffusion.beta_end:
     raise UserError(
         f'config.diffusion.beta_start = {config.diffusion.beta_start} exceeds '
@@ -213,6 +218,14 @@ def cautions(config) -> list[str]:
         'ClusterDDPM was found to be stable: latents that ignore the mixture below '
         'it, or the images above it.')
   return found
+
+
+def weighting_of(config) -> str:
+  """m_step.weighting, and what 'auto' stands for."""
+  if config.m_step.weighting != 'auto':
+    return config.m_step.weighting
+  asked = config.method == 'cddpm' and config.network.prediction == 'residual'
+  return 'residual' if asked else 'uniform'
 
 
 def for_collection(config, num_images: int):

@@ -219,6 +219,75 @@ class ConcatenatedUNet(nn.Module):
 class ClusterHead(nn.Module):
   """The layers of a shared trunk that see the cluster.
 
+  The cluster's mean enters a residual block at full resolution: added to the features
+  before their normalisation, and as a factor after it, pixel by pixel. A block at half
+  the resolution follows, where the cluster is weighed against the whole of the image,
+  and another one at full resolution. The step and the mean, pooled over its pixels, set
+  the scales and shifts of the normalisations. The trunk has applied its first
+  convolution to the features already.
+
+  Attributes:
+    channels: of the features.
+    num_groups: groups of the group normalisations.
+    dropout: dropout rate.
+    dtype: compute type.
+  """
+
+  channels: int
+  num_groups: int
+  dropout: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, features, t, mu, dropout_keys=None) -> jax.Array:
+    """Predicts n_t, or what it follows from.
+
+    With one mean for all images, the layers that see the mean alone run once.
+
+    Args:
+      features: the two arrays [B, H, W, F] of `Trunk`.
+      t: steps [B] in [1, T]: integers, or floats from samplers, also between two steps.
+      mu: cluster means, float32 [B, H, W, C], or one for all images, [1, H, W, C].
+      dropout_keys: typed keys [B] when training with dropout; None: no dropout.
+
+    Returns:
+      float32 [B, H, W, C].
+    """
+    dtype, channels = jnp.dtype(self.dtype), self.channels
+    conv = lambda channels=channels, **kw: conv3x3(channels, dtype=dtype, **kw)
+    norm = lambda **kw: GroupNorm(self.num_groups, dtype, **kw)
+    zeros = nn.initializers.zeros
+    skip, hidden = features
+    seen = conv()(mu.astype(dtype))
+    mean = nn.silu(conv()(nn.silu(seen)))
+    embedding = TimeEmbedding(channels, self.dtype)(t) + nn.Dense(
+        4 * channels, dtype=dtype)(jnp.mean(mean, axis=(1, 2)))
+
+    def modulation():  # scale and shift, [B, channels]
+      numbers = nn.Dense(2 * channels, dtype=dtype, kernel_init=zeros)(
+          nn.silu(embedding))
+      scale, shift = jnp.split(numbers.astype(jnp.float32), 2, axis=-1)
+      return 1 + scale, shift
+
+    def end(h):  # of a residual block
+      h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+      return conv(kernel_init=zeros)(h)
+
+    h = norm(learned=False)(hidden + seen, *modulation())
+    h = skip + end(h * (1 + conv(kernel_init=zeros)(mean)))
+    low = (conv(2 * channels, strides=2)(h) + conv(2 * channels, strides=2)(mean))
+    low = ResidualBlock(2 * channels, self.num_groups, self.dropout, dtype)(
+        low, embedding, dropout_keys)
+    low = nn.Dense(channels, dtype=dtype)(low)
+    h += jnp.repeat(jnp.repeat(low, 2, axis=1), 2, axis=2)[:, :h.shape[1], :h.shape[2]]
+    inner = conv()(nn.silu(norm()(h))) + mean
+    h += end(norm(learned=False)(inner, *modulation()))
+    return Output(mu.shape[-1], self.num_groups, self.dtype)(h)
+
+
+class SmallHead(nn.Module):
+  """The layers of a shared trunk that see the cluster, fewer of them.
+
   They make up a residual block. The trunk has applied its first convolution to the
   features already; the head adds a convolution of the cluster's mean to the result. The
   step and the mean, pooled over its pixels, set the scale and shift of the normalisation.
@@ -296,20 +365,23 @@ class Trunk(nn.Module):
 
 
 class SharedTrunkUNet(nn.Module):
-  """eta_theta by a U-Net on the centred observation and a small head that sees mu.
+  """eta_theta by a U-Net on the centred observation and a head that sees mu.
 
   Attributes:
     body: the U-Net.
+    small: whether the head is a `SmallHead`.
   """
 
   body: UNetBody
+  small: bool = False
 
   def setup(self):
     """Names the two parts."""
     body = self.body
     self.trunk = Trunk(body)
-    self.head = ClusterHead(body.channels * body.channel_multipliers[0], body.num_groups,
-                            body.dropout, body.dtype)
+    head = SmallHead if self.small else ClusterHead
+    self.head = head(body.channels * body.channel_multipliers[0], body.num_groups,
+                     body.dropout, body.dtype)
 
   def shared(self, centred, t, dropout_keys=None) -> tuple[jax.Array, jax.Array]:
     """Computes what all clusters share.
@@ -351,12 +423,13 @@ def body_from_config(network) -> UNetBody:
   """The U-Net that the `network` section of a config describes, without its output."""
   return UNetBody(**{
       name: tuple(value) if isinstance(value, (list, tuple)) else value
-      for name, value in network.items() if name != 'conditioning'})
+      for name, value in network.items()
+      if name not in ('conditioning', 'head', 'prediction')})
 
 
 def unet_from_config(network) -> ConcatenatedUNet | SharedTrunkUNet:
   """The denoiser of CDDPM that the `network` section of a config describes."""
   body = body_from_config(network)
   if network.conditioning == 'shared_trunk':
-    return SharedTrunkUNet(body)
+    return SharedTrunkUNet(body, network.head == 'small')
   return ConcatenatedUNet(body)

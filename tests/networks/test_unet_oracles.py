@@ -108,13 +108,25 @@ def test_groups_must_divide_the_first_channels(channels, multipliers):
     check_config(config)
 
 
-def in_stages(**options):
-  return SharedTrunkUNet(UNetBody(**TINY | dict(channel_multipliers=(1,)) | options))
+def in_stages(small=False, **options):
+  body = UNetBody(**TINY | dict(channel_multipliers=(1,)) | options)
+  return SharedTrunkUNet(body, small)
 
 
-def test_shared_trunk_sees_mu_in_its_head_only():
+@pytest.mark.parametrize('size,dtype', [(5, 'float32'), (1, 'float32'), (4, 'bfloat16')])
+def test_head_halves_images_of_any_size(size, dtype):
+  """Also of odd ones, and in either type; the output is float32."""
+  x, t, mu = inputs(2, size)
+  out, variables = jax.eval_shape(in_stages(dtype=dtype).init_with_output,
+                                  jax.random.key(0), x, t, mu)
+  assert out.shape == x.shape and out.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('small', [False, True])
+def test_shared_trunk_sees_mu_in_its_head_only(small):
   """What is shared does not depend on mu, the output on everything; rows do not mix."""
-  network = in_stages()
+  network = in_stages(small)
   x, t, mu = inputs()
   variables = randomised(network, x, t, mu)
   shared = jax.jit(lambda *args: network.apply(*args, method='shared'))
@@ -130,9 +142,10 @@ def test_shared_trunk_sees_mu_in_its_head_only():
   np.testing.assert_allclose(some, base[order], rtol=1e-4, atol=1e-5)
 
 
-def test_one_mean_for_all_images():
+@pytest.mark.parametrize('small', [False, True])
+def test_one_mean_for_all_images(small):
   """A mean [1, H, W, C] gives what as many copies of it as images give."""
-  network = in_stages()
+  network = in_stages(small)
   x, t, mu = inputs()
   variables = randomised(network, x, t, mu)
   apply = jax.jit(network.apply)
@@ -141,13 +154,14 @@ def test_one_mean_for_all_images():
                              apply(variables, x, t, copies), rtol=1e-4, atol=1e-5)
 
 
-def test_two_stages_are_the_whole_denoiser():
+@pytest.mark.parametrize('prediction', ['noise', 'residual'])
+def test_two_stages_are_the_whole_denoiser(prediction):
   """x_t - m_t sqrt(abar_t) mu is what x_t would be with a mean of zero, for every mu."""
   process = process_from_config(default_config().diffusion)
   network = in_stages()
   x0, t, mu = inputs()
   variables = randomised(network, x0, t, mu)
-  model = cddpm.conditional_ddpm(network, process, None)
+  model = cddpm.conditional_ddpm(network, process, None, prediction)
   eps = jnp.asarray(np.random.default_rng(3).normal(size=x0.shape), jnp.float32)
   device = as_float32(process)
   for mean in (mu, mu + .5):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jdiffclust.clustering.method import Networks
-from jdiffclust.state import steps_until
+from jdiffclust.config import default_config
+from jdiffclust.state import step_size, steps_until
 from jdiffclust.training.loop import Fitter, settled
 from tests.helpers import summary_of
 
@@ -155,3 +156,19 @@ def test_steps_until():
   assert [steps_until(Options, k) for k in range(4)] == [0, 10, 20, 30]
   Options.first_num_steps = 25
   assert [steps_until(Options, k) for k in range(4)] == [0, 25, 35, 45]
+
+
+@pytest.mark.parametrize('fall,expected', [
+    (.5, [1, 1, 1, 1, 2 / 3, 1 / 3, 1, 1, 1, 1 / 2, 1, 1, 1, 1 / 2]),
+    (0., [1] * 14), (1., [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 1, 3 / 4])])
+def test_step_size_falls_at_the_end_of_an_iteration(fall, expected):
+  """Six steps, then four of each further iteration; the rise comes once."""
+  options = default_config().m_step
+  options.update(num_steps=4, first_num_steps=6, learning_rate=.1,
+                 learning_rate_warmup=0, learning_rate_fall=fall)
+  found = [float(step_size(options, jnp.int32(step))) for step in range(len(expected))]
+  np.testing.assert_allclose(found, .1 * np.array(expected), rtol=1e-6)
+  options.learning_rate_warmup = 3
+  rising = [float(step_size(options, jnp.int32(step))) for step in range(3)]
+  np.testing.assert_allclose(np.divide(rising, found[:3]), [1 / 4, 2 / 4, 3 / 4],
+                             rtol=1e-6)

@@ -23,6 +23,7 @@ from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.terms import (
     NUM_BANDS, ConditionalDDPM, DrawTerms, Parameters, noise_bands, step_weights,
     variance_kl)
+from jdiffclust.diffusion.preconditioning import level_density
 from jdiffclust.diffusion.process import Process, as_float32
 
 
@@ -85,15 +86,17 @@ def make_estimator(process: Process, weighting: str, proposal: str) -> Estimator
 
   Args:
     process: the diffusion, float64 on the host.
-    weighting: 'elbo' or 'uniform', see `terms.step_weights`.
+    weighting: 'elbo', 'uniform' or 'residual', see `terms.step_weights`.
     proposal: 'weight', p proportional to the weight; 'spread', the same until a pilot
-      has measured (`jdiffclust.clustering.cddpm.proposals`); or 'uniform'.
+      has measured (`jdiffclust.clustering.cddpm.proposals`); 'uniform'; or 'density',
+      `diffusion.preconditioning.level_density`.
 
   Returns:
     An `Estimator`, on the device.
   """
   elbo, weights = step_weights(process, 'elbo'), step_weights(process, weighting)
-  p = step_weights(process, 'uniform') if proposal == 'uniform' else weights
+  p = {'uniform': step_weights(process, 'uniform'),
+       'density': level_density(process)}.get(proposal, weights)
   variance, bands = variance_kl(process), noise_bands(process, NUM_BANDS)
   by_band = np.bincount(bands[2:], weights=variance[2:], minlength=NUM_BANDS)
   cast = functools.partial(jnp.asarray, dtype=jnp.float32)

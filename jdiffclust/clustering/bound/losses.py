@@ -4,8 +4,9 @@ For image i it is, over the clusters q that `choose_clusters` takes with weights
 
   sum_q v_iq [norm2(n_t - eta_theta(x_t, t, mu_q)) + abar_T / 2 norm2(mu_q)] / D
 
-with t uniform ('uniform' weighting), or an unbiased estimate of the negative bound
-per dimension ('elbo' weighting).
+with t uniform ('uniform' weighting); the same with the error of the network's F, and t
+drawn by sigma_t ('residual', see `jdiffclust.diffusion.preconditioning`); or an unbiased
+estimate of the negative bound per dimension ('elbo').
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def example_losses(model: ConditionalDDPM, estimator: Estimator, params: Paramet
     tau: their responsibilities, [B, Q].
     step: the gradient step, [].
     assignment: see `choose_clusters`.
-    weighting: 'uniform' or 'elbo'.
+    weighting: 'uniform', 'residual' or 'elbo'.
 
   Returns:
     [B], per dimension.
@@ -97,9 +98,9 @@ def example_losses(model: ConditionalDDPM, estimator: Estimator, params: Paramet
     mu = params.means[q]
     terms = model.draw_terms(process, params.network, shared, x0, t, mu, noise.eps,
                                noise.dropout_keys)
-    if weighting == 'uniform':
+    if weighting != 'elbo':
       pull = process.alphas_cumprod[-1] / 2 * jnp.sum(mu**2, axis=(1, 2, 3))
-      return terms.error + pull
+      return estimator.weights[t] / estimator.proposal[t] * terms.error + pull
     cost = step_costs(terms, t, estimator.weights, 'elbo') / estimator.proposal[t]
     return (cost + forward.prior_kl(process, x0, mu)
             + dimension * estimator.variance_kl)

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.diffusion import forward, reverse
+from jdiffclust.diffusion.preconditioning import level_density, residual
 from jdiffclust.diffusion.process import Process
 
 NUM_BANDS = 8  # of noise levels, by which the bound is reported
@@ -152,7 +153,9 @@ def step_weights(process: Process, weighting: str) -> np.ndarray:
   Args:
     process: the diffusion, float64 on the host.
     weighting: 'elbo', w_t above, which makes their sum the exact bound; 'uniform',
-      1 / T, the mean squared error of the noise (Ho et al.'s L_simple): no bound.
+      1 / T, the mean squared error of the noise (Ho et al.'s L_simple): no bound;
+      'residual', the mean squared error of F of `diffusion.preconditioning` over its
+      `level_density`: no bound either.
 
   Returns:
     float64 [T + 1], 0 at t = 0.
@@ -160,6 +163,9 @@ def step_weights(process: Process, weighting: str) -> np.ndarray:
   steps = process.num_steps
   if weighting == 'uniform':
     return np.concatenate([[0.], np.full(steps, 1 / steps)])
+  if weighting == 'residual':
+    scale = np.concatenate([[1.], residual(process).output[1:]])
+    return level_density(process) / scale**2
   weights = np.zeros(steps + 1)
   weights[1:] = process.c_eta[1:]**2 / (2 * process.reverse_variance[1:])
   return weights

@@ -24,9 +24,9 @@ posteriors. r rises from 0 to 1 over the first steps, while the denoiser knows n
 clusters of equal sizes.
 
 Where an image has a start, tau is pooled with it (`jdiffclust.clustering.bound.pooling`),
-with a weight of `pool`, an equal say, times `anchor`. The bound that is reported is the
-exact one of `jdiffclust.clustering.bound.tau`, with this tau and q_phi averaged over
-views.
+with a weight of `pool`, an equal say, times `anchor`: in the E-step, and where the
+denoiser learns. The bound that is reported is the exact one of
+`jdiffclust.clustering.bound.tau`, with this tau and q_phi averaged over views.
 """
 
 from __future__ import annotations

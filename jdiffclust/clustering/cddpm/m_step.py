@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jdiffclust.clustering.bound.draws import image_keys, key_apart
 from jdiffclust.clustering.bound.losses import (
     Noise, cluster_errors, draw_noise, example_losses)
+from jdiffclust.clustering.bound.pooling import pooled
 from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
 from jdiffclust.clustering.cddpm.amortised import (
     Posterior, SCALE_DECAY, centred, log_prior, objective)
@@ -140,7 +141,11 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
       keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
       log_q = jax.nn.log_softmax(posterior.infer(
           params.posterior, random_views(x0, keys, posterior.views)))
-      start, tau = tau, jax.lax.stop_gradient(jnp.exp(log_q))
+      # The denoiser learns for the tau that the E-step reports: an inference network that
+      # has not learned yet, or whose view misleads it, would teach it to ignore mu.
+      start, q = tau, jax.lax.stop_gradient(jnp.exp(log_q))
+      tau = jax.lax.stop_gradient(jnp.exp(pooled(
+          log_q, start, posterior.options.pool * posterior.options.anchor)))
     noise = draw_noise(estimator, batch, key)
     shared = model.shared(process, params.network, x0, noise.t, noise.eps,
                           noise.dropout_keys)
@@ -149,15 +154,21 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
     # The mean over all devices *before* differentiating: shard_map then sums the
     # gradients by itself, and a second mean would shrink them.
     mean = lambda a: jax.lax.pmean(jnp.mean(a, axis=0), DATA_AXIS)
-    total, sums = losses, None
+    total, sums = mean(losses), None
     if stepwise:
-      sums = Sums(mean(tau), mean(tau[:, :, None, None, None] * batch.images[:, None]))
+      sums = Sums(mean(q), mean(q[:, :, None, None, None] * batch.images[:, None]))
     if posterior is not None:
+      # The errors of all clusters are dear. Every k-th row of a device's share is every
+      # k-th of the minibatch, if k divides the share.
+      every = posterior.options.every
+      if len(x0) % every == 0:
+        x0, shared, noise, start, log_q = jax.tree.map(
+            lambda a: a[::every], (x0, shared, noise, start, log_q))
       further, mean_square = posterior_losses(
           posterior, model, process, params, x0, shared, noise, start, log_q,
           mean_square, step)
-      total = losses + further
-    return mean(total), (mean(losses), mean_square, sums)
+      total += mean(further)
+    return total, (mean(losses), mean_square, sums)
 
   loss_and_gradient = jax.shard_map(
       jax.value_and_grad(mean_loss, has_aux=True), mesh=mesh,

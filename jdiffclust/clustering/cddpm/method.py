@@ -20,6 +20,7 @@ from jdiffclust.clustering.cddpm.m_step import make_m_step, set_mixture
 from jdiffclust.clustering.cddpm.proposals import NUM_IMAGES
 from jdiffclust.clustering.method import Method, Networks, Proposal
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.diffusion.preconditioning import residual
 from jdiffclust.diffusion.process import Process, process_from_config
 from jdiffclust.evaluation.features import trained_encoder
 from jdiffclust.inverse.particles import ancestors, positions
@@ -43,7 +44,8 @@ class CDDPM(Method):
     super().__init__(config, image_shape, levels, mesh,
                      process_from_config(config.diffusion), options)
     self.network = networks.denoiser(config.network)
-    self.model = conditional_ddpm(self.network, self.process, self.levels)
+    self.model = conditional_ddpm(self.network, self.process, self.levels,
+                                  config.network.prediction)
     self.inference = networks.inference(config.num_clusters, config.posterior.channels)
     posterior = (Posterior(self.inference.apply, config.posterior, config.views)
                  if amortised else None)
@@ -143,26 +145,47 @@ class CDDPM(Method):
                            num_probes)
 
 
-def conditional_ddpm(network, process: Process, levels: int | None) -> ConditionalDDPM:
+def conditional_ddpm(network, process: Process, levels: int | None,
+                     prediction: str = 'noise') -> ConditionalDDPM:
   """The static part of a model, by its network.
 
   Args:
-    network: a Flax module of eta_theta(x_t, t, mu); in two stages, of the centred
-      observation, if it is a `SharedTrunkUNet`.
-    process: the diffusion.
+    network: a Flax module of (x_t, t, mu); in two stages, of the centred observation, if
+      it is a `SharedTrunkUNet`.
+    process: the diffusion, float64 on the host.
     levels: grey levels of the decoder; None: the Gaussian one.
+    prediction: what the network says: 'noise', eta_theta itself; 'residual', see
+      `diffusion.preconditioning`.
   """
-  if not isinstance(network, SharedTrunkUNet):
-    return ConditionalDDPM(network.apply, levels)
-  pull = jnp.asarray(process.m * np.sqrt(process.alphas_cumprod), jnp.float32)
-  steps = jnp.arange(len(pull), dtype=jnp.float32)
+  steps = jnp.arange(process.num_steps + 1, dtype=jnp.float32)
+  tables = jnp.asarray(
+      np.stack([process.m * np.sqrt(process.alphas_cumprod), *residual(process)]),
+      jnp.float32)
+
+  def at(row, t):  # samplers may ask for times between the steps
+    return jnp.interp(t.astype(jnp.float32), steps, tables[row])[:, None, None, None]
+
+  def eta(output, centred, t, mu):
+    if prediction == 'noise':
+      return output
+    return at(1, t) * centred + at(2, t) * mu + at(3, t) * output
+
+  in_stages = isinstance(network, SharedTrunkUNet)
 
   def denoise(variables, x_t, t, mu, dropout_keys=None):
-    # Samplers may ask for times between the steps.
-    pull_t = jnp.interp(t.astype(jnp.float32), steps, pull)
-    centred = x_t - pull_t[:, None, None, None] * mu
-    return network.apply(variables, centred, t, mu, dropout_keys)
+    centred = x_t - at(0, t) * mu
+    output = network.apply(variables, centred if in_stages else x_t, t, mu, dropout_keys)
+    return eta(output, centred, t, mu)
 
-  return ConditionalDDPM(denoise, levels, TwoStages(
-      functools.partial(network.apply, method='shared'),
-      functools.partial(network.apply, method='of_cluster')))
+  if not in_stages:
+    return ConditionalDDPM(denoise, levels)
+
+  def shared(variables, centred, t, dropout_keys=None):
+    return centred, network.apply(variables, centred, t, dropout_keys, method='shared')
+
+  def of_cluster(variables, shared, t, mu, dropout_keys=None):
+    centred, features = shared
+    output = network.apply(variables, features, t, mu, dropout_keys, method='of_cluster')
+    return eta(output, centred, t, mu)
+
+  return ConditionalDDPM(denoise, levels, TwoStages(shared, of_cluster))

@@ -25,6 +25,7 @@ import numpy as np
 import optax
 
 from jdiffclust.batch import in_blocks
+from jdiffclust.config import copied
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import as_float32, process_from_config
 from jdiffclust.errors import UserError
@@ -57,7 +58,8 @@ def train(network: nn.Module, images: np.ndarray, config) -> Any:
   Raises:
     UserError: the weights are not finite.
   """
-  options = config.m_step
+  options = copied(config).m_step
+  options.learning_rate_fall = 0.  # there are no EM iterations
   optimizer = make_optimizer(options)
   key = stream(config.seed, 'init_denoiser')
   shape = (options.batch_size, *images.shape[1:])

@@ -188,7 +188,7 @@ def tiny_posterior():
       lambda s: jnp.asarray(.3 * rng.normal(size=s.shape), jnp.float32), shapes)
   views = types.SimpleNamespace(rotation=.2, scale=.1, shear=.1, shift=.1,
                                 flip=0., upside_down=0., quarter_turns=0.)
-  return Posterior(network.apply, settings(num_views=3), views), variables
+  return Posterior(network.apply, settings(num_views=3, every=2), views), variables
 
 
 def test_posterior_over_views_does_not_depend_on_the_batch():
@@ -247,13 +247,16 @@ MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1
 
 @pytest.mark.parametrize('means', ['weighted', 'gradient'])
 def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means):
-  """As if tau were a table: the objective J and the inference network leave it alone."""
+  """As if tau were a table, q pooled with the start: J and phi leave it alone."""
   posterior, variables = tiny_posterior()
   posterior = dataclasses.replace(posterior, views=MIRROR)
   rng = np.random.default_rng(2)
   x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
   start = jnp.asarray(rng.dirichlet(np.ones(Q), 8), jnp.float32)
-  tau = jax.nn.softmax(posterior.infer(variables, x0[:, :, ::-1]))
+  weight = posterior.options.pool * posterior.options.anchor
+  tau = (jax.nn.softmax(posterior.infer(variables, x0[:, :, ::-1]))**(1 - weight)
+         * (.99 * start + .01 / Q)**weight)
+  tau /= tau.sum(axis=1, keepdims=True)
   params = oracle.parameters(oracle.network(10), x0[:Q] / 2)
   changes = {'assignment': 'summed', 'means': means}
   wanted = gradient_of(oracle.model, None, params, x0, tau, **changes)
@@ -266,11 +269,16 @@ def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means):
   assert (np.abs(found.means).max() > 0) == (means == 'gradient')
 
 
-def test_the_inference_network_learns_from_its_objective_alone(oracle, gradient_of):
-  """J of mirror images, by errors in closed form; and pi learns from no gradient."""
+@pytest.mark.parametrize('every', [1, 3])
+def test_the_inference_network_learns_from_its_objective_alone(oracle, gradient_of,
+                                                               every):
+  """J of mirror images, by errors in closed form; and pi learns from no gradient.
+
+  Of all images, also where `every` does not divide them.
+  """
   p, (posterior, variables) = oracle.make(), tiny_posterior()
   posterior = dataclasses.replace(posterior, views=MIRROR, options=settings(
-      anchor=.5, temper=1., balance=.3, warmup=1, noise_range=(0., 1.)))
+      anchor=.5, temper=1., balance=.3, warmup=1, noise_range=(0., 1.), every=every))
   rng = np.random.default_rng(2)
   x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
   means = rng.normal(size=(Q, 6, 6, 1))
@@ -293,6 +301,23 @@ def test_the_inference_network_learns_from_its_objective_alone(oracle, gradient_
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
                found.posterior, jax.grad(wanted)(variables))
   np.testing.assert_array_equal(found.log_proportions, np.zeros(Q))
+
+
+def test_the_inference_network_learns_from_one_image_in_so_many(oracle, gradient_of):
+  """With 4 these are images 0 and 4 of 8: the start of others is of no account."""
+  posterior, variables = tiny_posterior()
+  posterior = dataclasses.replace(posterior, options=settings(every=4, anchor=.5))
+  rng = np.random.default_rng(2)
+  x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
+  start = jnp.asarray(rng.dirichlet(np.ones(Q), 8), jnp.float32)
+  params = oracle.parameters(oracle.network(10), x0[:Q] / 2)._replace(posterior=variables)
+  others = jnp.array([1, 2, 3, 5, 6, 7])
+  bias = lambda start: np.asarray(jax.tree.leaves(
+      gradient_of(oracle.model, posterior, params, x0, start).posterior)[0])
+  wanted = bias(start)
+  for rows, matters in ((others, False), (4, True)):
+    change = np.abs(bias(start.at[rows].set(start[rows][..., ::-1])) - wanted).max()
+    assert (change > 1e-6) == matters
 
 
 def test_views_are_drawn_one_by_one(oracle):

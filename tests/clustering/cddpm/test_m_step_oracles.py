@@ -1,6 +1,7 @@
 """Gradient steps against enumeration, closed forms and one device."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from jdiffclust.clustering.bound.losses import (
     choose_clusters, draw_noise, example_losses)
 from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
 from jdiffclust.clustering.cddpm.m_step import make_m_step, set_mixture
+from jdiffclust.clustering.cddpm.method import conditional_ddpm
 from jdiffclust.config import default_config
+from jdiffclust.diffusion.preconditioning import SPREAD
 from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, split_rows, to_host
 from jdiffclust.state import average, init_state, make_optimizer
@@ -168,6 +171,27 @@ def test_uniform_loss_is_unbiased(oracle, images, key):
       oracle.expected_errors(p, network, x0[0], means[q])[1:].mean()
       + pull * float((means[q]**2).sum())) for q in range(Q)) / 4
   assert abs(losses.mean() - exact) < 4 * losses.std() / rows**.5
+
+
+def test_residual_loss_is_in_posterior_deviations(oracle, images, key):
+  """A silent network misses x_0 by its distance from E[x_0 | z], pixels Gaussian."""
+  p, x0, means = oracle.make(), images(0, 6), images(1, Q)
+  silent = types.SimpleNamespace(apply=lambda variables, x, *_: jnp.zeros_like(x))
+  model = conditional_ddpm(silent, p, None, 'residual')
+  estimator = make_estimator(p, 'residual', 'density')
+  batch, tau = batch_of(x0), jnp.eye(Q)[jnp.array([2, 0, 1, 1, 0, 2])]
+  losses = losses_of(model, estimator, oracle.parameters(None, means), batch, tau, key, 0,
+                     assignment='summed', weighting='residual')
+  noise = draw_noise(estimator, batch, key)
+  t, abar = np.asarray(noise.t), np.cumprod(1 - p.beta)
+  for i, q in enumerate(tau.argmax(axis=1)):
+    a, mu = (1 - p.m[t[i]]) * abar[t[i]]**.5, np.asarray(means[q])
+    variance = 1 - abar[t[i]] - p.m[t[i]]**2 * abar[t[i]]
+    z = a * np.asarray(x0[i]) + variance**.5 * np.asarray(noise.eps[i])
+    precision = SPREAD**-2 + a**2 / variance
+    miss = np.asarray(x0[i]) - (mu / SPREAD**2 + a * z / variance) / precision
+    expected = np.mean(miss**2 * precision + abar[-1] / 2 * mu**2)
+    np.testing.assert_allclose(losses[i], expected, rtol=2e-3)
 
 
 @functools.cache
