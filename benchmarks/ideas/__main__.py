@@ -21,7 +21,9 @@ from benchmarks.common import cell, kept, make_parser, markdown, names
 from benchmarks.ideas import search
 from benchmarks.ideas.adapters import adapters
 from benchmarks.ideas.fits import CHANGES, LATENTS, fit
+from benchmarks.ideas.nothing import KINDS, from_nothing
 from benchmarks.ideas.schedules import SCHEDULES, scheduled
+from benchmarks.ideas.views_alone import views_alone
 
 # Functions of a seed and a workdir.
 IDEAS = {
@@ -31,6 +33,9 @@ IDEAS = {
     'over_clustered': search.over_clustered, 'held_out': search.held_out,
     'curriculum': search.curriculum, 'moves': search.moves,
     'denoiser_features': search.denoiser_features, 'adapters': adapters,
+    **{name: functools.partial(from_nothing, *what) for name, what in KINDS.items()},
+    'views_alone': functools.partial(views_alone, 1.),
+    'views_alone_wide': functools.partial(views_alone, 2.),
     **{name: functools.partial(scheduled, *what) for name, what in SCHEDULES.items()}}
 
 
