@@ -54,6 +54,6 @@ class Windowed(CDDPM):
 
 def from_nothing(dataset: str, changes: dict, seed: int, workdir: pathlib.Path) -> dict:
   """Scores of the start and of the end of one of KINDS."""
-  found = fit({**NOTHING, **data_options(dataset, workdir.parent), **changes}, seed,
+  found = fit({**NOTHING, **data_options(dataset, workdir.parents[1]), **changes}, seed,
               workdir, build=Windowed)
   return {name: found[name] for name in ('start', *SCORES)}

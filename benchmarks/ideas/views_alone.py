@@ -17,7 +17,7 @@ import optax
 from benchmarks.common import SCORES
 from benchmarks.ideas.search import digits
 from jdiffclust.clustering.bound.pooling import log_posterior
-from jdiffclust.clustering.starts.recognition import minibatches, scaled_views
+from jdiffclust.clustering.starts.recognition import minibatches
 from jdiffclust.data.dataset import images_at
 from jdiffclust.data.symmetry import settled
 from jdiffclust.data.views import random_views
@@ -45,11 +45,10 @@ def information(q, other) -> jax.Array:
                                                    * log(joint.sum(axis=0)))
 
 
-def views_alone(size: float, seed: int, workdir: pathlib.Path) -> dict:
+def views_alone(seed: int, workdir: pathlib.Path) -> dict:
   """Scores of the inference network before and after STEPS gradient steps.
 
   Args:
-    size: of the views, in multiples of the section views.
     seed: of everything.
     workdir: not used.
   """
@@ -58,7 +57,7 @@ def views_alone(size: float, seed: int, workdir: pathlib.Path) -> dict:
   images = images_at(source, np.arange(source.num_images))
   config, _ = settled(config, images.reshape(len(images), -1), source.image_shape)
   network = InferenceNetwork(config.num_clusters, config.posterior.channels)
-  views, key = scaled_views(config.views, size), jax.random.key(seed)
+  key = jax.random.key(seed)
   images = jnp.asarray(images, jnp.float32)
   params = network.init(key, images[:1])
   last = params['params']['Dense_1']
@@ -68,7 +67,7 @@ def views_alone(size: float, seed: int, workdir: pathlib.Path) -> dict:
   @jax.jit
   def step(params, memory, rows, key, images):
     seen = random_views(jnp.concatenate([images[rows]] * 2),
-                        jax.random.split(key, 2 * len(rows)), views)
+                        jax.random.split(key, 2 * len(rows)), config.views)
 
     def loss(params):
       q = jax.nn.softmax(network.apply(params, seen))
