@@ -15,14 +15,13 @@ import pathlib
 import jax.numpy as jnp
 
 from benchmarks.common import SCORES, data_options
-from benchmarks.ideas.fits import NO_VIEWS, NOTHING, fit
+from benchmarks.ideas.fits import NOTHING, fit
 from jdiffclust.clustering.cddpm.method import CDDPM
 
 OF_16 = {'data.image_size': 16, 'network.channel_multipliers': (1, 2, 2)}
 # Data sets and what is changed.
 KINDS = {
     'from_nothing': ('digits', {}),
-    'from_nothing_no_views': ('digits', NO_VIEWS),
     'from_nothing_mnist5k': ('mnist5k', OF_16),
 }
 
