@@ -7,10 +7,10 @@ Time:      2 to 10 minutes an idea and seed, on two cores.
 Kept:      docs/benchmarks.md, What was tried, and docs/cluster_ddpm.md, Figures.
 
 Those of `fits.CHANGES` and `fits.LATENTS` (of ClusterDDPM) are fits by the command with
-some options changed. The others (`search`, `adapters`, `schedules`) are not part of the
-project, since they did not pay; they stand here, so that it can be seen that they did
-not. Labels are read by the scores alone. Every run leaves one JSON file in DIR, and is
-not repeated; the table is the mean and standard deviation over seeds.
+some options changed. The others (`search`, `adapters`, `schedules`, `nothing`,
+`views_alone`) are not part of the project, since they did not pay or are comparisons.
+Labels are read by the scores alone. Every run leaves one JSON file in DIR, and is not
+repeated; the table is the mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from benchmarks.common import cell, kept, make_parser, markdown, names
 from benchmarks.ideas import search
 from benchmarks.ideas.adapters import adapters
 from benchmarks.ideas.fits import CHANGES, LATENTS, fit
+from benchmarks.ideas.nothing import KINDS, from_nothing
 from benchmarks.ideas.schedules import SCHEDULES, scheduled
+from benchmarks.ideas.views_alone import views_alone
 
 # Functions of a seed and a workdir.
 IDEAS = {
@@ -31,6 +33,8 @@ IDEAS = {
     'over_clustered': search.over_clustered, 'held_out': search.held_out,
     'curriculum': search.curriculum, 'moves': search.moves,
     'denoiser_features': search.denoiser_features, 'adapters': adapters,
+    **{name: functools.partial(from_nothing, *what) for name, what in KINDS.items()},
+    'views_alone': views_alone,
     **{name: functools.partial(scheduled, *what) for name, what in SCHEDULES.items()}}
 
 

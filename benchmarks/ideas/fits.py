@@ -10,12 +10,18 @@ from benchmarks.ideas.lambda_sweep import PAPER
 
 RANDOM = {'start.kind': 'random', 'posterior.anchor': 0., 'posterior.temper': 0.,
           'posterior.balance': 1., 'posterior.warmup': 0}
+# From nothing, without neighbours: mu follows from step to step, and errors count where a
+# noisy image leaves something to be told by its cluster.
+NOTHING = {**RANDOM, 'em.schedule': 'stepwise', 'posterior.noise_range': (.1, .5),
+           'network.channels': 8, 'em.max_iterations': 1,
+           'm_step.first_num_steps': 1500}
 NO_VIEWS = dict.fromkeys(
     ('views.rotation', 'views.scale', 'views.shear', 'views.shift'), 0.)
 # Of cddpm, by configs/digits.py.
 CHANGES = {
     'default': {},
     'random_start': RANDOM,
+    'from_nothing_all_levels': {**NOTHING, 'm_step.first_num_steps': 2400},
     'random_start_monte_carlo': {'start.kind': 'random', 'em.posterior': 'monte_carlo'},
     'monte_carlo': {'em.posterior': 'monte_carlo'},
     'no_errors': {'posterior.warmup': 10**9},
