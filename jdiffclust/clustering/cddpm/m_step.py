@@ -112,6 +112,25 @@ def posterior_losses(posterior: Posterior, model: ConditionalDDPM, process,
       mean(jnp.exp(log_q)), options), mean_square
 
 
+def conditions_of(log_q, start, weight: float) -> jax.Array:
+  """The clusters by which the denoiser learns, as responsibilities [B, Q].
+
+  Of images with a start, the likeliest cluster alone. The start's shares are those of its
+  cuts, and more modest than it is right: clusters drawn by them would teach the denoiser
+  that mu may be another cluster's.
+
+  Args:
+    log_q: log q_phi, [B, Q].
+    start: responsibilities of the start, [B, Q].
+    weight: of the start in the posterior, see `bound.pooling`; 0: it knows nothing, and
+      clusters follow q_phi.
+  """
+  tau = jax.lax.stop_gradient(jnp.exp(pooled(log_q, start, weight)))
+  if not weight:
+    return tau
+  return jax.nn.one_hot(jnp.argmax(tau, axis=1), tau.shape[1])
+
+
 def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
                 posterior: Posterior | None = None, stepwise: bool = False):
   """Compiles one gradient step for a mesh of devices.
@@ -141,11 +160,10 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
       keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
       log_q = jax.nn.log_softmax(posterior.infer(
           params.posterior, random_views(x0, keys, posterior.views)))
-      # The denoiser learns for the tau that the E-step reports: an inference network that
-      # has not learned yet, or whose view misleads it, would teach it to ignore mu.
+      # The denoiser learns what the E-step says: an inference network that has not
+      # learned yet, or whose view misleads it, would teach it to ignore mu.
       start, q = tau, jax.lax.stop_gradient(jnp.exp(log_q))
-      tau = jax.lax.stop_gradient(jnp.exp(pooled(
-          log_q, start, posterior.options.pool * posterior.options.anchor)))
+      tau = conditions_of(log_q, start, posterior.options.pool * posterior.options.anchor)
     noise = draw_noise(estimator, batch, key)
     shared = model.shared(process, params.network, x0, noise.t, noise.eps,
                           noise.dropout_keys)

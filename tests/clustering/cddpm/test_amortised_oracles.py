@@ -245,18 +245,28 @@ MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1
                                upside_down=0., quarter_turns=0.)
 
 
-@pytest.mark.parametrize('means', ['weighted', 'gradient'])
-def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means):
-  """As if tau were a table, q pooled with the start: J and phi leave it alone."""
+@pytest.mark.parametrize('means, pool', [('weighted', .5), ('gradient', .5),
+                                         ('weighted', 0.)])
+def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means, pool):
+  """As if a table had the likeliest clusters of the posterior: J and phi leave it alone.
+
+  Where the posterior knows of no start, the table has q.
+  """
   posterior, variables = tiny_posterior()
+  posterior.options.pool = pool
+  variables = jax.tree.map(lambda leaf: leaf / 4, variables)
   posterior = dataclasses.replace(posterior, views=MIRROR)
   rng = np.random.default_rng(2)
   x0 = jnp.asarray(rng.uniform(-1, 1, (8, 6, 6, 1)), jnp.float32)
-  start = jnp.asarray(rng.dirichlet(np.ones(Q), 8), jnp.float32)
+  start = jnp.asarray(rng.dirichlet(np.ones(Q) / 50, 8), jnp.float32)
   weight = posterior.options.pool * posterior.options.anchor
   tau = (jax.nn.softmax(posterior.infer(variables, x0[:, :, ::-1]))**(1 - weight)
          * (.99 * start + .01 / Q)**weight)
   tau /= tau.sum(axis=1, keepdims=True)
+  if pool:
+    likeliest = np.argmax(np.asarray(tau), axis=1)
+    assert len(np.unique(likeliest)) > 1
+    tau = jnp.eye(Q)[likeliest]
   params = oracle.parameters(oracle.network(10), x0[:Q] / 2)
   changes = {'assignment': 'summed', 'means': means}
   wanted = gradient_of(oracle.model, None, params, x0, tau, **changes)
