@@ -13,6 +13,7 @@ __version__ = '0.1.0'
 # Imported when they are asked for: JAX takes seconds.
 _HOMES = {'fit': 'jdiffclust.fitted', 'load': 'jdiffclust.fitted',
           'Fitted': 'jdiffclust.fitted', 'default_config': 'jdiffclust.config',
+          'DiffusionClustering': 'jdiffclust.estimator',
           'UserError': 'jdiffclust.errors'}
 __all__ = ['__version__', *_HOMES]
 

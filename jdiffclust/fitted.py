@@ -46,7 +46,9 @@ from jdiffclust.progress import Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
 from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
 from jdiffclust.streams import stream
-from jdiffclust.training.assignment import Assignment, assign_all, densities_of_all
+from jdiffclust.training.assignment import (
+    Assignment, ByContent, assign_all, densities_of_all)
+from jdiffclust.training.checkpoints import Snapshot
 from jdiffclust.training.loop import Fitter, e_step_key, recogniser_of, template
 from jdiffclust.training.record import iteration_record
 from jdiffclust.training.storage import Store
@@ -193,9 +195,9 @@ class Fitted:
     start = None
     if self.recogniser is not None:
       start = replicate(partition(self.recogniser, source.seen), self.method.mesh)
-    return assign_all(self.method, self.params, pipeline_of(self.method, source),
-                      stream(self.config.seed, 'predict'), _quiet(reporter), 'predict',
-                      start=start)
+    return assign_all(self.method, self.params,
+                      ByContent(pipeline_of(self.method, source), start),
+                      stream(self.config.seed, 'predict'), _quiet(reporter), 'predict')
 
   def log_density(self, source, options=None,
                   reporter: Reporter | None = None) -> Densities:
@@ -787,6 +789,18 @@ def load(workdir, config=None, reporter: Reporter | None = None,
          build: Build = build) -> Fitted:
   """The fitted model of a workdir, by its newest checkpoint; nothing is written.
 
+  Args and raises: as of `read`.
+
+  Returns:
+    `Fitted`.
+  """
+  return of_snapshot(*read(workdir, config, reporter, build), Workdir(workdir))
+
+
+def read(workdir, config=None, reporter: Reporter | None = None,
+         build: Build = build) -> tuple[Method, Snapshot]:
+  """The model of a workdir, and its newest checkpoint; nothing is written.
+
   Args:
     workdir: the folder of a fit.
     config: that of the fit, perhaps with other E-step or sample options; None: that of
@@ -795,7 +809,7 @@ def load(workdir, config=None, reporter: Reporter | None = None,
     build: makes the method, as `method.build`.
 
   Returns:
-    `Fitted`.
+    The method, and the `Snapshot`.
 
   Raises:
     UserError: there is no checkpoint of a completed EM iteration, or the config is of
@@ -820,8 +834,22 @@ def load(workdir, config=None, reporter: Reporter | None = None,
     return template(made[0])(progress)
 
   _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
-  tau, kept = to_host(snapshot.responsibilities), Workdir(workdir)
-  return Fitted(made[0], snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
+  return made[0], snapshot
+
+
+def of_snapshot(method: Method, snapshot: Snapshot, kept: Store) -> Fitted:
+  """The fitted model of a checkpoint.
+
+  Args:
+    method: the model.
+    snapshot: on the devices.
+    kept: where the rest of the fit is.
+
+  Raises:
+    UserError: that cannot be read any more.
+  """
+  tau = to_host(snapshot.responsibilities)
+  return Fitted(method, snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
                 snapshot.progress, kept.choice(),
-                recogniser_of(kept, snapshot.progress, made[0].config),
+                recogniser_of(kept, snapshot.progress, method.config),
                 kept.symmetries())

@@ -83,6 +83,12 @@ def _take(images, indices, levels):
   return Batch(scale_to_model(images[indices], levels), indices)
 
 
+@functools.lru_cache(16)
+def _taking(levels, sharding):
+  """`_take`, compiled once for all pipelines: new images come few at a time, often."""
+  return jax.jit(functools.partial(_take, levels=levels), out_shardings=sharding)
+
+
 class MemoryPipeline:
   """All images in the memory of every device."""
 
@@ -114,8 +120,7 @@ class MemoryPipeline:
       return _take(images, indices, source.levels)
 
     self._minibatch = minibatch
-    self._take = jax.jit(functools.partial(_take, levels=source.levels),
-                         out_shardings=split)
+    self._take = _taking(source.levels, split)
 
   def training(self, step: int) -> Iterator[Batch]:
     """Minibatches from step `step` on, see `epoch_order`."""
