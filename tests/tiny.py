@@ -1,11 +1,13 @@
 """Fits as small as they can be: options, networks, results without pictures."""
 
+import copy
 import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from jdiffclust import config as config_lib
 from jdiffclust import outputs
 from jdiffclust.clustering import method
 
@@ -78,3 +80,27 @@ NO_PICTURES = NO_FIGURES._replace(generate=no_samples)
 
 
 build = functools.partial(method.build, networks=TINY_NETWORKS)
+
+
+class Shared:
+  """`method.build`, but what is compiled is shared between equal methods."""
+
+  def __init__(self):
+    """Starts with no method."""
+    self._built = {}
+
+  def __call__(self, networks, config, image_shape, levels, mesh):
+    """A method of its own, of a config that need not be equal where it is not read."""
+    sections = ('method', 'num_clusters', 'network', 'diffusion', 'latent', 'sr3',
+                'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
+                'posterior', 'views', *['seed'] * (config.method != 'cddpm'))
+    compiled_for = {name: value for name, value in config_lib.flatten(config).items()
+                    if name.startswith(sections)
+                    and ('num_steps' not in name or config.method != 'cddpm')}
+    compiled_for['T'] = config.diffusion.num_steps
+    key = repr(compiled_for), tuple(image_shape), levels, mesh, networks
+    if key not in self._built:
+      self._built[key] = method.build(config, image_shape, levels, mesh, networks)
+    built = copy.copy(self._built[key])
+    built.config = config
+    return built
