@@ -198,12 +198,13 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     return self._assigned(X)[0]
 
   def transform(self, X) -> np.ndarray:
-    """An image as its responsibilities: those of `predict_proba`, float32 [n, Q].
+    """An image as its responsibilities: those of `predict_proba`, [n, Q].
 
     Not distances: the model has none. They are what is known of an image's cluster, in
-    [0, 1] and of sum 1, whatever the method.
+    [0, 1] and of sum 1, whatever the method. Of the type of X, if that is float64.
     """
-    return self._assigned(X)[0]
+    found, wide = self._assigned(X)[0], getattr(X, 'dtype', None) == np.float64
+    return found.astype(np.float64) if wide else found
 
   def score_samples(self, X) -> np.ndarray:
     """The variational bound on log p(x) of each image, nats, float32 [n].
@@ -384,6 +385,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     """That X may be images."""
     tags = super().__sklearn_tags__()
     tags.input_tags.three_d_array = True
+    tags.transformer_tags.preserves_dtype = ['float64', 'float32']
     return tags
 
   def _settings(self):

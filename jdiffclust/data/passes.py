@@ -34,6 +34,14 @@ def over_images(function: Callable, pipeline, indices, batch_size: int,
   return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
+@jax.jit
+def _add(sums, batch, responsibilities, begin, valid):
+  rows = jnp.arange(len(batch.indices))
+  tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
+  tau = jnp.where((rows < valid)[:, None], tau, 0)
+  return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
+
+
 def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.Array:
   """mu_q, the responsibility-weighted mean image of each cluster.
 
@@ -46,16 +54,9 @@ def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
-  @jax.jit
-  def add(sums, batch, responsibilities, begin, valid):
-    rows = jnp.arange(len(batch.indices))
-    tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
-    tau = jnp.where((rows < valid)[:, None], tau, 0)
-    return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
-
   sums, begin = 0., 0
   for batch, valid in pipeline.ordered(indices, batch_size):
-    sums = add(sums, batch, responsibilities, begin, valid)
+    sums = _add(sums, batch, responsibilities, begin, valid)
     begin += valid
   sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
   overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)

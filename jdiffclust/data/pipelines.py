@@ -83,10 +83,30 @@ def _take(images, indices, levels):
   return Batch(scale_to_model(images[indices], levels), indices)
 
 
+# What pipelines do is compiled once for all of a kind: new images come few at a time,
+# often, and searches fit many times.
+
+
 @functools.lru_cache(16)
 def _taking(levels, sharding):
-  """`_take`, compiled once for all pipelines: new images come few at a time, often."""
   return jax.jit(functools.partial(_take, levels=levels), out_shardings=sharding)
+
+
+@functools.lru_cache(16)
+def _ordering(num_images, batch_size, sharding):
+  return jax.jit(functools.partial(epoch_order, num_images=num_images,
+                                   batch_size=batch_size), out_shardings=sharding)
+
+
+@functools.lru_cache(16)
+def _picking(num_images, batch_size, levels, sharding):
+  @functools.partial(jax.jit, out_shardings=sharding)
+  def minibatch(images, order, step):
+    position = step % steps_per_epoch(num_images, batch_size) * batch_size
+    indices = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
+    return _take(images, indices, levels)
+
+  return minibatch
 
 
 class MemoryPipeline:
@@ -109,17 +129,8 @@ class MemoryPipeline:
     self._steps_per_epoch = steps_per_epoch(self.num_images, batch_size)
     split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     whole = NamedSharding(mesh, PartitionSpec())
-    self._epoch_order = jax.jit(
-        lambda key, epoch: epoch_order(key, epoch, source.num_images, batch_size),
-        out_shardings=whole)
-
-    @functools.partial(jax.jit, out_shardings=split)
-    def minibatch(images, order, step):
-      position = step % self._steps_per_epoch * batch_size
-      indices = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
-      return _take(images, indices, source.levels)
-
-    self._minibatch = minibatch
+    self._epoch_order = _ordering(source.num_images, batch_size, whole)
+    self._minibatch = _picking(source.num_images, batch_size, source.levels, split)
     self._take = _taking(source.levels, split)
 
   def training(self, step: int) -> Iterator[Batch]:
