@@ -1,6 +1,8 @@
 """Clustering images with diffusion models, in JAX and Flax.
 
     import jdiffclust
+    clusters = jdiffclust.DiffusionClustering(n_clusters=10).fit_predict(images)
+
     config = jdiffclust.default_config()
     fitted = jdiffclust.fit(config, images)    # [N, H, W] or [N, H, W, C]
     fitted.clusters, fitted.sample().images
