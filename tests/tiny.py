@@ -4,6 +4,7 @@ import copy
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -144,8 +145,9 @@ class Small(jdiffclust.DiffusionClustering):
       step = built.gradient_step  # looks rows up in a table [N, Q]
 
       def padded(state, estimator, batch, table, key):
-        more = (0, ROWS - len(table)), (0, 0)
-        return step(state, estimator, batch, jnp.pad(table, more), key)
+        if isinstance(table, jax.Array):
+          table = jnp.pad(table, ((0, ROWS - len(table)), (0, 0)))
+        return step(state, estimator, batch, table, key)
 
       built.gradient_step = padded
     return built

@@ -199,12 +199,14 @@ def test_the_command_goes_on(commands, fit_there, ours, tmp_path):
 
 
 def test_load(run, ours, tmp_path):
-  """What was saved, all of it; and the fit of a command."""
+  """What was saved, all of it, also where the fit kept some images only; and the fit of a
+  command."""
   vectors = small(image_shape=(8, 8)).fit(IMAGES.reshape(40, 64))
-  for model in (ours, vectors):
+  some = small(options={'em.schedule': 'stepwise', 'start.max_images': 20}).fit(IMAGES)
+  for number, model in enumerate((ours, vectors, some)):
     rows = IMAGES.reshape(40, *model.cluster_means_.shape[1:])
-    model.save(tmp_path / f'{model.random_state}')
-    again = Small.load(tmp_path / f'{model.random_state}')
+    model.save(tmp_path / f'{number}')
+    again = Small.load(tmp_path / f'{number}')
     for name in ('labels_', 'responsibilities_', 'bound_', 'cluster_means_'):
       np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
     for found in (again, pickle.loads(pickle.dumps(again))):
