@@ -109,8 +109,14 @@ class Shared:
     return built
 
 
+class Options(dict):
+  """A dict that names of tests can hold."""
+
+  __repr__ = lambda self: 'SMALL'
+
+
 # One EM iteration of four steps, without views.
-SMALL = {
+SMALL = Options({
     'network.channels': 8, 'network.channel_multipliers': (1,), 'num_devices': 1,
     'network.blocks_per_level': 1, 'network.middle_attention': False,
     'diffusion.num_steps': 20, 'diffusion.beta_end': .01, 'em.max_iterations': 1,
@@ -121,7 +127,7 @@ SMALL = {
     'recognition.steps': 4, 'recognition.batch_size': 8, **{
         f'views.{name}': 0. for name in (
             'rotation', 'scale', 'shear', 'shift', 'flip', 'upside_down',
-            'quarter_turns')}}
+            'quarter_turns')}})
 SHARED = Shared()
 ROWS = 160  # images of a small fit, at most
 
@@ -155,5 +161,5 @@ class Small(jdiffclust.DiffusionClustering):
 
 def small(n_clusters=3, **arguments):
   """A `Small` of the options SMALL and those given."""
-  config = SMALL | arguments.pop('options', {})
-  return Small(n_clusters, config=config, **arguments)
+  more = arguments.pop('options', {})
+  return Small(n_clusters, config=SMALL | more if more else SMALL, **arguments)
