@@ -195,7 +195,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
   def predict_proba(self, X) -> np.ndarray:
     """How probable each cluster is, float32 [n, Q]; X and raises as of `predict`."""
-    return self._assigned(X)[0]
+    return self._asked(X, Fitted.tell)
 
   def transform(self, X) -> np.ndarray:
     """An image as its responsibilities: those of `predict_proba`, [n, Q].
@@ -203,7 +203,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     Not distances: the model has none. They are what is known of an image's cluster, in
     [0, 1] and of sum 1, whatever the method. Of the type of X, if that is float64.
     """
-    found, wide = self._assigned(X)[0], getattr(X, 'dtype', None) == np.float64
+    found, wide = self.predict_proba(X), getattr(X, 'dtype', None) == np.float64
     return found.astype(np.float64) if wide else found
 
   def score_samples(self, X) -> np.ndarray:
@@ -212,7 +212,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     It is estimated by draws of noise, the same for the same image. Of images with grey
     levels p is a probability, of floats a density of pixels in [-1, 1].
     """
-    return self._assigned(X)[1]
+    return self._asked(X, lambda *given: Fitted.assign(*given).info.bound)
 
   def score(self, X, y=None) -> float:
     """The mean of `score_samples`, nats an image: for searches, the higher the better."""
@@ -500,13 +500,12 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     self.bound_, self.history_ = fitted.bound, fitted.history
 
   @_telling
-  def _assigned(self, X) -> tuple[np.ndarray, np.ndarray]:
-    """Responsibilities [n, Q] and bounds [n] of new images."""
+  def _asked(self, X, question) -> np.ndarray:
+    """What a function (fitted, images, reporter) -> [n, ...] says of new images."""
     check_is_fitted(self)
     fitted, X = self.fitted_, _on_host(X)
     if _are_files(X):
-      found = fitted.assign(self._new_files(X), self._reporter)
-      return found.responsibilities, found.info.bound
+      return question(fitted, self._new_files(X), self._reporter)
     images = self._as_images(X, reset=False)
     if fitted.progress['levels'] is None:
       images = images.astype(np.float64, copy=False)  # whole numbers are floats, too
@@ -516,10 +515,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     parts = []
     for start in range(0, len(images), size):
       rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-      found = fitted.assign(images[rows], self._reporter)
-      valid = slice(len(images) - start)
-      parts.append((found.responsibilities[valid], found.info.bound[valid]))
-    return tuple(map(np.concatenate, zip(*parts)))
+      found = question(fitted, images[rows], self._reporter)
+      parts.append(found[:len(images) - start])
+    return np.concatenate(parts)
 
   def _new_files(self, X) -> ImageSource:
     """New image files, read as those of the fit."""

@@ -104,6 +104,7 @@ class Shared:
     key = repr(compiled_for), tuple(image_shape), levels, mesh, networks
     if key not in self._built:
       self._built[key] = method.build(config, image_shape, levels, mesh, networks)
+      assert self._built[key].tell  # is made once for all copies
     built = copy.copy(self._built[key])
     built.config = config
     return built

@@ -75,6 +75,9 @@ def test_of_new_images(fitted):
   np.testing.assert_allclose(tau.sum(axis=1), 1, atol=1e-5)
   np.testing.assert_array_equal(fitted.predict(IMAGES), tau.argmax(axis=1))
   np.testing.assert_array_equal(fitted.transform(IMAGES), tau)
+  found = fitted.fitted_.assign(IMAGES)
+  np.testing.assert_allclose(tau, found.responsibilities, atol=1e-6)
+  np.testing.assert_allclose(fitted.score_samples(IMAGES), found.info.bound, rtol=1e-5)
   assert fitted.score(IMAGES) == pytest.approx(fitted.score_samples(IMAGES).mean(), 1e-5)
 
 
