@@ -1,6 +1,8 @@
 """Clustering images with diffusion models, in JAX and Flax.
 
     import jdiffclust
+    clusters = jdiffclust.DiffusionClustering(n_clusters=10).fit_predict(images)
+
     config = jdiffclust.default_config()
     fitted = jdiffclust.fit(config, images)    # [N, H, W] or [N, H, W, C]
     fitted.clusters, fitted.sample().images
@@ -13,6 +15,7 @@ __version__ = '0.1.0'
 # Imported when they are asked for: JAX takes seconds.
 _HOMES = {'fit': 'jdiffclust.fitted', 'load': 'jdiffclust.fitted',
           'Fitted': 'jdiffclust.fitted', 'default_config': 'jdiffclust.config',
+          'DiffusionClustering': 'jdiffclust.estimator',
           'UserError': 'jdiffclust.errors'}
 __all__ = ['__version__', *_HOMES]
 

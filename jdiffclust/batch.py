@@ -14,8 +14,9 @@ class Batch(NamedTuple):
 
   Attributes:
     images: x_0 in [-1, 1], float32 [B, H, W, C].
-    indices: their places in the data set, int32 [B]; every random draw for an image
-      follows from it, so that results do not depend on how a batch is split.
+    indices: their places in the data set, or of new images numbers of their pixels,
+      int32 [B]; every random draw for an image follows from it, so that results do not
+      depend on how a batch is split.
     start: their responsibilities in the starting partition, float32 [B, Q], for an
       E-step that pools them; None: unknown.
   """

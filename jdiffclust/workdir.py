@@ -78,7 +78,7 @@ class Workdir(Store):
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
     config_lib.settle_like(fitted, config)
-    number = len(self._images_before().get('ids', ()))
+    number = len(self.fingerprint().get('ids', ()))
     if number:  # what counts is how many steps they make of these images
       fitted, config = (config_lib.for_collection(c, number) for c in (fitted, config))
     different = config_lib.differences(fitted, config)
@@ -86,14 +86,6 @@ class Workdir(Store):
       raise UserError(f'The workdir {str(self.path)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "
                       'same options.')
-
-  def _images_before(self) -> dict:
-    """What `keep_images` wrote; {} if it cannot be read, see `images_of_run`."""
-    try:
-      found = json.loads((self.path / 'images.json').read_bytes())
-    except (OSError, ValueError):
-      return {}
-    return found if isinstance(found, dict) else {}
 
   @contextlib.contextmanager
   def held(self, end_left_over: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -140,7 +132,19 @@ class Workdir(Store):
   def keep_images(self, source: ImageSource) -> None:
     """Writes images.json, unless the run has begun."""
     if is_main_process() and not self.resumes:
-      files.write_text(self.path / 'images.json', json.dumps(fingerprint(source)))
+      self.keep_fingerprint(fingerprint(source))
+
+  def keep_fingerprint(self, found: dict) -> None:
+    """Writes images.json, of `fingerprint.fingerprint`."""
+    files.write_text(self.path / 'images.json', json.dumps(found))
+
+  def fingerprint(self) -> dict:
+    """What `keep_images` wrote; {} if it cannot be read, see `images_of_run`."""
+    try:
+      found = json.loads((self.path / 'images.json').read_bytes())
+    except (OSError, ValueError):
+      return {}
+    return found if isinstance(found, dict) else {}
 
   def keep_choice(self, choice: dict | None) -> None:
     """Writes num_clusters.json and .png; None: removes what an earlier run left."""

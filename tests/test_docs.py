@@ -43,13 +43,18 @@ def tiny_config():
 
 
 def test_the_library_in_the_readme():
-  """At most six lines: an array in, clusters and new images out."""
+  """At most six lines each: an array in, clusters and new images out."""
   text = (ROOT / 'README.md').read_text(encoding='utf-8')
-  code, = re.findall(r'```python\n(.*?)```', text, re.S)
-  assert len(code.strip().splitlines()) <= 6
+  estimator, code = re.findall(r'```python\n(.*?)```', text, re.S)
+  for lines in (estimator, code):
+    assert len(lines.strip().splitlines()) <= 6
   names = {'images': datasets.load_digits().images[:40], 'tiny_config': tiny_config}
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    exec(estimator.replace('n_clusters=3', 'n_clusters=3, config=tiny_config()'), names)
+    assert names['how_sure'].shape == (5, 3) and names['new_images'].shape == (4, 8, 8)
+    labels = names['clusters']
     exec(code.replace('jdiffclust.default_config()', 'tiny_config()'), names)
+  np.testing.assert_array_equal(names['clusters'], labels)
   assert names['clusters'].shape == (40,) and set(names['clusters']) <= {0, 1, 2}
   assert names['new_images'].shape == (3, 4, 8, 8, 1)
   assert np.isfinite(names['new_images']).all()

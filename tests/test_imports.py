@@ -29,9 +29,10 @@ FORBIDDEN = {
 # The modules above all packages -> who may import them.
 ABOVE = {
     'main': set(),
-    'fitted': {'main', 'outputs'},
+    'estimator': set(),
+    'fitted': {'main', 'outputs', 'estimator'},
     'outputs': {'main'},
-    'workdir': {'main', 'fitted', 'outputs'},
+    'workdir': {'main', 'fitted', 'outputs', 'estimator'},
 }
 
 

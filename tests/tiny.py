@@ -1,13 +1,18 @@
 """Fits as small as they can be: options, networks, results without pictures."""
 
+import copy
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jdiffclust
+from jdiffclust import config as config_lib
 from jdiffclust import outputs
 from jdiffclust.clustering import method
+from jdiffclust.sharding import replicate, to_host
 
 # 60 digits in 3 clusters: 2 EM iterations of 6 gradient steps and 2 E-step calls.
 TINY = tuple(f'--config.{option}' for option in (
@@ -87,3 +92,84 @@ NO_PICTURES = NO_FIGURES._replace(generate=no_samples)
 
 
 build = functools.partial(method.build, networks=TINY_NETWORKS)
+
+
+class Shared:
+  """`method.build`, but what is compiled is shared between equal methods."""
+
+  def __init__(self):
+    """Starts with no method."""
+    self._built = {}
+
+  def __call__(self, networks, config, image_shape, levels, mesh):
+    """A method of its own, of a config that need not be equal where it is not read."""
+    sections = ('method', 'num_clusters', 'network', 'diffusion', 'latent', 'sr3',
+                'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
+                'posterior', 'views', *['seed'] * (config.method != 'cddpm'))
+    compiled_for = {name: value for name, value in config_lib.flatten(config).items()
+                    if name.startswith(sections)
+                    and ('num_steps' not in name or config.method != 'cddpm')}
+    compiled_for['T'] = config.diffusion.num_steps
+    key = repr(compiled_for), tuple(image_shape), levels, mesh, networks
+    if key not in self._built:
+      self._built[key] = method.build(config, image_shape, levels, mesh, networks)
+      assert self._built[key].tell  # is made once for all copies
+    built = copy.copy(self._built[key])
+    built.config = config
+    return built
+
+
+class Options(dict):
+  """A dict that names of tests can hold."""
+
+  __repr__ = lambda self: 'SMALL'
+
+
+# One EM iteration of four steps, without views.
+SMALL = Options({
+    'network.channels': 8, 'network.channel_multipliers': (1,), 'num_devices': 1,
+    'network.blocks_per_level': 1, 'network.middle_attention': False,
+    'diffusion.num_steps': 20, 'diffusion.beta_end': .01, 'em.max_iterations': 1,
+    'e_step.num_draws': 2, 'm_step.num_steps': 4, 'm_step.batch_size': 16,
+    'e_step.batch_size': 4,  # so that batches of any number of images have 4
+    'posterior.channels': 8, 'posterior.num_views': 0, 'views.num': 4, 'views.sets': 1,
+    'start.kind': 'kmeans', 'start.restarts': 1, 'recognition.channels': 8,
+    'recognition.steps': 4, 'recognition.batch_size': 8, **{
+        f'views.{name}': 0. for name in (
+            'rotation', 'scale', 'shear', 'shift', 'flip', 'upside_down',
+            'quarter_turns')}})
+SHARED = Shared()
+ROWS = 160  # images of a small fit, at most
+
+
+def first_state(built, key, known={}):
+  """What `built.init_state` gives, on the host; of all that it hangs on once."""
+  if key not in known:
+    known[key] = to_host(method.Method.init_state(built))
+  return known[key]
+
+
+class Small(jdiffclust.DiffusionClustering):
+  """The estimator with a tiny network; fits share their programs, whatever N."""
+
+  @staticmethod
+  def _build(*given):
+    built = SHARED(TINY_NETWORKS, *given)
+    first = functools.partial(first_state, built, repr(given))
+    built.init_state = lambda: replicate(first(), built.mesh)
+    if hasattr(built, 'gradient_step'):
+      step = built.gradient_step  # looks rows up in a table [N, Q]
+
+      def padded(state, estimator, batch, table, key):
+        if isinstance(table, jax.Array):
+          table = jnp.pad(table, ((0, ROWS - len(table)), (0, 0)))
+        return step(state, estimator, batch, table, key)
+
+      built.gradient_step = padded
+    return built
+
+
+def small(n_clusters=3, **arguments):
+  """A `Small` of the options SMALL and those given."""
+  more = arguments.pop('options', {})
+  return Small(n_clusters, config=SMALL | more if more else SMALL, **arguments)

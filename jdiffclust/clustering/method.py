@@ -276,6 +276,11 @@ class Method(abc.ABC):
   # What follows from these.
 
   @functools.cached_property
+  def tell(self) -> Callable:
+    """As `e_step`, but tau [B, Q] alone: what only scores it is not computed."""
+    return jax.jit(lambda *given: self.e_step(*given)[0])
+
+  @functools.cached_property
   def path(self) -> Tabulated:
     """The noising path of the images, on the devices."""
     return replicate(from_process(self.process), self.mesh)

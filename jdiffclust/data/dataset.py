@@ -26,6 +26,7 @@ from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, constant_images_error, threaded_map)
+from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
 RESIZING = ('folder', 'tfds')  # sources that read images at data.image_size
@@ -122,6 +123,33 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
+  return _read(SOURCES[data.source], data, for_fit, rendering, finest)
+
+
+def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDict,
+                 for_fit: bool = True, rendering: Rendering | None = None,
+                 finest: int | tuple[int, int] = 0) -> ImageSource:
+  """Makes image files a source of images, in their order.
+
+  Args:
+    paths: of N files.
+    data: the `data` section of a config; as `load_source` of a folder, without labels.
+    for_fit, rendering, finest: as in `load_source`.
+
+  Returns:
+    An ImageSource.
+
+  Raises:
+    UserError: as in `load_source`.
+  """
+  data = copy.deepcopy(data)
+  data.source, data.use_labels = 'folder', False
+  return _read(functools.partial(read_files, paths), data, for_fit, rendering, finest)
+
+
+def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bool,
+          rendering: Rendering | None, finest: int | tuple[int, int]) -> ImageSource:
+  """An ImageSource of what a reader returns, see `load_source`."""
   rendering = asked_for(rendering, data.range)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
   if size and isinstance(finest, int) and data.source in RESIZING:
@@ -129,7 +157,7 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   reading = copy.deepcopy(data)
   if finest and data.source in RESIZING:  # each file is decoded once
     reading.image_size = finest
-  return finished(SOURCES[data.source](reading, rendering), data, for_fit, finest)
+  return finished(read(reading, rendering), data, for_fit, finest)
 
 
 def array_source(images: ArrayLike, data: ml_collections.ConfigDict,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import image_keys
 from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.cddpm.density import Densities
@@ -21,6 +24,47 @@ from jdiffclust.progress import Reporter
 PROBES = 4  # of the trace in the probability-flow ODE, an image and cluster
 
 _start_of = jax.jit(responsibilities_of)
+
+
+@jax.jit
+def content_numbers(images) -> jax.Array:
+  """A number of each image's pixels, int32 [B] >= 0, of float32 [B, H, W, C].
+
+  The bits of a pixel and its place go through the last steps of MurmurHash3 (Appleby,
+  2011), the sum over pixels is taken modulo 2^32.
+  """
+  number = jnp.uint32
+  flat = images.reshape(len(images), -1) + 0.  # -0 is 0
+  bits = jax.lax.bitcast_convert_type(flat, number)
+  h = bits + jnp.arange(1, flat.shape[1] + 1, dtype=number)[None] * number(0x9e3779b9)
+  for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):
+    h = (h ^ (h >> number(shift))) * number(factor)
+  h = jnp.sum(h ^ (h >> number(16)), axis=1, dtype=number)
+  return (h >> number(1)).astype(jnp.int32)
+
+
+class ByContent:
+  """New images on their way: an image's draws follow from its pixels, not its place.
+
+  So what is said of an image does not depend on which others are asked about with it.
+  """
+
+  def __init__(self, pipeline, start=None):
+    """Looks nothing up yet.
+
+    Args:
+      pipeline: of the images.
+      start: a table of their starting partition (`clustering.table`), on the devices;
+        None: unknown.
+    """
+    self.num_images = pipeline.num_images
+    self._pipeline, self._start = pipeline, start
+
+  def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """The images of some indices once, in their order."""
+    for batch, valid in self._pipeline.ordered(indices, batch_size):
+      start = (None if self._start is None else _start_of(self._start, batch.indices))
+      yield Batch(batch.images, content_numbers(batch.images), start), valid
 
 
 class Assignment(NamedTuple):
@@ -90,6 +134,28 @@ def assign_all(method: Method, params, pipeline, key,
       image = int(indices[np.argmin(allowed)])
       raise NonFiniteError(f'E-step: the {term} of image {image} is not finite')
   return Assignment(tau, info, rate)
+
+
+def tell_all(method: Method, params, pipeline, key, reporter: Reporter) -> np.ndarray:
+  """The responsibilities of `assign_all` alone, [N, Q], which takes far less time.
+
+  Args:
+    method, params, pipeline, key, reporter: as of `assign_all`.
+
+  Raises:
+    NonFiniteError: one is not finite; the image is named.
+  """
+  key, indices = replicate_key(key, method.mesh), np.arange(pipeline.num_images)
+  with reporter.task('predict', len(indices), 'images') as task:
+    estimator = method.pilot(params, pipeline, indices, key)
+    tau = over_images(lambda batch: method.tell(estimator, params, batch, key), pipeline,
+                      indices, method.config.e_step.batch_size,
+                      lambda parts: task.advance(len(parts[-1])))
+  finite = np.isfinite(tau).all(axis=1)
+  if not finite.all():
+    raise NonFiniteError(
+        f'E-step: the responsibilities of image {np.argmin(finite)} are not finite')
+  return tau
 
 
 def densities_of_all(method: Method, params, pipeline, key, options,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 
+from jdiffclust import config as config_lib
+from jdiffclust.data.fingerprint import fingerprint
+from jdiffclust.sharding import to_host
 from jdiffclust.training.checkpoints import Snapshot
 
 
@@ -81,3 +85,63 @@ class Store:
 
   def finish(self) -> None:
     """Waits until all is kept that was to be."""
+
+
+class Memory(Store):
+  """Keeps the end of a fit in memory, on the host: it pickles, and can be written.
+
+  Attributes:
+    config: JSON, as `config.to_json` writes it.
+    images: as of `fingerprint`.
+    number: of the last checkpoint.
+    snapshot: the last checkpoint; None: the fit has not ended.
+  """
+
+  config, images, number, snapshot = '', {}, 0, None
+  _choice = _recogniser = _examples = _symmetries = None
+
+  def keep_config(self, config) -> None:
+    """See `Store`."""
+    self.config = config_lib.to_json(config)
+
+  def keep_images(self, source) -> None:
+    """See `Store`."""
+    self.images = fingerprint(source)
+
+  def keep_choice(self, choice: dict | None) -> None:
+    """See `Store`."""
+    self._choice = choice
+
+  def choice(self) -> dict | None:
+    """See `Store`."""
+    return self._choice
+
+  def keep_recogniser(self, arrays: dict) -> None:
+    """See `Store`."""
+    self._recogniser = arrays
+
+  def recogniser(self) -> dict | None:
+    """See `Store`."""
+    return self._recogniser
+
+  def keep_examples(self, images) -> None:
+    """See `Store`."""
+    self._examples = images
+
+  def examples(self):
+    """See `Store`."""
+    return self._examples
+
+  def keep_symmetries(self, found: dict | None) -> None:
+    """See `Store`."""
+    self._symmetries = found
+
+  def symmetries(self) -> dict | None:
+    """See `Store`."""
+    return self._symmetries
+
+  def save(self, number: int, snapshot: Snapshot) -> None:
+    """Keeps the last state only: the buffers of others are used again."""
+    if snapshot.progress['stop_reason']:
+      self.number = number
+      self.snapshot = Snapshot(*to_host(snapshot[:2]), copy.deepcopy(snapshot.progress))

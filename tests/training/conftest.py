@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import io
@@ -21,10 +20,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
-from jdiffclust import config as config_lib, main, outputs
+from jdiffclust import main, outputs
 from jdiffclust.clustering import method
 from tests.tiny import (
-    CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, build)
+    CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, Shared,
+    build)
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -52,24 +52,12 @@ class Commands:
 
   def __init__(self, cache):
     """Starts with no compiled method; `cache` is JAX's folder of compiled programs."""
-    self.cache, self._built = cache, {}
+    self.cache, self._shared = cache, Shared()
     self.change = lambda built: built  # tests of faults put theirs in here
 
   def build(self, config, image_shape, levels, mesh, networks=TINY_NETWORKS):
     """`method.build`, but what is compiled is shared between equal methods."""
-    sections = ('method', 'seed', 'num_clusters', 'network', 'diffusion', 'latent',
-                'sr3', 'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
-                'posterior', 'views')
-    compiled_for = {name: value for name, value in config_lib.flatten(config).items()
-                    if name.startswith(sections)
-                    and ('num_steps' not in name or config.method != 'cddpm')}
-    compiled_for['T'] = config.diffusion.num_steps
-    key = repr(compiled_for), tuple(image_shape), levels, mesh, networks
-    if key not in self._built:
-      self._built[key] = method.build(config, image_shape, levels, mesh, networks)
-    built = copy.copy(self._built[key])
-    built.config = config
-    return self.change(built)
+    return self.change(self._shared(networks, config, image_shape, levels, mesh))
 
   def run(self, *argv, networks=method.Networks(), parts=outputs.Parts()) -> Outcome:
     """Runs `jdiffclust ARGV...`; methods of the same config are compiled once."""

@@ -83,7 +83,32 @@ def read_folder(data: ml_collections.ConfigDict,
     raise errors.UserError(
         f'--config.data.path={data.path!r} is not a folder that can be read; a folder of '
         'image files is needed; set it to an existing one')
-  found = find_files(root)
+  return _raw(root, find_files(root), data, rendering, f'folder:{root.resolve().name}')
+
+
+def read_files(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDict,
+               rendering: Rendering | None = None) -> Raw:
+  """Reads image files, in their order; see `read_folder`.
+
+  Args:
+    paths: of the files.
+    data, rendering: as in `read_folder`.
+
+  Returns:
+    A Raw of `LazyImages`, 256 levels.
+
+  Raises:
+    UserError: a file is unreadable, or sizes differ, as in `read_folder`.
+  """
+  _register_further_formats()
+  names = [os.path.expanduser(os.fspath(path)) for path in paths]
+  found = Found(names, [], [], collections.Counter())
+  return _raw(pathlib.Path(), found, data, rendering, 'files')
+
+
+def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
+         rendering: Rendering | None, name: str) -> Raw:
+  """The Raw of files that were found."""
   names = found.names
   decoding = decoding_of(data, rendering)
   kept = Kept(room_for((len(names), *(decoding.size or _first_size(root, names)),
@@ -123,9 +148,8 @@ def read_folder(data: ml_collections.ConfigDict,
   # A name that is not UTF-8 must not break the writing of the results.
   ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
-             label_names, 256, f'folder:{root.resolve().name}',
-             tuple(name for name, _ in bad), rendering, tuple(notes),
-             resized_of(names, headers, (height, width)))
+             label_names, 256, name, tuple(name for name, _ in bad), rendering,
+             tuple(notes), resized_of(names, headers, (height, width)))
 
 
 @contextlib.contextmanager
