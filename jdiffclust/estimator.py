@@ -3,8 +3,8 @@
     model = jdiffclust.DiffusionClustering(n_clusters=10)
     clusters = model.fit_predict(images)       # an array, vectors, files or a folder
 
-It is thin: `jdiffclust.fit` does the work, and `model.fitted_` is what it returns. The
-same images and seed give the same bytes as on the command line.
+It is thin: `jdiffclust.fit` does the work, and its attribute `fitted_` is the outcome.
+The same images and seed give the same bytes as on the command line.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jdiffclust import config as config_lib
+from jdiffclust.clustering.method import m_options_of
 from jdiffclust.errors import UserError
 from jdiffclust.registry import METHODS
 from tests.helpers import refused
@@ -218,7 +219,7 @@ def test_a_run_of_before_predicts_noise():
   found = config_lib.from_json(json.dumps(stored))
   assert (found.network.prediction, found.network.head) == ('noise', 'small')
   assert found.m_step.learning_rate_fall == 0
-  assert config_lib.weighting_of(found) == 'uniform'
+  assert m_options_of(found).weighting == 'uniform'
 
 
 def test_weighting_follows_the_prediction():
@@ -229,7 +230,8 @@ def test_weighting_follows_the_prediction():
                             ({'m_step.weighting': 'elbo'}, 'elbo')):
     config = config_lib.default_config()
     config.update_from_flattened_dict(changes)
-    assert config_lib.weighting_of(config) == expected
+    assert m_options_of(config).weighting == expected
+    assert config.m_step.weighting == changes.get('m_step.weighting', 'auto')
   config.update_from_flattened_dict({**noise, 'm_step.weighting': 'residual'})
   assert 'network.prediction' in refused(check_config, config)
 

@@ -38,7 +38,7 @@ def by_errors(fitted, source, rows, weighting: str, draws: int) -> np.ndarray:
   """Responsibilities by denoising errors alone, [n, Q], of some of the fit's images."""
   method, options = fitted.method, copy.deepcopy(fitted.config.e_step)
   options.update(num_draws=draws, proposal='uniform', weighting=weighting)
-  estimator, _ = estimators(method.process, options, fitted.config.m_step, method.mesh)
+  estimator, _ = estimators(method.process, options, method.m_options, method.mesh)
   e_step = make_e_step(method.model, options, method.mesh, None)
   def of(places):
     some = rows[places]

@@ -8,6 +8,7 @@ more than stands here.
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +22,6 @@ from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import Estimator, make_estimator
 from jdiffclust.clustering.bound.tau import EStepInfo
 from jdiffclust.clustering.bound.terms import NUM_BANDS
-from jdiffclust.config import copied, weighting_of
 from jdiffclust.data.passes import over_images
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.diffusion.paths import Tabulated, from_process
@@ -76,6 +76,7 @@ class Method(abc.ABC):
     levels: grey levels of the decoder; None: a Gaussian one.
     mesh: the devices.
     process: the diffusion, float64 on the host.
+    m_options: the `m_step` section of the config, its weighting known.
     e_estimator: what the E-step draws from, on the devices.
     m_estimator: what the M-step draws from, on the devices.
     propose_of_rows: `propose`, compiled, of K draws of P images in rows [K P, H, W, C]
@@ -105,7 +106,8 @@ class Method(abc.ABC):
     """
     self.config, self.image_shape, self.mesh = config, tuple(image_shape), mesh
     self.levels, self.process = decoder_levels(config, levels), process
-    self.e_estimator, self.m_estimator = estimators(process, e_options, config.m_step,
+    self.m_options = m_options_of(config)
+    self.e_estimator, self.m_estimator = estimators(process, e_options, self.m_options,
                                                     mesh)
     # Run once: on a CPU, compiling it with care takes four times as long as without.
     careless = ({'xla_backend_optimization_level': 0}
@@ -323,8 +325,6 @@ def build(config, image_shape, levels: int | None, mesh: Mesh,
   Raises:
     UserError: an invalid schedule or pull, or a discretized decoder without levels.
   """
-  config = copied(config)
-  config.m_step.weighting = weighting_of(config)
   return METHODS[config.method](config, image_shape, levels, mesh, networks)
 
 
@@ -342,6 +342,15 @@ def decoder_levels(config, levels: int | None) -> int | None:
   return None if decoder == 'gaussian' else levels
 
 
+def m_options_of(config):
+  """The `m_step` section of a config, of its own, its weighting not 'auto'."""
+  options = copy.deepcopy(config.m_step)
+  if options.weighting == 'auto':
+    residual = config.method == 'cddpm' and config.network.prediction == 'residual'
+    options.weighting = 'residual' if residual else 'uniform'
+  return options
+
+
 def estimators(process: Process, e_options, m_options,
                mesh: Mesh) -> tuple[Estimator, Estimator]:
   """The estimators of the E-step and of the M-step, on the devices.
@@ -349,7 +358,7 @@ def estimators(process: Process, e_options, m_options,
   Args:
     process: the diffusion.
     e_options: the `e_step` section of the config, its proposal not 'auto'.
-    m_options: the `m_step` section.
+    m_options: the `m_step` section, see `m_options_of`.
     mesh: the devices.
   """
   weighting = m_options.weighting

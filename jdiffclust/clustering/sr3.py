@@ -217,7 +217,7 @@ class SR3(Method):
     operator = REDUCTIONS[config.sr3.reduction](config.sr3.factor, self.image_shape)
     self.model = Model(self.network.apply, operator, config.sr3.noise, self.levels)
     self.centring = Unpulled(self.image_shape)
-    self.gradient_step = make_m_step(self.model, config.m_step, mesh)
+    self.gradient_step = make_m_step(self.model, self.m_options, mesh)
     self._e_step = make_e_step(self.model, options, mesh)
     self._observe = over_rows(
         lambda batch, key: self.model.observed(batch.images,

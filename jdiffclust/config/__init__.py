@@ -6,7 +6,7 @@ from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, NEIGHBOURS, OPTIONS, RENAMED,
     SYMMETRIES, all_options, copied, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import (
-    cautions, check_against_data, check_config, for_collection, unread, weighting_of)
+    cautions, check_against_data, check_config, for_collection, unread)
 from jdiffclust.config.store import (
     differences, fitted_config, from_json, has_config, settle_like, to_json)
 
@@ -16,4 +16,4 @@ __all__ = [
     'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
     'has_config', 'nearest', 'options', 'settle_like', 'to_json', 'unknown_option',
-    'unread', 'weighting_of']
+    'unread']

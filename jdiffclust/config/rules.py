@@ -220,14 +220,6 @@ def cautions(config) -> list[str]:
   return found
 
 
-def weighting_of(config) -> str:
-  """m_step.weighting, and what 'auto' stands for."""
-  if config.m_step.weighting != 'auto':
-    return config.m_step.weighting
-  asked = config.method == 'cddpm' and config.network.prediction == 'residual'
-  return 'residual' if asked else 'uniform'
-
-
 def for_collection(config, num_images: int):
   """The config of a fit, with no more gradient steps than its images are worth.
 

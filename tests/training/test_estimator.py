@@ -147,7 +147,8 @@ def fit_there(commands, stored):
     config = workdir.parent / 'config.py'
     config.write_text('from jdiffclust.config import default_config as get_config\n')
     options = SMALL | stored | {'num_clusters': 3, 'seed': 7}
-    with mock.patch.object(commands, '_build', lambda _, *given: Small._build(*given)):
+    with mock.patch.object(
+        commands, 'build', lambda *given, networks: Small._build(*given)):
       outcome = commands.run(
           f'--config={config}', f'--workdir={workdir}', *(
               f'--config.{name}={value}' for name, value in options.items()),

@@ -49,7 +49,7 @@ class CDDPM(Method):
     self.inference = networks.inference(config.num_clusters, config.posterior.channels)
     posterior = (Posterior(self.inference.apply, config.posterior, config.views)
                  if amortised else None)
-    self.gradient_step = make_m_step(self.model, config.m_step, mesh, posterior,
+    self.gradient_step = make_m_step(self.model, self.m_options, mesh, posterior,
                                      config.em.schedule == 'stepwise')
     self._e_step = make_e_step(self.model, options, mesh, posterior)
     self._measures, self._pilot = (options.proposal == 'spread',

@@ -46,7 +46,7 @@ class ClusterDDPM(Method):
                        posterior.pool * posterior.anchor,
                        posterior.num_views if config.latent.views else 0)
     self.centring = Unpulled(self.image_shape)
-    self.gradient_step = make_m_step(self.model, config.m_step, mesh)
+    self.gradient_step = make_m_step(self.model, self.m_options, mesh)
     self._e_step = make_e_step(self.model, self.e_options, mesh)
     self._encode = make_encode(self.model, mesh)
     self._mean = jax.jit(lambda encoder, images: self.model.encode(

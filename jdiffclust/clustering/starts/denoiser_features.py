@@ -15,6 +15,7 @@ that are compared.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,6 @@ import numpy as np
 import optax
 
 from jdiffclust.batch import in_blocks
-from jdiffclust.config import copied
 from jdiffclust.diffusion import forward
 from jdiffclust.diffusion.process import as_float32, process_from_config
 from jdiffclust.errors import UserError
@@ -58,7 +58,7 @@ def train(network: nn.Module, images: np.ndarray, config) -> Any:
   Raises:
     UserError: the weights are not finite.
   """
-  options = copied(config).m_step
+  options = copy.deepcopy(config.m_step)
   options.learning_rate_fall = 0.  # there are no EM iterations
   optimizer = make_optimizer(options)
   key = stream(config.seed, 'init_denoiser')
