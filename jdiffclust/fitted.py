@@ -412,22 +412,26 @@ class Fitted:
 
   def _learnt_of(self, problem: Problem, seed: int, reporter: Reporter):
     """The examples, and what they teach of a damage."""
-    tracked = tracked_images(self.progress['num_images'], self.config)
-    rows = example_rows(len(tracked), self.config.seed)
-    if len(self.responsibilities) > len(tracked):
-      rows = tracked[rows]
-    known = Examples(scale_to_model(self.examples, self.progress['levels']),
-                     self.responsibilities[rows])
     leaves, kind = jax.tree.flatten((problem.operator, problem.noise))
     damage = kind, seed, *(np.asarray(leaf).tobytes() for leaf in leaves)
     if damage not in self._learnt:
+      known = self._examples()
       with reporter.task('damage', 100, 'percent') as task:
         found = learn(known, problem.operator, float(problem.noise), self.config,
                       seed, task.advance)
         task.advance(100 - task.done)
       self._learnt.clear()
-      self._learnt[damage] = found
-    return known, self._learnt[damage]
+      self._learnt[damage] = known, found
+    return self._learnt[damage]
+
+  def _examples(self) -> Examples:
+    """The kept images as the model sees them, and their responsibilities."""
+    tracked = tracked_images(self.progress['num_images'], self.config)
+    rows = example_rows(len(tracked), self.config.seed)
+    if len(self.responsibilities) > len(tracked):
+      rows = tracked[rows]
+    return Examples(scale_to_model(self.examples, self.progress['levels']),
+                    self.responsibilities[rows])
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
     """Clusters as a tuple; None: all. Raises UserError where there is no such cluster."""

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from jdiffclust.batch import blocks
+from jdiffclust.clustering.bound.draws import image_keys
 from jdiffclust.clustering.generation import sample_from
 from jdiffclust.clustering.method import Method
 from jdiffclust.data.pipelines import replicate_key
@@ -162,7 +163,7 @@ def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
   return max(1, batch_size // num_rows // step) * step
 
 
-_numbered = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+_keys_of = jax.jit(image_keys)
 
 
 def restore_all(method: Method, params, problem: Problem, options, reporter: Reporter,
@@ -205,7 +206,7 @@ def restore_all(method: Method, params, problem: Problem, options, reporter: Rep
   observations = np.asarray(problem.observation, np.float32)
   total, num_rows = len(observations), chosen.num_rows(draws)
   size = block_size(num_rows, options.batch_size, mesh.size)
-  keys = np.asarray(jax.random.key_data(_numbered(
+  keys = np.asarray(jax.random.key_data(_keys_of(
       stream(options.seed, 'restore'), np.arange(total, dtype=np.int32))))
   nothing = np.zeros((first.num_rows(draws), size, *like.shape[1:]), like.dtype)
   weighted = isinstance(chosen, Particles)
@@ -319,7 +320,7 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   pairs, found = np.arange(len(observations) * clusters), []
   for rows, valid in blocks(len(pairs), size):
     image, cluster = pairs[rows] // clusters, pairs[rows] % clusters
-    keys = replicate_key(_numbered(stream(options.seed, 'evidence'),
+    keys = replicate_key(_keys_of(stream(options.seed, 'evidence'),
                                    pairs[rows].astype(np.int32)), mesh)
     out = restoring.restore(
         chosen, path, denoiser, problem._replace(

@@ -13,6 +13,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 from unittest import mock
 
 import jax
@@ -70,6 +71,13 @@ class Commands:
       code = main.run(argv, build=functools.partial(self.build, networks=networks),
                       parts=parts)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+  def new_workdir(self, tmp_path_factory, name, *options) -> pathlib.Path:
+    """The workdir of a fit that has gone well."""
+    workdir = tmp_path_factory.mktemp('runs') / name
+    outcome = self.fit(workdir, *options)
+    assert outcome.code == 0, outcome.err
+    return workdir
 
   def fit(self, workdir, *options, flags=(), whole=False,
           networks=TINY_NETWORKS) -> Outcome:
@@ -164,31 +172,32 @@ def fitted(first_fit):
   return first_fit[0]
 
 
+@pytest.fixture
+def as_of_a_user(compiled):
+  """Optax promotes implicitly; what a tiny fit warns of is not looked at."""
+  del compiled
+  with (jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'),
+        warnings.catch_warnings()):
+    warnings.simplefilter('ignore')
+    yield
+
+
 @pytest.fixture(scope='session')
 def plain(commands, tmp_path_factory):
   """The workdir of a fit with the tiny denoiser, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'plain'
-  outcome = commands.fit(workdir)
-  assert outcome.code == 0, outcome.err
-  return workdir
+  return commands.new_workdir(tmp_path_factory, 'plain')
 
 
 @pytest.fixture(scope='session')
 def latent(commands, tmp_path_factory):
   """The workdir of a tiny fit of ClusterDDPM, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'latent'
-  outcome = commands.fit(workdir, *CLUSTER_DDPM)
-  assert outcome.code == 0, outcome.err
-  return workdir
+  return commands.new_workdir(tmp_path_factory, 'latent', *CLUSTER_DDPM)
 
 
 @pytest.fixture(scope='session')
 def taken_over(commands, tmp_path_factory):
   """The workdir of a tiny fit of CDDPM on latents, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'taken_over'
-  outcome = commands.fit(workdir, *LATENT_CDDPM)
-  assert outcome.code == 0, outcome.err
-  return workdir
+  return commands.new_workdir(tmp_path_factory, 'taken_over', *LATENT_CDDPM)
 
 
 if __name__ == '__main__':

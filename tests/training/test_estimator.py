@@ -35,14 +35,7 @@ def refusal(function, *args, **kwargs) -> str:
   return str(caught.value)
 
 
-@pytest.fixture(autouse=True)
-def as_of_a_user(compiled):
-  """Optax promotes implicitly; what a tiny fit warns of is not looked at."""
-  del compiled
-  with (jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'),
-        warnings.catch_warnings()):
-    warnings.simplefilter('ignore')
-    yield
+pytestmark = pytest.mark.usefixtures('as_of_a_user')
 
 
 @pytest.fixture(scope='module')

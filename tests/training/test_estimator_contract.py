@@ -1,8 +1,6 @@
 """All of scikit-learn's own checks of an estimator."""
 
-import warnings
 
-import jax
 import pytest
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -10,14 +8,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.tiny import small
 
 
-@pytest.fixture(autouse=True)
-def as_of_a_user(compiled):
-  """Optax promotes implicitly; what a tiny fit warns of is not looked at."""
-  del compiled
-  with (jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'),
-        warnings.catch_warnings()):
-    warnings.simplefilter('ignore')
-    yield
+pytestmark = pytest.mark.usefixtures('as_of_a_user')
 
 
 @parametrize_with_checks([small()], expected_failed_checks=lambda estimator: {},

@@ -21,10 +21,7 @@ SMALL = [option for option in TINY if not option.startswith(
 @pytest.fixture(scope='module')
 def low(commands, tmp_path_factory):
   """The workdir of a tiny fit, not to be changed."""
-  workdir = tmp_path_factory.mktemp('runs') / 'low'
-  outcome = commands.fit(workdir, *METHOD)
-  assert outcome.code == 0, outcome.err
-  return workdir
+  return commands.new_workdir(tmp_path_factory, 'low', *METHOD)
 
 
 @pytest.mark.parametrize('name, size', [('sr3_digits', 8), ('sr3_fashion_mnist', 28)])
