@@ -60,7 +60,8 @@ OPTIONS: Mapping[str, Any] = {
                            **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
-        'path': text('', 'the file (idx, npz) or folder (folder, tfds) read', **ASKED),
+        'path': text('', 'the file (idx, npz) or folder (idx: all its files; folder, '
+                     'tfds) read', **ASKED),
         'labels_path': text('', 'the labels file of source=idx; empty: guessed from the '
                             "images' name", **ASKED),
         'name': text('', 'the name of the TensorFlow data set (source=tfds)', **PERSON),

@@ -156,10 +156,33 @@ def test_not_idx(tmp_path, write_idx, idx):
 
 def test_idx_paths_that_are_no_files(tmp_path, write_idx, idx):
   assert 'does not exist' in refused(idx(path=str(tmp_path / 'nope')))
-  assert 'is a folder' in refused(idx(path=str(tmp_path)))
+  assert 'is a folder without IDX files' in refused(idx(path=str(tmp_path)))
   assert "'' names no file" in refused(idx(path=''))
   path = write_idx(tmp_path / 'x', range(12), (3, 2, 2))
   assert 'nowhere' in refused(idx(path=path, labels_path='nowhere'))
+
+
+def test_a_folder_stands_for_all_its_idx_images(tmp_path, write_idx, idx):
+  """Those of training first; of a gzipped twin once; other files are passed over."""
+  for name, first in (('t10k-images-idx3-ubyte.gz', 200), ('train-images-idx3-ubyte', 0),
+                      ('train-images-idx3-ubyte.gz', 0)):
+    write_idx(tmp_path / name, range(first, first + 12), (3, 2, 2))
+  write_idx(tmp_path / 'train-labels-idx1-ubyte', [7, 0, 9], (3,))
+  (tmp_path / 'notes.txt').write_text('of an evening')
+  (tmp_path / 'cut.gz').write_bytes(b'\x1f\x8b\x08')
+  (tmp_path / 'more').mkdir()
+  source = dataset.load_source(idx(path=str(tmp_path), range=(0, 255)))
+  assert source.num_images == 6 and source.name == f'idx:{tmp_path.name}'
+  assert source.images[:, 0, 0, 0].tolist() == [0, 4, 8, 200, 204, 208]
+  assert source.labels.tolist() == [1, 0, 2, -1, -1, -1]
+  assert source.label_names == ('0', '7', '9')
+  assert source.notes[-1].endswith(
+      '3 of train-images-idx3-ubyte, then 3 of t10k-images-idx3-ubyte.gz')
+  labels = write_idx(tmp_path / 'all', [1, 1, 2, 2, 3, 3], (6,))
+  source = dataset.load_source(idx(path=str(tmp_path), labels_path=labels))
+  assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
+  write_idx(tmp_path / 'larger', range(18), (2, 3, 3))
+  assert 'must be of one shape' in refused(idx(path=str(tmp_path)))
 
 
 def test_labels_that_do_not_fit(tmp_path, write_idx, idx):

@@ -126,7 +126,9 @@ def read_idx_labels(path: str | os.PathLike, num_images: int) -> Labels:
 
 def read_idx_source(data: ml_collections.ConfigDict,
                     rendering: Rendering | None = None) -> Raw:
-  """Reads the images of `data.path`, and labels from a file beside them.
+  """Reads the images of `data.path`, and labels from files beside them.
+
+  A folder stands for all image files in it, one after the other: see `image_files`.
 
   The labels file is `data.labels_path`. If that is empty, it is the file in the same
   folder whose name has 'labels' in place of 'images' and 'idx1' in place of 'idx3' or
@@ -138,18 +140,94 @@ def read_idx_source(data: ml_collections.ConfigDict,
     rendering: of a fit; None: it is found.
 
   Returns:
-    A Raw. The images are a memory map unless the file is gzipped or has an alpha channel.
+    A Raw. The images are a memory map unless they are of several files, or the file is
+    gzipped or has an alpha channel.
 
   Raises:
-    UserError: as in `read_idx_images` and `read_idx_labels`.
+    UserError: as in `read_idx_images` and `read_idx_labels`; a folder has no image
+      files, or those in it differ in their shape.
   """
-  raw = raw_array(read_idx_images(data.path), data, rendering, where=data.path,
-                  name=f'idx:{pathlib.Path(data.path).name}')
-  labels_path = data.labels_path or _idx_labels_path(data.path)
-  if data.use_labels and labels_path:
-    labels, names = read_idx_labels(labels_path, len(raw.images))
-    raw = raw._replace(labels=labels, label_names=names)
+  paths = image_files(data.path) if os.path.isdir(data.path) else [data.path]
+  parts = [read_idx_images(path) for path in paths]
+  for path, part in zip(paths, parts):
+    if part.shape[1:] != parts[0].shape[1:]:
+      raise errors.UserError(
+          f'{paths[0]} has images of height x width x channels {parts[0].shape[1:]}, '
+          f'{path} of {part.shape[1:]}: those of a folder must be of one shape; give one '
+          'of the files as --config.data.path')
+  images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+  name = pathlib.Path(os.path.abspath(data.path) if len(parts) > 1 else paths[0]).name
+  raw = raw_array(images, data, rendering, where=data.path, name=f'idx:{name}')
+  if os.path.isdir(data.path):
+    read = [f'{len(part):,} of {path.name}' for path, part in zip(paths, parts)]
+    raw = raw._replace(notes=(*raw.notes, f"{data.path}: {', then '.join(read)}"))
+  if data.use_labels:
+    labels = _labels(data, paths, [len(part) for part in parts])
+    if labels is not None:
+      raw = raw._replace(labels=labels.numbers, label_names=labels.names)
   return raw
+
+
+def image_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """The IDX files of images in a folder, not in its sub-folders.
+
+  Args:
+    folder: it is told by their first bytes which files are IDX files of images.
+
+  Returns:
+    Their paths: those with 'train' in their names first, then in the order of the names.
+    Of a file and its gzipped copy beside it, the former alone.
+
+  Raises:
+    UserError: there is none, or a file cannot be read.
+  """
+  found = sorted((path for path in pathlib.Path(folder).iterdir() if _of_images(path)),
+                 key=lambda path: ('train' not in path.name, path.name))
+  if not found:
+    raise errors.UserError(
+        f'{str(folder)!r} is a folder without IDX files of images (such as '
+        'train-images-idx3-ubyte.gz); check --config.data.path, or set '
+        '--config.data.source=folder for pictures')
+  return [path for path in found if path.suffix != '.gz'
+          or path.with_suffix('') not in found]
+
+
+def _of_images(path: pathlib.Path) -> bool:
+  """Whether a file begins as an IDX file of unsigned bytes with three or four axes."""
+  if not path.is_file():
+    return False
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(4)
+    if head[:2] == b'\x1f\x8b':
+      with gzip.open(path, 'rb') as file:
+        head = file.read(4)
+  except (EOFError, zlib.error, gzip.BadGzipFile):
+    return False
+  except OSError as error:
+    raise cannot_read(path, error) from error
+  return head in (b'\0\0\x08\x03', b'\0\0\x08\x04')
+
+
+def _labels(data: ml_collections.ConfigDict, paths: list[str | os.PathLike],
+            counts: list[int]) -> Labels | None:
+  """`Labels` of the images of some files, None if there are none.
+
+  Images of a file without labels, where others have them, are of unknown class.
+  """
+  if data.labels_path:
+    return read_idx_labels(data.labels_path, sum(counts))
+  beside = [_idx_labels_path(path) for path in paths]
+  if not any(beside):
+    return None
+  numbers, unknown = [], []
+  for path, count in zip(beside, counts):
+    own = np.zeros(count, np.uint8) if path is None else read_idx(path)
+    checked_labels(own, count, path)
+    numbers.append(own)
+    unknown.append(np.full(count, path is None))
+  return checked_labels(np.concatenate(numbers), sum(counts), data.path,
+                        np.concatenate(unknown))
 
 
 def _idx_labels_path(images_path: str) -> pathlib.Path | None:
