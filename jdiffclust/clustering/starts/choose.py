@@ -205,6 +205,6 @@ def choose_number(sample: np.ndarray, image_shape, config,
   with threadpool_limits(1):
     features = principal_components(
         sample, config.start.components).transform(sample)
-  return choose(find_neighbours(images, maps, placed),
+  return choose(next(find_neighbours(images, [maps], placed)),
                 features.astype(np.float64), range(low, high + 1), options.auto_parts,
                 config.start.noise, seed, advance)

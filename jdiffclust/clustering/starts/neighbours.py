@@ -32,7 +32,7 @@ import copy
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,7 +44,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from jdiffclust.batch import in_blocks
-from jdiffclust.clustering.starts.partitions import Assign
+from jdiffclust.clustering.starts.candidates import Near, nearest
+from jdiffclust.clustering.starts.partitions import (
+    Assign, content_keys, owners_of, rows_by_key)
 from jdiffclust.data import symmetry
 from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
@@ -57,14 +59,12 @@ EIGENVECTORS = (1., 1.2, 1.5, 2.)
 CELLS = (1., 1.5, 2.)
 # Images by plain distance among which the neighbours by views are looked for.
 CANDIDATES = 200
-BLOCK = 64  # images compared at once
+NEAREST = 10  # images of the sample that speak for a new one
+SAME = 1e-3  # of the last one's distance: as near is as good as the same
+TINY = 1e-6  # distances and spreads below are none
+FITTED = 20000  # rows that K-means is fitted to, at most
+SORTED = 4096  # images whose neighbours are sorted at once
 SMALL = 500  # up to this many images all eigenvectors are found at once
-
-
-@jax.jit
-def _plain_distances(rows, sample):
-  return (jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(sample**2, axis=1)[None]
-          - 2 * rows @ sample.T)
 
 
 @jax.jit
@@ -79,8 +79,33 @@ def _distances_over_views(images, candidates, maps: AffineMaps):
   return jnp.minimum(jnp.maximum(squares, 0).min(axis=1), own)
 
 
-def nearest_by_views(images, sample, maps: AffineMaps | None, num: int,
-                     placed: Sequence = ()) -> tuple[np.ndarray, np.ndarray]:
+def squares_over_views(images, sample, maps: AffineMaps, near: Near,
+                       placed: Sequence = ()) -> np.ndarray:
+  """Squared distances of images to those near them, the smallest ones over views.
+
+  Args:
+    images: [n, H, W, C].
+    sample: [m, H, W, C].
+    maps: K views of each of `images`; the image itself is one more.
+    near: images of the sample, [n, num], each compared as it was placed when it was near.
+    placed: as of `nearest`, each of the shape of `sample`.
+
+  Returns:
+    float32 [n, num].
+  """
+  count = len(sample)
+  sample = jnp.concatenate([jnp.asarray(some, jnp.float32).reshape(count, -1)
+                            for some in (sample, *placed)])
+  of_block = lambda rows: _distances_over_views(
+      jnp.asarray(images[rows], jnp.float32),
+      sample[near.which[rows].astype(np.int32) * count + near.found[rows]], maps)
+  # On CPUs a block and its neighbours should fit into the cache: three times as fast.
+  size = 8 if jax.default_backend() == 'cpu' else 64
+  return in_blocks(of_block, len(images), size)
+
+
+def nearest_by_views(images, sample, sets: Sequence[AffineMaps], num: int,
+                     placed: Sequence = ()) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """The nearest images of a sample, by the smallest distance over views.
 
   An image of the sample is compared as it is, or as one of `placed` that is nearer by
@@ -89,33 +114,22 @@ def nearest_by_views(images, sample, maps: AffineMaps | None, num: int,
   Args:
     images: [n, H, W, C].
     sample: [m, H, W, C].
-    maps: K views of each of `images`; the image itself is one more, and the only one
-      with None.
+    sets: of each, K views of each of `images`; the image itself is one more, and the
+      only one if there are no sets.
     num: how many neighbours, at most m.
     placed: the sample mirrored or turned, as often as that is a symmetry: each of its
       shape.
 
-  Returns:
-    Their indices in the sample [n, num], in no order, which are the `num` nearest by
-    plain distance, and their squared distances over the views [n, num].
+  Yields:
+    For each set, or once: indices in the sample [n, num], in no order, which are the
+    `num` nearest by plain distance, and their squared distances over the views [n, num].
   """
-  count = len(sample)
-  sample = jnp.concatenate([jnp.asarray(some, jnp.float32).reshape(count, -1)
-                            for some in (sample, *placed)])
-
-  def of_block(rows):
-    block = jnp.asarray(images[rows], jnp.float32)
-    plain = np.asarray(_plain_distances(block.reshape(BLOCK, -1), sample))
-    plain = plain.reshape(BLOCK, -1, count)
-    smallest = plain.min(axis=1)
-    near = np.argpartition(smallest, num - 1, axis=1)[:, :num]
-    if maps is None:
-      return near, np.maximum(np.take_along_axis(smallest, near, axis=1), 0)
-    which = np.take_along_axis(plain.argmin(axis=1), near, axis=1)
-    return near, _distances_over_views(block, sample[which * count + near], maps)
-
-  found, squares = in_blocks(of_block, len(images), BLOCK)
-  return found, squares.astype(np.float64)
+  flat = lambda some: np.asarray(some, np.float32).reshape(len(some), -1)
+  near = nearest(flat(images), flat(sample), num, [flat(some) for some in placed])
+  if not sets:
+    yield near.found, near.squares
+  for maps in sets:
+    yield near.found, squares_over_views(images, sample, maps, near, placed)
 
 
 class NeighbourDistances:
@@ -133,22 +147,30 @@ class NeighbourDistances:
       found: indices [n, C], as of `nearest_by_views`; an image itself is left out.
       squares: squared distances [n, C].
     """
-    count = len(found)
-    rows = np.repeat(np.arange(count), found.shape[1])
-    other = found.ravel() != rows
+    count, num = found.shape
     # Sparse matrices treat what they lack as zero: so not distances but closeness.
+    closeness = 1 / (1 + squares.astype(np.float64))
+    closeness[found == np.arange(count)[:, None]] = 0
     closeness = scipy.sparse.csr_array(
-        (1 / (1 + squares.ravel()[other]), (rows[other], found.ravel()[other])),
+        (closeness.ravel(), found.ravel(), num * np.arange(count + 1)),
         shape=(count, count))
+    closeness.eliminate_zeros()
     self._hold(closeness.maximum(closeness.T))
 
   def _hold(self, closeness):
-    both = closeness.tocoo()
-    order = np.lexsort((both.col, -both.data, both.row))
-    self._closeness, self.count = closeness.tocsr(), both.shape[0]
-    self._columns, self._squares = both.col[order], 1 / both.data[order] - 1
-    self._starts = np.searchsorted(both.row[order], np.arange(self.count))
-    self.most = int(np.bincount(both.row, minlength=self.count).min())
+    self._closeness, self.count = closeness, closeness.shape[0]
+    lengths = np.diff(closeness.indptr)
+    self.most = int(lengths.min())
+    kept = min(self.most, max(NEIGHBOURS))
+    self._columns = np.empty((self.count, kept), np.int32)
+    self._squares = np.empty((self.count, kept))
+    for start in range(0, self.count, SORTED):
+      part = closeness[start:start + SORTED]
+      rows = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+      order = np.lexsort((part.indices, -part.data, rows))
+      places = order[part.indptr[:-1, None] + np.arange(kept)]
+      self._columns[start:start + SORTED] = part.indices[places]
+      self._squares[start:start + SORTED] = 1 / part.data[places] - 1
 
   def among(self, rows: np.ndarray) -> 'NeighbourDistances':
     """The same of some images alone: `rows` [m], ascending, are the images 0..m - 1."""
@@ -157,30 +179,37 @@ class NeighbourDistances:
     return part
 
   def graph(self, num: int):
-    """The self-tuning graph of each image's `num` <= `most` nearest, sparse [n, n]."""
+    """The self-tuning graph of each image's nearest, sparse [n, n].
+
+    Args:
+      num: how many of each, at most `most` and the largest of NEIGHBOURS.
+    """
     count = self.count
-    places = self._starts[:, None] + np.arange(num)
-    columns, squares = self._columns[places], self._squares[places]
+    columns, squares = self._columns[:, :num], self._squares[:, :num]
     tiny = np.finfo(np.float32).tiny
     scales = np.sqrt(np.maximum(squares[:, -1], tiny))  # images may be equal
     weights = np.exp(-squares / (scales[:, None] * scales[columns]))
     # An image whose neighbours all lie in a heap of equal ones is not cut off.
     weights = np.maximum(weights, 1e-8)
     graph = scipy.sparse.csr_array(
-        (weights.ravel(), (np.repeat(np.arange(count), num), columns.ravel())),
+        (weights.ravel(), columns.ravel(), num * np.arange(count + 1)),
         shape=(count, count))
     return graph.maximum(graph.T)
 
 
-def find_neighbours(images, maps: AffineMaps | None,
-                    placed: Sequence = ()) -> NeighbourDistances:
+def find_neighbours(images, sets: Sequence[AffineMaps] = (),
+                    placed: Sequence = ()) -> Iterator[NeighbourDistances]:
   """The `NeighbourDistances` of images [n, H, W, C] among themselves, by their views.
 
   Args:
-    images, maps, placed: as of `nearest_by_views`, the images being the sample.
+    images, sets, placed: as of `nearest_by_views`, the images being the sample.
+
+  Yields:
+    Those of each set of views, or once.
   """
-  return NeighbourDistances(*nearest_by_views(
-      images, images, maps, min(CANDIDATES + 1, len(images)), placed))
+  num = min(CANDIDATES + 1, len(images))
+  for found, squares in nearest_by_views(images, images, sets, num, placed):
+    yield NeighbourDistances(found, squares)
 
 
 def unit_rows(matrix: np.ndarray) -> np.ndarray:
@@ -189,10 +218,18 @@ def unit_rows(matrix: np.ndarray) -> np.ndarray:
 
 
 def k_means(rows: np.ndarray, num: int, restarts: int, seed: int) -> np.ndarray:
-  """Cell numbers [n] of rows [n, D]: fewer than `num` if fewer rows are distinct."""
+  """Cell numbers [n] of rows [n, D]: fewer than `num` if fewer rows are distinct.
+
+  Of more than FITTED rows, the cells' means are those of as many drawn ones.
+  """
+  some = rows
+  if len(rows) > FITTED:
+    drawn = np.random.default_rng(seed).choice(len(rows), FITTED, replace=False)
+    some = rows[np.sort(drawn)]
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
-    return KMeans(num, n_init=restarts, random_state=seed).fit_predict(rows)
+    model = KMeans(num, n_init=restarts, random_state=seed).fit(some)
+  return model.labels_ if some is rows else model.predict(rows)
 
 
 def spectral_embedding(graph, num: int, seed: int) -> np.ndarray:
@@ -291,17 +328,36 @@ def indicator_matrix(cells: np.ndarray, num: int):
                                 shape=(count, num))
 
 
+def weighted(away: np.ndarray, tau: np.ndarray) -> np.ndarray:
+  """Means of responsibilities, weighted by the inverse of the squared distance.
+
+  Args:
+    away: distances [n, k], rising.
+    tau: [n, k, Q].
+
+  Returns:
+    float32 [n, Q].
+
+  Source: Shepard (1968), his distances bounded below by a share of the largest one.
+  """
+  last = np.maximum(away[:, -1:], TINY)
+  weights = 1 / ((away / last)**2 + SAME**2)
+  weights /= weights.sum(axis=1, keepdims=True)
+  return np.einsum('nk,nkq->nq', weights, tau).astype(np.float32)
+
+
 class Description(NamedTuple):
   """One way to see images.
 
   Attributes:
     describe: from images [n, H, W, C] to what is compared in their place, [n, h, w, c].
-    maps: views of what is compared; None: it alone.
+    sets: views of what is compared, each set of which gives graphs of its own; without
+      any, it is compared alone.
     placings: the images' symmetries, see `symmetry.group`.
   """
 
   describe: Callable[[np.ndarray], np.ndarray]
-  maps: AffineMaps | None = None
+  sets: Sequence[AffineMaps] = ()
   placings: Sequence[Placing] = ()
 
   def placed(self, images: np.ndarray) -> list[np.ndarray]:
@@ -314,9 +370,9 @@ def cuts_of(images, space: Sequence[Description], num_clusters: int,
   """All cuts of the graphs of a space's descriptions of images: cell numbers [n] each."""
   found = []
   for description in space:
-    near = find_neighbours(description.describe(images), description.maps,
-                           description.placed(images))
-    found += cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
+    for near in find_neighbours(description.describe(images), description.sets,
+                                description.placed(images)):
+      found += cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
   return found
 
 
@@ -341,11 +397,11 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
   Returns:
     A function from images [n, D] and their indices, which it ignores, to
     responsibilities [n, Q]. An image of the sample has those of the consensus. Another
-    image has those of the nearest one of the sample, by the first space's first
-    description.
+    image has the means of those of its NEAREST ones of the sample, `weighted` by their
+    distances, by the first space's first description.
   """
   # The sample's images are recognised by their bytes: no search for them.
-  rows = {image.tobytes(): row for row, image in enumerate(sample)}
+  rows = rows_by_key(content_keys(sample))
   sample = sample.reshape(-1, *image_shape)
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
@@ -358,15 +414,17 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
 
   def assign(images, indices):
     del indices
-    owners = np.array([rows.get(image.tobytes(), -1) for image in images])
-    unknown = owners < 0
+    owners = owners_of(images, rows)
+    found, unknown = tau[owners], owners < 0
     if unknown.any():
       as_is, placed = described()
-      found, squares = nearest_by_views(
+      near, squares = next(nearest_by_views(
           first.describe(images[unknown].reshape(-1, *image_shape)),
-          as_is, first.maps, min(CANDIDATES, count), placed)
-      owners[unknown] = found[np.arange(len(found)), squares.argmin(axis=1)]
-    return tau[owners]
+          as_is, first.sets[:1], min(CANDIDATES, count), placed))
+      order = np.argsort(squares, axis=1, kind='stable')[:, :NEAREST]
+      take = functools.partial(np.take_along_axis, indices=order, axis=1)
+      found[unknown] = weighted(np.sqrt(take(squares)), tau[take(near)])
+    return found
 
   return assign
 

@@ -7,6 +7,7 @@ choice between starts by the model's own bound `jdiffclust.training.trial`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,24 @@ from jdiffclust.evaluation.features import principal_components
 
 # A function from images [n, D] and their indices [n] to responsibilities [n, Q].
 Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
+KEY = 16  # bytes that tell an image from all others
+
+
+def content_keys(images: np.ndarray) -> np.ndarray:
+  """What tells images from others by their bytes: uint8 [n, KEY], of images [n, ...]."""
+  keys = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=KEY).digest()
+          for image in images]
+  return np.frombuffer(b''.join(keys), np.uint8).reshape(-1, KEY)
+
+
+def rows_by_key(keys: np.ndarray) -> dict[bytes, int]:
+  """The row of each of the `content_keys` [n, KEY]; of equal images the last one."""
+  return {key.tobytes(): row for row, key in enumerate(keys)}
+
+
+def owners_of(images: np.ndarray, rows: dict[bytes, int]) -> np.ndarray:
+  """The rows [n] of images [n, ...] among those of `rows_by_key`; -1: none of them."""
+  return np.array([rows.get(key.tobytes(), -1) for key in content_keys(images)], int)
 
 
 def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> Assign:

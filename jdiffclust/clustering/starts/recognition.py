@@ -17,8 +17,8 @@ asked what pixels were asked: which images are neighbours, by the same cuts and 
 consensus. That is the partition (`cut`).
 
 An image that was not fitted has the responsibilities of its nearest fitted images by
-these features, weighted by the inverse of the squared distance: the same image has its
-own.
+these features, weighted by the inverse of the squared distance. The fitted ones are known
+by their bytes, and have their own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.choose import TOLERANCE, modularity
 from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
-    consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods, unit_rows)
+    NEAREST, TINY, consensus, cuts, embeddings, find_neighbours, graphs,
+    of_neighbourhoods, unit_rows, weighted)
+from jdiffclust.clustering.starts.partitions import (
+    KEY, content_keys, owners_of, rows_by_key)
 from jdiffclust.data import symmetry
 from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
@@ -51,9 +54,6 @@ MILD = .5  # the size of the views that features are averaged over, of those of 
 WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
-NEAREST = 10  # fitted images that speak for a new one
-SAME = 1e-3  # of the last one's distance: as near is as good as the same
-TINY = 1e-6  # features that vary less are the same for all
 BATCH = 256  # images described at once
 
 
@@ -210,7 +210,7 @@ class Recognised:
   """Responsibilities of images, fitted or not; see the module's text."""
 
   def __init__(self, trained: Trained, features: np.ndarray, tau: np.ndarray,
-               image_shape, longest: int):
+               image_shape, longest: int, keys: np.ndarray | None = None):
     """Prepares the search for neighbours.
 
     Args:
@@ -219,7 +219,11 @@ class Recognised:
       tau: their responsibilities [n, Q].
       image_shape: (H, W, C) of the images that it is asked of.
       longest: pixels of the longer side that the network sees.
+      keys: the `content_keys` of the images fitted; None: they are not known again, but
+        are their own nearest neighbours.
     """
+    self.keys = np.zeros((0, KEY), np.uint8) if keys is None else keys
+    self._rows = rows_by_key(self.keys)
     self.trained, self.features, self.tau = trained, features, tau
     self.image_shape, self._longest = tuple(image_shape), longest
     self._index = NearestNeighbors(n_neighbors=min(NEAREST, len(tau)))
@@ -228,6 +232,13 @@ class Recognised:
   def __call__(self, images: np.ndarray, indices) -> np.ndarray:
     """Responsibilities [n, Q] of images [n, D]; an `Assign`."""
     del indices
+    owners = owners_of(images, self._rows)
+    found, unknown = self.tau[owners].astype(np.float32), owners < 0
+    if unknown.any():
+      found[unknown] = self._of_new(images[unknown])
+    return found
+
+  def _of_new(self, images):
     images = reduced(images.reshape(-1, *self.image_shape), self._longest)
     described = describe(self.trained, images)
     away, near = self._index.kneighbors(standardised(described, self.features))
@@ -236,7 +247,7 @@ class Recognised:
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
     variables = flatten_dict(jax.tree.map(np.asarray, self.trained.variables), sep='/')
-    return {'features': self.features, 'tau': self.tau,
+    return {'features': self.features, 'tau': self.tau, 'keys': self.keys,
             'image_shape': np.array(self.image_shape), **variables}
 
 
@@ -248,37 +259,20 @@ def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
     config: that of the fit.
   """
   rest = {name: jnp.asarray(array) for name, array in arrays.items()
-          if name not in ('features', 'tau', 'image_shape')}
+          if name not in ('features', 'tau', 'keys', 'image_shape')}
   variables = unflatten_dict(rest, sep='/')
   options = config.recognition
   answer = arrays['params/Dense_0/bias']
   network = RecognitionNetwork(len(answer), options.channels, options.dropout)
   return Recognised(Trained(network, variables, mild_views(config)),
                     arrays['features'], arrays['tau'],
-                    [int(side) for side in arrays['image_shape']], options.max_side)
+                    [int(side) for side in arrays['image_shape']], options.max_side,
+                    arrays.get('keys'))  # runs of before have none
 
 
 def standardised(features, of) -> np.ndarray:
   """Features [m, D] in units of the mean and standard deviation of others, [n, D]."""
   return (features - of.mean(axis=0)) / np.maximum(of.std(axis=0), TINY)
-
-
-def weighted(away: np.ndarray, tau: np.ndarray) -> np.ndarray:
-  """Means of responsibilities, weighted by the inverse of the squared distance.
-
-  Args:
-    away: distances [n, k], rising.
-    tau: [n, k, Q].
-
-  Returns:
-    float32 [n, Q].
-
-  Source: Shepard (1968), his distances bounded below by a share of the largest one.
-  """
-  last = np.maximum(away[:, -1:], TINY)
-  weights = 1 / ((away / last)**2 + SAME**2)
-  weights /= weights.sum(axis=1, keepdims=True)
-  return np.einsum('nk,nkq->nq', weights, tau).astype(np.float32)
 
 
 def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
@@ -302,7 +296,7 @@ def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
   every, found, fine = [], [], []
   finer = min(FINER * num_clusters, len(features))
   for rows in (distances, unit_rows(distances)):
-    own = graphs(find_neighbours(rows[:, None, None], None))
+    own = graphs(next(find_neighbours(rows[:, None, None])))
     every += own
     vectors = embeddings(own, finer, seed)
     found.append(cuts(vectors, num_clusters, seed))
@@ -370,4 +364,5 @@ def of_recognition(
   trained = recogniser(sample, image_shape, config, seed, advance)
   longest = config.recognition.max_side
   features = describe(trained, reduced(sample.reshape(-1, *image_shape), longest))
-  return Recognised(trained, features, cut(features, number, seed), image_shape, longest)
+  return Recognised(trained, features, cut(features, number, seed), image_shape, longest,
+                    content_keys(sample))

@@ -29,9 +29,9 @@ def of_pixels(sample, image_shape, config, seed: int) -> list[Description]:
   """
   del sample, image_shape
   views = config.views
-  return [Description(lambda images: images, draw_small_maps(key, views.num, views),
-                      group(views))
+  sets = [draw_small_maps(key, views.num, views)
           for key in jax.random.split(jax.random.key(seed), views.sets)]
+  return [Description(lambda images: images, sets, group(views))]
 
 
 def of_edges(sample, image_shape, config, seed: int) -> list[Description]:

@@ -107,8 +107,8 @@ def test_spaces_by_option():
     for name, space in zip(names, found, strict=True):
       if name == 'edges':
         description, = space
-        assert description.describe is edges.describe and description.maps is None
+        assert description.describe is edges.describe and not description.sets
       else:
-        assert len(space) == 2 and all(
-            len(description.maps.matrix) == config.views.num for description in space)
-        assert not np.allclose(space[0].maps.matrix, space[1].maps.matrix)
+        (one, two), = (description.sets for description in space)
+        assert len(one.matrix) == len(two.matrix) == config.views.num
+        assert not np.allclose(one.matrix, two.matrix)

@@ -34,7 +34,7 @@ def test_distances_are_the_smallest_over_views():
   """Against loops over images, candidates and views; blocks of 64 and a rest."""
   queries, sample = images(70), images(30, 1)
   maps = draw_maps(jax.random.key(0), 6, VIEWS)
-  found, squares = lib.nearest_by_views(queries, sample, maps, 4)
+  found, squares = next(lib.nearest_by_views(queries, sample, [maps], 4))
   for i in (0, 5, 63, 64, 69):
     plain = ((sample - queries[i])**2).sum(axis=(1, 2, 3))
     assert set(found[i]) == set(np.argsort(plain)[:4])
@@ -49,7 +49,7 @@ def test_an_image_is_one_of_its_views():
   """However far its maps take it, it is at no distance from itself."""
   sample = images(70)
   maps = draw_maps(jax.random.key(0), 6, VIEWS)
-  found, squares = lib.nearest_by_views(sample, sample, maps, 1)
+  found, squares = next(lib.nearest_by_views(sample, sample, [maps], 1))
   np.testing.assert_array_equal(found[:, 0], np.arange(70))
   np.testing.assert_array_equal(squares, 0)
 
@@ -57,7 +57,7 @@ def test_an_image_is_one_of_its_views():
 def test_plain_distances_without_views():
   """By NumPy; in another space, that space's, for images outside the sample too."""
   queries, sample = images(70), images(30, 1)
-  found, squares = lib.nearest_by_views(queries, sample, None, 4)
+  found, squares = next(lib.nearest_by_views(queries, sample, (), 4))
   plain = ((queries[:, None] - sample)**2).sum(axis=(2, 3, 4))
   assert (np.sort(found, axis=1) == np.sort(np.argsort(plain, axis=1)[:, :4])).all()
   np.testing.assert_allclose(squares, np.take_along_axis(plain, found, axis=1),
@@ -216,7 +216,7 @@ def test_distances_over_symmetries():
   and with views, those of the nearer one of both."""
   pictures, sample = images(7), images(9, 1)
   placed = [sample[:, :, ::-1], sample[:, ::-1]]
-  found, squares = lib.nearest_by_views(pictures, sample, None, 4, placed)
+  found, squares = next(lib.nearest_by_views(pictures, sample, (), 4, placed))
   far = lambda one, other: np.sum((one.astype(float) - other)**2)
   for i, picture in enumerate(pictures):
     away = np.array([min(far(picture, some[j]) for some in (sample, *placed))
@@ -224,7 +224,7 @@ def test_distances_over_symmetries():
     assert set(found[i]) == set(np.argsort(away)[:4])
     np.testing.assert_allclose(squares[i], away[found[i]], rtol=1e-4)
   maps = draw_maps(jax.random.key(0), 5, VIEWS)
-  found, squares = lib.nearest_by_views(pictures, sample, maps, 4, placed)
+  found, squares = next(lib.nearest_by_views(pictures, sample, [maps], 4, placed))
   for i, picture in enumerate(pictures):
     shown = [picture, *np.asarray(jax.vmap(transform, (None, 0))(picture, maps))]
     for j, square in zip(found[i], squares[i]):

@@ -205,7 +205,7 @@ def test_cut_is_of_the_best_modularity():
   rows = lib.standardised(features, features).astype(np.float32)
   every, found, fine = [], [], []
   for one in (rows, unit_rows(rows)):
-    own = graphs(find_neighbours(one[:, None, None], None))
+    own = graphs(next(find_neighbours(one[:, None, None])))
     every += own
     vectors = embeddings(own, 8, 0)
     found.append(cuts(vectors, 4, 0))
