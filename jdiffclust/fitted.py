@@ -62,6 +62,7 @@ Build = Callable[..., Method]
 FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
+WAITS = .1  # a share of the time of gradient steps above which reading is slow
 # Options of `restore` that describe the damage, and the operators that read each.
 REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
 DAMAGE = {'operator': (), 'sigma': (), 'mask': ('mask',), 'box': ('box',),
@@ -811,7 +812,14 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_examples(examples)
   store.keep_images(source)
   store.keep_config(config)
-  done = Fitter(method, source, pipeline_of(method, source), store, reporter).run()
+  pipeline = pipeline_of(method, source)
+  done = Fitter(method, source, pipeline, store, reporter).run()
+  waited = pipeline.waiting_share
+  if waited is not None:
+    done.progress['waiting_share'] = waited
+    reporter.line(f'{waited:.1%} of the time of gradient steps went by in waiting for '
+                  'images to be read'
+                  + (': more config.data.workers may help' if waited > WAITS else ''))
   fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
                   done.start, done.progress, store.choice(), done.recogniser,
                   symmetries or store.symmetries(), examples)

@@ -9,11 +9,15 @@ the loop, by Grain. Both give the same minibatches, and provide
                                 (Batch, number of valid rows). All batches have one shape,
                                 no larger than asked for but for the multiple of the
                                 device count; the last repeats its last image.
+  waiting_share                 the share of the time of `training`, from its second
+                                minibatch on, in which the loop waited for images to be
+                                read; None: it does not read, or has not trained
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -118,6 +122,8 @@ def _programs(num_images: int, batch_size: int, levels: int | None,
 class MemoryPipeline:
   """All images in the memory of every device."""
 
+  waiting_share = None
+
   def __init__(self, source: ImageSource, batch_size: int, seed: int, mesh: Mesh):
     """Copies the images to the devices.
 
@@ -186,6 +192,12 @@ class GrainPipeline:
     self._order = functools.lru_cache(4)(lambda epoch: np.asarray(
         _order(key, np.int32(epoch), source.num_images, batch_size)))
     self._scale = _programs(source.num_images, batch_size, source.levels, mesh).scale
+    self._waited = self._trained = 0.  # seconds
+
+  @property
+  def waiting_share(self) -> float | None:
+    """See the module's text."""
+    return self._waited / self._trained if self._trained else None
 
   def _reading(self, index_batches):
     def read(indices):
@@ -204,7 +216,15 @@ class GrainPipeline:
   def training(self, step: int) -> Iterator[Batch]:
     """Minibatches from step `step` on, see `epoch_order`."""
     steps = grain.MapDataset.range(int(step), ENDLESS)
-    for images, indices in self._reading(steps.map(self._minibatch)):
+    reading = iter(self._reading(steps.map(self._minibatch)))
+    yield self._to_devices(*next(reading))  # while threads start and programs compile
+    returned = time.perf_counter()
+    while True:
+      asked = time.perf_counter()
+      images, indices = next(reading)
+      began, returned = returned, time.perf_counter()
+      self._waited += returned - asked
+      self._trained += returned - began
       yield self._to_devices(images, indices)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:

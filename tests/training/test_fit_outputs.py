@@ -159,7 +159,8 @@ def test_summary(fitted):
       'dataset', 'num_images', 'image_shape', 'method', 'num_clusters', 'seed', 'acc',
       'nmi', 'ari', 'init', 'baselines', 'bound_bits_per_dim', 'cluster_sizes',
       'mean_entropy', 'num_em_iterations', 'train_images_per_second',
-      'e_step_evaluations_per_second', 'wall_seconds', 'devices', 'versions'}
+      'e_step_evaluations_per_second', 'waiting_share', 'wall_seconds', 'devices',
+      'versions'}
   tau = np.load(fitted / 'responsibilities.npy').astype(np.float64)
   clusters = tau.argmax(1)
   assert (summary['dataset'], summary['num_images'], summary['image_shape'],

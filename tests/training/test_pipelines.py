@@ -1,6 +1,7 @@
 """Both pipelines: every image, in an order that a restart does not change."""
 
 import itertools
+import time
 
 import jax
 import numpy as np
@@ -152,3 +153,23 @@ def test_auto_goes_by_size():
   large = dataset.load_source(config.data)  # 1797 * 32 * 32 bytes = 1.8 MB
   made = pipelines.make_pipeline(large, config.data, 8, 0, make_mesh(1))
   assert isinstance(made, pipelines.GrainPipeline)
+
+
+def test_how_long_reading_is_waited_for(monkeypatch):
+  """A slow source and a quick loop: most of the time; the other way round: hardly any."""
+  stored, read = pipelines.read_images, 0.
+
+  def reading(source, indices):
+    time.sleep(read)
+    return stored(source, indices)
+
+  monkeypatch.setattr(pipelines, 'read_images', reading)
+  shares = []
+  for read, loop in ((.05, 0.), (0., .05)):
+    pipeline = make('grain', 64, 16, workers=0)
+    assert pipeline.waiting_share is None
+    for _ in itertools.islice(pipeline.training(0), 8):
+      time.sleep(loop)
+    shares.append(pipeline.waiting_share)
+  assert shares[0] > .7 and shares[1] < .3
+  assert make('memory', 64, 16).waiting_share is None
