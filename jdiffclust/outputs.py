@@ -38,6 +38,7 @@ from jdiffclust.workdir import is_main_process
 
 # Partitions that a result is set beside.
 BASELINES = ('kmeans', 'gaussian_mixture')
+BASELINE_IMAGES = 20000  # that they are fitted to, at most
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
@@ -139,7 +140,8 @@ def baselines_of(fitted: Fitted, source: ImageSource,
   """The clusters [N] that simpler methods find, by name."""
   config, found = fitted.config, {}
   with reporter.task('baselines', len(BASELINES), 'baselines') as task:
-    sample = fit_sample(source, config.start.max_images, config.seed)
+    most = min(config.start.max_images, BASELINE_IMAGES)
+    sample = fit_sample(source, most, config.seed)
     for name in BASELINES:
       if name == fitted.progress['start']:  # the same fit, from the same seed
         tau = fitted.start

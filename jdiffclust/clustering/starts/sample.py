@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.partitions import Assign
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.streams import integer_seed
+
+
+FEWEST = 20000  # images that a start is fitted to whatever their size
+MEMORY = 2**31  # bytes of floats beyond which it is fitted to no more than these
+
+
+def most_images(max_images: int, image_shape) -> int:
+  """How many images of a shape a start is fitted to, of at most max_images."""
+  fits = MEMORY // (4 * math.prod(image_shape))
+  return min(max_images, max(FEWEST, fits))
 
 
 def sample_indices(num_images: int, max_images: int, seed: int) -> np.ndarray:
@@ -25,7 +37,8 @@ def flat_images(source: ImageSource, indices) -> np.ndarray:
 
 def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
   """Images to fit starts and baselines to, [n, D] float32 in [-1, 1]."""
-  return flat_images(source, sample_indices(source.num_images, max_images, seed))
+  most = most_images(max_images, source.image_shape)
+  return flat_images(source, sample_indices(source.num_images, most, seed))
 
 
 def partition(assign: Assign, source: ImageSource, indices=None,
