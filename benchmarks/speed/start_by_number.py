@@ -8,7 +8,7 @@ Question:  how do seconds and memory of the start grow, which part is the deares
            does the graph that is searched beyond 20,000 images change what is found?
 Time:      CPU minutes of one core, neighbours and recognition: 1 and 4 at 5,000 images, 2
            and 8 at 20,000, 6 and 20 at 70,000, 25 and 50 at 200,000.
-Kept:      docs/benchmarks.md, Speed and memory.
+Kept:      docs/benchmarks.md, The start by number.
 
 Images of Fashion-MNIST, 28x28, as many as are asked for, drawn at random; beyond the
 70,000 that there are, random views of them (the section `views`). The default start, and
