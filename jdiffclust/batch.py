@@ -52,6 +52,16 @@ def in_blocks(function: Callable[[np.ndarray], Any], count: int, size: int) -> A
   Returns:
     A tree of NumPy arrays [n, ...].
   """
-  parts = [jax.tree.map(lambda a: np.asarray(a)[:valid], function(rows))
-           for rows, valid in blocks(count, size)]
-  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+  # Filled as they come: kept one by one, they would lie between what blocks free.
+  whole, done = None, 0
+  for rows, valid in blocks(count, size):
+    part = jax.tree.map(np.asarray, function(rows))
+    if whole is None:
+      whole = jax.tree.map(lambda a: np.empty((count, *a.shape[1:]), a.dtype), part)
+
+    def fill(into, array, done=done, valid=valid):
+      into[done:done + valid] = array[:valid]
+
+    jax.tree.map(fill, whole, part)
+    done += valid
+  return whole
