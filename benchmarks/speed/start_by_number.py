@@ -6,8 +6,8 @@
 
 Question:  how do seconds and memory of the start grow, which part is the dearest, and
            does the graph that is searched beyond 20,000 images change what is found?
-Time:      CPU minutes of one core, neighbours and recognition: 1 and 4 at 5,000 images, 2
-           and 8 at 20,000, 6 and 20 at 70,000, 25 and 50 at 200,000.
+Time:      CPU minutes of one core, neighbours: half a one at 5,000 images, 2 at 20,000;
+           recognition: 4 at 5,000. Larger runs have not been timed whole.
 Kept:      docs/benchmarks.md, The start by number.
 
 Images of Fashion-MNIST, 28x28, as many as are asked for, drawn at random; beyond the
