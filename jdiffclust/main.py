@@ -213,9 +213,11 @@ def parse(argv: list[str]):
   if config is None:
     config = apply_overrides(workdir, overrides)
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
-    kept = 'data.max_images' in named or not named & others
-    if values.mode in ('predict', 'restore') and not kept:
-      config.data.max_images = 0  # the fit's is not that of other images
+    if values.mode in ('predict', 'restore') and named & others:
+      # What the fit's are is not that of other images.
+      for name, none in (('max_images', 0), ('labels', ''), ('metadata', '')):
+        if f'data.{name}' not in named:
+          config.data[name] = none
   config_lib.check_config(config)
   if values.mode != 'fit':
     config_lib.check_usable(values.mode, sorted(named),

@@ -24,14 +24,16 @@ from jdiffclust.config import NEIGHBOURS, copied
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.diffusion.likelihood import log_probability
-from jdiffclust.evaluation import features, foreign, latent_space, sample_quality
+from jdiffclust.evaluation import (
+    features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
+from jdiffclust import exploring
 from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
-from jdiffclust.report import figures, restored, results
+from jdiffclust.report import figures, restored, results, spreadsheet
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
@@ -42,6 +44,8 @@ BASELINES = ('kmeans', 'gaussian_mixture')
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
 REFERENCE = 'foreign.npz'
+# All that is known of each image, .csv and .parquet: of the fit's, and of new ones.
+RESULTS, NEW_RESULTS = 'results', 'results_new'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
 # Of the history: what the report shows of the latents, by their names there.
@@ -81,10 +85,12 @@ class Parts(NamedTuple):
   Attributes:
     draw_figures: as `results.draw_figures`.
     generate: as `generate`.
+    spread: as `gallery.spread`.
   """
 
   draw_figures: Callable = results.draw_figures
   generate: Callable = generate
+  spread: Callable = gallery.spread
 
 
 def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
@@ -120,7 +126,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
                            'samples to judge') if with_quality else None)
   if not is_main_process():
     return None
-  keep_reference(fitted, source, workdir, reporter)
+  verdict = keep_reference(fitted, source, workdir, reporter)
   quality = None if judged is None else measure_quality(fitted, source, judged, reporter)
   outputs = results.Results(
       responsibilities=fitted.responsibilities, start=fitted.start,
@@ -128,10 +134,44 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
       quality=quality, latents=latents)
-  return results.write_results(
+  summary = results.write_results(
       workdir, config.to_dict(), outputs, source,
       lambda indices: images_at(source, indices), source.labels, reporter.warning,
       draw=parts.draw_figures)
+  known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
+                               parts.spread)
+  gallery.write(workdir / exploring.FILE, known)
+  write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
+              verdict, config.predict.foreign_share, exploring.of_the_run(known),
+              source.ids)
+  return summary
+
+
+def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
+                responsibilities: np.ndarray, bound: np.ndarray,
+                verdict: foreign.Verdict | None, share: float,
+                beside: exploring.Beside, known_ids: Sequence[str]) -> None:
+  """Writes all that is known of images, as .csv and .parquet.
+
+  Args:
+    path: without its ending.
+    fitted: the fit.
+    source: n images, of the fit or new ones.
+    responsibilities, bound: of these, [n, Q] and [n].
+    verdict: how unusual they are; None: unknown.
+    share: the false alarm rate of `foreign`.
+    beside: what is near them among the run's images.
+    known_ids: of the run's images.
+  """
+  labels = (None if source.labels is None else
+            results.label_texts(source.labels, source.label_names))
+  columns = spreadsheet.columns_of(
+      source.ids, spreadsheet.assigned(responsibilities, bound),
+      share_below(bound, fitted.bound),
+      verdict and (verdict.p_values <= share, verdict.reasons), beside, known_ids,
+      labels, source.metadata, exploring.pictures_of(source))
+  spreadsheet.write_csv(path.with_suffix('.csv'), columns)
+  spreadsheet.write_parquet(path.with_suffix('.parquet'), columns)
 
 
 def baselines_of(fitted: Fitted, source: ImageSource,
@@ -216,7 +256,7 @@ def maps_of(image_shape) -> dict[str, features.FeatureMap]:
 
 
 def keep_reference(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
-                   reporter: Reporter) -> None:
+                   reporter: Reporter) -> foreign.Verdict | None:
   """Writes what new images are compared with: foreign.npz; not of fewer than 4 images.
 
   Args:
@@ -224,17 +264,29 @@ def keep_reference(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
     source: its images.
     workdir: the folder to write in.
     reporter: shows progress.
+
+  Returns:
+    How unusual the fit's own images are; None: there are fewer than 4.
   """
   path, seed = pathlib.Path(workdir) / REFERENCE, fitted.config.seed
   if source.num_images < foreign.FEWEST_IMAGES:
     path.unlink(missing_ok=True)
-    return
+    return None
+  rows = sample_indices(source.num_images, foreign.MOST_IMAGES, seed)
   with reporter.task('reference for new images', 1, 'references') as task:
-    images = small_images(source, sample_indices(source.num_images, foreign.MOST_IMAGES,
-                                                 seed))
-    foreign.write_reference(path, foreign.make_reference(
-        images, maps_of(images.shape[1:]), integer_seed(seed, 'foreign')))
+    images, halves = small_images(source, rows), integer_seed(seed, 'foreign')
+    reference = foreign.make_reference(images, maps_of(images.shape[1:]), halves)
+    foreign.write_reference(path, reference)
     task.advance(1)
+  members = np.concatenate([rows[half] for half in foreign.halves(len(rows), halves)])
+  others = np.setdiff1d(np.arange(source.num_images), members)
+  parts = [foreign.judge_members(reference)]
+  if len(others):
+    parts.append(judge_by(reference, source, others, reporter))
+  order = np.argsort(np.concatenate([members, others]))
+  reasons = [why for part in parts for why in part.reasons]
+  return foreign.Verdict(np.concatenate([part.p_values for part in parts])[order],
+                         [reasons[place] for place in order])
 
 
 def measure_quality(fitted: Fitted, source: ImageSource, generated: np.ndarray,
@@ -326,7 +378,8 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                else None)
   if not is_main_process():
     return None
-  path, bound = pathlib.Path(workdir) / 'predictions.csv', found.info.bound
+  workdir, bound = pathlib.Path(workdir), found.info.bound
+  path = workdir / 'predictions.csv'
   typicality = share_below(bound, fitted.bound)
   verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
                       options.foreign_share, reporter)
@@ -348,7 +401,16 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                 'probability-flow ODE'.format(*bits))
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
-  return message
+  known = gallery.read(workdir / exploring.FILE)
+  if known is None:
+    reporter.warning(f'{workdir} has no {exploring.FILE}, or a damaged one, by which '
+                     f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
+                     '--mode=evaluate writes it.')
+    return message
+  write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
+              verdict, options.foreign_share,
+              exploring.look_at(fitted.recogniser, known, source, reporter), known.ids)
+  return f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
@@ -374,13 +436,17 @@ def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
     reporter.warning(f'By {known} images of the fit no other can be called foreign at a '
                      f'false alarm rate of config.predict.foreign_share = {share}: it '
                      f'takes {1 / (known + 1):.2g} or more.')
-  blocks = np.array_split(np.arange(source.num_images),
-                          -(-source.num_images // foreign.BLOCK))
+  return judge_by(reference, source, np.arange(source.num_images), reporter)
+
+
+def judge_by(reference, source: ImageSource, rows: np.ndarray,
+             reporter: Reporter) -> foreign.Verdict:
+  """How unusual images [n] of a source are beside a reference."""
   found = []
-  with reporter.task('foreign', source.num_images, 'images') as task:
-    for block in blocks:
+  with reporter.task('foreign', len(rows), 'images') as task:
+    for block in np.array_split(rows, -(-len(rows) // foreign.BLOCK)):
       images = small_images(source, block)
-      found.append(foreign.judge(reference, images, maps_of(shape)))
+      found.append(foreign.judge(reference, images, maps_of(images.shape[1:])))
       task.advance(len(block))
   return foreign.Verdict(np.concatenate([part.p_values for part in found]),
                          [why for part in found for why in part.reasons])

@@ -11,7 +11,7 @@ DEVICES = ('num_devices', 'distributed')
 E_STEP = ('e_step.batch_size', 'e_step.draws_per_chunk', 'e_step.clusters_per_chunk')
 READING = ('data.pipeline', 'data.memory_limit_mb', 'data.workers')
 WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labels',
-               'data.unreadable')
+               'data.unreadable', 'data.labels', 'data.metadata')
 # Sections and options that a command is asked by, of a model that is fitted already.
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),

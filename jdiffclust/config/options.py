@@ -85,6 +85,11 @@ OPTIONS: Mapping[str, Any] = {
         'padding': integer(0, 0, 'pixels added on every side of an image'),
         'use_labels': flag(True, 'whether labels are read, only to score the result '
                            '(folder: the names of sub-folders)', **ASKED),
+        'labels': text('', 'a table (.csv, .parquet) of file and label: the classes by '
+                       'which the result is scored, in the place of others', **ASKED),
+        'metadata': text('', 'a table (.csv, .parquet) of what is known of the images, '
+                         'whose columns results.csv shows; rows are joined by the name '
+                         'of the file', **ASKED),
         'unreadable': choice('refuse', ('refuse', 'skip'),
                              'what happens to files that are no readable images',
                              **ASKED),

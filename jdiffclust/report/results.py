@@ -129,6 +129,7 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
   """
   clusters = responsibilities.argmax(axis=1)
   further = further or {}
+  names = [] if labels is None else label_texts(labels, label_names)
   with files.replacing(path) as temporary:
     with open(temporary, 'w', newline='', encoding='utf-8') as file:
       writer = csv.writer(file)
@@ -137,11 +138,14 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
       for i, q in enumerate(clusters):
         row = [i, ids[i], q, f'{responsibilities[i, q]:.6f}']
         row += [values[i] for values in further.values()]
-        if labels is not None:
-          known = labels[i] >= 0
-          row.append('' if not known else
-                     label_names[labels[i]] if label_names else labels[i])
+        row += names[i:i + 1]
         writer.writerow(row)
+
+
+def label_texts(labels: np.ndarray, label_names: Sequence[str] | None) -> list[str]:
+  """Labels [N] as a person reads them, '' where unknown."""
+  return ['' if label < 0 else label_names[label] if label_names else str(label)
+          for label in labels]
 
 
 def write_choice(workdir, choice: dict) -> None:

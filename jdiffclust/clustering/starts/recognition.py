@@ -228,10 +228,13 @@ class Recognised:
   def __call__(self, images: np.ndarray, indices) -> np.ndarray:
     """Responsibilities [n, Q] of images [n, D]; an `Assign`."""
     del indices
-    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
-    described = describe(self.trained, images)
-    away, near = self._index.kneighbors(standardised(described, self.features))
+    away, near = self._index.kneighbors(self.described(images))
     return weighted(away, self.tau[near])
+
+  def described(self, images: np.ndarray) -> np.ndarray:
+    """The features of images [n, D] by which neighbours are found, standardised."""
+    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
+    return standardised(describe(self.trained, images), self.features)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
