@@ -35,7 +35,7 @@ from jdiffclust.memory import keep_freed_memory  # noqa: E402
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
 
-MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate')
+MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate', 'decide')
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -97,6 +97,16 @@ def current_names(argv: list[str]) -> list[str]:
   return found
 
 
+def argument_of_names(arg: str) -> str:
+  """--config.sample.clusters=NAMES as ml_collections reads texts in a tuple."""
+  name, _, value = arg.partition('=')
+  if name.lstrip('-') != 'config.sample.clusters' or not any(map(str.isalpha, value)) or (
+      value[:1] in '("\''):
+    return arg
+  parts = [part.strip() for part in value.split(',')]
+  return f"{name}={tuple(int(p) if p.isdecimal() else p for p in parts)}"
+
+
 def config_file(name: str) -> str:
   """The path of a config: a file of the user's, or one of ours by its name.
 
@@ -147,6 +157,7 @@ def parse(argv: list[str]):
   for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
     if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):
       argv[i:i + 2] = [f'--config={argv[i + 1]}']
+  argv = [argument_of_names(arg) for arg in argv]
   overrides = [arg for arg in argv[1:] if arg.startswith(('--config.', '-config.'))]
   for arg in overrides:
     name, equals, _ = arg.lstrip('-').removeprefix('config.').partition('=')
@@ -254,6 +265,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     parts: make the results, `outputs.Parts`.
     started: the `time.perf_counter()` from which wall_seconds count.
   """
+  from jdiffclust import decisions
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
@@ -261,6 +273,8 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   store = Workdir(workdir, config.checkpoint.keep, started)
   load = lambda: load_source(config.data, finest=finest_of(config))
   with held_run(store, config, load, reporter, build) as source:
+    if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
+      decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
@@ -298,6 +312,15 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   message = write_samples(fitted, workdir, config.sample, reporter)
   if message is not None:
     print(message)
+
+
+def run_decide(config, workdir: pathlib.Path) -> None:
+  """Writes the results of a fit anew, as clusters.csv and pinned.csv say."""
+  from jdiffclust.outputs import write_decided
+  from jdiffclust.workdir import main_process_lock
+  files.check_writable(workdir)
+  with main_process_lock(workdir):
+    print(write_decided(workdir, config.num_clusters))
 
 
 def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
@@ -431,6 +454,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),
+                'decide': lambda: run_decide(config, workdir),
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
       commands[mode]()

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiffclust import decisions, exploring
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
@@ -23,12 +24,12 @@ from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_in
 from jdiffclust.config import NEIGHBOURS, copied
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
 from jdiffclust.evaluation import (
     features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust import exploring
 from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
@@ -111,6 +112,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   """
   began = time.perf_counter()
   config, method, progress = fitted.config, fitted.method, fitted.progress
+  decided = decisions.read(workdir, config.num_clusters, source.ids)
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
   notes = small_group_notes(fitted, source, baselines['kmeans'])
@@ -137,20 +139,22 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   summary = results.write_results(
       workdir, config.to_dict(), outputs, source,
       lambda indices: images_at(source, indices), source.labels, reporter.warning,
-      draw=parts.draw_figures)
+      decided=decided, draw=parts.draw_figures)
   known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
                                parts.spread)
   gallery.write(workdir / exploring.FILE, known)
   write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
               verdict, config.predict.foreign_share, exploring.of_the_run(known),
-              source.ids)
+              source.ids, decided)
+  decisions.write_templates(workdir, summary['cluster_sizes'])
   return summary
 
 
 def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
                 responsibilities: np.ndarray, bound: np.ndarray,
                 verdict: foreign.Verdict | None, share: float,
-                beside: exploring.Beside, known_ids: Sequence[str]) -> None:
+                beside: exploring.Beside, known_ids: Sequence[str],
+                decided: Decisions) -> None:
   """Writes all that is known of images, as .csv and .parquet.
 
   Args:
@@ -162,12 +166,12 @@ def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
     share: the false alarm rate of `foreign`.
     beside: what is near them among the run's images.
     known_ids: of the run's images.
+    decided: by hand.
   """
   labels = (None if source.labels is None else
             results.label_texts(source.labels, source.label_names))
   columns = spreadsheet.columns_of(
-      source.ids, spreadsheet.assigned(responsibilities, bound),
-      share_below(bound, fitted.bound),
+      source.ids, responsibilities, bound, decided, share_below(bound, fitted.bound),
       verdict and (verdict.p_values <= share, verdict.reasons), beside, known_ids,
       labels, source.metadata, exploring.pictures_of(source))
   spreadsheet.write_csv(path.with_suffix('.csv'), columns)
@@ -373,13 +377,16 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   Returns:
     What to tell of it; None in processes that do not write.
   """
+  workdir = pathlib.Path(workdir)
+  known = gallery.read(workdir / exploring.FILE)
+  decided = decisions.read(workdir, fitted.config.num_clusters,
+                           () if known is None else known.ids)
   found = fitted.assign(source, reporter)
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
                else None)
   if not is_main_process():
     return None
-  workdir, bound = pathlib.Path(workdir), found.info.bound
-  path = workdir / 'predictions.csv'
+  path, bound = workdir / 'predictions.csv', found.info.bound
   typicality = share_below(bound, fitted.bound)
   verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
                       options.foreign_share, reporter)
@@ -401,7 +408,6 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                 'probability-flow ODE'.format(*bits))
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
-  known = gallery.read(workdir / exploring.FILE)
   if known is None:
     reporter.warning(f'{workdir} has no {exploring.FILE}, or a damaged one, by which '
                      f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
@@ -409,8 +415,34 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
     return message
   write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
               verdict, options.foreign_share,
-              exploring.look_at(fitted.recogniser, known, source, reporter), known.ids)
+              exploring.look_at(fitted.recogniser, known, source, reporter), known.ids,
+              decided.for_others(source.num_images))
   return f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
+
+
+def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
+  """Writes results and report anew as a person's tables say, from what a fit has left.
+
+  Args:
+    workdir: the folder of the run.
+    num_clusters: Q.
+
+  Returns:
+    What to tell of it.
+
+  Raises:
+    UserError: a fit has left no results there, or a table is wrong.
+  """
+  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
+  decided = decisions.read(workdir, num_clusters, columns['file'])
+  columns = spreadsheet.decided_anew(columns, decided)
+  results.rewrite_page(workdir, decided)
+  spreadsheet.write_parquet(workdir / f'{RESULTS}.parquet', columns)
+  spreadsheet.write_csv(workdir / f'{RESULTS}.csv', columns)
+  groups, named = len(np.unique(decided.owners)), sum(map(bool, decided.names))
+  return (f'{named} of {num_clusters} clusters have a name, {groups} are left of them, '
+          f'{int(np.sum(decided.pins >= 0))} images are pinned: '
+          f'{workdir / RESULTS}.csv, .parquet and report.html say so')
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
@@ -476,15 +508,20 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
     What to tell of it; None in processes that do not write.
   """
   workdir = pathlib.Path(workdir)
-  clusters = options.clusters or tuple(range(fitted.config.num_clusters))
+  number = fitted.config.num_clusters
+  known = gallery.read(workdir / exploring.FILE)
+  decided = decisions.read(workdir, number, () if known is None else known.ids)
+  given = [decided.numbers_of(cluster) for cluster in options.clusters]
+  clusters = tuple(dict.fromkeys(sum(given, []))) or tuple(range(number))
   chosen = {name: value for name, value in options.items() if name != 'clusters'}
   drawn = fitted.sample(clusters, reporter, **chosen)
   if not is_main_process():
     return None
-  rows = list(map(str, clusters))
+  rows = [f'{decided.names[q]} ({q})' if decided.names[q] else str(q) for q in clusters]
   if options.interpolate:
+    ends = rows
     rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]
-    rows[0], rows[-1] = map(str, clusters)
+    rows[0], rows[-1] = ends
   written = [workdir / 'samples.npy', workdir / 'samples.png']
   earlier = in_place_of(written[0])
   results.write_array(written[0], drawn.images)

@@ -381,8 +381,11 @@ OPTIONS: Mapping[str, Any] = {
                                **HERE),
     },
     'sample': {
-        'clusters': integers((), 0, 'the clusters to generate images of; empty: all',
-                             allow_empty=True, **ASKED),
+        'clusters': Option((), 'numbers >= 0 or names of clusters.csv, as in 0,cats',
+                           lambda v: all(q >= 0 if type(q) is int else type(q) is str
+                                         and q.strip() for q in v),
+                           'the clusters to generate images of, by number or name; '
+                           'empty: all', **ASKED),
         'num_images': integer(8, 1, 'images generated of each cluster', **ASKED),
         'batch_size': integer(80, 1, 'images generated at once', **HERE),
         'seed': integer(0, 0, 'the number that the noise of generated images follows '

@@ -54,12 +54,13 @@ class Joined(NamedTuple):
 
 def as_text(text: str) -> str:
   """A text as a spreadsheet shows it and does not compute it."""
-  return f"'{text}" if text.startswith(FORMULA) else text
+  return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
 
 
 def as_given(text: str) -> str:
   """The text that `as_text` made this of."""
-  return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA) else text
+  quoted = text[:1] == "'" and text.lstrip("'").startswith(FORMULA)
+  return text[1:] if quoted else text
 
 
 def read_table(path: str, option: str, header: Sequence[str] | None = None) -> Table:
@@ -163,6 +164,27 @@ def _parts(name: Any) -> tuple[str, ...]:
   return tuple(part for part in reversed(parts) if part not in ('', '.'))
 
 
+def images_of(names: Sequence[Any], ids: Sequence[str]) -> list[list[int]]:
+  """The images that each name may be of; see the module's text.
+
+  Args:
+    names: texts or numbers; None: of none.
+    ids: of the images.
+  """
+  by_base, whole = collections.defaultdict(list), {}
+  for image, name in enumerate(ids):
+    parts = _parts(name)
+    by_base[parts[:1]].append((parts, image))
+    whole[parts] = image
+  found = []
+  for name in names:
+    parts = () if name is None else _parts(name)
+    found.append([whole[parts]] if parts in whole else [
+        image for own, image in by_base.get(parts[:1], ())
+        if own[:len(parts)] == parts[:len(own)]])
+  return found
+
+
 def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
          where: str) -> Joined:
   """Which row is of which image; see the module's text.
@@ -173,17 +195,8 @@ def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
     values: what each row says, by which rows of one image contradict each other.
     where: what the note calls the table.
   """
-  by_base, whole = collections.defaultdict(list), {}
-  for image, name in enumerate(ids):
-    parts = _parts(name)
-    by_base[parts[:1]].append((parts, image))
-    whole[parts] = image
   found, nobody, several = collections.defaultdict(list), [], []
-  for row, name in enumerate(names):
-    parts = () if name is None else _parts(name)
-    images = [whole[parts]] if parts in whole else [
-        image for own, image in by_base.get(parts[:1], ())
-        if own[:len(parts)] == parts[:len(own)]]
+  for row, (name, images) in enumerate(zip(names, images_of(names, ids))):
     if len(images) == 1:
       found[images[0]].append(row)
     else:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
+from jdiffclust.decisions import Decisions
+from jdiffclust.errors import UserError
 from jdiffclust.evaluation import diagnostics, scores
 from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
@@ -170,7 +172,8 @@ def write_array(path, array: np.ndarray) -> None:
 
 def write_results(workdir, config: dict, results: Results, source, images_at,
                   labels, warn: Callable[[str], None], count: int = 6,
-                  draw: Callable | None = None) -> dict:
+                  draw: Callable | None = None,
+                  decided: Decisions | None = None) -> dict:
   """Writes everything: CSV, NPY and JSON first, then figures and the page.
 
   Args:
@@ -183,6 +186,7 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     warn: called with a line on each figure that cannot be drawn.
     count: members shown per cluster and kind.
     draw: makes the figures, as `draw_figures`, which None stands for.
+    decided: by hand; None: nothing.
 
   Returns:
     The summary, as written.
@@ -196,9 +200,52 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
   files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
                                  source.label_names, count, warn)
-  table = scores.cluster_table(results.responsibilities)
-  page.write_report(workdir / 'report.html', summary, drawn, config, table)
+  write_page(workdir, summary, drawn, config, results.responsibilities, decided)
   return summary
+
+
+def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
+  """Writes report.html anew from what is in the folder.
+
+  Raises:
+    UserError: something is missing there.
+  """
+  try:
+    summary, config = (json.loads((workdir / name).read_bytes())
+                       for name in ('summary.json', 'config.json'))
+    tau = np.load(workdir / 'responsibilities.npy')
+  except (OSError, ValueError) as error:
+    raise UserError(f'The results in {str(workdir)!r} are incomplete '
+                    f"({' '.join(str(error).split())}): --mode=evaluate writes them."
+                    ) from None
+  drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
+           if path.stem != 'restored'}
+  write_page(workdir, summary, drawn, config, tau, decided)
+
+
+def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
+               responsibilities: np.ndarray, decided: Decisions | None) -> None:
+  """Writes report.html.
+
+  Args:
+    workdir: the folder.
+    summary: as in summary.json.
+    drawn: paths of figures by name.
+    config: as plain types.
+    responsibilities: [N, Q].
+    decided: see `write_results`.
+  """
+  table = [dict(row) for row in scores.cluster_table(responsibilities)]
+  groups = ()
+  if decided is not None and decided.any:
+    for row, name in zip(table, decided.names):
+      row['name'] = name
+    final = decided.clusters_of(responsibilities)
+    groups = [{'name': decided.name(q),
+               'clusters': ', '.join(map(str, np.flatnonzero(decided.owners == q))),
+               'size': int(np.sum(final == q)), 'pinned': int(np.sum(decided.pins == q))}
+              for q in np.unique(decided.owners)]
+  page.write_report(workdir / 'report.html', summary, drawn, config, table, groups)
 
 
 def draw_figures(folder, results: Results, images_at, labels, label_names,

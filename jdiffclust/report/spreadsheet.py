@@ -16,45 +16,58 @@ import numpy as np
 
 from jdiffclust import files
 from jdiffclust.data.by_name import as_text
+from jdiffclust.decisions import Decisions
+from jdiffclust.errors import UserError
 
 PREFIX = 'metadata_'  # of a column of the user's whose name is taken
 # Column -> how the CSV writes its numbers.
 DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f',
           'bound': '.2f', 'x': '.3f', 'y': '.3f', 'neighbor_distances': '.4g'}
 
+IN_PARQUET = ('probabilities', 'neighbors', 'image')  # columns that the CSV leaves out
+
 Columns = dict[str, Sequence[Any]]
 
 
-def assigned(responsibilities: np.ndarray, bound: np.ndarray) -> Columns:
+def assigned(responsibilities: np.ndarray, bound: np.ndarray,
+             decided: Decisions) -> Columns:
   """The columns that say where images belong.
 
   Args:
     responsibilities: [N, Q].
     bound: nats, [N]; it orders images of equal probability.
+    decided: what a person did: clusters that are one add their probabilities, and a
+      pinned image belongs to its cluster, however probable that is.
 
   Returns:
-    cluster and probability; second and second_probability, of the next best cluster, None
-    if there is one only; rank, from 1, the order of a cluster's images by falling
-    probability and then by falling bound.
+    cluster, its name and probability; second and second_probability, of the most probable
+    other cluster, None if there is none; rank, from 1, the order of a cluster's images by
+    falling probability and then by falling bound; model_cluster, what the model says
+    alone; and pinned.
   """
-  number = responsibilities.shape[1]
-  order = np.argsort(-responsibilities, axis=1, kind='stable')
-  best = order[:, 0]
-  rows = np.arange(len(best))
-  probability = responsibilities[rows, best]
-  second = order[:, 1].tolist() if number > 1 else [None] * len(best)
-  next_one = ([float(p) for p in responsibilities[rows, order[:, 1]]] if number > 1
-              else [None] * len(best))
-  rank = np.zeros(len(best), int)
-  for q in range(number):
-    members = np.flatnonzero(best == q)
+  kept, together = decided.merged(responsibilities)
+  rows, pinned = np.arange(len(together)), decided.pins >= 0
+  preferred = together.copy()
+  preferred[rows[pinned], np.searchsorted(kept, decided.pins[pinned])] = np.inf
+  order = np.argsort(-preferred, axis=1, kind='stable')
+  cluster, probability = kept[order[:, 0]], together[rows, order[:, 0]]
+  second = [None] * len(rows), [None] * len(rows)
+  if len(kept) > 1:
+    second = kept[order[:, 1]].tolist(), together[rows, order[:, 1]].tolist()
+  rank = np.zeros(len(rows), int)
+  for q in kept:
+    members = np.flatnonzero(cluster == q)
     rank[members[np.lexsort((-bound[members], -probability[members]))]] = (
         np.arange(len(members)) + 1)
-  return {'cluster': best.tolist(), 'probability': [float(p) for p in probability],
-          'second': second, 'second_probability': next_one, 'rank': rank.tolist()}
+  return {'cluster': cluster.tolist(), 'name': [decided.name(q) for q in cluster],
+          'probability': probability.tolist(), 'second': second[0],
+          'second_probability': second[1], 'rank': rank.tolist(),
+          'model_cluster': responsibilities.argmax(axis=1).tolist(),
+          'pinned': pinned.tolist()}
 
 
-def columns_of(ids: Sequence[str], where: Columns, typicality: np.ndarray,
+def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarray,
+               decided: Decisions, typicality: np.ndarray,
                foreign: tuple[np.ndarray, Sequence[str]] | None, beside,
                known_ids: Sequence[str], labels: Sequence[str] | None,
                metadata: Mapping[str, Sequence[Any]],
@@ -63,7 +76,7 @@ def columns_of(ids: Sequence[str], where: Columns, typicality: np.ndarray,
 
   Args:
     ids: of N images.
-    where: of `assigned`.
+    responsibilities, bound, decided: see `assigned`.
     typicality: the share of the fit's images whose bound is lower, [N].
     foreign: whether each is of another kind than the fit's, bool [N], and what sets it
       apart; None: that cannot be told.
@@ -77,7 +90,9 @@ def columns_of(ids: Sequence[str], where: Columns, typicality: np.ndarray,
   alien, why = (None, None) if foreign is None else foreign
   nothing = [None] * len(ids)
   columns = {
-      'file': list(ids), **where, 'typicality': typicality.tolist(),
+      'file': list(ids), **assigned(responsibilities, bound, decided),
+      'bound': [float(nats) for nats in bound],
+      'typicality': typicality.tolist(),
       'foreign': nothing if alien is None else [bool(yes) for yes in alien],
       'why': nothing if alien is None else [
           text if yes else None for text, yes in zip(why, alien)],
@@ -88,6 +103,7 @@ def columns_of(ids: Sequence[str], where: Columns, typicality: np.ndarray,
       'y': [float(y) for y in beside.points[:, 1]],
       'neighbor_files': [[name(row) for row in rows] for rows in beside.near],
       'neighbor_distances': beside.away.tolist()}
+  columns['probabilities'] = responsibilities.tolist()
   if known_ids is ids:
     # As Embedding Atlas reads them: rows of this table, which CSV leaves out.
     columns['neighbors'] = [{'ids': rows, 'distances': away} for rows, away in zip(
@@ -133,9 +149,8 @@ def _plain(name: str, value: Any) -> str:
 
 
 def write_csv(path, columns: Columns) -> None:
-  """Writes columns of N cells as a CSV file, atomically; dicts are left out."""
-  shown = {name: cells for name, cells in columns.items()
-           if not any(isinstance(cell, dict) for cell in cells[:1])}
+  """Writes columns of N cells, but for IN_PARQUET, as a CSV file, atomically."""
+  shown = {name: cells for name, cells in columns.items() if name not in IN_PARQUET}
   with files.replacing(path) as temporary:
     with open(temporary, 'w', newline='', encoding='utf-8-sig') as file:
       writer = csv.writer(file)
@@ -163,3 +178,31 @@ def write_parquet(path, columns: Columns) -> None:
       arrays[name] = arrays[name].cast(pyarrow.string())
   with files.replacing(path) as temporary:
     pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
+
+
+def read_parquet(path) -> Columns:
+  """The columns that `write_parquet` wrote.
+
+  Raises:
+    UserError: there is no such file, or a damaged one, or of an earlier version.
+  """
+  import pyarrow
+  import pyarrow.parquet
+  try:
+    columns = pyarrow.parquet.read_table(path).to_pydict()
+    columns['file'], columns['probabilities'], columns['bound']
+  except (OSError, pyarrow.ArrowInvalid, KeyError):
+    raise UserError(f'{path} is missing or damaged: --mode=evaluate writes it, as does '
+                    'the end of a fit.') from None
+  return columns
+
+
+def decided_anew(columns: Columns, decided: Decisions) -> Columns:
+  """The columns as other decisions make them.
+
+  Args:
+    columns: of `columns_of`.
+    decided: of the same images.
+  """
+  tau = np.array(columns['probabilities'], np.float32)
+  return columns | assigned(tau, np.array(columns['bound']), decided)
