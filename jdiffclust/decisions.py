@@ -78,9 +78,10 @@ class Decisions(NamedTuple):
     found = [q for q, name in enumerate(self.names)
              if name and _same(name) == _same(cluster)]
     if not found:
-      known = ', '.join(dict.fromkeys(filter(None, self.names))) or 'there is none'
+      known = [self.names[q] for q in np.unique(self.owners) if self.names[q]]
       raise UserError(f'No cluster is called {cluster!r}: give a number of '
-                      f'0..{len(self.names) - 1}, or a name of {CLUSTERS} ({known}).')
+                      f'0..{len(self.names) - 1}, or a name of {CLUSTERS} '
+                      f"({', '.join(known) or 'there is none'}).")
     return found
 
 

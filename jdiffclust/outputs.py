@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import resource
 import sys
@@ -22,7 +23,8 @@ from jdiffclust.clustering.starts.edges import orientations
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
 from jdiffclust.config import NEIGHBOURS, copied
-from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.by_name import images_of
+from jdiffclust.data.dataset import ImageSource, files_source, images_at
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
@@ -30,7 +32,9 @@ from jdiffclust.evaluation import (
     features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
+from jdiffclust.errors import UserError
+from jdiffclust.fitted import (
+    DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, units_of)
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
@@ -443,6 +447,61 @@ def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
   return (f'{named} of {num_clusters} clusters have a name, {groups} are left of them, '
           f'{int(np.sum(decided.pins >= 0))} images are pinned: '
           f'{workdir / RESULTS}.csv, .parquet and report.html say so')
+
+
+def clusters_decided(workdir: pathlib.Path,
+                     num_clusters: int) -> tuple[list[str], list[str]]:
+  """The ids of a fit's images, and what the cluster of each is called.
+
+  Args and raises: as of `write_decided`.
+  """
+  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
+  decided = decisions.read(workdir, num_clusters, columns['file'])
+  return columns['file'], list(spreadsheet.decided_anew(columns, decided)['name'])
+
+
+def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
+            build: Callable) -> str:
+  """The images of a fit that are nearest to an image, a line each.
+
+  Args:
+    workdir: the folder of the fit.
+    config: its config.
+    image: an id of the fit, or a file.
+    reporter: shows progress.
+    build: as of `fitted.load`.
+
+  Raises:
+    UserError: it is neither, or the fit has left nothing to compare with.
+  """
+  known = gallery.read(workdir / exploring.FILE)
+  if known is None:
+    raise UserError(f'{workdir / exploring.FILE} is missing or damaged: --mode=evaluate '
+                    'writes it, as does the end of a fit.')
+  ids, names = clusters_decided(workdir, config.num_clusters)
+  rows = images_of([image], ids)[0]
+  path = os.path.expanduser(image)
+  if image not in ids and os.path.isfile(path):
+    fitted = load(workdir, config, reporter, build)
+    source = files_source([path], data_like_the_fit(fitted, config.data), False,
+                          fitted.rendering, fitted.finest)
+    check_like_the_fit(fitted, source, reporter)
+    looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
+                               reporter)
+    near, away = gallery.nearest(looks.features, known.features, gallery.NEAREST)
+    head = f'The images of the run that are nearest to the file {path}:'
+  elif len(rows) == 1:
+    near, away = gallery.nearest(known.features[rows], known.features, gallery.NEAREST,
+                                 np.array(rows))
+    head = f'The images of the run that are nearest to {ids[rows[0]]} ({names[rows[0]]}):'
+  else:
+    what = (f"of several images of the run ({', '.join(ids[row] for row in rows[:3])})"
+            if rows else 'no file, and no image of the run')
+    raise UserError(f'--image={image} is {what}: give a file, or an id such as '
+                    f'{ids[0]!r}.')
+  lines = [f'{away[0, k]:10.3f}  {names[row]:<20}  {ids[row]}'
+           for k, row in enumerate(near[0])]
+  return '\n'.join([head, f"{'distance':>10}  {'cluster':<20}  image", *lines])
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,

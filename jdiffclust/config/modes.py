@@ -17,7 +17,7 @@ ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
     'restore': (*DEVICES, *READING, 'restore'),
-    'decide': (),
+    'decide': (), 'sort': ('data.path',), 'similar': (*DEVICES, 'data.unreadable'),
     'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, 'sample', 'quality')}
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
