@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from jdiffclust import files
 from jdiffclust.data.by_name import NAMES, column_of, images_of, read_table
 from jdiffclust.errors import UserError
 
+# What clusters without a name are called.
+OF_NUMBER = re.compile(r'cluster \d+', re.IGNORECASE)
 CLUSTERS, PINNED = 'clusters.csv', 'pinned.csv'
 
 
@@ -116,7 +119,7 @@ def read(workdir, num_clusters: int, ids: Sequence[str]) -> Decisions:
   return decided._replace(pins=_read_pins(pathlib.Path(workdir) / PINNED, decided, ids))
 
 
-def _number(text: str, num_clusters: int, where: str) -> int:
+def _number(text: str, num_clusters: int, where: str, more: str = '') -> int:
   """The number of a cluster, which a spreadsheet may have written as 3.0.
 
   Raises:
@@ -129,7 +132,7 @@ def _number(text: str, num_clusters: int, where: str) -> int:
   except (ValueError, OverflowError):
     pass
   raise UserError(f'{where}: there is no cluster {text!r}; it must be a number of '
-                  f'0..{num_clusters - 1}. Correct the row, or remove it.')
+                  f'0..{num_clusters - 1}{more}. Correct the row, or remove it.')
 
 
 def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
@@ -152,6 +155,9 @@ def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
     if cluster in seen:
       raise UserError(f'{path}: cluster {cluster} is named twice, also {name!r}. Remove '
                       'a row.')
+    if OF_NUMBER.fullmatch(name):
+      raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}, as clusters '
+                      'without a name are. Correct the row, or remove it.')
     if not name.isprintable() or name.lstrip('+-').replace('.', '', 1).isdigit():
       raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}: a name must '
                       'have a letter, and be of one line. Correct the row.')
@@ -183,7 +189,8 @@ def _read_pins(path: pathlib.Path, decided: Decisions, ids: Sequence[str]) -> np
     try:
       cluster = decided.numbers_of(str(text))[0]
     except UserError:
-      cluster = _number(str(text), len(decided.names), f'{path}: {file!r}')
+      cluster = _number(str(text), len(decided.names), f'{path}: {file!r}',
+                        f', or a name of {CLUSTERS}')
     if pins[image] not in (-1, decided.owners[cluster]):
       raise UserError(f'{path}: {file!r} is pinned to two clusters, also {text!r}. '
                       'Remove a row.')

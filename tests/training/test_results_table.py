@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet
 import pytest
+from PIL import Image
 from sklearn import datasets
 
 from jdiffclust.data.by_name import as_given
@@ -137,3 +138,77 @@ def test_decided_by_hand(commands, run, tmp_path):
   (run / 'clusters.csv').write_text('cluster,name\n9,cat\n')
   for mode in ('decide', 'evaluate', 'predict'):
     check_error(commands.small(f'--mode={mode}', f'--workdir={run}'), "'9'", '0..2')
+
+
+@pytest.fixture(scope='module')
+def folder(commands, tmp_path_factory):
+  """(folder of images, folder of a fit to them)."""
+  where = tmp_path_factory.mktemp('files')
+  for number, image in enumerate(IMAGES):
+    path = where / 'pics' / 'ab'[number % 2] / f'{number:02}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image * 15).save(path)
+  outcome = commands.fit(where / 'run', 'data.source=folder', f'data.path={where}/pics',
+                         'data.use_labels=False', 'data.max_images=0')
+  assert outcome.code == 0, outcome.err
+  return where / 'pics', where / 'run'
+
+
+def test_sorted_into_folders(commands, folder):
+  """By cluster, with the names that they were given; told first, and taken back."""
+  pics, run = folder
+  before = sorted(path for path in pics.rglob('*'))
+  (run / 'clusters.csv').write_text('cluster,name\n1,Ones & more\n')
+  sort = '--mode=sort', f'--workdir={run}'
+  outcome = commands.small(*sort, '--action=move', '--dry-run')
+  assert outcome.code == 0 and '60 files would go into 3 folders' in outcome.out
+  assert sorted(path for path in pics.rglob('*')) == before
+  outcome = commands.small(*sort, '--action=move')
+  assert outcome.code == 0, outcome.err
+  tau = np.load(run / 'responsibilities.npy')
+  ids = [row['file'] for row in read(run / 'assignments.csv')]
+  expected = {f"{('cluster 0', 'Ones & more', 'cluster 2')[q]}/{name[2:]}"
+              for name, q in zip(ids, tau.argmax(axis=1))}
+  assert {str(path.relative_to(run / 'sorted'))
+          for path in (run / 'sorted').rglob('*.png')} == expected
+  check_error(commands.small(*sort, '--action=copy'), 'are no files')
+  outcome = commands.small(*sort, '--action=undo')
+  assert outcome.code == 0 and '60 of 60' in outcome.out
+  assert sorted(path for path in pics.rglob('*')) == before
+  assert not (run / 'sorted').exists()
+  (run / 'clusters.csv').unlink()
+
+
+def test_what_sort_and_similar_refuse(commands, folder, run):
+  """Without an action, of images that are no files, a flag of another command."""
+  sort = '--mode=sort', f'--workdir={folder[1]}'
+  check_error(commands.small(*sort), '--action is missing', 'copy, link, move, undo')
+  check_error(commands.small(*sort, '--action=rename'), "'rename'")
+  check_error(commands.small(*sort, '--action=undo'), 'nothing to undo')
+  check_error(commands.small('--mode=sort', f'--workdir={run}', '--action=copy'), "'npz'")
+  check_error(commands.small('--mode=predict', f'--workdir={run}', '--action=copy'),
+              '--mode=sort')
+  similar = '--mode=similar', f'--workdir={folder[1]}'
+  check_error(commands.small(*similar), '--image is missing')
+  check_error(commands.small(*similar, '--image=x.png'), 'x.png', "'a/00.png'")
+
+
+def test_nearest_images(commands, folder):
+  """Of an id of the run as in its results; of a file, itself first."""
+  pics, run = folder
+  similar = '--mode=similar', f'--workdir={run}'
+  rows = {row['file']: row for row in read(run / 'results.csv')}
+  outcome = commands.small(*similar, '--image=08.png')
+  assert outcome.code == 0, outcome.err
+  lines = outcome.out.splitlines()
+  assert [line.split()[-1] for line in lines[2:]] == (
+      rows['a/08.png']['neighbor_files'].split('; '))
+  assert [line.split()[-2] for line in lines[2:]] == [
+      rows[line.split()[-1]]['cluster'] for line in lines[2:]]
+  away = rows['a/08.png']['neighbor_distances'].split('; ')
+  np.testing.assert_allclose([float(line.split()[0]) for line in lines[2:]],
+                             [float(value) for value in away], atol=.005)
+  outcome = commands.small(*similar, f'--image={pics}/a/08.png')
+  assert outcome.code == 0, outcome.err
+  assert [line.split()[-1] for line in outcome.out.splitlines()[2:]] == [
+      'a/08.png', *(line.split()[-1] for line in lines[2:-1])]
