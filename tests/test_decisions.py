@@ -57,7 +57,8 @@ def test_undone_by_removing_rows(tmp_path):
 @pytest.mark.parametrize('row, fragments', [
     ('4,cat', ["'4'", '0..3']), ('1.5,cat', ["'1.5'"]), ('cat,1', ["'cat'"]),
     (',cat', ["no cluster ''"]), ('1,3', ["'3'", 'letter']),
-    ('1,cat\n1,dog', ["'dog'", 'twice']), ('1,cat,x', ['line 2', '3 cells'])])
+    ('1,cat\n1,dog', ["'dog'", 'twice']),
+    ('1,Cluster 2', ['without a name']), ('1,cat,x', ['line 2', '3 cells'])])
 def test_wrong_names(row, fragments, tmp_path):
   write(tmp_path, f'cluster,name\n{row}\n')
   line = refused(decisions.read, tmp_path, 4, IDS)
