@@ -98,13 +98,13 @@ def _same(name: str) -> str:
   return ' '.join(name.split()).casefold()
 
 
-def read(workdir, num_clusters: int, ids: Sequence[str]) -> Decisions:
+def read(workdir, num_clusters: int, ids: Sequence[str] | None = None) -> Decisions:
   """What was decided of a run.
 
   Args:
     workdir: its folder.
     num_clusters: Q.
-    ids: of its images.
+    ids: of its images; None: which are pinned is not asked.
 
   Raises:
     UserError: a table cannot be read, or a row is wrong, which is named.
@@ -115,7 +115,9 @@ def read(workdir, num_clusters: int, ids: Sequence[str]) -> Decisions:
     if name:
       first.setdefault(_same(name), q)
   owners = np.array([first[_same(name)] if name else q for q, name in enumerate(names)])
-  decided = Decisions(tuple(names), owners, np.full(len(ids), -1))
+  decided = Decisions(tuple(names), owners, np.zeros(0, int))
+  if ids is None:
+    return decided
   return decided._replace(pins=_read_pins(pathlib.Path(workdir) / PINNED, decided, ids))
 
 

@@ -441,8 +441,8 @@ def print_summary(summary: dict, workdir) -> None:
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
-  print(f"Results: {workdir / 'report.html'} (and assignments.csv, summary.json, "
-        'figures/)')
+  print(f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
+        'summary.json, figures/)')
 
 
 # ------------------------------------------------------------------- the process

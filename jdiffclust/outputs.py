@@ -383,8 +383,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   """
   workdir = pathlib.Path(workdir)
   known = gallery.read(workdir / exploring.FILE)
-  decided = decisions.read(workdir, fitted.config.num_clusters,
-                           () if known is None else known.ids)
+  decided = decisions.read(workdir, fitted.config.num_clusters)
   found = fitted.assign(source, reporter)
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
                else None)
@@ -568,8 +567,7 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   """
   workdir = pathlib.Path(workdir)
   number = fitted.config.num_clusters
-  known = gallery.read(workdir / exploring.FILE)
-  decided = decisions.read(workdir, number, () if known is None else known.ids)
+  decided = decisions.read(workdir, number)
   given = [decided.numbers_of(cluster) for cluster in options.clusters]
   clusters = tuple(dict.fromkeys(sum(given, []))) or tuple(range(number))
   chosen = {name: value for name, value in options.items() if name != 'clusters'}
