@@ -382,10 +382,11 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
       with reporter.task(action, len(plan.pairs), 'files') as task:
         sorting.perform(workdir, plan, lambda: task.advance(1))
     number = len({os.path.dirname(new) for _, new in plan.pairs})
+    until = '; until then the run does not find its images' * (action == 'move')
     print(f"{len(plan.pairs):,} files {'would go' if asked['dry_run'] else 'went'} into "
           f'{number} folders of {target} ({action}'
           + (').' if asked['dry_run'] else
-             f'); --mode=sort --action=undo --workdir={workdir} takes that back.'))
+             f'); --mode=sort --action=undo --workdir={workdir} takes that back{until}.'))
 
 
 def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> None:

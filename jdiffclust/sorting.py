@@ -129,6 +129,8 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
     raise UserError(f'The images were sorted before, and {path} would undo that: do so '
                     'first by --mode=sort --action=undo, or remove that file.')
   files.write_text(path, json.dumps(plan._asdict(), indent=0) + '\n')
+  with open(path, 'rb') as file:
+    os.fsync(file.fileno())  # before anything else, also if the power fails
   try:
     for folder in plan.folders:
       os.makedirs(folder, exist_ok=True)

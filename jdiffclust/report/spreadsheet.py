@@ -103,7 +103,7 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
       'y': [float(y) for y in beside.points[:, 1]],
       'neighbor_files': [[name(row) for row in rows] for rows in beside.near],
       'neighbor_distances': beside.away.tolist()}
-  columns['probabilities'] = responsibilities.tolist()
+  columns['probabilities'] = np.asarray(responsibilities, np.float32)
   if known_ids is ids:
     # As Embedding Atlas reads them: rows of this table, which CSV leaves out.
     columns['neighbors'] = [{'ids': rows, 'distances': away} for rows, away in zip(
@@ -162,12 +162,17 @@ def write_csv(path, columns: Columns) -> None:
 def write_parquet(path, columns: Columns) -> None:
   """Writes columns of N cells as a Parquet file, atomically.
 
-  A column of cells of several types, or without any, becomes texts.
+  A column of cells of several types, or without any, becomes texts; an array [N, Q] a
+  column of lists.
   """
   import pyarrow  # takes a while, and is needed at the end alone
   import pyarrow.parquet
   arrays = {}
   for name, cells in columns.items():
+    if isinstance(cells, np.ndarray) and cells.ndim == 2:
+      arrays[name] = pyarrow.ListArray.from_arrays(
+          np.arange(len(cells) + 1) * cells.shape[1], cells.reshape(-1))
+      continue
     cells = list(cells)
     try:
       arrays[name] = pyarrow.array(cells)
@@ -181,7 +186,7 @@ def write_parquet(path, columns: Columns) -> None:
 
 
 def read_parquet(path) -> Columns:
-  """The columns that `write_parquet` wrote.
+  """The columns that `write_parquet` wrote, of `columns_of`.
 
   Raises:
     UserError: there is no such file, or a damaged one, or of an earlier version.
@@ -189,7 +194,10 @@ def read_parquet(path) -> Columns:
   import pyarrow
   import pyarrow.parquet
   try:
-    columns = pyarrow.parquet.read_table(path).to_pydict()
+    table = pyarrow.parquet.read_table(path)
+    columns = {name: table.column(name).combine_chunks().flatten().to_numpy().reshape(
+        table.num_rows, -1) if name == 'probabilities' else table.column(name).to_pylist()
+               for name in table.column_names}
     columns['file'], columns['probabilities'], columns['bound']
   except (OSError, pyarrow.ArrowInvalid, KeyError):
     raise UserError(f'{path} is missing or damaged: --mode=evaluate writes it, as does '
@@ -204,5 +212,4 @@ def decided_anew(columns: Columns, decided: Decisions) -> Columns:
     columns: of `columns_of`.
     decided: of the same images.
   """
-  tau = np.array(columns['probabilities'], np.float32)
-  return columns | assigned(tau, np.array(columns['bound']), decided)
+  return columns | assigned(columns['probabilities'], np.array(columns['bound']), decided)
