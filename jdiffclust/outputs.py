@@ -149,7 +149,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   gallery.write(workdir / exploring.FILE, known)
   write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
               verdict, config.predict.foreign_share, exploring.of_the_run(known),
-              source.ids, decided)
+              None, decided)
   decisions.write_templates(workdir, summary['cluster_sizes'])
   return summary
 
@@ -157,7 +157,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
 def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
                 responsibilities: np.ndarray, bound: np.ndarray,
                 verdict: foreign.Verdict | None, share: float,
-                beside: exploring.Beside, known_ids: Sequence[str],
+                beside: exploring.Beside, known_ids: Sequence[str] | None,
                 decided: Decisions) -> None:
   """Writes all that is known of images, as .csv and .parquet.
 
@@ -169,7 +169,7 @@ def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
     verdict: how unusual they are; None: unknown.
     share: the false alarm rate of `foreign`.
     beside: what is near them among the run's images.
-    known_ids: of the run's images.
+    known_ids: of the run's images; None: they are these.
     decided: by hand.
   """
   labels = (None if source.labels is None else

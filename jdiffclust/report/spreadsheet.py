@@ -69,7 +69,7 @@ def assigned(responsibilities: np.ndarray, bound: np.ndarray,
 def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarray,
                decided: Decisions, typicality: np.ndarray,
                foreign: tuple[np.ndarray, Sequence[str]] | None, beside,
-               known_ids: Sequence[str], labels: Sequence[str] | None,
+               known_ids: Sequence[str] | None, labels: Sequence[str] | None,
                metadata: Mapping[str, Sequence[Any]],
                pictures: Sequence[bytes] | None = None) -> Columns:
   """All columns, in their order.
@@ -81,12 +81,13 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
     foreign: whether each is of another kind than the fit's, bool [N], and what sets it
       apart; None: that cannot be told.
     beside: with near, away, points and copies, see `jdiffclust.exploring.Beside`.
-    known_ids: of the run's images, whose rows `beside` has.
+    known_ids: of the run's images, whose rows `beside` has; None: they are these.
     labels: the class of each image, '' where unknown; None: there are none.
     metadata: see `with_metadata`.
     pictures: PNG files of the images; None: there are none.
   """
-  name = lambda row: str(known_ids[row])
+  known = ids if known_ids is None else known_ids
+  name = lambda row: str(known[row])
   alien, why = (None, None) if foreign is None else foreign
   nothing = [None] * len(ids)
   columns = {
@@ -104,7 +105,7 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
       'neighbor_files': [[name(row) for row in rows] for rows in beside.near],
       'neighbor_distances': beside.away.tolist()}
   columns['probabilities'] = np.asarray(responsibilities, np.float32)
-  if known_ids is ids:
+  if known_ids is None:
     # As Embedding Atlas reads them: rows of this table, which CSV leaves out.
     columns['neighbors'] = [{'ids': rows, 'distances': away} for rows, away in zip(
         beside.near.tolist(), beside.away.tolist())]

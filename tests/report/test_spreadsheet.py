@@ -34,7 +34,7 @@ def columns():
       copies=Copies(np.array([-1, 0, -1, 2]), np.array([0, 1, 0, 0], bool)))
   return spreadsheet.columns_of(
       IDS, TAU, BOUND, none_of(3, 4), np.array([0, .25, .5, .5]),
-      (np.array([True, False, False, True]), ['too plain'] * 4), beside, IDS,
+      (np.array([True, False, False, True]), ['too plain'] * 4), beside, None,
       ['cat', '', 'dog', 'cat'], {'dose': [1, None, -3, 4], 'cluster': list('wxyz'),
                                   'note': ['=A1', None, None, 'ok']}, [b'png'] * 4)
 
