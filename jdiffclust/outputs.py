@@ -147,9 +147,13 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
                                parts.spread)
   gallery.write(workdir / exploring.FILE, known)
+  beside = exploring.of_the_run(known)
   write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
-              verdict, config.predict.foreign_share, exploring.of_the_run(known),
-              None, decided)
+              verdict, config.predict.foreign_share, beside, None, decided)
+  repeated, exact = beside.copies.of >= 0, beside.copies.exact
+  if repeated.any():
+    reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
+                  f'the pixel: duplicate_of in {RESULTS}.csv')
   decisions.write_templates(workdir, summary['cluster_sizes'])
   return summary
 

@@ -37,6 +37,7 @@ def run(commands, tmp_path_factory):
   assert 'true.csv: 10 of 60 images have no row' in outcome.err
   assert "plates.csv: 1 rows are of no image here (such as '77')" in outcome.err
   assert 'ACC' in outcome.out
+  assert '1 images repeat others, 1 of them to the pixel' in outcome.err
   return folder / 'run'
 
 
@@ -166,7 +167,7 @@ def test_sorted_into_folders(commands, folder):
   outcome = commands.small(*sort, '--action=move')
   assert outcome.code == 0, outcome.err
   tau = np.load(run / 'responsibilities.npy')
-  ids = [row['file'] for row in read(run / 'assignments.csv')]
+  ids = [row['id'] for row in read(run / 'assignments.csv')]
   expected = {f"{('cluster 0', 'Ones & more', 'cluster 2')[q]}/{name[2:]}"
               for name, q in zip(ids, tau.argmax(axis=1))}
   assert {str(path.relative_to(run / 'sorted'))
