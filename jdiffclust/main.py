@@ -367,6 +367,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
             + (f'; {len(left)} were left alone. Mend that and undo again, or remove '
                f'{workdir / sorting.UNDO}.' if left else '.'))
       return
+    sorting.check_unsorted(workdir)
     fitted = config_lib.fitted_config(workdir)
     if fitted.data.source != 'folder':
       raise UserError(f'--mode=sort lays files into folders, but the images of '

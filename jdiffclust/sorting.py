@@ -113,6 +113,18 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   return Plan(action, [str(path) for path in made if not path.is_dir()], pairs)
 
 
+def check_unsorted(workdir) -> None:
+  """Checks that there is nothing to undo.
+
+  Raises:
+    UserError: there is.
+  """
+  path = pathlib.Path(workdir) / UNDO
+  if path.exists():
+    raise UserError(f'The images were sorted before, and {path} would undo that: do so '
+                    'first by --mode=sort --action=undo, or remove that file.')
+
+
 def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> None:
   """Does what a plan says, once it is written down.
 
@@ -124,10 +136,8 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
   Raises:
     UserError: an earlier one was not undone, or something came in between.
   """
+  check_unsorted(workdir)
   path = pathlib.Path(workdir) / UNDO
-  if path.exists():
-    raise UserError(f'The images were sorted before, and {path} would undo that: do so '
-                    'first by --mode=sort --action=undo, or remove that file.')
   files.write_text(path, json.dumps(plan._asdict(), indent=0) + '\n')
   with open(path, 'rb') as file:
     os.fsync(file.fileno())  # before anything else, also if the power fails

@@ -172,7 +172,7 @@ def test_sorted_into_folders(commands, folder):
               for name, q in zip(ids, tau.argmax(axis=1))}
   assert {str(path.relative_to(run / 'sorted'))
           for path in (run / 'sorted').rglob('*.png')} == expected
-  check_error(commands.small(*sort, '--action=copy'), 'are no files')
+  check_error(commands.small(*sort, '--action=copy'), '--action=undo')
   outcome = commands.small(*sort, '--action=undo')
   assert outcome.code == 0 and '60 of 60' in outcome.out
   assert sorted(path for path in pics.rglob('*')) == before
