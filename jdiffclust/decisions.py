@@ -24,6 +24,7 @@ from jdiffclust.errors import UserError
 
 # What clusters without a name are called.
 OF_NUMBER = re.compile(r'cluster \d+', re.IGNORECASE)
+COLUMNS = ('cluster', 'images', 'name')  # images: how many, for the reader alone
 CLUSTERS, PINNED = 'clusters.csv', 'pinned.csv'
 
 
@@ -137,16 +138,27 @@ def _number(text: str, num_clusters: int, where: str, more: str = '') -> int:
                   f'0..{num_clusters - 1}{more}. Correct the row, or remove it.')
 
 
+def _is_empty(path: pathlib.Path) -> bool:
+  """Whether a table is missing, or says nothing at all."""
+  return not path.is_file() or not path.read_bytes().strip(b'\xef\xbb\xbf\r\n\t ,;')
+
+
 def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
   """The name of each cluster by a table; '' where it has none."""
   names = [''] * num_clusters
-  if not path.is_file():
+  if _is_empty(path):
     return names
   table = read_table(str(path), CLUSTERS, ('cluster', 'name')).columns
   lower = {key.strip().lower(): key for key in table}
   if not {'cluster', 'name'} <= set(lower):
     raise UserError(f'{path} has the columns {", ".join(table)}: it must have cluster '
                     'and name (clusters of the same name are one).')
+  others = [key for key in table if key.strip().lower() not in COLUMNS
+            and any(cell is not None for cell in table[key])]
+  if others:
+    raise UserError(f'{path} has the column {others[0]!r}, which means nothing here: it '
+                    'must have cluster and name (clusters of the same name are one). '
+                    'Remove it.')
   seen = set()
   for number, name in zip(table[lower['cluster']], table[lower['name']]):
     if name is None:
@@ -171,7 +183,7 @@ def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
 def _read_pins(path: pathlib.Path, decided: Decisions, ids: Sequence[str]) -> np.ndarray:
   """The cluster that each image is pinned to by a table; -1: none."""
   pins = np.full(len(ids), -1)
-  if not path.is_file():
+  if _is_empty(path):
     return pins
   table = read_table(str(path), PINNED, ('file', 'cluster'))
   name = column_of(table, NAMES, 0, 'the names of the files', str(path), PINNED)

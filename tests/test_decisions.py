@@ -45,7 +45,7 @@ def test_names_and_pins(tmp_path):
 def test_undone_by_removing_rows(tmp_path):
   """No table, no row and an empty name say nothing."""
   nothing = decisions.none_of(4, 4)
-  for tables in ((None, None), ('cluster,name\n', 'file,cluster\n'),
+  for tables in ((None, None), ('', ';\r\n'), ('cluster,name\n', 'file,cluster\n'),
                  ('cluster,name\n2,\n', None)):
     write(tmp_path, *tables)
     found = decisions.read(tmp_path, 4, IDS)
@@ -78,6 +78,15 @@ def test_wrong_pins(row, fragments, tmp_path):
   assert PINNED in line
   for fragment in fragments:
     assert fragment in line
+
+
+def test_a_column_that_means_nothing(tmp_path):
+  """It is refused, lest a wish is passed over; an empty one does no harm."""
+  write(tmp_path, 'cluster,name,merge_into\n1,cat,\n')
+  assert decisions.read(tmp_path, 4, IDS).names[1] == 'cat'
+  write(tmp_path, 'cluster,name,merge_into\n1,,2\n')
+  line = refused(decisions.read, tmp_path, 4, IDS)
+  assert "'merge_into'" in line and 'same name' in line
 
 
 def test_tables_to_fill_in(tmp_path):
