@@ -139,7 +139,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       baselines=baselines, bound=fitted.bound, means=means, samples=samples,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
-      quality=quality, latents=latents)
+      quality=quality, latents=latents, names=decided.names)
   summary = results.write_results(
       workdir, config.to_dict(), outputs, source,
       lambda indices: images_at(source, indices), source.labels, reporter.warning,
@@ -578,7 +578,7 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   drawn = fitted.sample(clusters, reporter, **chosen)
   if not is_main_process():
     return None
-  rows = [f'{decided.names[q]} ({q})' if decided.names[q] else str(q) for q in clusters]
+  rows = figures.named(clusters, decided.names)
   if options.interpolate:
     ends = rows
     rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]

@@ -44,6 +44,7 @@ class Results(NamedTuple):
     choice: how Q was chosen, as in num_clusters.json; None: it was given.
     quality: of generated images; None: not measured.
     latents: what they show; None: the method has none.
+    names: of the clusters, '' where there is none; None: there are none.
   """
 
   responsibilities: np.ndarray
@@ -58,6 +59,7 @@ class Results(NamedTuple):
   choice: dict | None = None
   quality: Quality | None = None
   latents: LatentResults | None = None
+  names: Sequence[str] | None = None
 
 
 def versions(packages: Sequence[str] = VERSIONED) -> dict[str, str]:
@@ -269,10 +271,12 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
              for q, (typical, uncertain) in chosen.items()}
   drawings = {
       'hero': lambda: figures.hero(results.means, members, results.samples, sizes,
-                                   columns=count),
+                                   columns=count, names=results.names),
       'cluster_gallery': lambda: figures.cluster_gallery(
-          results.means, members, sizes, [row['mean_certainty'] for row in table]),
-      'sample_grid': lambda: figures.sample_grid(results.samples),
+          results.means, members, sizes, [row['mean_certainty'] for row in table],
+          names=results.names),
+      'sample_grid': lambda: figures.sample_grid(
+          results.samples, figures.named(range(len(sizes)), results.names)),
       'history_curves': lambda: figures.history_curves(results.history),
       'bound_terms': lambda: figures.bound_terms(
           results.history, results.noise_bands, results.means[0].size),
