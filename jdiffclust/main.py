@@ -35,7 +35,10 @@ from jdiffclust.memory import keep_freed_memory  # noqa: E402
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
 
-MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate')
+MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate', 'decide',
+         'sort', 'similar')
+# Flags of one command alone.
+OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar'}
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -53,6 +56,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
       flag_values=values, lock_config=True, sys_argv=argv)
   flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_string('mode', 'fit', ' | '.join(MODES), flag_values=values)
+  flags.DEFINE_string('action', None, 'sort: copy, link, move or undo.',
+                      flag_values=values)
+  flags.DEFINE_boolean('dry_run', None, 'sort: tell, but do nothing.',
+                       flag_values=values)
+  flags.DEFINE_string('to', None, 'sort: where the folders go.', flag_values=values)
+  flags.DEFINE_string('image', None, 'similar: a file, or an id of the run.',
+                      flag_values=values)
   flags.DEFINE_boolean('quiet', False, 'Show warnings and errors only.',
                        flag_values=values)
 
@@ -68,6 +78,12 @@ def help_text(everything: bool = False) -> str:
            'folder (predict: of the new images)',
            '  --workdir=DIR       where results go, and where a fitted run is found',
            f"  --mode=MODE         {', '.join(MODES)} (default: fit)",
+           '  --action=ACTION     of sort: copy, link or move the images into folders by '
+           'cluster; undo takes it back',
+           '  --to=DIR            of sort: where the folders go (default: sorted, in the '
+           'workdir)',
+           '  --dry-run           of sort: tell what would be done, and do nothing',
+           '  --image=FILE        of similar: an image, or the id of one of the run',
            '  --quiet             show warnings and errors only',
            '  --help=all          show all options', '',
            'Options, as --config.NAME=VALUE (default in brackets):']
@@ -95,6 +111,16 @@ def current_names(argv: list[str]) -> list[str]:
       arg = f'--config.{new}{equals}{value}'
     found.append(arg)
   return found
+
+
+def argument_of_names(arg: str) -> str:
+  """--config.sample.clusters=NAMES as ml_collections reads texts in a tuple."""
+  name, _, value = arg.partition('=')
+  if name.lstrip('-') != 'config.sample.clusters' or not any(map(str.isalpha, value)) or (
+      value[:1] in '("\''):
+    return arg
+  parts = [part.strip() for part in value.split(',')]
+  return f"{name}={tuple(int(p) if p.isdecimal() else p for p in parts)}"
 
 
 def config_file(name: str) -> str:
@@ -138,7 +164,7 @@ def parse(argv: list[str]):
     argv: with the program's name first.
 
   Returns:
-    (config or None, workdir, mode, quiet).
+    (config, workdir, mode, quiet, the flags of OF_MODE by name).
 
   Raises:
     UserError: an unknown flag, option or mode, a wrong value, a missing file.
@@ -147,6 +173,9 @@ def parse(argv: list[str]):
   for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
     if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):
       argv[i:i + 2] = [f'--config={argv[i + 1]}']
+  argv = [argument_of_names(arg.replace('-dry-run', '-dry_run')
+                            if arg.lstrip('-').startswith('dry-run') else arg)
+          for arg in argv]
   overrides = [arg for arg in argv[1:] if arg.startswith(('--config.', '-config.'))]
   for arg in overrides:
     name, equals, _ = arg.lstrip('-').removeprefix('config.').partition('=')
@@ -201,6 +230,10 @@ def parse(argv: list[str]):
   if values.mode not in MODES:
     raise UserError(f'--mode={values.mode} is not allowed: it must be one of '
                     f"{', '.join(MODES)}." + config_lib.nearest(values.mode, MODES))
+  for flag, mode in OF_MODE.items():
+    if values[flag].value is not None and values.mode != mode:
+      raise UserError(f"--{flag.replace('_', '-')} is of --mode={mode}, not of "
+                      f'--mode={values.mode}: leave it out, or set the mode.')
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
                     '--workdir=runs/mine.')
@@ -213,14 +246,17 @@ def parse(argv: list[str]):
   if config is None:
     config = apply_overrides(workdir, overrides)
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
-    kept = 'data.max_images' in named or not named & others
-    if values.mode in ('predict', 'restore') and not kept:
-      config.data.max_images = 0  # the fit's is not that of other images
+    if values.mode in ('predict', 'restore') and named & others:
+      # What the fit's are is not that of other images.
+      for name, none in (('max_images', 0), ('labels', ''), ('metadata', '')):
+        if f'data.{name}' not in named:
+          config.data[name] = none
   config_lib.check_config(config)
   if values.mode != 'fit':
     config_lib.check_usable(values.mode, sorted(named),
                             config_lib.fitted_config(workdir), config)
-  return config, workdir, values.mode, values.quiet
+  return (config, workdir, values.mode, values.quiet,
+          {flag: values[flag].value for flag in OF_MODE})
 
 
 def apply_overrides(workdir, overrides: list[str]):
@@ -252,6 +288,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     parts: make the results, `outputs.Parts`.
     started: the `time.perf_counter()` from which wall_seconds count.
   """
+  from jdiffclust import decisions
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
@@ -259,6 +296,8 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   store = Workdir(workdir, config.checkpoint.keep, started)
   load = lambda: load_source(config.data, finest=finest_of(config))
   with held_run(store, config, load, reporter, build) as source:
+    if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
+      decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
@@ -296,6 +335,68 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   message = write_samples(fitted, workdir, config.sample, reporter)
   if message is not None:
     print(message)
+
+
+def run_decide(workdir: pathlib.Path) -> None:
+  """Writes the results of a fit anew, as clusters.csv and pinned.csv say."""
+  from jdiffclust.outputs import write_decided
+  from jdiffclust.workdir import main_process_lock
+  files.check_writable(workdir)
+  with main_process_lock(workdir):
+    print(write_decided(workdir, config_lib.fitted_config(workdir).num_clusters))
+
+
+def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
+  """Lays the images of a fit into folders by cluster, or takes that back."""
+  from jdiffclust import sorting
+  from jdiffclust.outputs import clusters_decided
+  from jdiffclust.workdir import main_process_lock
+  action = asked['action']
+  if action not in sorting.ACTIONS:
+    what = 'is missing' if action is None else f'= {action!r} is not allowed'
+    raise UserError(f"--action {what}: it must be one of {', '.join(sorting.ACTIONS)}.")
+  files.check_writable(workdir)
+  with main_process_lock(workdir):
+    if action == 'undo':
+      with reporter.task('undo', 1, 'times') as task:
+        count, left = sorting.undo(workdir)
+        task.advance(1)
+      for line in left[:5]:
+        reporter.warning(f'left alone: {line}')
+      print(f'{count - len(left):,} of {count:,} files are as they were before sorting'
+            + (f'; {len(left)} were left alone. Mend that and undo again, or remove '
+               f'{workdir / sorting.UNDO}.' if left else '.'))
+      return
+    sorting.check_unsorted(workdir)
+    fitted = config_lib.fitted_config(workdir)
+    if fitted.data.source != 'folder':
+      raise UserError(f'--mode=sort lays files into folders, but the images of '
+                      f'config.data.source = {fitted.data.source!r} are no files.')
+    ids, clusters = clusters_decided(workdir, fitted.num_clusters)
+    target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
+    root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
+    plan = sorting.make_plan(action, ids, clusters, root, target)
+    if asked['dry_run']:
+      for source, new in plan.pairs[:10]:
+        print(f'{source} -> {new}')
+    else:
+      with reporter.task(action, len(plan.pairs), 'files') as task:
+        sorting.perform(workdir, plan, lambda: task.advance(1))
+    number = len({os.path.dirname(new) for _, new in plan.pairs})
+    until = '; until then the run does not find its images' * (action == 'move')
+    print(f"{len(plan.pairs):,} files {'would go' if asked['dry_run'] else 'went'} into "
+          f'{number} folders of {target} ({action}'
+          + (').' if asked['dry_run'] else
+             f'); --mode=sort --action=undo --workdir={workdir} takes that back{until}.'))
+
+
+def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> None:
+  """Prints the images of a fit that are nearest to an image."""
+  from jdiffclust.outputs import similar
+  if not image:
+    raise UserError('--image is missing: name a file, or the id of an image of the run.')
+  options = config_lib.asked_of('similar', config_lib.fitted_config(workdir), config)
+  print(similar(workdir, options, image, reporter, build))
 
 
 def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
@@ -342,8 +443,8 @@ def print_summary(summary: dict, workdir) -> None:
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
-  print(f"Results: {workdir / 'report.html'} (and assignments.csv, summary.json, "
-        'figures/)')
+  print(f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
+        'summary.json, figures/)')
 
 
 # ------------------------------------------------------------------- the process
@@ -415,7 +516,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     if asked:
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
-    config, workdir, mode, quiet = parse(argv)
+    config, workdir, mode, quiet, asked = parse(argv)
     from jdiffclust import processes
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
@@ -429,6 +530,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),
+                'decide': lambda: run_decide(workdir),
+                'sort': lambda: run_sort(config, workdir, reporter, asked),
+                'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
       commands[mode]()

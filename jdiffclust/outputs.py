@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import resource
 import sys
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiffclust import decisions, exploring
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
@@ -21,17 +23,22 @@ from jdiffclust.clustering.starts.edges import orientations
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
 from jdiffclust.config import NEIGHBOURS, copied
-from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.by_name import images_of
+from jdiffclust.data.dataset import ImageSource, files_source, images_at
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
-from jdiffclust.evaluation import features, foreign, latent_space, sample_quality
+from jdiffclust.evaluation import (
+    features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
+from jdiffclust.errors import UserError
+from jdiffclust.fitted import (
+    DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, units_of)
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
-from jdiffclust.report import figures, restored, results
+from jdiffclust.report import figures, restored, results, spreadsheet
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
@@ -43,6 +50,8 @@ BASELINE_IMAGES = 20000  # that they are fitted to, at most
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
 REFERENCE = 'foreign.npz'
+# All that is known of each image, .csv and .parquet: of the fit's, and of new ones.
+RESULTS, NEW_RESULTS = 'results', 'results_new'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
 # Of the history: what the report shows of the latents, by their names there.
@@ -82,10 +91,12 @@ class Parts(NamedTuple):
   Attributes:
     draw_figures: as `results.draw_figures`.
     generate: as `generate`.
+    spread: as `gallery.spread`.
   """
 
   draw_figures: Callable = results.draw_figures
   generate: Callable = generate
+  spread: Callable = gallery.spread
 
 
 def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
@@ -106,6 +117,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   """
   began = time.perf_counter()
   config, method, progress = fitted.config, fitted.method, fitted.progress
+  decided = decisions.read(workdir, config.num_clusters, source.ids)
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
   notes = small_group_notes(fitted, source, baselines['kmeans'])
@@ -121,18 +133,58 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
                            'samples to judge') if with_quality else None)
   if not is_main_process():
     return None
-  keep_reference(fitted, source, workdir, reporter)
+  verdict = keep_reference(fitted, source, workdir, reporter)
   quality = None if judged is None else measure_quality(fitted, source, judged, reporter)
   outputs = results.Results(
       responsibilities=fitted.responsibilities, start=fitted.start,
       baselines=baselines, bound=fitted.bound, means=means, samples=samples,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
-      quality=quality, latents=latents)
-  return results.write_results(
+      quality=quality, latents=latents, names=decided.names)
+  summary = results.write_results(
       workdir, config.to_dict(), outputs, source,
       lambda indices: images_at(source, indices), source.labels, reporter.warning,
-      draw=parts.draw_figures)
+      decided=decided, draw=parts.draw_figures)
+  known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
+                               parts.spread)
+  gallery.write(workdir / exploring.FILE, known)
+  beside = exploring.of_the_run(known)
+  write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
+              verdict, config.predict.foreign_share, beside, None, decided)
+  repeated, exact = beside.copies.of >= 0, beside.copies.exact
+  if repeated.any():
+    reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
+                  f'the pixel: duplicate_of in {RESULTS}.csv')
+  decisions.write_templates(workdir, summary['cluster_sizes'])
+  return summary
+
+
+def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
+                responsibilities: np.ndarray, bound: np.ndarray,
+                verdict: foreign.Verdict | None, share: float,
+                beside: exploring.Beside, known_ids: Sequence[str] | None,
+                decided: Decisions) -> None:
+  """Writes all that is known of images, as .csv and .parquet.
+
+  Args:
+    path: without its ending.
+    fitted: the fit.
+    source: n images, of the fit or new ones.
+    responsibilities, bound: of these, [n, Q] and [n].
+    verdict: how unusual they are; None: unknown.
+    share: the false alarm rate of `foreign`.
+    beside: what is near them among the run's images.
+    known_ids: of the run's images; None: they are these.
+    decided: by hand.
+  """
+  labels = (None if source.labels is None else
+            results.label_texts(source.labels, source.label_names))
+  columns = spreadsheet.columns_of(
+      source.ids, responsibilities, bound, decided, share_below(bound, fitted.bound),
+      verdict and (verdict.p_values <= share, verdict.reasons), beside, known_ids,
+      labels, source.metadata, exploring.pictures_of(source))
+  spreadsheet.write_csv(path.with_suffix('.csv'), columns)
+  spreadsheet.write_parquet(path.with_suffix('.parquet'), columns)
 
 
 def baselines_of(fitted: Fitted, source: ImageSource,
@@ -219,7 +271,7 @@ def maps_of(image_shape) -> dict[str, features.FeatureMap]:
 
 
 def keep_reference(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
-                   reporter: Reporter) -> None:
+                   reporter: Reporter) -> foreign.Verdict | None:
   """Writes what new images are compared with: foreign.npz; not of fewer than 4 images.
 
   Args:
@@ -227,17 +279,29 @@ def keep_reference(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
     source: its images.
     workdir: the folder to write in.
     reporter: shows progress.
+
+  Returns:
+    How unusual the fit's own images are; None: there are fewer than 4.
   """
   path, seed = pathlib.Path(workdir) / REFERENCE, fitted.config.seed
   if source.num_images < foreign.FEWEST_IMAGES:
     path.unlink(missing_ok=True)
-    return
+    return None
+  rows = sample_indices(source.num_images, foreign.MOST_IMAGES, seed)
   with reporter.task('reference for new images', 1, 'references') as task:
-    images = small_images(source, sample_indices(source.num_images, foreign.MOST_IMAGES,
-                                                 seed))
-    foreign.write_reference(path, foreign.make_reference(
-        images, maps_of(images.shape[1:]), integer_seed(seed, 'foreign')))
+    images, halves = small_images(source, rows), integer_seed(seed, 'foreign')
+    reference = foreign.make_reference(images, maps_of(images.shape[1:]), halves)
+    foreign.write_reference(path, reference)
     task.advance(1)
+  members = np.concatenate([rows[half] for half in foreign.halves(len(rows), halves)])
+  others = np.setdiff1d(np.arange(source.num_images), members)
+  parts = [foreign.judge_members(reference)]
+  if len(others):
+    parts.append(judge_by(reference, source, others, reporter))
+  order = np.argsort(np.concatenate([members, others]))
+  reasons = [why for part in parts for why in part.reasons]
+  return foreign.Verdict(np.concatenate([part.p_values for part in parts])[order],
+                         [reasons[place] for place in order])
 
 
 def measure_quality(fitted: Fitted, source: ImageSource, generated: np.ndarray,
@@ -324,12 +388,15 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   Returns:
     What to tell of it; None in processes that do not write.
   """
+  workdir = pathlib.Path(workdir)
+  known = gallery.read(workdir / exploring.FILE)
+  decided = decisions.read(workdir, fitted.config.num_clusters)
   found = fitted.assign(source, reporter)
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
                else None)
   if not is_main_process():
     return None
-  path, bound = pathlib.Path(workdir) / 'predictions.csv', found.info.bound
+  path, bound = workdir / 'predictions.csv', found.info.bound
   typicality = share_below(bound, fitted.bound)
   verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
                       options.foreign_share, reporter)
@@ -351,7 +418,96 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                 'probability-flow ODE'.format(*bits))
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
-  return message
+  if known is None:
+    reporter.warning(f'{workdir} has no {exploring.FILE}, or a damaged one, by which '
+                     f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
+                     '--mode=evaluate writes it.')
+    return message
+  write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
+              verdict, options.foreign_share,
+              exploring.look_at(fitted.recogniser, known, source, reporter), known.ids,
+              decided.for_others(source.num_images))
+  return f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
+
+
+def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
+  """Writes results and report anew as a person's tables say, from what a fit has left.
+
+  Args:
+    workdir: the folder of the run.
+    num_clusters: Q.
+
+  Returns:
+    What to tell of it.
+
+  Raises:
+    UserError: a fit has left no results there, or a table is wrong.
+  """
+  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
+  decided = decisions.read(workdir, num_clusters, columns['file'])
+  columns = spreadsheet.decided_anew(columns, decided)
+  results.rewrite_page(workdir, decided)
+  spreadsheet.write_parquet(workdir / f'{RESULTS}.parquet', columns)
+  spreadsheet.write_csv(workdir / f'{RESULTS}.csv', columns)
+  groups, named = len(np.unique(decided.owners)), sum(map(bool, decided.names))
+  return (f'{named} of {num_clusters} clusters have a name, {groups} are left of them, '
+          f'{int(np.sum(decided.pins >= 0))} images are pinned: '
+          f'{workdir / RESULTS}.csv, .parquet and report.html say so')
+
+
+def clusters_decided(workdir: pathlib.Path,
+                     num_clusters: int) -> tuple[list[str], list[str]]:
+  """The ids of a fit's images, and what the cluster of each is called.
+
+  Args and raises: as of `write_decided`.
+  """
+  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
+  decided = decisions.read(workdir, num_clusters, columns['file'])
+  return columns['file'], list(spreadsheet.decided_anew(columns, decided)['name'])
+
+
+def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
+            build: Callable) -> str:
+  """The images of a fit that are nearest to an image, a line each.
+
+  Args:
+    workdir: the folder of the fit.
+    config: its config.
+    image: an id of the fit, or a file.
+    reporter: shows progress.
+    build: as of `fitted.load`.
+
+  Raises:
+    UserError: it is neither, or the fit has left nothing to compare with.
+  """
+  known = gallery.read(workdir / exploring.FILE)
+  if known is None:
+    raise UserError(f'{workdir / exploring.FILE} is missing or damaged: --mode=evaluate '
+                    'writes it, as does the end of a fit.')
+  ids, names = clusters_decided(workdir, config.num_clusters)
+  rows = images_of([image], ids)[0]
+  path = os.path.expanduser(image)
+  if image not in ids and os.path.isfile(path):
+    fitted = load(workdir, config, reporter, build)
+    source = files_source([path], data_like_the_fit(fitted, config.data), False,
+                          fitted.rendering, fitted.finest)
+    check_like_the_fit(fitted, source, reporter)
+    looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
+                               reporter)
+    near, away = gallery.nearest(looks.features, known.features, gallery.NEAREST)
+    head = f'The images of the run that are nearest to the file {path}:'
+  elif len(rows) == 1:
+    near, away = gallery.nearest(known.features[rows], known.features, gallery.NEAREST,
+                                 np.array(rows))
+    head = f'The images of the run that are nearest to {ids[rows[0]]} ({names[rows[0]]}):'
+  else:
+    what = (f"of several images of the run ({', '.join(ids[row] for row in rows[:3])})"
+            if rows else 'no file, and no image of the run')
+    raise UserError(f'--image={image} is {what}: give a file, or an id such as '
+                    f'{ids[0]!r}.')
+  lines = [f'{away[0, k]:10.3f}  {names[row]:<20}  {ids[row]}'
+           for k, row in enumerate(near[0])]
+  return '\n'.join([head, f"{'distance':>10}  {'cluster':<20}  image", *lines])
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
@@ -377,13 +533,17 @@ def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
     reporter.warning(f'By {known} images of the fit no other can be called foreign at a '
                      f'false alarm rate of config.predict.foreign_share = {share}: it '
                      f'takes {1 / (known + 1):.2g} or more.')
-  blocks = np.array_split(np.arange(source.num_images),
-                          -(-source.num_images // foreign.BLOCK))
+  return judge_by(reference, source, np.arange(source.num_images), reporter)
+
+
+def judge_by(reference, source: ImageSource, rows: np.ndarray,
+             reporter: Reporter) -> foreign.Verdict:
+  """How unusual images [n] of a source are beside a reference."""
   found = []
-  with reporter.task('foreign', source.num_images, 'images') as task:
-    for block in blocks:
+  with reporter.task('foreign', len(rows), 'images') as task:
+    for block in np.array_split(rows, -(-len(rows) // foreign.BLOCK)):
       images = small_images(source, block)
-      found.append(foreign.judge(reference, images, maps_of(shape)))
+      found.append(foreign.judge(reference, images, maps_of(images.shape[1:])))
       task.advance(len(block))
   return foreign.Verdict(np.concatenate([part.p_values for part in found]),
                          [why for part in found for why in part.reasons])
@@ -413,15 +573,19 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
     What to tell of it; None in processes that do not write.
   """
   workdir = pathlib.Path(workdir)
-  clusters = options.clusters or tuple(range(fitted.config.num_clusters))
+  number = fitted.config.num_clusters
+  decided = decisions.read(workdir, number)
+  given = [decided.numbers_of(cluster) for cluster in options.clusters]
+  clusters = tuple(dict.fromkeys(sum(given, []))) or tuple(range(number))
   chosen = {name: value for name, value in options.items() if name != 'clusters'}
   drawn = fitted.sample(clusters, reporter, **chosen)
   if not is_main_process():
     return None
-  rows = list(map(str, clusters))
+  rows = figures.named(clusters, decided.names)
   if options.interpolate:
+    ends = rows
     rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]
-    rows[0], rows[-1] = map(str, clusters)
+    rows[0], rows[-1] = ends
   written = [workdir / 'samples.npy', workdir / 'samples.png']
   earlier = in_place_of(written[0])
   results.write_array(written[0], drawn.images)

@@ -241,7 +241,8 @@ def test_differences_are_of_options_that_define_the_run():
   free = {
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
       'checkpoint.every_seconds',
-      'log.every_steps', 'data.path', 'data.labels_path', 'data.label_key',
+      'log.every_steps', 'data.path', 'data.labels', 'data.labels_path',
+      'data.metadata', 'data.label_key',
       'data.use_labels', 'data.unreadable', 'data.pipeline', 'data.memory_limit_mb',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),
       *(f'quality.{name}' for name in config_lib.OPTIONS['quality']),

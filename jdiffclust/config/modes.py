@@ -11,12 +11,13 @@ DEVICES = ('num_devices', 'distributed')
 E_STEP = ('e_step.batch_size', 'e_step.draws_per_chunk', 'e_step.clusters_per_chunk')
 READING = ('data.pipeline', 'data.memory_limit_mb', 'data.workers')
 WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labels',
-               'data.unreadable')
+               'data.unreadable', 'data.labels', 'data.metadata')
 # Sections and options that a command is asked by, of a model that is fitted already.
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
     'restore': (*DEVICES, *READING, 'restore'),
+    'decide': (), 'sort': ('data.path',), 'similar': (*DEVICES, 'data.unreadable'),
     'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, 'sample', 'quality')}
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
@@ -58,7 +59,7 @@ def check_usable(mode: str, named: Iterable[str], fitted, given) -> None:
                       f"{', '.join(option.methods)}. Leave it out.")
     if not _covers(usable, name) and now[name] not in (before[name], AUTO):
       shown = ', '.join(f'config.{part}' + '.*' * (part not in all_options())
-                        for part in usable)
+                        for part in usable) or 'no option'
       raise UserError(
           f'--mode={mode} cannot use config.{name} = {now[name]!r}: the fit in the '
           f'workdir has {before[name]!r}. Leave it out; {mode} reads {shown}.')

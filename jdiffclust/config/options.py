@@ -86,6 +86,11 @@ OPTIONS: Mapping[str, Any] = {
         'padding': integer(0, 0, 'pixels added on every side of an image'),
         'use_labels': flag(True, 'whether labels are read, only to score the result '
                            '(folder: the names of sub-folders)', **ASKED),
+        'labels': text('', 'a table (.csv, .parquet) of file and label: the classes by '
+                       'which the result is scored, in the place of others', **ASKED),
+        'metadata': text('', 'a table (.csv, .parquet) of what is known of the images, '
+                         'whose columns results.csv shows; rows are joined by the name '
+                         'of the file', **ASKED),
         'unreadable': choice('refuse', ('refuse', 'skip'),
                              'what happens to files that are no readable images',
                              **ASKED),
@@ -377,8 +382,11 @@ OPTIONS: Mapping[str, Any] = {
                                **HERE),
     },
     'sample': {
-        'clusters': integers((), 0, 'the clusters to generate images of; empty: all',
-                             allow_empty=True, **ASKED),
+        'clusters': Option((), 'numbers >= 0 or names of clusters.csv, as in 0,cats',
+                           lambda v: all(q >= 0 if type(q) is int else type(q) is str
+                                         and q.strip() for q in v),
+                           'the clusters to generate images of, by number or name; '
+                           'empty: all', **ASKED),
         'num_images': integer(8, 1, 'images generated of each cluster', **ASKED),
         'batch_size': integer(80, 1, 'images generated at once', **HERE),
         'seed': integer(0, 0, 'the number that the noise of generated images follows '

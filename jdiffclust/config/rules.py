@@ -163,7 +163,8 @@ def _check_low(config) -> None:
 def _check_samples(config) -> None:
   """Checks what is generated and compared."""
   chosen = config.num_clusters != AUTO
-  bad = [q for q in config.sample.clusters if chosen and q >= config.num_clusters]
+  bad = [q for q in config.sample.clusters
+         if chosen and type(q) is int and q >= config.num_clusters]
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
                     f'clusters 0..{config.num_clusters - 1}.')

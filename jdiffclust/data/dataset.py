@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ml_collections
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.by_name import read_labels, read_metadata
 from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
@@ -52,6 +53,8 @@ class ImageSource:
     resized: which images were of another size, for a person; '': none.
     finer: the same images at more pixels, for those who tell what they show; None: there
       are no more.
+    metadata: what else is known of the images, N cells by the name of a column; None: an
+      empty cell.
   """
 
   name: str
@@ -65,6 +68,7 @@ class ImageSource:
   notes: tuple[str, ...] = ()
   resized: str = ''
   finer: 'ImageSource | None' = None
+  metadata: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
   @property
   def seen(self) -> 'ImageSource':
@@ -98,6 +102,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       channels: 1 (colour becomes luma), 3 (grey is repeated), 0 as found.
       padding: pixels of the lowest value added on every side, after resizing.
       use_labels: whether to read labels; False: `labels` is None.
+      labels, metadata: tables of classes, in the place of those that the source has, and
+        of what else is known, joined by the names of files (`data.by_name`).
       unreadable: 'refuse' or 'skip' the damaged files of a folder.
       max_images: the number of images to keep, 0: all. They are chosen at random, the
         same ones each time, without regard to labels or order.
@@ -123,7 +129,21 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
-  return _read(SOURCES[data.source], data, for_fit, rendering, finest)
+  return _with_tables(_read(SOURCES[data.source], data, for_fit, rendering, finest), data)
+
+
+def _with_tables(source: ImageSource, data: ml_collections.ConfigDict) -> ImageSource:
+  """The source with the labels and metadata of the tables that the options name."""
+  notes = []
+  if data.labels and data.use_labels:
+    labels, note = read_labels(data.labels, source.ids)
+    source = dataclasses.replace(source, labels=labels.numbers, label_names=labels.names)
+    notes.append(note)
+  if data.metadata:
+    columns, note = read_metadata(data.metadata, source.ids)
+    source = dataclasses.replace(source, metadata=columns)
+    notes.append(note)
+  return dataclasses.replace(source, notes=(*source.notes, *filter(None, notes)))
 
 
 def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDict,

@@ -94,4 +94,6 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
   finer = source.finer and reordered(source.finer, order)
   return dataclasses.replace(
       source, images=images, finer=finer, ids=tuple(source.ids[i] for i in order),
-      labels=None if source.labels is None else source.labels[order])
+      labels=None if source.labels is None else source.labels[order],
+      metadata={name: [cells[i] for i in order]
+                for name, cells in source.metadata.items()})

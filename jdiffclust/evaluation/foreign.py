@@ -198,17 +198,18 @@ def p_values(reference, values) -> np.ndarray:
 # ------------------------------------------------------------------------------ scores
 
 
-def smaller(images) -> np.ndarray:
-  """Images averaged over square blocks, so that no side exceeds `LONGEST`.
+def smaller(images, longest: int = LONGEST) -> np.ndarray:
+  """Images averaged over square blocks, so that no side exceeds `longest`.
 
   Args:
     images: [n, H, W, C]; what is left of the blocks at the lower and right edge is cut.
+    longest: pixels.
 
   Returns:
     float32 [n, h, w, C].
   """
   images = np.asarray(images, np.float32)
-  factor = -(-max(images.shape[1:3]) // LONGEST)
+  factor = -(-max(images.shape[1:3]) // longest)
   height, width = (max(1, side // factor) for side in images.shape[1:3])
   cut = images[:, :height * factor, :width * factor]
   rows, columns = (min(factor, side) for side in images.shape[1:3])
@@ -352,6 +353,12 @@ def make_half(images, others, maps: Mapping[str, FeatureMap]) -> Half:
   return half._replace(others=scores(half, others, maps).astype(np.float32))
 
 
+def halves(count: int, seed: int) -> list[np.ndarray]:
+  """The rows of each half of a reference, rising."""
+  order = np.random.default_rng(seed).permutation(count)
+  return [np.sort(rows) for rows in np.array_split(order, 2)]
+
+
 def make_reference(images, maps: Mapping[str, FeatureMap],
                    seed: int) -> tuple[Half, Half]:
   """What images are compared with later, of the images of a fit.
@@ -361,8 +368,7 @@ def make_reference(images, maps: Mapping[str, FeatureMap],
     maps: features by the names of `MAPS`: functions of images to arrays [n, ...].
     seed: of the halves.
   """
-  order = np.random.default_rng(seed).permutation(len(images))
-  first, second = (images[np.sort(rows)] for rows in np.array_split(order, 2))
+  first, second = (images[rows] for rows in halves(len(images), seed))
   return make_half(first, second, maps), make_half(second, first, maps)
 
 
@@ -386,10 +392,33 @@ def judge(reference: tuple[Half, Half], images,
     as_unusual = as_unusual + at_least(np.sum(known**2, axis=1),
                                        np.sum(found**2, axis=1))
     count, mean, low = count + len(known), mean + found, low + too_low
-  largest = np.argmax(mean, axis=1)
-  reasons = [TEXTS[k][0] if low[i, k] == len(reference) else TEXTS[k][1]
-             for i, k in enumerate(largest)]
-  return Verdict((1 + as_unusual) / (count + 1), reasons)
+  return Verdict((1 + as_unusual) / (count + 1), _reasons(mean, low == len(reference)))
+
+
+def judge_members(reference: tuple[Half, Half]) -> Verdict:
+  """How unusual the images of a reference are among themselves.
+
+  Each is compared with the half that it is not in, and ranked among its own half:
+  whatever the images are, a share p of them has a p-value of at most p.
+
+  Args:
+    reference: of `make_reference`, of n images.
+
+  Returns:
+    `Verdict` of the n images, in the order that `halves` gives.
+  """
+  found = []
+  for half, other in zip(reference, reference[::-1]):
+    known, low = surprises(half.others, half.others, other.others)
+    size = np.sum(known**2, axis=1)
+    found.append((at_least(size, size) / len(size), _reasons(known, low)))
+  (second, of_second), (first, of_first) = found  # each half holds the other's scores
+  return Verdict(np.concatenate([first, second]), [*of_first, *of_second])
+
+
+def _reasons(found: np.ndarray, low: np.ndarray) -> list[str]:
+  """What is said of images of such surprises [n, 8], too low or not."""
+  return [TEXTS[k][not low[i, k]] for i, k in enumerate(np.argmax(found, axis=1))]
 
 
 def _mean_texture(mean, maps, shape) -> np.ndarray:

@@ -27,6 +27,7 @@ from jdiffclust.evaluation import scores
 from jdiffclust.evaluation.diagnostics import bits_per_dimension
 
 DPI = 200
+LONGEST_NAME = 20  # characters of the name of a cluster
 MAX_ROWS = 50
 
 # {cluster: (typical images, uncertain images)}.
@@ -90,8 +91,8 @@ def typical_and_uncertain(responsibilities: ArrayLike, bound: ArrayLike,
 
 
 def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
-                    certainties: Sequence[float | None],
-                    max_rows: int = MAX_ROWS) -> Figure:
+                    certainties: Sequence[float | None], max_rows: int = MAX_ROWS,
+                    names: Sequence[str] | None = None) -> Figure:
   """Draws each cluster in a row: its mean, most typical and least certain members.
 
   Args:
@@ -101,6 +102,7 @@ def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
     sizes: images per cluster, [Q].
     certainties: mean largest responsibility in [0, 1] per cluster, [Q]; None if empty.
     max_rows: the number of clusters to draw at most; the largest ones are drawn.
+    names: of the Q clusters, '' where there is none; None: there are none.
 
   Returns:
     A Figure.
@@ -109,11 +111,12 @@ def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
     ValueError: C is neither 1 nor 3.
   """
   shown = _largest(sizes, max_rows)
+  numbers = named(range(len(means)), names)
   return sheet(
       [[means[cluster][None], *members[cluster]] for cluster in shown],
       headings=('mean', 'most typical', 'least certain'),
       row_titles=[
-          _row_title(cluster, sizes[cluster], certainties[cluster])
+          _row_title(numbers[cluster], sizes[cluster], certainties[cluster])
           for cluster in shown],
       title=_cap_title('largest', len(shown), len(means)))
 
@@ -197,7 +200,8 @@ def save_animation(states: np.ndarray, path: str | os.PathLike,
 
 
 def hero(means: np.ndarray, members: Members, samples: np.ndarray,
-         sizes: ArrayLike | None = None, columns: int = 6, max_rows: int = 10) -> Figure:
+         sizes: ArrayLike | None = None, columns: int = 6, max_rows: int = 10,
+         names: Sequence[str] | None = None) -> Figure:
   """Draws one wide picture: for each cluster its mean, members and generated images.
 
   Args:
@@ -208,6 +212,7 @@ def hero(means: np.ndarray, members: Members, samples: np.ndarray,
       clusters are drawn.
     columns: the number of members and of generated images to draw at most.
     max_rows: the number of clusters to draw at most.
+    names: as in `cluster_gallery`.
 
   Returns:
     A Figure.
@@ -215,13 +220,14 @@ def hero(means: np.ndarray, members: Members, samples: np.ndarray,
   Raises:
     ValueError: C is neither 1 nor 3.
   """
+  numbers = named(range(len(means)), names)
   shown = _largest(np.zeros(len(means)) if sizes is None else sizes, max_rows)
   return sheet(
       [
           [means[q][None], members[q][0][:columns], samples[q][:columns]]
           for q in shown],
       headings=('mean', 'members', 'generated'),
-      row_labels=[str(q) for q in shown],
+      row_labels=[numbers[q] for q in shown],
       title=_cap_title(
           'first' if sizes is None else 'largest', len(shown), len(means)))
 
@@ -752,6 +758,17 @@ def _number(axes: Axes, number: int, place: np.ndarray, size: float) -> None:
                 patheffects.withStroke(linewidth=size / 4, foreground='white')])
 
 
+def named(clusters: Sequence[int], names: Sequence[str] | None) -> list[str]:
+  """The numbers of clusters as texts, each with its name, if it has one.
+
+  Args:
+    clusters: numbers.
+    names: of all clusters, '' where there is none; None: there are none.
+  """
+  return [f'{q} {shorten(names[q], LONGEST_NAME)}' if names and names[q] else str(q)
+          for q in clusters]
+
+
 def _largest(sizes: ArrayLike, count: int) -> list[int]:
   """The indices of the `count` largest sizes, in rising order of index."""
   return sorted(np.argsort(-np.asarray(sizes), kind='stable')[:count].tolist())
@@ -761,7 +778,7 @@ def _cap_title(which: str, shown: int, total: int) -> str:
   return f'The {which} {shown} of {total} clusters' if shown < total else ''
 
 
-def _row_title(cluster: int, size: int, certainty: float | None) -> str:
+def _row_title(cluster: str, size: int, certainty: float | None) -> str:
   if not size or certainty is None:
     return f'cluster {cluster} · empty'
   certainty = f'{certainty:.2f}'.removeprefix('0')

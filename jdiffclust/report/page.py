@@ -120,7 +120,8 @@ _METHODS = {
 def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
                  figures: Mapping[str, str | os.PathLike | None],
                  config: Mapping[str, Any],
-                 per_cluster: Sequence[Mapping[str, Any]]) -> None:
+                 per_cluster: Sequence[Mapping[str, Any]],
+                 decided: Sequence[Mapping[str, Any]] = ()) -> None:
   """Writes the report of a run, all at once or not at all.
 
   Args:
@@ -139,7 +140,9 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     figures: {name: path of a PNG, or None to leave it out}. The names of the functions
       in `report.figures` get a title and a caption.
     config: the configuration, of plain JSON types; others are shown as text.
-    per_cluster: dicts as `evaluation.scores.cluster_table` makes them.
+    per_cluster: dicts as `evaluation.scores.cluster_table` makes them, perhaps with the
+      name of each.
+    decided: what a person made of the clusters: dicts of name, clusters, size and pinned.
 
   Raises:
     OSError: a figure cannot be read, or the page cannot be written.
@@ -172,7 +175,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
           name: path for name, path in figures.items() if name in _EM_FIGURES}),
       iterations=[_iteration(record) for record in history],
       advice=list((summary.get('advice') or {}).values()),
-      clusters=per_cluster,
+      clusters=per_cluster, decided=decided,
       empty=sum(not row['size'] for row in per_cluster),
       run=_run(summary),
       warnings=summary.get('warnings') or (),

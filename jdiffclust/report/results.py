@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
+from jdiffclust.decisions import Decisions
+from jdiffclust.errors import UserError
 from jdiffclust.evaluation import diagnostics, scores
 from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
@@ -42,6 +44,7 @@ class Results(NamedTuple):
     choice: how Q was chosen, as in num_clusters.json; None: it was given.
     quality: of generated images; None: not measured.
     latents: what they show; None: the method has none.
+    names: of the clusters, '' where there is none; None: there are none.
   """
 
   responsibilities: np.ndarray
@@ -56,6 +59,7 @@ class Results(NamedTuple):
   choice: dict | None = None
   quality: Quality | None = None
   latents: LatentResults | None = None
+  names: Sequence[str] | None = None
 
 
 def versions(packages: Sequence[str] = VERSIONED) -> dict[str, str]:
@@ -129,6 +133,7 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
   """
   clusters = responsibilities.argmax(axis=1)
   further = further or {}
+  names = [] if labels is None else label_texts(labels, label_names)
   with files.replacing(path) as temporary:
     with open(temporary, 'w', newline='', encoding='utf-8') as file:
       writer = csv.writer(file)
@@ -137,11 +142,14 @@ def write_assignments(path, ids, responsibilities, labels=None, label_names=None
       for i, q in enumerate(clusters):
         row = [i, ids[i], q, f'{responsibilities[i, q]:.6f}']
         row += [values[i] for values in further.values()]
-        if labels is not None:
-          known = labels[i] >= 0
-          row.append('' if not known else
-                     label_names[labels[i]] if label_names else labels[i])
+        row += names[i:i + 1]
         writer.writerow(row)
+
+
+def label_texts(labels: np.ndarray, label_names: Sequence[str] | None) -> list[str]:
+  """Labels [N] as a person reads them, '' where unknown."""
+  return ['' if label < 0 else label_names[label] if label_names else str(label)
+          for label in labels]
 
 
 def write_choice(workdir, choice: dict) -> None:
@@ -166,7 +174,8 @@ def write_array(path, array: np.ndarray) -> None:
 
 def write_results(workdir, config: dict, results: Results, source, images_at,
                   labels, warn: Callable[[str], None], count: int = 6,
-                  draw: Callable | None = None) -> dict:
+                  draw: Callable | None = None,
+                  decided: Decisions | None = None) -> dict:
   """Writes everything: CSV, NPY and JSON first, then figures and the page.
 
   Args:
@@ -179,6 +188,7 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     warn: called with a line on each figure that cannot be drawn.
     count: members shown per cluster and kind.
     draw: makes the figures, as `draw_figures`, which None stands for.
+    decided: by hand; None: nothing.
 
   Returns:
     The summary, as written.
@@ -192,9 +202,52 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
   files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
                                  source.label_names, count, warn)
-  table = scores.cluster_table(results.responsibilities)
-  page.write_report(workdir / 'report.html', summary, drawn, config, table)
+  write_page(workdir, summary, drawn, config, results.responsibilities, decided)
   return summary
+
+
+def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
+  """Writes report.html anew from what is in the folder.
+
+  Raises:
+    UserError: something is missing there.
+  """
+  try:
+    summary, config = (json.loads((workdir / name).read_bytes())
+                       for name in ('summary.json', 'config.json'))
+    tau = np.load(workdir / 'responsibilities.npy')
+  except (OSError, ValueError) as error:
+    raise UserError(f'The results in {str(workdir)!r} are incomplete '
+                    f"({' '.join(str(error).split())}): --mode=evaluate writes them."
+                    ) from None
+  drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
+           if path.stem != 'restored'}
+  write_page(workdir, summary, drawn, config, tau, decided)
+
+
+def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
+               responsibilities: np.ndarray, decided: Decisions | None) -> None:
+  """Writes report.html.
+
+  Args:
+    workdir: the folder.
+    summary: as in summary.json.
+    drawn: paths of figures by name.
+    config: as plain types.
+    responsibilities: [N, Q].
+    decided: see `write_results`.
+  """
+  table = [dict(row) for row in scores.cluster_table(responsibilities)]
+  groups = ()
+  if decided is not None and decided.any:
+    for row, name in zip(table, decided.names):
+      row['name'] = name
+    final = decided.clusters_of(responsibilities)
+    groups = [{'name': decided.name(q),
+               'clusters': ', '.join(map(str, np.flatnonzero(decided.owners == q))),
+               'size': int(np.sum(final == q)), 'pinned': int(np.sum(decided.pins == q))}
+              for q in np.unique(decided.owners)]
+  page.write_report(workdir / 'report.html', summary, drawn, config, table, groups)
 
 
 def draw_figures(folder, results: Results, images_at, labels, label_names,
@@ -218,10 +271,12 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
              for q, (typical, uncertain) in chosen.items()}
   drawings = {
       'hero': lambda: figures.hero(results.means, members, results.samples, sizes,
-                                   columns=count),
+                                   columns=count, names=results.names),
       'cluster_gallery': lambda: figures.cluster_gallery(
-          results.means, members, sizes, [row['mean_certainty'] for row in table]),
-      'sample_grid': lambda: figures.sample_grid(results.samples),
+          results.means, members, sizes, [row['mean_certainty'] for row in table],
+          names=results.names),
+      'sample_grid': lambda: figures.sample_grid(
+          results.samples, figures.named(range(len(sizes)), results.names)),
       'history_curves': lambda: figures.history_curves(results.history),
       'bound_terms': lambda: figures.bound_terms(
           results.history, results.noise_bands, results.means[0].size),

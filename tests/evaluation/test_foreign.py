@@ -327,3 +327,21 @@ def test_a_reference_is_small():
       f.MOST_COMPONENTS + 1 + 128 + len(NAMES)) + 3 * f.LONGEST**2 + 64 * 65
       + f.MOST_COLOURS)
   assert 2 * 4 * per_half < 6e6
+
+
+def test_members_are_ranked_in_their_half():
+  """A share of them is called unusual whatever they are; a flat one first."""
+  rng = np.random.default_rng(1)
+  images = rng.normal(size=(61, 8, 8, 1)).astype(np.float32) / 3
+  images[7] = 0.
+  reference = f.make_reference(images, PLAIN, 0)
+  halves = f.halves(61, 0)
+  found = f.judge_members(reference)
+  order = np.concatenate(halves)
+  for half in halves:
+    p = found.p_values[np.isin(order, half)]
+    np.testing.assert_allclose(np.sort(p), (1 + np.arange(len(half))) / len(half))
+  flat = order.tolist().index(7)
+  assert found.p_values[flat] == min(found.p_values[np.isin(
+      order, next(half for half in halves if 7 in half))])
+  assert len(found.reasons) == 61

@@ -367,3 +367,10 @@ def test_latent_terms(tmp_path):
   np.testing.assert_array_equal(lines[0], [[1, 3], [2, 2], [5, 1]])
   np.testing.assert_array_equal(lines[1], [[1, np.nan], [2, 4], [5, 5]])
   pixels(figure, tmp_path / 'x.png')
+
+
+def test_names_of_clusters():
+  """Numbers, with the names that were given, cut where they are long."""
+  assert figures.named([2, 0, 1], ['', 'cats', 'x' * 30]) == [
+      f"2 {'x' * 19}…", '0', '1 cats']
+  assert figures.named([1], None) == ['1']

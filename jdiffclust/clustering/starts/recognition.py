@@ -239,10 +239,13 @@ class Recognised:
     return found
 
   def _of_new(self, images):
-    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
-    described = describe(self.trained, images)
-    away, near = self._index.kneighbors(standardised(described, self.features))
+    away, near = self._index.kneighbors(self.described(images))
     return weighted(away, self.tau[near])
+
+  def described(self, images: np.ndarray) -> np.ndarray:
+    """The features of images [n, D] by which neighbours are found, standardised."""
+    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
+    return standardised(describe(self.trained, images), self.features)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""

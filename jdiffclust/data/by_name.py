@@ -1,0 +1,304 @@
+"""Tables of a person's about images, joined to these by the names of their files.
+
+A table is a CSV file (with commas, semicolons or tabs, UTF-8, as Excel writes it) or a
+Parquet file. A row is of an image if its name is the image's id, or if the one is the end
+of the other at a '/': `a.png` is of `cats/a.png`, and so is `/home/me/pics/cats/a.png`.
+A row of several images, such as `a.png` of `cats/a.png` and `dogs/a.png`, is of none; nor
+are the rows of an image that contradict each other. Both are counted.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdiffclust import errors
+from jdiffclust.data.sources.common import Labels, checked_labels, one_line
+
+# What the column of the names is called; else it is the first one.
+NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name')
+LABELS = ('label', 'class', 'target')
+# A cell that begins with one of these is a formula to a spreadsheet.
+FORMULA = ('=', '+', '-', '@', '\t', '\r')
+DELIMITERS = ',;\t'
+
+
+class Table(NamedTuple):
+  """Columns by name, of equally many cells; None: an empty cell."""
+
+  columns: dict[str, list[Any]]
+
+  @property
+  def num_rows(self) -> int:
+    """How many rows there are."""
+    return len(next(iter(self.columns.values()), ()))
+
+
+class Joined(NamedTuple):
+  """Which row of a table is of which image.
+
+  Attributes:
+    rows: of each image, int [N]; -1: none.
+    note: what a person should know of it, a line; '': all went well.
+  """
+
+  rows: np.ndarray
+  note: str
+
+
+def as_text(text: str) -> str:
+  """A text as a spreadsheet shows it and does not compute it."""
+  return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def as_given(text: str) -> str:
+  """The text that `as_text` made this of."""
+  quoted = text[:1] == "'" and text.lstrip("'").startswith(FORMULA)
+  return text[1:] if quoted else text
+
+
+def read_table(path: str, option: str, header: Sequence[str] | None = None) -> Table:
+  """Reads a CSV or a Parquet file.
+
+  Args:
+    path: ends with .parquet, or is a CSV file.
+    option: that names it, for errors.
+    header: names of the columns, if the first line may be none: it is taken for data
+      unless one of its cells is among these or `NAMES`, in any case; None: the first line
+      names the columns.
+
+  Returns:
+    `Table`; cells of CSV files are texts.
+
+  Raises:
+    UserError: it cannot be read, or is no table.
+  """
+  try:
+    if os.path.splitext(path)[1].lower() in ('.parquet', '.pq'):
+      return _read_parquet(path)
+    with open(os.path.expanduser(path), 'rb') as file:
+      lines = list(_cells(file.read()))
+  except UnicodeDecodeError:
+    raise errors.UserError(
+        f'{option} = {path!r} is not UTF-8: save it as "CSV UTF-8" in Excel.') from None
+  except Exception as error:  # pylint: disable=broad-except
+    raise errors.UserError(f'{option} = {path!r} cannot be read as a table '
+                           f'({one_line(error)}): give a .csv or .parquet file.'
+                           ) from None
+  if not lines:
+    raise errors.UserError(f'{option} = {path!r} is empty: give a table with a line for '
+                           'each image.')
+  names = [cell.strip() for cell in lines[0][1]]
+  if header is not None:
+    known = {*header, *NAMES}
+    if not known & {name.lower() for name in names}:
+      names, lines = list(header), [(0, header), *lines]
+  again = [name for name, count in collections.Counter(names).items() if count > 1]
+  if again or '' in names[:-1] and header is None:
+    what = f'two columns {again[0]!r}' if again else 'a column without a name'
+    raise errors.UserError(f'{option} = {path!r} has {what}: name each column in the '
+                           'first line, differently.')
+  for number, cells in lines[1:]:
+    if len(cells) > len(names) and any(cell.strip() for cell in cells[len(names):]):
+      raise errors.UserError(
+          f'{option} = {path!r}, line {number}: {len(cells)} cells, but there are '
+          f"{len(names)} columns ({', '.join(names)}): put cells with commas in quotes.")
+  columns = {name: [as_given(cells[k].strip()) or None if k < len(cells) else None
+                    for _, cells in lines[1:]]
+             for k, name in enumerate(names) if name}
+  return Table(columns)
+
+
+def _cells(data: bytes):
+  """Yields (line number, cells) of each line of a CSV file that is not empty."""
+  text = data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
+  first = text.lstrip('\r\n').splitlines()[:1] or ['']
+  delimiter = max(DELIMITERS, key=first[0].count)
+  reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
+  for cells in reader:
+    if any(cell.strip() for cell in cells):
+      yield reader.line_num, cells
+
+
+def _read_parquet(path: str) -> Table:
+  import pyarrow.parquet  # not before it is needed: it takes a while
+  table = pyarrow.parquet.read_table(os.path.expanduser(path))
+  return Table({name: table.column(name).to_pylist() for name in table.column_names
+                if not name.startswith('__index_level_')})  # of pandas
+
+
+def column_of(table: Table, known: Sequence[str], place: int, what: str, path: str,
+              option: str) -> str:
+  """The name of the column that holds something.
+
+  Args:
+    table: with it.
+    known: what it is usually called, in any case.
+    place: which column it is else.
+    what: is in it, for errors.
+    path, option: of the table.
+
+  Raises:
+    UserError: there is none.
+  """
+  lower = {name.lower(): name for name in reversed(table.columns)}
+  found = next((lower[name] for name in known if name in lower), None)
+  if found is None and len(table.columns) <= place:
+    raise errors.UserError(
+        f'{option} = {path!r} has no column {known[0]!r} for {what} (columns: '
+        f"{', '.join(table.columns)}).")
+  return found or list(table.columns)[place]
+
+
+def _parts(name: Any) -> tuple[str, ...]:
+  """A name's folders and file, from the last one on."""
+  if isinstance(name, float) and name.is_integer():
+    name = int(name)
+  parts = str(name).replace('\\', '/').split('/')
+  return tuple(part for part in reversed(parts) if part not in ('', '.'))
+
+
+def images_of(names: Sequence[Any], ids: Sequence[str]) -> list[list[int]]:
+  """The images that each name may be of; see the module's text.
+
+  Args:
+    names: texts or numbers; None: of none.
+    ids: of the images.
+  """
+  by_base, whole = collections.defaultdict(list), {}
+  for image, name in enumerate(ids):
+    parts = _parts(name)
+    by_base[parts[:1]].append((parts, image))
+    whole[parts] = image
+  found = []
+  for name in names:
+    parts = () if name is None else _parts(name)
+    found.append([whole[parts]] if parts in whole else [
+        image for own, image in by_base.get(parts[:1], ())
+        if own[:len(parts)] == parts[:len(own)]])
+  return found
+
+
+def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
+         where: str) -> Joined:
+  """Which row is of which image; see the module's text.
+
+  Args:
+    names: of each row; None: it has none.
+    ids: of the images.
+    values: what each row says, by which rows of one image contradict each other.
+    where: what the note calls the table.
+  """
+  found, nobody, several = collections.defaultdict(list), [], []
+  for row, (name, images) in enumerate(zip(names, images_of(names, ids))):
+    if len(images) == 1:
+      found[images[0]].append(row)
+    else:
+      (several if images else nobody).append(name)
+  rows, torn = np.full(len(ids), -1), []
+  for image, own in found.items():
+    # The whole id counts before its end.
+    exact = [row for row in own if _parts(names[row]) == _parts(ids[image])] or own
+    if any(values[row] != values[exact[0]] for row in exact):
+      torn.append(ids[image])
+    else:
+      rows[image] = exact[0]
+  told = [f'{len(which)} {what} (such as {which[0]!r})' for which, what in (
+      (nobody, 'rows are of no image here'),
+      (several, 'rows are of several images, by their names, and left out'),
+      (torn, 'images have rows that contradict each other, and get none')) if which]
+  missing = int(np.sum(rows < 0))
+  if missing:
+    first = ids[int(np.argmin(rows))]
+    told.append(f'{missing} of {len(ids)} images have no row (such as {first!r})')
+  return Joined(rows, f"{where}: {'; '.join(told)}" if told else '')
+
+
+def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
+  """The classes of images by a table of file and label; -1 where it has none.
+
+  Args:
+    path: of a table; see `read_table`. Its columns may be named or not.
+    ids: of the images.
+
+  Returns:
+    `Labels`, and a note.
+
+  Raises:
+    UserError: it cannot be read, or is of none of the images.
+  """
+  option = 'config.data.labels'
+  table = read_table(path, option, ('file', 'label'))
+  given = (path, option)
+  name = column_of(table, NAMES, 0, 'the names of the files', *given)
+  rest = Table({key: column for key, column in table.columns.items() if key != name})
+  label = column_of(rest, LABELS, 0, 'the classes', *given)
+  values = [None if value is None else str(value) for value in rest.columns[label]]
+  joined = join(table.columns[name], ids, values, path)
+  check_some(joined, table, ids, path, option)
+  found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
+  return checked_labels(found, len(ids), path, found == ''), joined.note
+
+
+def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], str]:
+  """The columns of a table for images, without that of the names.
+
+  Args:
+    path: of the table.
+    ids: of the images.
+
+  Returns:
+    {column: N cells, None where there is none}, and a note.
+
+  Raises:
+    UserError: it cannot be read, or is of none of the images.
+  """
+  option = 'config.data.metadata'
+  table = read_table(path, option)
+  name = column_of(table, NAMES, 0, 'the names of the files', path, option)
+  rest = {key: typed(column) for key, column in table.columns.items() if key != name}
+  values = list(zip(*rest.values())) if rest else [()] * table.num_rows
+  joined = join(table.columns[name], ids, values, path)
+  check_some(joined, table, ids, path, option)
+  return {key: [column[row] if row >= 0 else None for row in joined.rows]
+          for key, column in rest.items()}, joined.note
+
+
+def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,
+               option: str) -> None:
+  """Checks that a table is of some of the images.
+
+  Raises:
+    UserError: it is of none.
+  """
+  if (joined.rows < 0).all():
+    name = column_of(table, NAMES, 0, 'the names of the files', path, option)
+    shown = next(iter(table.columns[name]), None)
+    raise errors.UserError(
+        f'{option} = {path!r} has no row that is of one image: its column {name!r} has '
+        f'names such as {shown!r}, the images {ids[0]!r}. Name them alike, or leave the '
+        'table out.')
+
+
+def typed(column: Sequence[Any]) -> list[Any]:
+  """A column of texts as numbers, if all are; 007 is none."""
+  given = [cell for cell in column if cell is not None]
+  if not given or not all(isinstance(cell, str) for cell in given):
+    return list(column)
+  for kind in (int, float):
+    try:
+      numbers = [None if cell is None else kind(cell) for cell in column]
+    except ValueError:
+      continue
+    digits = [cell.lstrip('+-') for cell in given]
+    plain = all(cell.isascii() and '_' not in cell
+                and not (cell[:1] == '0' and cell[1:2].isdigit()) for cell in digits)
+    if plain and all(abs(number) < 2**53 for number in numbers if number is not None):
+      return numbers
+  return list(column)

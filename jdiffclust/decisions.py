@@ -1,0 +1,231 @@
+"""What a person decides of a run by hand: two tables in its folder, to edit in Excel.
+
+clusters.csv   cluster,name   the name of a cluster; clusters of the same name are one
+pinned.csv     file,cluster   the cluster, by its number or name, that an image belongs to
+
+No fit reads them and none changes them: they are what results show, on top of what the
+model says. An empty name, or a row that is removed, undoes what it said. Names are the
+same in any case. Of clusters that are one, the smallest number stands for all.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jdiffclust import files
+from jdiffclust.data.by_name import NAMES, column_of, images_of, read_table
+from jdiffclust.errors import UserError
+
+# What clusters without a name are called.
+OF_NUMBER = re.compile(r'cluster \d+', re.IGNORECASE)
+COLUMNS = ('cluster', 'images', 'name')  # images: how many, for the reader alone
+CLUSTERS, PINNED = 'clusters.csv', 'pinned.csv'
+
+
+class Decisions(NamedTuple):
+  """What was decided of Q clusters and N images.
+
+  Attributes:
+    names: of each cluster, Q texts; '': none.
+    owners: the number that stands for each cluster, int [Q].
+    pins: the number that stands for the cluster of each image, int [N]; -1: the model
+      decides.
+  """
+
+  names: tuple[str, ...]
+  owners: np.ndarray
+  pins: np.ndarray
+
+  def name(self, cluster: int) -> str:
+    """What a cluster is called; its number, if it has no name."""
+    return self.names[cluster] or f'cluster {cluster}'
+
+  @property
+  def any(self) -> bool:
+    """Whether anything was decided."""
+    return any(self.names) or bool((self.pins >= 0).any())
+
+  def merged(self, responsibilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the clusters that are left, int [G], and their probabilities [N, G].
+
+    Args:
+      responsibilities: of the model, [N, Q].
+    """
+    kept, groups = np.unique(self.owners, return_inverse=True)
+    together = np.zeros((len(responsibilities), len(kept)))
+    np.add.at(together.T, groups.reshape(-1), responsibilities.T)
+    return kept, together
+
+  def clusters_of(self, responsibilities: np.ndarray) -> np.ndarray:
+    """The cluster of each image, int [N], by the model's responsibilities [N, Q]."""
+    kept, together = self.merged(responsibilities)
+    return np.where(self.pins >= 0, self.pins, kept[together.argmax(axis=1)])
+
+  def for_others(self, count: int) -> Decisions:
+    """The same for other images, none of which is pinned."""
+    return self._replace(pins=np.full(count, -1))
+
+  def numbers_of(self, cluster: int | str) -> list[int]:
+    """The clusters that a number or a name means, rising.
+
+    Raises:
+      UserError: none has this name.
+    """
+    if not isinstance(cluster, str):
+      return [cluster]
+    found = [q for q, name in enumerate(self.names)
+             if name and _same(name) == _same(cluster)]
+    if not found:
+      known = [self.names[q] for q in np.unique(self.owners) if self.names[q]]
+      raise UserError(f'No cluster is called {cluster!r}: give a number of '
+                      f'0..{len(self.names) - 1}, or a name of {CLUSTERS} '
+                      f"({', '.join(known) or 'there is none'}).")
+    return found
+
+
+def none_of(num_clusters: int, num_images: int) -> Decisions:
+  """No decision."""
+  return Decisions(('',) * num_clusters, np.arange(num_clusters),
+                   np.full(num_images, -1))
+
+
+def _same(name: str) -> str:
+  return ' '.join(name.split()).casefold()
+
+
+def read(workdir, num_clusters: int, ids: Sequence[str] | None = None) -> Decisions:
+  """What was decided of a run.
+
+  Args:
+    workdir: its folder.
+    num_clusters: Q.
+    ids: of its images; None: which are pinned is not asked.
+
+  Raises:
+    UserError: a table cannot be read, or a row is wrong, which is named.
+  """
+  names = _read_names(pathlib.Path(workdir) / CLUSTERS, num_clusters)
+  first = {}
+  for q, name in enumerate(names):
+    if name:
+      first.setdefault(_same(name), q)
+  owners = np.array([first[_same(name)] if name else q for q, name in enumerate(names)])
+  decided = Decisions(tuple(names), owners, np.zeros(0, int))
+  if ids is None:
+    return decided
+  return decided._replace(pins=_read_pins(pathlib.Path(workdir) / PINNED, decided, ids))
+
+
+def _number(text: str, num_clusters: int, where: str, more: str = '') -> int:
+  """The number of a cluster, which a spreadsheet may have written as 3.0.
+
+  Raises:
+    UserError: it is none.
+  """
+  try:
+    number = float(text)
+    if number == int(number) and 0 <= number < num_clusters:
+      return int(number)
+  except (ValueError, OverflowError):
+    pass
+  raise UserError(f'{where}: there is no cluster {text!r}; it must be a number of '
+                  f'0..{num_clusters - 1}{more}. Correct the row, or remove it.')
+
+
+def _is_empty(path: pathlib.Path) -> bool:
+  """Whether a table is missing, or says nothing at all."""
+  return not path.is_file() or not path.read_bytes().strip(b'\xef\xbb\xbf\r\n\t ,;')
+
+
+def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
+  """The name of each cluster by a table; '' where it has none."""
+  names = [''] * num_clusters
+  if _is_empty(path):
+    return names
+  table = read_table(str(path), CLUSTERS, ('cluster', 'name')).columns
+  lower = {key.strip().lower(): key for key in table}
+  if not {'cluster', 'name'} <= set(lower):
+    raise UserError(f'{path} has the columns {", ".join(table)}: it must have cluster '
+                    'and name (clusters of the same name are one).')
+  others = [key for key in table if key.strip().lower() not in COLUMNS
+            and any(cell is not None for cell in table[key])]
+  if others:
+    raise UserError(f'{path} has the column {others[0]!r}, which means nothing here: it '
+                    'must have cluster and name (clusters of the same name are one). '
+                    'Remove it.')
+  seen = set()
+  for number, name in zip(table[lower['cluster']], table[lower['name']]):
+    if name is None:
+      continue
+    name = ' '.join(str(name).split())
+    number = '' if number is None else str(number)
+    cluster = _number(number, num_clusters, str(path))
+    if cluster in seen:
+      raise UserError(f'{path}: cluster {cluster} is named twice, also {name!r}. Remove '
+                      'a row.')
+    if OF_NUMBER.fullmatch(name):
+      raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}, as clusters '
+                      'without a name are. Correct the row, or remove it.')
+    if not name.isprintable() or name.lstrip('+-').replace('.', '', 1).isdigit():
+      raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}: a name must '
+                      'have a letter, and be of one line. Correct the row.')
+    seen.add(cluster)
+    names[cluster] = name
+  return names
+
+
+def _read_pins(path: pathlib.Path, decided: Decisions, ids: Sequence[str]) -> np.ndarray:
+  """The cluster that each image is pinned to by a table; -1: none."""
+  pins = np.full(len(ids), -1)
+  if _is_empty(path):
+    return pins
+  table = read_table(str(path), PINNED, ('file', 'cluster'))
+  name = column_of(table, NAMES, 0, 'the names of the files', str(path), PINNED)
+  if 'cluster' not in table.columns:
+    raise UserError(f'{path} has the columns {", ".join(table.columns)}: it must have '
+                    'file and cluster.')
+  named, clusters = table.columns[name], table.columns['cluster']
+  for file, text, images in zip(named, clusters, images_of(named, ids)):
+    if file is None or text is None:
+      raise UserError(f'{path}: the row of {file or text!r} has no '
+                      f"{'file' if file is None else 'cluster'}. Fill it in, or remove "
+                      'the row.')
+    if len(images) != 1:
+      raise UserError(f'{path}: {file!r} is not the name of one image of this run, such '
+                      f'as {ids[0]!r}. Correct the row, or remove it.')
+    image, = images
+    try:
+      cluster = decided.numbers_of(str(text))[0]
+    except UserError:
+      cluster = _number(str(text), len(decided.names), f'{path}: {file!r}',
+                        f', or a name of {CLUSTERS}')
+    if pins[image] not in (-1, decided.owners[cluster]):
+      raise UserError(f'{path}: {file!r} is pinned to two clusters, also {text!r}. '
+                      'Remove a row.')
+    pins[image] = decided.owners[cluster]
+  return pins
+
+
+def write_templates(workdir, sizes: Sequence[int]) -> None:
+  """Writes both tables, to be filled in; those that are there stay.
+
+  Args:
+    workdir: the folder of the run.
+    sizes: images of each cluster, by the model.
+  """
+  _write_new(pathlib.Path(workdir) / CLUSTERS, [
+      ('cluster', 'images', 'name'), *((q, size, '') for q, size in enumerate(sizes))])
+  _write_new(pathlib.Path(workdir) / PINNED, [('file', 'cluster')])
+
+
+def _write_new(path: pathlib.Path, rows: Sequence[Sequence]) -> None:
+  if not path.exists():
+    with files.replacing(path) as temporary:
+      with open(temporary, 'w', newline='', encoding='utf-8-sig') as file:
+        csv.writer(file).writerows(rows)

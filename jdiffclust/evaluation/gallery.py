@@ -1,0 +1,235 @@
+"""The images of a run as what others are compared with: nearest ones, copies, a map.
+
+Distances are Euclidean, of features that the caller brings. The map is t-SNE of at most
+`MAP_IMAGES` images; the others, and new images, lie at the mean of the `ANCHORS` images
+of these that are nearest to them, weighted by the inverse of the squared distance.
+
+An image is an *exact* copy of one whose pixels are the same, as the run reads them. It is
+a *near* copy by its signature s: averaged over blocks to `SIGNATURE` pixels a side at
+most, without its mean, scaled to norm 1; so brightness and contrast do not count. With
+|s_i - s_j|^2 = 2 - 2 r, r their correlation, i and j are near copies if
+
+  r >= `ALIKE`   and   |s_i - s_j| <= `CLOSER` |s_i - s_k|   and the same for j,
+
+k the `NEAREST`-th nearest image of each by signature: the pair must be far closer than
+others of their surroundings, which the most common images would not be otherwise. How
+many are called so wrongly, and which copies are found: benchmarks/copies.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from jdiffclust import files
+from jdiffclust.evaluation import foreign, latent_space
+
+NEAREST = 10  # neighbours of an image that are told, and by which copies are judged
+MAP_IMAGES = 3000  # t-SNE of as many takes some ten seconds
+ANCHORS = 3
+SIGNATURE = 16
+ALIKE, CLOSER = .99, .4
+MOST_COMPARED = 100_000  # images up to which near copies are looked for
+BLOCK = 1024  # images compared at once
+# Of the last anchor's squared distance: what is as near is as good as the same.
+SAME = 1e-6
+
+
+class Gallery(NamedTuple):
+  """The N images of a run.
+
+  Attributes:
+    ids: N texts.
+    features: float32 [N, D].
+    points: places on the map, float32 [N, 2].
+    signatures: float16 [N, S].
+    digests: of the pixels, uint64 [N].
+    mean, components: of the principal components that the features are, [P], [D, P];
+      empty where a network gives the features.
+  """
+
+  ids: np.ndarray
+  features: np.ndarray
+  points: np.ndarray
+  signatures: np.ndarray
+  digests: np.ndarray
+  mean: np.ndarray
+  components: np.ndarray
+
+
+class Copies(NamedTuple):
+  """Which images repeat others.
+
+  Attributes:
+    of: the row of the image that each repeats, int [n]; -1: none.
+    exact: whether it does so to the pixel, bool [n].
+  """
+
+  of: np.ndarray
+  exact: np.ndarray
+
+
+def nearest(rows: np.ndarray, known: np.ndarray, count: int,
+            own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+  """The nearest of known rows to each row.
+
+  Args:
+    rows: [n, D].
+    known: [m, D].
+    count: k, cut to m, or to m - 1 with `own`.
+    own: the place of each row among the known ones, int [n], which is left out; None: it
+      is none of them.
+
+  Returns:
+    Their places int [n, k] and distances float64 [n, k], rising.
+  """
+  rows, known = (np.asarray(a, np.float32) for a in (rows, known))
+  count = min(count, len(known) - (own is not None))
+  found, away = np.zeros((len(rows), count), int), np.zeros((len(rows), count))
+  if not count:
+    return found, away
+  norms = np.einsum('md,md->m', known, known)
+  for begin in range(0, len(rows), BLOCK):
+    block = rows[begin:begin + BLOCK]
+    here = slice(begin, begin + len(block))
+    between = norms - 2 * block @ known.T  # but for the norm of the row itself
+    if own is not None:
+      between[np.arange(len(block)), own[here]] = np.inf
+    near = np.argpartition(between, count - 1, axis=1)[:, :count]
+    # Exactly, of the few: differences of large numbers would leave nothing of small ones.
+    exact = np.sqrt(np.sum((known[near].astype(np.float64)
+                            - block[:, None].astype(np.float64))**2, axis=-1))
+    order = np.lexsort((near, exact))
+    found[here] = np.take_along_axis(near, order, axis=1)
+    away[here] = np.take_along_axis(exact, order, axis=1)
+  return found, away
+
+
+def spread(features: np.ndarray, seed: int, most: int = MAP_IMAGES) -> np.ndarray:
+  """A map of images, float32 [N, 2]; see the module's text.
+
+  Args:
+    features: [N, D].
+    seed: of the map and of the choice of images.
+    most: images of which t-SNE is made.
+  """
+  if len(features) < 4:  # t-SNE has nothing to arrange
+    return np.stack([np.arange(len(features)), np.zeros(len(features))], 1).astype('f4')
+  points, indices = latent_space.embed(features, seed, most)
+  found = placed(features, features[indices], points)
+  found[indices] = points
+  return found
+
+
+def placed(features: np.ndarray, known: np.ndarray, points: np.ndarray) -> np.ndarray:
+  """Places [n, 2] of images on a map of others, float32.
+
+  Args:
+    features: [n, D].
+    known: of m images, [m, D].
+    points: their places, [m, 2].
+  """
+  near, away = nearest(features, known, ANCHORS)
+  last = np.maximum(away[:, -1:], 1e-12)
+  weights = 1 / ((away / last)**2 + SAME)
+  weights /= weights.sum(axis=1, keepdims=True)
+  return np.einsum('nk,nkd->nd', weights, points[near]).astype(np.float32)
+
+
+def signatures(images: np.ndarray) -> np.ndarray:
+  """What near copies are known by, float16 [n, S]; 0 of images of one level.
+
+  Args:
+    images: [n, H, W, C].
+  """
+  flat = foreign.smaller(images, SIGNATURE).reshape(len(images), -1).astype(np.float64)
+  flat -= flat.mean(axis=1, keepdims=True)
+  norms = np.linalg.norm(flat, axis=1, keepdims=True)
+  return (flat / np.where(norms > 1e-6, norms, np.inf)).astype(np.float16)
+
+
+def digests(images: np.ndarray) -> np.ndarray:
+  """A number of each image's pixels, uint64 [n], of [n, H, W, C] of one type."""
+  return np.array([int.from_bytes(hashlib.blake2b(
+      np.ascontiguousarray(image).tobytes(), digest_size=8).digest(), 'little')
+                   for image in images], np.uint64)
+
+
+def _alike(away: np.ndarray, reach: np.ndarray) -> np.ndarray:
+  """Whether distances of signatures are those of near copies, each reaching so far."""
+  return (away <= np.sqrt(2 - 2 * ALIKE)) & (away <= CLOSER * reach)
+
+
+def copies_among(marks: np.ndarray, pixels: np.ndarray) -> Copies:
+  """Which images of a collection repeat an earlier one.
+
+  Args:
+    marks: signatures [N, S]; of more than `MOST_COMPARED` only exact copies are found.
+    pixels: digests [N].
+
+  Returns:
+    `Copies`: of the first of all those that are linked as copies.
+  """
+  _, first, group = np.unique(pixels, return_index=True, return_inverse=True)
+  of = first[group.reshape(-1)]
+  singles = np.flatnonzero(of == np.arange(len(of)))
+  if NEAREST < len(singles) <= MOST_COMPARED:
+    owner = np.arange(len(of))
+
+    def root(row):
+      while owner[row] != row:
+        row = owner[row] = owner[owner[row]]
+      return row
+
+    rows = marks[singles]
+    near, away = nearest(rows, rows, NEAREST, np.arange(len(rows)))
+    reach = away[:, -1:]
+    seen = np.any(np.asarray(rows, np.float32) != 0, axis=1)  # not of one level
+    linked = (_alike(away, reach) & _alike(away, reach[near, 0]) & seen[:, None]
+              & seen[near])
+    for row, k in zip(*np.nonzero(linked)):
+      one, other = sorted((root(singles[row]), root(singles[near[row, k]])))
+      owner[other] = one
+    of = np.array([root(row) for row in of], int)
+  exact = pixels == pixels[of]
+  alone = of == np.arange(len(of))
+  return Copies(np.where(alone, -1, of), exact & ~alone)
+
+
+def copies_of(marks: np.ndarray, pixels: np.ndarray, known: Gallery) -> Copies:
+  """Which new images repeat one of a run.
+
+  Args:
+    marks: signatures of the new images [n, S].
+    pixels: their digests [n].
+    known: the images of the run.
+  """
+  order = np.argsort(known.digests, kind='stable')
+  place = np.searchsorted(known.digests[order], pixels)
+  same = order[np.minimum(place, len(order) - 1)]
+  exact = known.digests[same] == pixels
+  of = np.where(exact, same, -1)
+  if NEAREST < len(known.ids) <= MOST_COMPARED:
+    near, away = nearest(marks, known.signatures, NEAREST)
+    seen = np.any(np.asarray(marks, np.float32) != 0, axis=1)
+    rows = np.flatnonzero(_alike(away[:, 0], away[:, -1]) & seen & ~exact)
+    one = near[rows, 0]
+    _, around = nearest(known.signatures[one], known.signatures, NEAREST, one)
+    close = _alike(away[rows, 0], around[:, -1])
+    of[rows[close]] = one[close]
+  return Copies(of, exact)
+
+
+def write(path, gallery: Gallery) -> None:
+  """Writes a gallery as an .npz file, atomically."""
+  files.write_npz(path, gallery._asdict())
+
+
+def read(path) -> Gallery | None:
+  """What `write` wrote; None if there is no such file, or a damaged one."""
+  arrays = files.read_npz(path)
+  if arrays is None or not set(Gallery._fields) <= set(arrays):
+    return None
+  return Gallery(*(arrays[name] for name in Gallery._fields))

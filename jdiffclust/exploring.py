@@ -1,0 +1,142 @@
+"""What a run's images look like to it: their features, neighbours, copies, map.
+
+    known = gallery_of(recogniser, source, seed, reporter)  # of a fit; kept in its folder
+    look_at(recogniser, known, source, reporter)            # other images beside it
+
+Features are those by which the start 'recognition' finds neighbours. Of another start
+they are the principal components of the images, averaged to a few pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jdiffclust.clustering.starts.recognition import Recognised
+from jdiffclust.clustering.starts.sample import sample_indices
+from jdiffclust.data.dataset import ImageSource, images_at, read_images, scale_to_model
+from jdiffclust.evaluation import foreign, gallery
+from jdiffclust.evaluation.gallery import Copies, Gallery
+from jdiffclust.progress import Reporter
+from jdiffclust.streams import integer_seed
+
+FILE = 'gallery.npz'  # in the folder of a run
+BLOCK = 1024  # images read at once
+MOST_SHOWN = 20_000  # images of which a table has pictures
+Spread = Callable[[np.ndarray, int], np.ndarray]  # features and seed -> a map
+
+
+class Looks(NamedTuple):
+  """What is seen of n images: see `Gallery`."""
+
+  features: np.ndarray
+  signatures: np.ndarray
+  digests: np.ndarray
+
+
+class Beside(NamedTuple):
+  """Images beside those of a run.
+
+  Attributes:
+    near: the rows of the run's images that are nearest to each, int [n, k].
+    away: their distances, rising, [n, k].
+    points: places on the map, [n, 2].
+    copies: which repeat one of the run; of the run's own images, an earlier one.
+  """
+
+  near: np.ndarray
+  away: np.ndarray
+  points: np.ndarray
+  copies: Copies
+
+
+def looks_of(recogniser: Recognised | None, mean: np.ndarray, components: np.ndarray,
+             source: ImageSource, reporter: Reporter) -> Looks:
+  """What is seen of images.
+
+  Args:
+    recogniser: whose features they are; None: none.
+    mean, components: of the principal components that they are else; see `Gallery`.
+    source: the images.
+    reporter: shows progress.
+  """
+  seen, parts = source.seen, []
+  with reporter.task('features', source.num_images, 'images') as task:
+    for begin in range(0, source.num_images, BLOCK):
+      stored = read_images(seen, np.arange(begin, min(begin + BLOCK, source.num_images)))
+      images = np.asarray(scale_to_model(stored, seen.levels))
+      if recogniser is not None:
+        features = recogniser.described(images.reshape(len(images), -1))
+      else:
+        flat = foreign.smaller(images, gallery.SIGNATURE).reshape(len(images), -1)
+        features = (flat - mean) @ components.T
+      parts.append((features.astype(np.float32), gallery.signatures(images),
+                    gallery.digests(stored)))
+      task.advance(len(images))
+  return Looks(*map(np.concatenate, zip(*parts)))
+
+
+def gallery_of(recogniser: Recognised | None, source: ImageSource, seed: int,
+               reporter: Reporter, spread: Spread = gallery.spread) -> Gallery:
+  """The images of a fit as what others are compared with.
+
+  Args:
+    recogniser: of the fit; None: it has none.
+    source: its images.
+    seed: of the fit.
+    reporter: shows progress.
+    spread: makes the map.
+  """
+  mean, components = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+  if recogniser is None:
+    rows = sample_indices(source.num_images, foreign.MOST_IMAGES, seed)
+    some = foreign.smaller(images_at(source.seen, rows), gallery.SIGNATURE)
+    mean, components = (array.astype(np.float32) for array in foreign.subspace(
+        some.reshape(len(some), -1).astype(np.float64)))
+  looks = looks_of(recogniser, mean, components, source, reporter)
+  with reporter.task('map', 1, 'maps') as task:
+    points = spread(looks.features, integer_seed(seed, 'map'))
+    task.advance(1)
+  return Gallery(np.array(source.ids), looks.features, points, looks.signatures,
+                 looks.digests, mean, components)
+
+
+def of_the_run(known: Gallery) -> Beside:
+  """The images of a run beside each other."""
+  rows = np.arange(len(known.ids))
+  near, away = gallery.nearest(known.features, known.features, gallery.NEAREST, rows)
+  return Beside(near, away, known.points,
+                gallery.copies_among(known.signatures, known.digests))
+
+
+def beside(known: Gallery, looks: Looks) -> Beside:
+  """New images beside those of a run."""
+  near, away = gallery.nearest(looks.features, known.features, gallery.NEAREST)
+  return Beside(near, away, gallery.placed(looks.features, known.features, known.points),
+                gallery.copies_of(looks.signatures, looks.digests, known))
+
+
+def look_at(recogniser: Recognised | None, known: Gallery, source: ImageSource,
+            reporter: Reporter) -> Beside:
+  """New images of a source beside those of a run; args as of `looks_of`."""
+  return beside(known, looks_of(recogniser, known.mean, known.components, source,
+                                reporter))
+
+
+def pictures_of(source: ImageSource) -> list[bytes] | None:
+  """The images as PNG files, as the run sees them; None: there are too many."""
+  if source.num_images > MOST_SHOWN:
+    return None
+  seen, found = source.seen, []
+  for begin in range(0, source.num_images, BLOCK):
+    rows = np.arange(begin, min(begin + BLOCK, source.num_images))
+    shades = np.clip(images_at(seen, rows) * 127.5 + 127.5, 0, 255).round()
+    for image in shades.astype(np.uint8):
+      file = io.BytesIO()
+      Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'png')
+      found.append(file.getvalue())
+  return found

@@ -1,0 +1,216 @@
+"""results.csv and results.parquet: all that is known of each image, a row an image.
+
+The CSV is for Excel and its like: UTF-8 with the mark by which Excel knows it, and a '
+put before texts that a spreadsheet would compute, such as the file name `=a.png`. The
+Parquet file is for programs: texts as they are, numbers as numbers, neighbours as lists,
+and small pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jdiffclust import files
+from jdiffclust.data.by_name import as_text
+from jdiffclust.decisions import Decisions
+from jdiffclust.errors import UserError
+
+PREFIX = 'metadata_'  # of a column of the user's whose name is taken
+# Column -> how the CSV writes its numbers.
+DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f',
+          'bound': '.2f', 'x': '.3f', 'y': '.3f', 'neighbor_distances': '.4g'}
+
+IN_PARQUET = ('probabilities', 'neighbors', 'image')  # columns that the CSV leaves out
+
+Columns = dict[str, Sequence[Any]]
+
+
+def assigned(responsibilities: np.ndarray, bound: np.ndarray,
+             decided: Decisions) -> Columns:
+  """The columns that say where images belong.
+
+  Args:
+    responsibilities: [N, Q].
+    bound: nats, [N]; it orders images of equal probability.
+    decided: what a person did: clusters that are one add their probabilities, and a
+      pinned image belongs to its cluster, however probable that is.
+
+  Returns:
+    cluster, its name and probability; second and second_probability, of the most probable
+    other cluster, None if there is none; rank, from 1, the order of a cluster's images by
+    falling probability and then by falling bound; model_cluster, what the model says
+    alone; and pinned.
+  """
+  kept, together = decided.merged(responsibilities)
+  rows, pinned = np.arange(len(together)), decided.pins >= 0
+  preferred = together.copy()
+  preferred[rows[pinned], np.searchsorted(kept, decided.pins[pinned])] = np.inf
+  order = np.argsort(-preferred, axis=1, kind='stable')
+  cluster, probability = kept[order[:, 0]], together[rows, order[:, 0]]
+  second = [None] * len(rows), [None] * len(rows)
+  if len(kept) > 1:
+    second = kept[order[:, 1]].tolist(), together[rows, order[:, 1]].tolist()
+  rank = np.zeros(len(rows), int)
+  for q in kept:
+    members = np.flatnonzero(cluster == q)
+    rank[members[np.lexsort((-bound[members], -probability[members]))]] = (
+        np.arange(len(members)) + 1)
+  return {'cluster': cluster.tolist(), 'name': [decided.name(q) for q in cluster],
+          'probability': probability.tolist(), 'second': second[0],
+          'second_probability': second[1], 'rank': rank.tolist(),
+          'model_cluster': responsibilities.argmax(axis=1).tolist(),
+          'pinned': pinned.tolist()}
+
+
+def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarray,
+               decided: Decisions, typicality: np.ndarray,
+               foreign: tuple[np.ndarray, Sequence[str]] | None, beside,
+               known_ids: Sequence[str] | None, labels: Sequence[str] | None,
+               metadata: Mapping[str, Sequence[Any]],
+               pictures: Sequence[bytes] | None = None) -> Columns:
+  """All columns, in their order.
+
+  Args:
+    ids: of N images.
+    responsibilities, bound, decided: see `assigned`.
+    typicality: the share of the fit's images whose bound is lower, [N].
+    foreign: whether each is of another kind than the fit's, bool [N], and what sets it
+      apart; None: that cannot be told.
+    beside: with near, away, points and copies, see `jdiffclust.exploring.Beside`.
+    known_ids: of the run's images, whose rows `beside` has; None: they are these.
+    labels: the class of each image, '' where unknown; None: there are none.
+    metadata: see `with_metadata`.
+    pictures: PNG files of the images; None: there are none.
+  """
+  known = ids if known_ids is None else known_ids
+  name = lambda row: str(known[row])
+  alien, why = (None, None) if foreign is None else foreign
+  nothing = [None] * len(ids)
+  columns = {
+      'file': list(ids), **assigned(responsibilities, bound, decided),
+      'bound': [float(nats) for nats in bound],
+      'typicality': typicality.tolist(),
+      'foreign': nothing if alien is None else [bool(yes) for yes in alien],
+      'why': nothing if alien is None else [
+          text if yes else None for text, yes in zip(why, alien)],
+      'duplicate_of': [name(row) if row >= 0 else None for row in beside.copies.of],
+      'duplicate': [None if row < 0 else 'exact' if exact else 'near'
+                    for row, exact in zip(beside.copies.of, beside.copies.exact)],
+      'x': [float(x) for x in beside.points[:, 0]],
+      'y': [float(y) for y in beside.points[:, 1]],
+      'neighbor_files': [[name(row) for row in rows] for rows in beside.near],
+      'neighbor_distances': beside.away.tolist()}
+  columns['probabilities'] = np.asarray(responsibilities, np.float32)
+  if known_ids is None:
+    # As Embedding Atlas reads them: rows of this table, which CSV leaves out.
+    columns['neighbors'] = [{'ids': rows, 'distances': away} for rows, away in zip(
+        beside.near.tolist(), beside.away.tolist())]
+  if pictures is not None:  # as Hugging Face's datasets have them, which tools know
+    columns['image'] = [{'bytes': picture, 'path': str(one)}
+                        for picture, one in zip(pictures, ids)]
+  if labels is not None:
+    columns['label'] = [label or None for label in labels]
+  return with_metadata(columns, metadata)
+
+
+def with_metadata(columns: Columns, metadata: Mapping[str, Sequence[Any]]) -> Columns:
+  """The columns with those of the user, by names that are free.
+
+  A name that is taken gets `PREFIX`, and _ as often as that is taken, too.
+  """
+  found = dict(columns)
+  for name, cells in metadata.items():
+    if name in found:
+      name = PREFIX + name
+      while name in found or name in metadata:
+        name += '_'
+    found[name] = cells
+  return found
+
+
+def _cell(name: str, value: Any) -> str:
+  """A value as the CSV has it."""
+  if value is None:
+    return ''
+  if isinstance(value, bool):
+    return 'yes' if value else 'no'
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return as_text('; '.join(_plain(name, item) for item in value))
+  if isinstance(value, (int, float, np.number)):
+    return _plain(name, value)
+  return as_text(str(value))
+
+
+def _plain(name: str, value: Any) -> str:
+  return format(value, DIGITS[name]) if name in DIGITS else str(value)
+
+
+def write_csv(path, columns: Columns) -> None:
+  """Writes columns of N cells, but for IN_PARQUET, as a CSV file, atomically."""
+  shown = {name: cells for name, cells in columns.items() if name not in IN_PARQUET}
+  with files.replacing(path) as temporary:
+    with open(temporary, 'w', newline='', encoding='utf-8-sig') as file:
+      writer = csv.writer(file)
+      writer.writerow([as_text(name) for name in shown])
+      for cells in zip(*shown.values()):
+        writer.writerow([_cell(name, cell) for name, cell in zip(shown, cells)])
+
+
+def write_parquet(path, columns: Columns) -> None:
+  """Writes columns of N cells as a Parquet file, atomically.
+
+  A column of cells of several types, or without any, becomes texts; an array [N, Q] a
+  column of lists.
+  """
+  import pyarrow  # takes a while, and is needed at the end alone
+  import pyarrow.parquet
+  arrays = {}
+  for name, cells in columns.items():
+    if isinstance(cells, np.ndarray) and cells.ndim == 2:
+      arrays[name] = pyarrow.ListArray.from_arrays(
+          np.arange(len(cells) + 1) * cells.shape[1], cells.reshape(-1))
+      continue
+    cells = list(cells)
+    try:
+      arrays[name] = pyarrow.array(cells)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+      arrays[name] = pyarrow.array([None if cell is None else str(cell)
+                                    for cell in cells], pyarrow.string())
+    if arrays[name].type == pyarrow.null():
+      arrays[name] = arrays[name].cast(pyarrow.string())
+  with files.replacing(path) as temporary:
+    pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
+
+
+def read_parquet(path) -> Columns:
+  """The columns that `write_parquet` wrote, of `columns_of`.
+
+  Raises:
+    UserError: there is no such file, or a damaged one, or of an earlier version.
+  """
+  import pyarrow
+  import pyarrow.parquet
+  try:
+    table = pyarrow.parquet.read_table(path)
+    columns = {name: table.column(name).combine_chunks().flatten().to_numpy().reshape(
+        table.num_rows, -1) if name == 'probabilities' else table.column(name).to_pylist()
+               for name in table.column_names}
+    columns['file'], columns['probabilities'], columns['bound']
+  except (OSError, pyarrow.ArrowInvalid, KeyError):
+    raise UserError(f'{path} is missing or damaged: --mode=evaluate writes it, as does '
+                    'the end of a fit.') from None
+  return columns
+
+
+def decided_anew(columns: Columns, decided: Decisions) -> Columns:
+  """The columns as other decisions make them.
+
+  Args:
+    columns: of `columns_of`.
+    decided: of the same images.
+  """
+  return columns | assigned(columns['probabilities'], np.array(columns['bound']), decided)

@@ -1,0 +1,103 @@
+"""Tables of a person's, joined to images by the names of files."""
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from jdiffclust.config import default_config
+from jdiffclust.data import by_name
+from jdiffclust.data.dataset import load_source
+from jdiffclust.data.fingerprint import reordered
+from tests.helpers import refused
+
+IDS = ('cats/a.png', 'cats/b.png', 'dogs/a.png', 'c.png', '-7.png', '7')
+
+
+@pytest.mark.parametrize('name, image', [
+    ('cats/a.png', 0), ('./cats/a.png', 0), ('cats\\a.png', 0), ('b.png', 1),
+    ('/home/me/pics/cats/b.png', 1), ('a.png', None), ('birds/b.png', None),
+    ('C.png', None), ('x/c.png', 3), ('-7.png', 4), (7, 5), (7., 5), (None, None)])
+def test_whose_row_it_is(name, image):
+  """The id, or its end at a '/'; what fits several or none is counted."""
+  joined = by_name.join([name], IDS, ['x'], 'the table')
+  expected = [-1] * 6
+  if image is not None:
+    expected[image] = 0
+  assert joined.rows.tolist() == expected
+  assert ('several images' in joined.note) == (name == 'a.png')
+  assert ('no image here' in joined.note) == (image is None and name != 'a.png')
+  assert f'{6 - (image is not None)} of 6 images have no row' in joined.note
+
+
+def test_rows_that_contradict_each_other():
+  """Equal ones do not; the whole id counts before its end."""
+  of = lambda names, values: by_name.join(names, IDS, values, 't').rows.tolist()
+  assert of(['b.png', 'b.png'], 'xx')[1] == 0
+  assert of(['b.png', 'b.png'], 'xy')[1] == -1
+  assert of(['b.png', 'cats/b.png'], 'xy')[1] == 1
+  note = by_name.join(['b.png', 'b.png'], IDS, 'xy', 't').note
+  assert "1 images have rows that contradict each other" in note and 'cats/b.png' in note
+  assert by_name.join(IDS, IDS, IDS, 't').note == ''
+
+
+@pytest.mark.parametrize('data', [
+    'file,label\na.png,cat\n-b.png,dog\n'.encode(),
+    '\ufefffile;label\r\na.png;cat\r\n\'-b.png;dog\r\n;\r\n'.encode(),
+    'file\tlabel\na.png\tcat\n-b.png\tdog\n'.encode('utf-16'),
+    b'a.png,cat\n-b.png,dog\n', b'Label,FileName\ncat,a.png\ndog,-b.png\n'])
+def test_labels_as_excel_and_others_write_them(data, tmp_path):
+  """With and without a header; a third image has none."""
+  (tmp_path / 'x.csv').write_bytes(data)
+  labels, note = by_name.read_labels(str(tmp_path / 'x.csv'), ('a.png', '-b.png', 'c'))
+  assert labels.names == ('cat', 'dog') and labels.numbers.tolist() == [0, 1, -1]
+  assert note.endswith("x.csv: 1 of 3 images have no row (such as 'c')")
+
+
+@pytest.mark.parametrize('data, fragment', [
+    ('file,label\na.png,Käse\n'.encode('cp1252'), 'CSV UTF-8'), (b'', 'is empty'),
+    (b'file,label\nz.png,cat\n', "'z.png', the images 'a.png'"),
+    (b'file,label\na.png,b,cat\n', 'line 2: 3 cells'), (b'file\na.png\n', "'label'"),
+    (b'file,label,label\na.png,b,c\n', "two columns 'label'")])
+def test_tables_that_are_wrong(data, fragment, tmp_path):
+  (tmp_path / 'x.csv').write_bytes(data)
+  path = str(tmp_path / 'x.csv')
+  line = refused(by_name.read_labels, path, ('a.png', 'b.png'))
+  assert fragment in line and path in line
+  assert 'cannot be read' in refused(by_name.read_labels, path + 'x', ('a.png',))
+
+
+def test_columns_have_types():
+  """Numbers only where all cells are; 007 is a name."""
+  assert by_name.typed(['1', None, '-2']) == [1, None, -2]
+  assert by_name.typed(['1', '.5']) == [1., .5]
+  for texts in (['007', '1'], ['1', 'x'], ['nan', '1'], ['1_0'], [None]):
+    assert by_name.typed(texts) == texts
+
+
+@hypothesis.given(st.text(alphabet="'=+-@\ta1"))
+def test_no_text_is_computed_and_none_is_lost(text):
+  shown = by_name.as_text(text)
+  assert not shown.startswith(by_name.FORMULA)
+  assert by_name.as_given(shown) == text
+
+
+def test_a_source_with_tables(tmp_path):
+  """Labels in the place of its own, columns beside them, in any order; both told of."""
+  pyarrow.parquet.write_table(pyarrow.table(
+      {'id': [2, 0, 9999], 'plate': ['P2', 'P0', 'P9']}), tmp_path / 'm.parquet')
+  (tmp_path / 'l.csv').write_text('0,even\n1,odd\n2,even\n')
+  config = default_config()
+  config.data.labels = str(tmp_path / 'l.csv')
+  config.data.metadata = str(tmp_path / 'm.parquet')
+  source = load_source(config.data)
+  assert source.label_names == ('even', 'odd')
+  assert source.labels[:4].tolist() == [0, 1, 0, -1]
+  assert source.metadata['plate'][:3] == ['P0', None, 'P2']
+  assert len(source.notes) == 2 and 'such as 9999' in source.notes[1]
+  turned = reordered(source, np.array([2, 1]))
+  assert turned.metadata == {'plate': ['P2', None]}
+  config.data.use_labels = False
+  assert load_source(config.data).labels is None

@@ -1,0 +1,177 @@
+"""Files into folders and back: nothing lost or overwritten, whenever it is killed."""
+
+import os
+import pathlib
+
+import pytest
+
+from jdiffclust import sorting
+from tests.helpers import refused
+
+IDS = ('a/x.png', 'b/X.png', 'b/y.png', 'z.png')
+CLUSTERS = ('cats', 'cats', 'G1/S', 'cats')
+
+
+class Killed(Exception):
+  """In the place of a signal."""
+
+
+def content(folder):
+  """{path: bytes, or where it links to} of all files; None of folders."""
+  return {str(path.relative_to(folder)):
+          os.readlink(path) if path.is_symlink() else path.read_bytes()
+          if path.is_file() else None for path in sorted(folder.rglob('*'))}
+
+
+@pytest.fixture
+def images(tmp_path):
+  """A folder of four files, beside one of a run."""
+  for name in IDS:
+    path = tmp_path / 'pics' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(f'content of {name}'.encode() * 50)
+  (tmp_path / 'run').mkdir()
+  return tmp_path
+
+
+def plan_of(folder, action):
+  return sorting.make_plan(action, IDS, CLUSTERS, folder / 'pics', folder / 'out/sorted')
+
+
+NEW = ('cats/a__x.png', 'cats/b__X.png', 'G1_S/y.png', 'cats/z.png')
+
+
+@pytest.mark.parametrize('action', ['copy', 'link', 'move'])
+def test_there_and_back(action, images):
+  """Names are kept where they can be; the whole tree is as it was afterwards."""
+  before = content(images)
+  sorting.perform(images / 'run', plan_of(images, action))
+  after = content(images / 'out/sorted')
+  assert {name for name, data in after.items() if data is not None} == set(NEW)
+  for name, new in zip(IDS, NEW):
+    source = images / 'pics' / name
+    assert (images / 'out/sorted' / new).read_bytes() == before[f'pics/{name}']
+    assert source.exists() == (action != 'move')
+    assert (images / 'out/sorted' / new).is_symlink() == (action == 'link')
+  assert 'undo' in refused(sorting.perform, images / 'run',
+                           sorting.Plan(action, [], []))
+  assert sorting.undo(images / 'run') == (4, [])
+  assert content(images) == before
+  assert 'nothing to undo' in refused(sorting.undo, images / 'run')
+
+
+STEPS = ('symlink', 'link', 'unlink', 'makedirs', 'rmdir')
+
+
+def killed_at(monkeypatch, count):
+  """Lets `count` of the system's changes happen, then no more."""
+  left = [count]
+
+  def counted(original):
+    def call(*args, **kwargs):
+      if not left[0]:
+        raise Killed
+      left[0] -= 1
+      return original(*args, **kwargs)
+    return call
+
+  def cut_off(ours, theirs):
+    """Of a copy, a part is written before."""
+    theirs.write(ours.read(7))
+    if not left[0]:
+      raise Killed
+    left[0] -= 1
+    theirs.write(ours.read())
+
+  for name in STEPS:
+    monkeypatch.setattr(sorting.os, name, counted(getattr(os, name)))
+  monkeypatch.setattr(sorting.shutil, 'copyfileobj', cut_off)
+
+
+@pytest.mark.parametrize('across', [False, True])
+@pytest.mark.parametrize('action', ['copy', 'link', 'move'])
+def test_killed_at_any_moment(action, across, images, monkeypatch):
+  """Sorting, then undoing, killed after each change of the disk; then it is undone."""
+  if across:  # a disk that has no hard links with this one
+    def link(source, target):
+      raise (FileExistsError if os.path.exists(target) else PermissionError)(1, 'no')
+    monkeypatch.setattr(os, 'link', link)
+  before, run = content(images), images / 'run'
+  for count in range(40):
+    plan = plan_of(images, action)
+    with monkeypatch.context() as patch:
+      killed_at(patch, count)
+      try:
+        sorting.perform(run, plan)
+        done = True
+      except Killed:
+        done = False
+    for k in range(count % 5):
+      with monkeypatch.context() as patch:
+        killed_at(patch, k)
+        try:
+          sorting.undo(run)
+        except Killed:
+          pass
+      if not (run / sorting.UNDO).exists():
+        break
+    if (run / sorting.UNDO).exists():
+      assert sorting.undo(run)[1] == []
+    assert content(images) == before, count
+    if done:
+      return
+  raise AssertionError('it took more than 40 changes')
+
+
+def test_what_others_made_stays(images):
+  """What is there is refused; what comes between or was changed is left alone."""
+  run, out = images / 'run', images / 'out/sorted'
+  (out / 'cats').mkdir(parents=True)
+  (out / 'cats/z.png').write_text('mine')
+  assert "z.png'" in refused(plan_of, images, 'copy')
+  (out / 'cats/z.png').unlink()
+  plan = plan_of(images, 'copy')
+  (out / 'cats/z.png').write_text('mine')
+  assert 'overwritten' in refused(sorting.perform, run, plan)
+  assert (out / 'cats/z.png').read_text() == 'mine'
+  (out / 'cats/a__x.png').write_text('retouched')
+  count, left = sorting.undo(run)
+  assert count == 4 and len(left) == 2 and all('was changed' in line for line in left)
+  assert (out / 'cats/z.png').read_text() == 'mine'
+  assert (out / 'cats/a__x.png').read_text() == 'retouched'
+  assert not (out / 'G1_S').exists() and (run / sorting.UNDO).exists()
+
+
+def test_a_moved_file_whose_place_is_taken(images):
+  """It stays where it is until the place is free."""
+  run = images / 'run'
+  sorting.perform(run, plan_of(images, 'move'))
+  (images / 'pics/z.png').write_text('another')
+  assert len(sorting.undo(run)[1]) == 1
+  assert (images / 'pics/z.png').read_text() == 'another'
+  (images / 'pics/z.png').unlink()
+  assert sorting.undo(run) == (4, [])
+  assert (images / 'pics/z.png').read_bytes().startswith(b'content of z')
+
+
+def test_what_cannot_be_sorted(images):
+  of = lambda ids, root, target: refused(sorting.make_plan, 'move', ids, CLUSTERS,
+                                         pathlib.Path(root), pathlib.Path(target))
+  pics = images / 'pics'
+  assert 'within the folder' in of(IDS, pics, pics / 'sorted')
+  assert "'gone.png'" in of(('gone.png', *IDS[1:]), pics, images / 'out')
+  (pics / 'l.png').symlink_to('z.png')
+  assert 'links' in of(('l.png', *IDS[1:]), pics, images / 'out')
+
+
+@pytest.mark.parametrize('text, name', [
+    ('cats', 'cats'), ('G1/S', 'G1_S'), ('..', '_'), (' a. ', 'a'), ('con', '_con'),
+    ('LPT1.x', '_LPT1.x'), ('Käse "x"', 'Käse _x_'), ('a' * 200, 'a' * 100)])
+def test_names_of_folders(text, name):
+  """Of what every system takes."""
+  assert sorting.plain_name(text) == name
+
+
+def test_names_differ():
+  assert sorting.apart(['a.png', 'A.png', 'a 2.png', 'a.png']) == [
+      'a.png', 'A 2.png', 'a 2 2.png', 'a 3.png']
