@@ -19,8 +19,9 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.features import principal_components
 
 
-# A function from images [n, D] and their indices [n] to responsibilities [n, Q].
-Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# A function from images [n, D] and their indices [n] to responsibilities [n, Q]; of a
+# start that was fitted to embeddings, also from images, indices and embeddings [n, E].
+Assign = Callable[..., np.ndarray]
 
 
 def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> Assign:
