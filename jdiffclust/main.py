@@ -216,8 +216,8 @@ def parse(argv: list[str]):
     kept = 'data.max_images' in named or not named & others
     if values.mode in ('predict', 'restore') and not kept:
       config.data.max_images = 0  # the fit's is not that of other images
-    if named & others and 'data.embeddings' not in named:
-      config.data.embeddings = ''  # nor are they those of other images
+    if values.mode == 'predict' and named & others and 'data.embeddings' not in named:
+      config.data.embeddings = ''  # nor are the fit's
   config_lib.check_config(config)
   if values.mode != 'fit':
     config_lib.check_usable(values.mode, sorted(named),

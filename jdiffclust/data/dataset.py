@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
-from jdiffclust.data.embeddings import Embeddings, matched, opened
+from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (

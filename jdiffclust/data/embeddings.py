@@ -6,8 +6,8 @@ are:
   .npy            an array [N, D], mapped rather than read
   .npz            `embeddings` (or features, x, arr_0, or the only array), and perhaps
                   `names` (or ids, files, paths, filenames)
-  .parquet, .csv  a column of lists, or a column for each of the D numbers; and perhaps one
-                  of texts, the file names
+  .parquet, .csv  a column of lists, or a column for each of the D numbers; and perhaps
+                  one of texts, the file names
 
 Nothing but these numbers is taken of a table: columns that look like labels or like row
 numbers are refused, since they would become part of the vectors.

@@ -67,5 +67,5 @@ def check_directions(embeddings: np.ndarray, ids, options, block: int = 4096) ->
       row = start + int(np.argmax(zero))
       raise UserError(
           f'The embedding of image {row} ({ids[row]!r}) is all zeros, which has no angle '
-          "to others, as config.start.embeddings_distance = 'cosine' compares: embed that "
-          'image again, or set it to euclidean.')
+          "to others, which config.start.embeddings_distance = 'cosine' compares: embed "
+          'that image again, or set euclidean.')
