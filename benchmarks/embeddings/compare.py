@@ -6,25 +6,29 @@
 Question:  do images that pixels cannot tell apart come out as well as their embeddings
            allow; should embeddings decide alone or beside the network's features; and
            what do embeddings of little worth spoil?
+Images:    3,000 of each set, the same ones each time; 2,500 of them are fitted (which,
+           depends on the seed), 500 are new.
 Methods:   kmeans, gaussian_mixture, spectral, umap_hdbscan: of the vectors scaled to
                length 1, with the settings of `benchmarks.clustering`;
-           none        our start without embeddings (recognition; pixels, edges, colours)
-           cuts        neighbourhoods of the embeddings (start.kind=neighbours)
-           alone       start.spaces=embeddings: recognition, the embeddings decide
-           alone_euclidean  the same with start.embeddings_distance=euclidean
-           features    the features of that network decide, as without embeddings
-           beside      start.spaces=pixels,edges,colours,embeddings: a consensus
+           euclidean   ours by start.embeddings_distance=euclidean
+           cuts        start.kind=neighbours: one consensus, no choice by modularity
+           alone       start.spaces=embeddings: they decide; and, in the same run,
+                       `features`: what the features say of the network that has learnt
+                       the embeddings' cells
+           beside      start.spaces=pixels,edges,colours,embeddings
+           none        our start without embeddings
            fit         the whole fit of start.spaces=embeddings: what the mixture leaves
-Each line: ACC / NMI against the labels, which no method sees, means and standard
-deviations over seeds; `new`: ACC of 500 images that were not fitted, told by pixels and
-by embeddings.
-Time:      1 to 4 minutes a start on two cores.
+Scores:    ACC / NMI against the labels, which no method sees, means and standard
+           deviations over seeds; and ACC of the new images, told by pixels and by
+           vectors.
+Time:      seconds; alone, beside, none 1 to 4 minutes a run on two cores, fit 10.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -35,13 +39,36 @@ from benchmarks.common import (
 from benchmarks.embeddings.vectors import PAIRS, make, paths
 
 PEERS = ('kmeans', 'gaussian_mixture', 'spectral', 'umap_hdbscan')
-BESIDE = ('pixels', 'edges', 'colours', 'embeddings')
-OURS = {'none': {}, 'cuts': {'start.kind': 'neighbours'}, 'alone': {},
-        'alone_euclidean': {'start.embeddings_distance': 'euclidean'},
-        'features': {}, 'beside': {'start.spaces': BESIDE}, 'fit': {}}
-NEW = 500  # images that are not fitted
-SIDE = {'scenes': 40}  # pixels a side that the start sees, else 28
+OURS = {
+    'euclidean': {'start.embeddings_distance': 'euclidean'},
+    'cuts': {'start.kind': 'neighbours'},
+    'alone': {},
+    'beside': {'start.spaces': ('pixels', 'edges', 'colours', 'embeddings')},
+    'none': {},
+    'fit': {}}
+IMAGES, NEW = 3000, 500  # of each set; of these, not fitted
+SIDE = {'scenes': 40}  # pixels a side that the network sees, else 28
 COLOURED = ('scenes', 'shapes')
+
+
+class Part(NamedTuple):
+  """Images uint8, their labels and their vectors."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  vectors: np.ndarray
+
+
+def parts(pair: str, out, seed: int) -> tuple[Part, Part]:
+  """The images of a pair of `vectors` that are fitted, and the new ones."""
+  images_path, vectors_path = paths(pair, out)
+  with np.load(images_path) as arrays:
+    images, labels = arrays['images'], arrays['labels'].astype(int)
+  vectors = np.load(vectors_path)
+  some = np.random.default_rng(0).permutation(len(images))[:IMAGES]
+  some = np.random.default_rng(seed).permutation(some)
+  return tuple(Part(images[rows], labels[rows], vectors[rows])
+               for rows in (np.sort(some[NEW:]), some[:NEW]))
 
 
 def scores(labels, clusters) -> dict:
@@ -63,73 +90,69 @@ def accuracy_of_new(labels, clusters, new_labels, new_clusters) -> float:
 
 def ours(pair: str, method: str, out, seed: int) -> dict:
   """Scores of one of OURS, of a pair of `vectors`."""
-  from jdiffclust.clustering.starts.recognition import Recognised, cut
   from jdiffclust.clustering.starts.fit import fit_start
-  from jdiffclust.clustering.starts.sample import (
-      fit_sample, flat_images, partition, sample_embeddings)
+  from jdiffclust.clustering.starts.recognition import cut, embedded
+  from jdiffclust.clustering.starts.sample import flat_images, partition
   from jdiffclust.config import spaces_for
-  from jdiffclust.data.dataset import array_source, embeddings_at
-  from jdiffclust.fitted import fit
+  from jdiffclust.data.dataset import array_source
   from jdiffclust.streams import integer_seed
-  images_path, vectors_path = paths(pair, out)
-  dataset = pair.partition('-')[0]
-  with np.load(images_path) as arrays:
-    images, labels = arrays['images'], arrays['labels']
-  vectors = np.load(vectors_path)
+  old, new = parts(pair, out, seed)
+  dataset, known = pair.partition('-')[0], method != 'none'
+  number, cuts_seed = int(old.labels.max()) + 1, integer_seed(seed, 'init')
   config = config_of('folder', {
-      'num_clusters': int(labels.max()) + 1, 'seed': seed, 'data.source': 'npz',
+      'num_clusters': number, 'seed': seed, 'data.source': 'npz',
       'data.channels': 3 if dataset in COLOURED else 1,
       'recognition.max_side': SIDE.get(dataset, 28), **OURS[method]})
-  rows = np.random.default_rng(seed).permutation(len(images))
-  old, new = np.sort(rows[NEW:]), rows[:NEW]
-  known = method != 'none'
-  own = lambda part: {'embeddings': vectors[part]} if known else {}
-  if method == 'fit':
-    config.data.image_size = 16
-    fitted = fit(config, images[old], **own(old))
-    return {**scores(labels[old], fitted.clusters),
-            'start': scores(labels[old], fitted.start.argmax(axis=1)),
-            'new_by_pixels': accuracy_of_new(
-                labels[old], fitted.clusters, labels[new],
-                fitted.tell(images[new]).argmax(axis=1)),
-            'new_by_vectors': accuracy_of_new(
-                labels[old], fitted.clusters, labels[new],
-                fitted.tell(images[new], embeddings=vectors[new]).argmax(axis=1))}
-  config.data.image_size = 0
-  source = array_source(images[old], config.data, **own(old))
   config.start.spaces = spaces_for(config, known)
-  most = config.start.max_images
-  start = fit_start(config.start.kind, fit_sample(source, most, seed),
-                    source.image_shape, config,
-                    vectors=sample_embeddings(source, most, seed))
-  if method == 'features':
-    tau = cut(start.features, config.num_clusters, integer_seed(seed, 'init'))
-    return scores(labels[old], tau.argmax(axis=1))
+  if method == 'euclidean':
+    with threadpool_limits(1):
+      tau = cut(None, number, cuts_seed, embedded(old.vectors, config.start))
+    return scores(old.labels, tau.argmax(axis=1))
+  if method == 'fit':
+    return whole_fit(config, old, new)
+  config.data.image_size = 0
+  source, others = (array_source(part.images, config.data, part is old,
+                                 embeddings=part.vectors if known else None)
+                    for part in (old, new))
+  everything = lambda of: flat_images(of, range(of.num_images))
+  start = fit_start(config.start.kind, everything(source), source.image_shape, config,
+                    vectors=source.embeddings)
   clusters = partition(start, source).argmax(axis=1)
-  found = scores(labels[old], clusters)
-  if isinstance(start, Recognised):
-    others = array_source(images[new], config.data, for_fit=False, **own(new))
-    pixels = flat_images(others, range(NEW))
+  found = scores(old.labels, clusters)
+  if method != 'cuts':
     ask = lambda *given: accuracy_of_new(
-        labels[old], clusters, labels[new], start(*given).argmax(axis=1))
-    found['new_by_pixels'] = ask(pixels, None)
+        old.labels, clusters, new.labels,
+        start(everything(others), None, *given).argmax(axis=1))
+    found['new_by_pixels'] = ask()
     if known:
-      found['new_by_vectors'] = ask(pixels, None, embeddings_at(others, range(NEW)))
+      found['new_by_vectors'] = ask(new.vectors)
+  if method == 'alone':
+    with threadpool_limits(1):
+      tau = cut(start.features, number, cuts_seed)
+    found['features'] = scores(old.labels, tau.argmax(axis=1))
   return found
+
+
+def whole_fit(config, old: Part, new: Part) -> dict:
+  """Scores of a fit at the size of images of configs/folder.py."""
+  from jdiffclust.fitted import fit
+  fitted = fit(config, old.images, embeddings=old.vectors)
+  ask = lambda **given: accuracy_of_new(
+      old.labels, fitted.clusters, new.labels,
+      fitted.tell(new.images, **given).argmax(axis=1))
+  return {**scores(old.labels, fitted.clusters),
+          'start': scores(old.labels, fitted.start.argmax(axis=1)),
+          'new_by_pixels': ask(), 'new_by_vectors': ask(embeddings=new.vectors)}
 
 
 def peer(pair: str, method: str, out, seed: int) -> dict:
   """Scores of one of PEERS, of the vectors of the images that ours are fitted to."""
-  images_path, vectors_path = paths(pair, out)
-  with np.load(images_path) as arrays:
-    labels = arrays['labels']
-  vectors = np.load(vectors_path)
-  old = np.sort(np.random.default_rng(seed).permutation(len(labels))[NEW:])
-  rows = vectors[old] / np.linalg.norm(vectors[old], axis=1, keepdims=True)
-  number = int(labels.max()) + 1
+  old, _ = parts(pair, out, seed)
+  rows = old.vectors / np.linalg.norm(old.vectors, axis=1, keepdims=True)
+  number = int(old.labels.max()) + 1
   with threadpool_limits(1):
     clusters = METHODS[method].fit(rows, number, seed, **peer_settings(method, number))
-  return {**scores(labels[old], clusters), 'found': len(np.unique(clusters))}
+  return {**scores(old.labels, clusters), 'found': len(np.unique(clusters))}
 
 
 def main() -> None:
@@ -148,12 +171,18 @@ def main() -> None:
     for method in args.methods:
       measure = functools.partial(peer if method in PEERS else ours, pair, method,
                                   args.out)
+      name = f"{pair.partition('-')[0] if method == 'none' else pair}-{method}"
       seeds = [seed for seed in args.seeds if not args.only_kept
-               or (args.out / 'runs' / f'{pair}-{method}-{seed}.json').exists()]
-      runs = kept(args.out / 'runs', f'{pair}-{method}', seeds, measure)
+               or (args.out / 'runs' / f'{name}-{seed}.json').exists()]
+      runs = kept(args.out / 'runs', name, seeds, measure)
       told = lambda key: cell([run[key] for run in runs if key in run])
       rows.append([pair, method, told('acc'), told('nmi'), told('new_by_pixels'),
                    told('new_by_vectors'), str(len(runs))])
+      if method == 'alone':
+        features = [run['features'] for run in runs]
+        rows.append([pair, 'features', *(cell([row[key] for row in features])
+                                         for key in ('acc', 'nmi')), '–', '–',
+                     str(len(runs))])
       print(*rows[-1], file=sys.stderr, flush=True)
   print(markdown(('vectors', 'method', 'ACC', 'NMI', 'new, by pixels',
                   'new, by vectors', 'seeds'), rows))

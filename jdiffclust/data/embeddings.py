@@ -263,8 +263,7 @@ def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
     raise UserError(f'{found.where}: {len(values)} vectors, but there are {len(ids)} '
                     'images: give one for each, in their order, or name the file of each '
                     f'(names in an .npz, a column of a table).')
-  _check_values(values, ids, found.where, for_fit)
-  notes += _constant(values, ids, found.where)
+  notes += _check_values(values, ids, found.where, for_fit)
   return values, tuple(notes)
 
 
@@ -310,30 +309,29 @@ def _base(name: str) -> str:
 
 
 def _check_values(values: np.ndarray, ids: Sequence[str], where: str,
-                  for_fit: bool) -> None:
-  """Checks that vectors are finite and, for a fit, not all the same."""
-  differ = not for_fit or len(values) < 2
+                  for_fit: bool) -> list[str]:
+  """Checks that vectors are finite and, for a fit, not all the same.
+
+  Returns:
+    A note if some of them are one number throughout.
+  """
+  differ, constant = not for_fit or len(values) < 2, []
   for start in range(0, len(values), BLOCK):
-    rows = np.asarray(values[start:start + BLOCK], np.float32)
+    with np.errstate(over='ignore'):  # what is too large becomes infinite
+      rows = np.asarray(values[start:start + BLOCK], np.float32)
+      first = np.asarray(values[0], np.float32)
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
       row = start + int(np.argmax(bad))
       raise UserError(f'{where}: the vector of image {row} ({ids[row]!r}) has NaN or '
                       'infinite numbers: all must be finite; embed that image again.')
-    differ = differ or (rows != np.asarray(values[0], np.float32)).any()
+    differ = differ or (rows != first).any()
+    constant += (start + np.flatnonzero(np.ptp(rows, axis=1) == 0)).tolist()
   if not differ:
     raise UserError(f'{where}: all {len(values)} vectors are the same: nothing to '
                     'cluster; look at how they were made.')
-
-
-def _constant(values: np.ndarray, ids: Sequence[str], where: str) -> list[str]:
-  """A note if some vectors, but not all, are one number throughout."""
-  if values.shape[1] < CONSTANT:
+  if not constant or values.shape[1] < CONSTANT:
     return []
-  found = np.concatenate([np.zeros(0, int), *(
-      start + np.flatnonzero(np.ptp(values[start:start + BLOCK], axis=1) == 0)
-      for start in range(0, len(values), BLOCK))])
-  if not len(found):
-    return []
-  return [f'{where}: {len(found)} of {len(values)} vectors are one number throughout, as '
-          f'failures leave them; the first is of image {found[0]} ({ids[found[0]]!r})']
+  return [f'{where}: {len(constant)} of {len(values)} vectors are one number throughout, '
+          f'as failures leave them; the first is of image {constant[0]} '
+          f'({ids[constant[0]]!r})']

@@ -343,7 +343,7 @@ def weighted(away: np.ndarray, tau: np.ndarray) -> np.ndarray:
   return np.einsum('nk,nkq->nq', weights, tau).astype(np.float32)
 
 
-def cut(features: np.ndarray, num_clusters: int, seed: int,
+def cut(features: np.ndarray | None, num_clusters: int, seed: int,
         known: Embedded | None = None) -> np.ndarray:
   """The partition that the neighbourhoods of features, or of embeddings, show.
 
@@ -354,7 +354,7 @@ def cut(features: np.ndarray, num_clusters: int, seed: int,
   one neighbour in a hundred more stays with it.
 
   Args:
-    features: [n, D].
+    features: [n, D]; not looked at where embeddings decide alone.
     num_clusters: Q <= n.
     seed: of K-means.
     known: embeddings, which are compared in one way only; None: there are none.
@@ -362,12 +362,12 @@ def cut(features: np.ndarray, num_clusters: int, seed: int,
   Returns:
     Responsibilities, float32 [n, Q].
   """
-  distances = standardised(features, features).astype(np.float32)
-  compared = [distances, unit_rows(distances)]
-  if known is not None:
-    compared = [known.rows] if known.alone else [*compared, known.rows]
+  compared = [] if known is None else [known.rows]
+  if known is None or not known.alone:
+    distances = standardised(features, features).astype(np.float32)
+    compared = [distances, unit_rows(distances), *compared]
   every, found, fine = [], [], []
-  finer = min(FINER * num_clusters, len(features))
+  finer = min(FINER * num_clusters, len(compared[0]))
   for rows in compared:
     own = graphs(find_neighbours(rows[:, None, None], None))
     every += own
