@@ -13,15 +13,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
 from jdiffclust.clustering.starts.edges import orientations
+from jdiffclust.clustering.starts.embedded import comparison_of
 from jdiffclust.clustering.starts.fit import fit_start
-from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
+from jdiffclust.clustering.starts.partitions import kmeans
+from jdiffclust.clustering.starts.sample import (
+    fit_sample, partition, sample_embeddings, sample_indices)
 from jdiffclust.config import NEIGHBOURS, copied
-from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.dataset import ImageSource, embeddings_at, images_at
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.diffusion.likelihood import log_probability
 from jdiffclust.evaluation import features, foreign, latent_space, sample_quality
@@ -31,6 +35,7 @@ from jdiffclust.fitted import DAMAGE, Fitted, pipeline_of, units_of
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
+from jdiffclust.registry import EMBEDDINGS
 from jdiffclust.report import figures, restored, results
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
@@ -38,6 +43,7 @@ from jdiffclust.workdir import is_main_process
 
 # Partitions that a result is set beside.
 BASELINES = ('kmeans', 'gaussian_mixture')
+OF_EMBEDDINGS = 'kmeans_of_embeddings'  # where images have some
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
@@ -107,7 +113,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   config, method, progress = fitted.config, fitted.method, fitted.progress
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
-  notes = small_group_notes(fitted, source, baselines['kmeans'])
+  notes = small_group_notes(fitted, source, baselines)
   samples = parts.generate(fitted, config.sample.num_images, reporter, 'samples')
   members = np.eye(config.num_clusters, dtype=np.float32)[fitted.clusters]
   means = to_host(weighted_means(pipeline, np.arange(source.num_images),
@@ -147,17 +153,37 @@ def baselines_of(fitted: Fitted, source: ImageSource,
         tau = partition(fit_start(name, sample, source.image_shape, config), source)
       found[name] = tau.argmax(axis=1)
       task.advance(1)
+  if source.embeddings is not None:
+    found[OF_EMBEDDINGS] = kmeans_of_embeddings(source, config)
   return found
 
 
+def kmeans_of_embeddings(source: ImageSource, config) -> np.ndarray:
+  """The clusters [N] that K-means finds in the embeddings, as the start compares them."""
+  options, seed = config.start, config.seed
+  sample = sample_embeddings(source, options.max_images, seed)
+  compare = comparison_of(sample, options)
+  with threadpool_limits(1):  # as for every start
+    assign = kmeans(compare(sample), config.num_clusters, options.restarts,
+                    integer_seed(seed, 'init'))
+    blocks = np.array_split(np.arange(source.num_images), -(-source.num_images // 4096))
+    return np.concatenate([assign(compare(embeddings_at(source, rows)), rows)
+                           for rows in blocks]).argmax(axis=1)
+
+
 def small_group_notes(fitted: Fitted, source: ImageSource,
-                      kmeans: np.ndarray) -> list[str]:
-  """Tells of groups that are too small to be seen by their neighbourhoods."""
+                      baselines: dict[str, np.ndarray]) -> list[str]:
+  """Tells of groups that are too small to be seen by their neighbourhoods.
+
+  Not where embeddings decide, which the start that is advised does not look at.
+  """
+  if OF_EMBEDDINGS in baselines:
+    return []
   return [f'K-means has a group of {len(group)} images '
           f"({', '.join(source.ids[i] for i in group)}) that is part of a larger cluster "
           'here: so few are not seen by their neighbourhoods. If they belong together, '
           'try --config.start.kind=kmeans.'
-          for group in small_groups(fitted.clusters, kmeans)]
+          for group in small_groups(fitted.clusters, baselines['kmeans'])]
 
 
 def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
@@ -181,6 +207,10 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
       'image_shape': list(source.image_shape), 'method': config.method,
       'num_clusters': config.num_clusters, 'seed': config.seed,
       'symmetries': fitted.symmetries,
+      'embeddings': None if source.embeddings is None else {
+          'size': source.embeddings.shape[1], 'beside': [
+              name for name in config.start.spaces if name != EMBEDDINGS],
+          'distance': config.start.embeddings_distance},
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
       'advice': dict(fitted.advice),
@@ -336,7 +366,8 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
              'foreign': [('no', 'yes')[value] for value in alien.astype(int)],
              'why': [why * bool(yes) for why, yes in zip(verdict.reasons, alien)]}
   message = (f'{source.num_images:,} images of {source.name} assigned, {alien.sum():,} '
-             f'of them foreign to all clusters: {path}{in_place_of(path)}')
+             f'of them foreign to all clusters: {path}{in_place_of(path)}'
+             f'{told_by(fitted, source)}')
   if densities is not None:
     size = np.prod(fitted.method.image_shape)
     likelihood = log_probability(densities.mixture, size, fitted.method.levels)
@@ -349,6 +380,17 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
   return message
+
+
+def told_by(fitted: Fitted, source: ImageSource) -> str:
+  """A line on what told the clusters of new images, if the fit had embeddings; or ''."""
+  if EMBEDDINGS not in fitted.config.start.spaces:
+    return ''
+  if source.embeddings is None:
+    return ('\nThe clusters are told by a network, from the pixels: it has learnt what '
+            'the embeddings of the fit gave. Embeddings of these images, by '
+            'config.data.embeddings, would tell them as in the fit.')
+  return '\nThe clusters are told by embeddings, as in the fit.'
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
