@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import resource
@@ -144,13 +145,14 @@ def baselines_of(fitted: Fitted, source: ImageSource,
                  reporter: Reporter) -> dict[str, np.ndarray]:
   """The clusters [N] that simpler methods find, by name."""
   config, found = fitted.config, {}
+  pixels = dataclasses.replace(source, embeddings=None)
   with reporter.task('baselines', len(BASELINES), 'baselines') as task:
     sample = fit_sample(source, config.start.max_images, config.seed)
     for name in BASELINES:
       if name == fitted.progress['start']:  # the same fit, from the same seed
         tau = fitted.start
       else:
-        tau = partition(fit_start(name, sample, source.image_shape, config), source)
+        tau = partition(fit_start(name, sample, source.image_shape, config), pixels)
       found[name] = tau.argmax(axis=1)
       task.advance(1)
   if source.embeddings is not None:

@@ -9,7 +9,8 @@ Question:  do images that pixels cannot tell apart come out as well as their emb
 Images:    3,000 of each set, the same ones each time; 2,500 of them are fitted (which,
            depends on the seed), 500 are new.
 Methods:   kmeans, gaussian_mixture, spectral, umap_hdbscan: of the vectors scaled to
-               length 1, with the settings of `benchmarks.clustering`;
+               length 1, with the settings of `benchmarks.clustering` (the mixture: of a
+               mean variance of 1);
            euclidean   ours by start.embeddings_distance=euclidean
            cuts        start.kind=neighbours: one consensus, no choice by modularity
            alone       start.spaces=embeddings: they decide; and, in the same run,
@@ -149,6 +150,8 @@ def peer(pair: str, method: str, out, seed: int) -> dict:
   """Scores of one of PEERS, of the vectors of the images that ours are fitted to."""
   old, _ = parts(pair, out, seed)
   rows = old.vectors / np.linalg.norm(old.vectors, axis=1, keepdims=True)
+  if method == 'gaussian_mixture':  # which adds a variance that is meant for pixels
+    rows = rows / np.sqrt(rows.var(axis=0).mean())
   number = int(old.labels.max()) + 1
   with threadpool_limits(1):
     clusters = METHODS[method].fit(rows, number, seed, **peer_settings(method, number))
