@@ -136,13 +136,19 @@ def ours(pair: str, method: str, out, seed: int) -> dict:
 
 def whole_fit(config, old: Part, new: Part) -> dict:
   """Scores of a fit at the size of images of configs/folder.py."""
+  from jdiffclust.clustering.starts.recognition import cut
   from jdiffclust.fitted import fit
+  from jdiffclust.streams import integer_seed
   fitted = fit(config, old.images, embeddings=old.vectors)
+  with threadpool_limits(1):
+    features = cut(fitted.recogniser.features, config.num_clusters,
+                   integer_seed(config.seed, 'init'))
   ask = lambda **given: accuracy_of_new(
       old.labels, fitted.clusters, new.labels,
       fitted.tell(new.images, **given).argmax(axis=1))
   return {**scores(old.labels, fitted.clusters),
           'start': scores(old.labels, fitted.start.argmax(axis=1)),
+          'features': scores(old.labels, features.argmax(axis=1)),
           'new_by_pixels': ask(), 'new_by_vectors': ask(embeddings=new.vectors)}
 
 
