@@ -132,7 +132,8 @@ def test_starts_that_would_not_look(commands, options, tmp_path):
     number = ('num_clusters=1',) * (more == 'method=sr3')
     check_error(commands.fit(tmp_path / 'no', *options, more, *number),
                 'would have no effect', fragment)
-  check_error(commands.fit(tmp_path / 'no', *options[:-1], "start.spaces=('embeddings',)"),
+  *rest, _ = options
+  check_error(commands.fit(tmp_path / 'no', *rest, "start.spaces=('embeddings',)"),
               'there are none', 'config.data.embeddings')
   assert not (tmp_path / 'no').exists()
 
