@@ -423,7 +423,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     config_lib.check_config(config)
     return config
 
-  def _opened(self, X, config, embeddings) -> ImageSource:
+  def _opened(self, X, config, embeddings=None) -> ImageSource:
     """X of a fit as a source with embeddings, its shape remembered."""
     X = _on_host(X)
     if not _are_files(X):
@@ -538,7 +538,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       parts.append(found[:len(images) - start])
     return np.concatenate(parts)
 
-  def _new_files(self, X, embeddings) -> ImageSource:
+  def _new_files(self, X, embeddings=None) -> ImageSource:
     """New image files, read as those of the fit."""
     fitted = self.fitted_
     data = data_like_the_fit(fitted, fitted.config.data)
