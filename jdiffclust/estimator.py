@@ -29,7 +29,9 @@ from jdiffclust import files
 from jdiffclust.clustering.method import build
 from jdiffclust.data.dataset import (
     ImageSource, array_source, files_source, load_source, snap_to_levels)
+from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.data.sources.common import row_ids
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.fitted import (
     Fitted, Restored, data_like_the_fit, finest_of, fit, of_snapshot, pipeline_of, read,
@@ -148,12 +150,14 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
   # ------------------------------------------------------------------ scikit-learn's
 
   @_telling
-  def fit(self, X, y=None) -> DiffusionClustering:
+  def fit(self, X, y=None, embeddings=None) -> DiffusionClustering:
     """Fits the model.
 
     Args:
       X: of N >= 2 images, see the class.
       y: ignored.
+      embeddings: vectors that another network has made of the images, [N, E], or a file
+        of them; they decide the clusters. None: the option data.embeddings.
 
     Returns:
       The estimator.
@@ -165,7 +169,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     del y
     self.__dict__.pop('fitted_', None)  # if this fails, there is none
     config = self._settings()
-    source = self._opened(X, config)
+    source = self._opened(X, config, _on_host(embeddings))
     asked, number = config.num_clusters, source.num_images
     if asked != config_lib.AUTO and asked > number:
       raise InputError(f'n_samples={number} should be >= n_clusters={asked}: give more '
@@ -180,22 +184,24 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     self.cluster_means_ = self._as_rows(to_host(means))
     return self
 
-  def predict(self, X) -> np.ndarray:
+  def predict(self, X, embeddings=None) -> np.ndarray:
     """The most probable cluster of each image, int [n].
 
     Args:
       X: n >= 1 images, as of `fit`. Those of another size are brought to that of the
         fit; vectors must have as many numbers.
+      embeddings: of these images, [n, E] or a file, where the fit had some; None: the
+        network that has learnt the clusters tells them, by the pixels.
 
     Raises:
       NotFittedError: before `fit`.
       ValueError: the images are of another kind than those of the fit.
     """
-    return self.predict_proba(X).argmax(axis=1)
+    return self.predict_proba(X, embeddings).argmax(axis=1)
 
-  def predict_proba(self, X) -> np.ndarray:
-    """How probable each cluster is, float32 [n, Q]; X and raises as of `predict`."""
-    return self._asked(X, Fitted.tell)
+  def predict_proba(self, X, embeddings=None) -> np.ndarray:
+    """How probable each cluster is, float32 [n, Q]; args and raises as of `predict`."""
+    return self._asked(X, Fitted.tell, embeddings)
 
   def transform(self, X) -> np.ndarray:
     """An image as its responsibilities: those of `predict_proba`, [n, Q].
@@ -417,13 +423,14 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     config_lib.check_config(config)
     return config
 
-  def _opened(self, X, config) -> ImageSource:
-    """X of a fit as a source, its shape remembered."""
+  def _opened(self, X, config, embeddings=None) -> ImageSource:
+    """X of a fit as a source with embeddings, its shape remembered."""
     X = _on_host(X)
     if not _are_files(X):
       images = self._as_images(X, reset=True)
       self.image_shape_ = (*images.shape[1:], 1)[:3]
-      source = array_source(images, config.data, finest=finest_of(config))
+      source = array_source(images, config.data, finest=finest_of(config),
+                            embeddings=embeddings)
     else:
       if self.image_shape is not None:
         shape = _checked_shape(self.image_shape)
@@ -433,9 +440,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       finest = finest_of(config)
       if _is_path(X):
         config.data.source, config.data.path = 'folder', os.fspath(X)
-        source = load_source(config.data, finest=finest)
+        source = load_source(config.data, finest=finest, embeddings=embeddings)
       else:
-        source = files_source(X, config.data, finest=finest)
+        source = files_source(X, config.data, finest=finest, embeddings=embeddings)
       border, (height, width, channels) = config.data.padding, source.image_shape
       self.image_shape_ = height - 2 * border, width - 2 * border, channels
       self.n_features_in_ = math.prod(self.image_shape_)
@@ -503,13 +510,21 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     self.bound_, self.history_ = fitted.bound, fitted.history
 
   @_telling
-  def _asked(self, X, question) -> np.ndarray:
-    """What a function (fitted, images, reporter) -> [n, ...] says of new images."""
+  def _asked(self, X, question, embeddings=None) -> np.ndarray:
+    """What a function (fitted, images, reporter) -> [n, ...] says of new images.
+
+    Of images with embeddings it is a function of (fitted, images, reporter, embeddings).
+    """
     check_is_fitted(self)
     fitted, X = self.fitted_, _on_host(X)
     if _are_files(X):
-      return question(fitted, self._new_files(X), self._reporter)
+      return question(fitted, self._new_files(X, embeddings), self._reporter)
     images = self._as_images(X, reset=False)
+    if embeddings is not None:
+      embeddings, notes = matched(opened(_on_host(embeddings)), row_ids(len(images)),
+                                  for_fit=False)
+      for note in notes:
+        self._reporter.warning(note)
     if fitted.progress['levels'] is None:
       images = images.astype(np.float64, copy=False)  # whole numbers are floats, too
     size = fitted.config.e_step.batch_size
@@ -518,16 +533,18 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     parts = []
     for start in range(0, len(images), size):
       rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-      found = question(fitted, images[rows], self._reporter)
+      own = () if embeddings is None else (embeddings[rows],)
+      found = question(fitted, images[rows], self._reporter, *own)
       parts.append(found[:len(images) - start])
     return np.concatenate(parts)
 
-  def _new_files(self, X) -> ImageSource:
+  def _new_files(self, X, embeddings=None) -> ImageSource:
     """New image files, read as those of the fit."""
     fitted = self.fitted_
     data = data_like_the_fit(fitted, fitted.config.data)
-    data.max_images = 0
-    how = {'for_fit': False, 'rendering': fitted.rendering, 'finest': fitted.finest}
+    data.max_images, data.embeddings = 0, ''
+    how = {'for_fit': False, 'rendering': fitted.rendering, 'finest': fitted.finest,
+           'embeddings': embeddings}
     if _is_path(X):
       data.source, data.path, data.use_labels = 'folder', os.fspath(X), False
       source = load_source(data, **how)

@@ -27,9 +27,10 @@ from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
     Guesses, evidence_of_clusters, restore_all)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
+from jdiffclust.clustering.starts.embedded import check_directions
 from jdiffclust.clustering.starts.recognition import Recognised
 from jdiffclust.clustering.starts.sample import (
-    fit_sample, partition, start_of_all, tracked_images)
+    fit_sample, partition, sample_embeddings, start_of_all, tracked_images)
 from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import (
     ImageSource, array_source, load_source, read_images, scale_to_model)
@@ -60,6 +61,8 @@ from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 Build = Callable[..., Method]
 
 FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
+OF_A_SOURCE = ('embeddings are given beside an ImageSource: let `load_source` or '
+               '`array_source` have them.')
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
 WAITS = .1  # a share of the time of gradient steps above which reading is slow
@@ -187,38 +190,62 @@ class Fitted:
     self._with_options('sample', {'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
-  def assign(self, source, reporter: Reporter | None = None) -> Assignment:
+  def assign(self, source, reporter: Reporter | None = None,
+             embeddings=None) -> Assignment:
     """Assigns images to the clusters.
 
     Args:
       source: an array, see `dataset.array_source`, whose pixels are read by the rule of
         the fit's, and which is resized to their size; or an `ImageSource` of that size.
       reporter: shows progress; None: warnings only.
+      embeddings: of the images of an array, [n, E], made as those of the fit; None: the
+        network tells the clusters, by the pixels.
 
     Returns:
       `Assignment`: responsibilities [n, Q], and per image the bound and more.
 
     Raises:
-      UserError: there are no images, or of a type that cannot be read like the fit's.
+      UserError: there are no images, or of a type that cannot be read like the fit's; or
+        embeddings, but the fit had none like these.
     """
-    return assign_all(*self._asked(source, reporter), 'predict')
+    return assign_all(*self._asked(source, reporter, embeddings), 'predict')
 
-  def tell(self, source, reporter: Reporter | None = None) -> np.ndarray:
+  def tell(self, source, reporter: Reporter | None = None,
+           embeddings=None) -> np.ndarray:
     """The responsibilities [n, Q] of `assign` alone, which takes far less time.
 
     Up to rounding; args and raises as of `assign`.
     """
-    return tell_all(*self._asked(source, reporter))
+    return tell_all(*self._asked(source, reporter, embeddings))
 
-  def _asked(self, source, reporter):
+  def _asked(self, source, reporter, embeddings):
     """New images on their way to `assign_all` and `tell_all`: their arguments."""
-    source = self._checked(source, reporter)
+    source = self._checked(source, reporter, embeddings)
+    self._check_embeddings(source)
     start = None
     if self.recogniser is not None:
       start = replicate(partition(self.recogniser, source.seen), self.method.mesh)
     return (self.method, self.params,
             ByContent(pipeline_of(self.method, source), start),
             stream(self.config.seed, 'predict'), _quiet(reporter))
+
+  def _check_embeddings(self, source: ImageSource) -> None:
+    """Checks that images have embeddings like those of the fit, or none."""
+    vectors = source.embeddings
+    if vectors is None:
+      return
+    known = self.recogniser and self.recogniser.known
+    if known is None:
+      why = ('which keeps none' if self.config.start.spaces == config_lib.EMBEDDED
+             else 'which had none')
+      raise UserError(
+          f'{source.name} has embeddings, but they are compared with those of the fit, '
+          f'{why} (config.start.kind = {self.config.start.kind!r}): leave them out.')
+    if vectors.shape[1] != known.rows.shape[1]:
+      raise UserError(
+          f'{source.name} has embeddings of {vectors.shape[1]} numbers, but those of the '
+          f'fit have {known.rows.shape[1]}: make them by the same network.')
+    check_directions(vectors, source.ids, self.config.start)
 
   def log_density(self, source, options=None,
                   reporter: Reporter | None = None) -> Densities:
@@ -499,19 +526,21 @@ class Fitted:
             f"{self.progress['num_images']:,} images of {self.progress['dataset']}, "
             f"{self.progress['iteration']} EM iterations)")
 
-  def _read(self, images, reporter) -> ImageSource:
+  def _read(self, images, reporter, embeddings=None) -> ImageSource:
     """An array as images of the fit's size, read by the rule of the fit's."""
     data = data_like_the_fit(self, self.config.data)
-    data.max_images = 0
+    data.max_images, data.embeddings = 0, ''
     source = array_source(images, data, for_fit=False, rendering=self.rendering,
-                          finest=self.finest)
+                          finest=self.finest, embeddings=embeddings)
     tell_of(source, _quiet(reporter))
     return source
 
-  def _checked(self, source, reporter) -> ImageSource:
+  def _checked(self, source, reporter, embeddings=None) -> ImageSource:
     """New images as a source of the fit's size and type."""
     if not isinstance(source, ImageSource):
-      source = self._read(source, reporter)
+      source = self._read(source, reporter, embeddings)
+    elif embeddings is not None:
+      raise UserError(OF_A_SOURCE)
     if not source.num_images:
       raise UserError(f'{source.name} has no images: give at least one.')
     check_like_the_fit(self, source, _quiet(reporter))
@@ -628,6 +657,7 @@ def damaged_images(fitted: Fitted, data, options,
   for line in without_effect(options):
     reporter.warning(line)
   data = data_like_the_fit(fitted, data)
+  data.embeddings = ''  # those of the fit, if any: damaged images have no others
   operator = operator_of(options, shape, data.padding)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]
@@ -712,7 +742,11 @@ def prepare(config, source: ImageSource, build: Build = build) -> Method:
   mesh = make_mesh(config.num_devices)
   for name in ('e_step', 'm_step'):
     check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
-  config_lib.check_against_data(config, source.image_shape, source.num_images)
+  vectors = source.embeddings
+  config_lib.check_against_data(config, source.image_shape, source.num_images,
+                                vectors is not None)
+  if vectors is not None:
+    check_directions(vectors, source.ids, config.start)
   return build(config_lib.for_collection(config, source.num_images), source.image_shape,
                source.levels, mesh)
 
@@ -745,7 +779,8 @@ def held_run(store: Workdir, config, load: Callable[[], ImageSource],
 
 
 def fit(config, source=None, store: Store | str | os.PathLike | None = None,
-        reporter: Reporter | None = None, build: Build = build) -> Fitted:
+        reporter: Reporter | None = None, build: Build = build,
+        embeddings=None) -> Fitted:
   """Fits a model to images.
 
   Args:
@@ -756,12 +791,14 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
       the caller; None: nowhere.
     reporter: shows progress; None: warnings only.
     build: makes the method, as `method.build`.
+    embeddings: vectors of the images that another network has made, an array [N, E] or a
+      file, in the place of data.embeddings; None: that.
 
   Returns:
     `Fitted`.
 
   Raises:
-    UserError: an option or the images are wrong.
+    UserError: an option, the images or the embeddings are wrong.
     NonFiniteError: training diverged.
   """
   if not isinstance(config, ml_collections.ConfigDict):
@@ -771,13 +808,17 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   config, reporter = config_lib.copied(config), _quiet(reporter)
   store = Store() if store is None else store
   if source is None:
-    source = load_source(config.data, finest=finest_of(config))
+    source = load_source(config.data, finest=finest_of(config), embeddings=embeddings)
   elif not isinstance(source, ImageSource):
-    source = array_source(source, config.data, finest=finest_of(config))
+    source = array_source(source, config.data, finest=finest_of(config),
+                          embeddings=embeddings)
+  elif embeddings is not None:
+    raise UserError(OF_A_SOURCE)
   if not isinstance(store, Store):
     folder, found = Workdir(store, config.checkpoint.keep), source
     with held_run(folder, config, lambda: found, reporter, build) as source:
       return fit(config, source, folder, reporter, build)
+  config.start.spaces = config_lib.spaces_for(config, source.embeddings is not None)
   method = prepare(config, source, build)
   for line in config_lib.cautions(config):
     reporter.warning(line)
@@ -860,7 +901,9 @@ def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
   options = config.em
   with reporter.task('num_clusters', 1 + options.auto_parts, 'parts') as task:
     sample = fit_sample(source, config_lib.CHOOSE_IMAGES, config.seed)
-    choice = choose_number(sample, source.image_shape, config, lambda: task.advance(1))
+    vectors = sample_embeddings(source, config_lib.CHOOSE_IMAGES, config.seed)
+    choice = choose_number(sample, source.image_shape, config, lambda: task.advance(1),
+                           vectors)
   low, high = options.auto_clusters
   reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}: '
                 f'{choice.share(0):.0%} of the votes, {choice.share(1):.0%} within '

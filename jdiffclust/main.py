@@ -248,7 +248,8 @@ def parse(argv: list[str]):
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
     if values.mode in ('predict', 'restore') and named & others:
       # What the fit's are is not that of other images.
-      for name, none in (('max_images', 0), ('labels', ''), ('metadata', '')):
+      for name, none in (('max_images', 0), ('labels', ''), ('metadata', ''),
+                         ('embeddings', '')):
         if f'data.{name}' not in named:
           config.data[name] = none
   config_lib.check_config(config)

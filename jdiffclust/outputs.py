@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -14,17 +15,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jdiffclust import decisions, exploring
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
 from jdiffclust.clustering.starts.edges import orientations
+from jdiffclust.clustering.starts.embedded import comparison_of
 from jdiffclust.clustering.starts.fit import fit_start
-from jdiffclust.clustering.starts.sample import fit_sample, partition, sample_indices
+from jdiffclust.clustering.starts.partitions import kmeans
+from jdiffclust.clustering.starts.sample import (
+    fit_sample, partition, sample_embeddings, sample_indices)
 from jdiffclust.config import NEIGHBOURS, copied
 from jdiffclust.data.by_name import images_of
-from jdiffclust.data.dataset import ImageSource, files_source, images_at
+from jdiffclust.data.dataset import (
+    ImageSource, embeddings_at, files_source, images_at)
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
@@ -38,6 +44,7 @@ from jdiffclust.fitted import (
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
+from jdiffclust.registry import EMBEDDINGS
 from jdiffclust.report import figures, restored, results, spreadsheet
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
@@ -46,6 +53,7 @@ from jdiffclust.workdir import is_main_process
 # Partitions that a result is set beside.
 BASELINES = ('kmeans', 'gaussian_mixture')
 BASELINE_IMAGES = 20000  # that they are fitted to, at most
+OF_EMBEDDINGS = 'kmeans_of_embeddings'  # where images have some
 # Real images that generated ones are compared with, at most.
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
@@ -120,7 +128,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   decided = decisions.read(workdir, config.num_clusters, source.ids)
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
-  notes = small_group_notes(fitted, source, baselines['kmeans'])
+  notes = small_group_notes(fitted, source, baselines)
   samples = parts.generate(fitted, config.sample.num_images, reporter, 'samples')
   members = np.eye(config.num_clusters, dtype=np.float32)[fitted.clusters]
   means = to_host(weighted_means(pipeline, np.arange(source.num_images),
@@ -191,6 +199,7 @@ def baselines_of(fitted: Fitted, source: ImageSource,
                  reporter: Reporter) -> dict[str, np.ndarray]:
   """The clusters [N] that simpler methods find, by name."""
   config, found = fitted.config, {}
+  pixels = dataclasses.replace(source, embeddings=None)
   with reporter.task('baselines', len(BASELINES), 'baselines') as task:
     most = min(config.start.max_images, BASELINE_IMAGES)
     sample = fit_sample(source, most, config.seed)
@@ -198,20 +207,41 @@ def baselines_of(fitted: Fitted, source: ImageSource,
       if name == fitted.progress['start']:  # the same fit, from the same seed
         tau = fitted.start
       else:
-        tau = partition(fit_start(name, sample, source.image_shape, config), source)
+        tau = partition(fit_start(name, sample, source.image_shape, config), pixels)
       found[name] = tau.argmax(axis=1)
       task.advance(1)
+  if source.embeddings is not None:
+    found[OF_EMBEDDINGS] = kmeans_of_embeddings(source, config)
   return found
 
 
+def kmeans_of_embeddings(source: ImageSource, config) -> np.ndarray:
+  """The clusters [N] that K-means finds in the embeddings, as the start compares them."""
+  options, seed = config.start, config.seed
+  most = min(options.max_images, BASELINE_IMAGES)
+  sample = sample_embeddings(source, most, seed)
+  compare = comparison_of(sample, options)
+  with threadpool_limits(1):  # as for every start
+    assign = kmeans(compare(sample), config.num_clusters, options.restarts,
+                    integer_seed(seed, 'init'))
+    blocks = np.array_split(np.arange(source.num_images), -(-source.num_images // 4096))
+    return np.concatenate([assign(compare(embeddings_at(source, rows)), rows)
+                           for rows in blocks]).argmax(axis=1)
+
+
 def small_group_notes(fitted: Fitted, source: ImageSource,
-                      kmeans: np.ndarray) -> list[str]:
-  """Tells of groups that are too small to be seen by their neighbourhoods."""
+                      baselines: dict[str, np.ndarray]) -> list[str]:
+  """Tells of groups that are too small to be seen by their neighbourhoods.
+
+  Not where embeddings decide, which the start that is advised does not look at.
+  """
+  if OF_EMBEDDINGS in baselines:
+    return []
   return [f'K-means has a group of {len(group)} images '
           f"({', '.join(source.ids[i] for i in group)}) that is part of a larger cluster "
           'here: so few are not seen by their neighbourhoods. If they belong together, '
           'try --config.start.kind=kmeans.'
-          for group in small_groups(fitted.clusters, kmeans)]
+          for group in small_groups(fitted.clusters, baselines['kmeans'])]
 
 
 def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
@@ -235,6 +265,10 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
       'image_shape': list(source.image_shape), 'method': config.method,
       'num_clusters': config.num_clusters, 'seed': config.seed,
       'symmetries': fitted.symmetries,
+      'embeddings': None if source.embeddings is None else {
+          'size': source.embeddings.shape[1], 'beside': [
+              name for name in config.start.spaces if name != EMBEDDINGS],
+          'distance': config.start.embeddings_distance},
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
       'advice': dict(fitted.advice),
@@ -407,6 +441,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
              'why': [why * bool(yes) for why, yes in zip(verdict.reasons, alien)]}
   message = (f'{source.num_images:,} images of {source.name} assigned, {alien.sum():,} '
              f'of them foreign to all clusters: {path}{in_place_of(path)}')
+  ending = told_by(fitted, source)
   if densities is not None:
     size = np.prod(fitted.method.image_shape)
     likelihood = log_probability(densities.mixture, size, fitted.method.levels)
@@ -414,20 +449,21 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                 'log_likelihood_error': [f'{v:.2f}' for v in densities.standard_error]}
     bits = [bits_per_dimension(np.mean(values, dtype=np.float64), size)
             for values in (bound, likelihood)]
-    message += ('\nBits per dimension, mean: {:.3f} by the bound, {:.3f} by the '
-                'probability-flow ODE'.format(*bits))
+    ending += ('\nBits per dimension, mean: {:.3f} by the bound, {:.3f} by the '
+               'probability-flow ODE'.format(*bits))
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
   if known is None:
     reporter.warning(f'{workdir} has no {exploring.FILE}, or a damaged one, by which '
                      f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
                      '--mode=evaluate writes it.')
-    return message
+    return message + ending
   write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
               verdict, options.foreign_share,
               exploring.look_at(fitted.recogniser, known, source, reporter), known.ids,
               decided.for_others(source.num_images))
-  return f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
+  return (f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
+          f'{ending}')
 
 
 def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
@@ -489,8 +525,9 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   path = os.path.expanduser(image)
   if image not in ids and os.path.isfile(path):
     fitted = load(workdir, config, reporter, build)
-    source = files_source([path], data_like_the_fit(fitted, config.data), False,
-                          fitted.rendering, fitted.finest)
+    data = data_like_the_fit(fitted, config.data)
+    data.embeddings = ''  # those of the fit, if any
+    source = files_source([path], data, False, fitted.rendering, fitted.finest)
     check_like_the_fit(fitted, source, reporter)
     looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
                                reporter)
@@ -508,6 +545,17 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   lines = [f'{away[0, k]:10.3f}  {names[row]:<20}  {ids[row]}'
            for k, row in enumerate(near[0])]
   return '\n'.join([head, f"{'distance':>10}  {'cluster':<20}  image", *lines])
+
+
+def told_by(fitted: Fitted, source: ImageSource) -> str:
+  """A line on what told the clusters of new images, if the fit had embeddings; or ''."""
+  if EMBEDDINGS not in fitted.config.start.spaces:
+    return ''
+  if source.embeddings is None:
+    return ('\nThe clusters are told by a network, from the pixels: it has learnt what '
+            'the embeddings of the fit gave. Embeddings of these images, by '
+            'config.data.embeddings, would tell them as in the fit.')
+  return '\nThe clusters are told by embeddings, as in the fit.'
 
 
 def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,

@@ -81,7 +81,11 @@ SPACES = Registry('space', 'jdiffclust.clustering.starts', {
     'edges': 'spaces:of_edges',
     'colours': 'spaces:of_colours',
     'denoiser': 'spaces:of_denoiser',
+    'embeddings': 'spaces:of_embeddings',
 })
+EMBEDDINGS = 'embeddings'  # the space of vectors that come with the images
+# The starts that compare images in spaces.
+COMPARING_STARTS = ('recognition', 'neighbours')
 SOURCES = Registry('source', 'jdiffclust.data.sources', {
     'digits': 'digits:read_digits',
     'idx': 'idx:read_idx_source',

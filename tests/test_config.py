@@ -244,6 +244,7 @@ def test_differences_are_of_options_that_define_the_run():
       'log.every_steps', 'data.path', 'data.labels', 'data.labels_path',
       'data.metadata', 'data.label_key',
       'data.use_labels', 'data.unreadable', 'data.pipeline', 'data.memory_limit_mb',
+      'data.embeddings',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),
       *(f'quality.{name}' for name in config_lib.OPTIONS['quality']),
       *(f'predict.{name}' for name in config_lib.OPTIONS['predict']),
@@ -307,7 +308,8 @@ def test_config_json_of_before():
   stored = json.loads(config_lib.to_json(config_lib.default_config()))
   start = stored.pop('start')
   stored['em'] |= {'init': 'kmeans', 'min_cluster_size': 1., **{
-      f'init_{name}': value for name, value in start.items() if name != 'kind'}}
+      f'init_{name}': value for name, value in start.items()
+      if name not in ('kind', 'embeddings_distance')}}
   low, high = stored['posterior'].pop('noise_range')
   stored['posterior'] |= {'noise_low': low, 'noise_high': .7, 'transform_denoised': False}
   config = config_lib.from_json(json.dumps(stored))
@@ -326,6 +328,27 @@ def test_a_run_of_before_recognition_is_read():
   config = config_lib.from_json(json.dumps(stored))
   assert config.start.kind == 'neighbours'
   assert config.recognition == config_lib.default_config().recognition
+
+
+def test_spaces_of_images_with_embeddings():
+  """They alone, unless spaces are named; a run that goes on has those that it began with.
+  """
+  config, named = config_lib.default_config(), ('pixels', 'embeddings')
+  plain = config.start.spaces
+  assert config_lib.spaces_for(config, False) == plain
+  assert config_lib.spaces_for(config, True) == ('embeddings',)
+  fitted = changed('start.spaces', ('embeddings',))
+  config_lib.settle_like(fitted, config)
+  assert config.start.spaces == ('embeddings',)
+  config = changed('start.spaces', named)
+  assert config_lib.spaces_for(config, True) == named
+  config_lib.settle_like(fitted, config)
+  assert config.start.spaces == named
+  assert 'names embeddings' in refused(config_lib.spaces_for, config, False)
+  best = changed('start.kind', 'best')
+  assert config_lib.spaces_for(best, True) == ('embeddings',)
+  best.start.candidates = ('kmeans',)
+  assert 'no effect' in refused(config_lib.spaces_for, best, True)
 
 
 def test_symmetries_of_a_run_of_before():

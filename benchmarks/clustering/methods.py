@@ -230,7 +230,7 @@ def settings_of(dataset: str, method: str) -> dict:
              for name, value in config_lib.flatten(our_config(dataset, 0, method)).items()
              if known[name].defines_run and name not in ('seed', 'data.source')}
     # Nothing enters the scores of other starts, nor of the draws: they only score tau.
-    unused = UNUSED_BY.get(method, UNUSED)
+    unused = (*UNUSED_BY.get(method, UNUSED), 'start.embeddings_')  # none are given
     found = {name: value for name, value in found.items() if not name.startswith(unused)}
     if method in ALONE:
       read = READ if method == 'neighbours' else (*READ, 'recognition.')

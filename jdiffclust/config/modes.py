@@ -12,17 +12,19 @@ E_STEP = ('e_step.batch_size', 'e_step.draws_per_chunk', 'e_step.clusters_per_ch
 READING = ('data.pipeline', 'data.memory_limit_mb', 'data.workers')
 WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labels',
                'data.unreadable', 'data.labels', 'data.metadata')
+EMBEDDINGS = 'data.embeddings'
 # Sections and options that a command is asked by, of a model that is fitted already.
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
     'restore': (*DEVICES, *READING, 'restore'),
     'decide': (), 'sort': ('data.path',), 'similar': (*DEVICES, 'data.unreadable'),
-    'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, 'sample', 'quality')}
+    'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, EMBEDDINGS, 'sample',
+                 'quality')}
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
            'data.range', 'data.frames', 'data.max_images')
-NEW_IMAGES = {'predict': _OTHERS, 'restore': _OTHERS}
+NEW_IMAGES = {'predict': (*_OTHERS, EMBEDDINGS), 'restore': _OTHERS}
 
 
 def _covers(names: Iterable[str], option: str) -> bool:

@@ -21,11 +21,13 @@ from jdiffclust.config.option import (
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
-    BETAS, GRIDS, METHODS, PULLS, RESTORERS, SAMPLERS, SOURCES, SPACES, STARTS,
-    UNINFORMED_STARTS)
+    BETAS, EMBEDDINGS, GRIDS, METHODS, PULLS, RESTORERS, SAMPLERS, SOURCES, SPACES,
+    STARTS, UNINFORMED_STARTS)
 
 ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
 BEST = 'best'  # the start of the best bound
+# The default of start.spaces, and of images with embeddings.
+PLAIN, EMBEDDED = ('pixels', 'edges', 'colours'), (EMBEDDINGS,)
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 # Which maps leave the images' content alone; auto: it is found out when a run begins.
 SYMMETRIES = ('views.flip', 'views.upside_down', 'views.quarter_turns')
@@ -108,6 +110,9 @@ OPTIONS: Mapping[str, Any] = {
                              'have more contrast'),
         'frames': choice('first', ('first', 'all'), 'the pictures used of a file that '
                          'holds several, such as a stack or a film'),
+        'embeddings': text('', 'a file of vectors that another network has made of the '
+                           'images (npy, npz, parquet, csv), in their order or with '
+                           'their file names: they decide the clusters', **ASKED),
         'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
@@ -123,10 +128,14 @@ OPTIONS: Mapping[str, Any] = {
                        'by neighbours alone, by simpler means; best: the one of '
                        'start.candidates with the best bound; umap needs the extra umap, '
                        'latents a method that has them', **PERSON),
-        'spaces': names(('pixels', 'edges', 'colours'), tuple(SPACES), 'what '
-                        'start=neighbours compares, by consensus: pixels over views, '
-                        'directions of edges, colours (of images that are not grey), '
-                        'features of a denoiser'),
+        'spaces': names(PLAIN, tuple(SPACES), 'what start=neighbours compares, by '
+                        'consensus: pixels over views, directions of edges, colours (of '
+                        'images that are not grey), features of a denoiser, '
+                        'data.embeddings; where these are given, they alone unless this '
+                        'is set'),
+        'embeddings_distance': choice('cosine', ('cosine', 'euclidean'), 'how '
+                                      'data.embeddings are compared: by angle or by '
+                                      'distance'),
         'candidates': Option(
             ('neighbours', 'gaussian_mixture', 'kmeans'), f'names out of {CANDIDATES}',
             lambda v: len(v) > 0 and all(name in CANDIDATES for name in v),
@@ -496,7 +505,7 @@ ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
          'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
          'views.upside_down': 0., 'views.quarter_turns': 0.,
          'posterior.every': 1, 'network.head': 'small', 'network.prediction': 'noise',
-         'm_step.learning_rate_fall': 0.} | {
+         'm_step.learning_rate_fall': 0., 'start.embeddings_distance': 'cosine'} | {
              # No start of before reads them.
              f'recognition.{name}': option.default
              for name, option in OPTIONS['recognition'].items()}

@@ -12,10 +12,11 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, CHOOSE_IMAGES, FEWEST_STEPS, LATENTS, NEIGHBOURS, all_options,
-    copied, flatten, unknown_option)
+    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FEWEST_STEPS, LATENTS,
+    NEIGHBOURS, PLAIN, all_options, copied, flatten, unknown_option)
 from jdiffclust.errors import UserError
-from jdiffclust.registry import LATE_STARTS, UNINFORMED_STARTS
+from jdiffclust.registry import (
+    COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, UNINFORMED_STARTS)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -241,19 +242,54 @@ def for_collection(config, num_images: int):
   return config
 
 
-def check_against_data(config, image_shape, num_images: int) -> None:
+def spaces_for(config, embedded: bool) -> tuple[str, ...]:
+  """What start.spaces comes to for images.
+
+  Args:
+    config: a checked config.
+    embedded: whether the images have embeddings.
+
+  Raises:
+    UserError: they have, and nothing would look at them; or they have not, and these are
+      asked for.
+  """
+  spaces = tuple(config.start.spaces)
+  if not embedded:
+    if EMBEDDINGS in spaces:
+      raise UserError(f'config.start.spaces = {spaces} names embeddings, but there are '
+                      'none: give a file of them by config.data.embeddings.')
+    return spaces
+  kind, why = config.start.kind, ''
+  kinds = config.start.candidates if kind == BEST else (kind,)
+  if config.method == 'sr3':
+    why = "config.method = 'sr3' has no clusters"
+  elif not set(kinds) & set(COMPARING_STARTS):
+    why = (f'config.start.kind = {kind!r} does not read them '
+           f"({' and '.join(COMPARING_STARTS)} do)")
+  elif EMBEDDINGS not in spaces and spaces != PLAIN:
+    why = f'config.start.spaces = {spaces} does not name them'
+  if why:
+    raise UserError(f'The embeddings (config.data.embeddings) would have no effect: '
+                    f'{why}. Leave them out, or change that.')
+  return EMBEDDED if spaces == PLAIN else spaces
+
+
+def check_against_data(config, image_shape, num_images: int,
+                       embedded: bool = False) -> None:
   """Checks the options that depend on the images.
 
   Args:
     config: a checked config.
     image_shape: (H, W, C) after resizing and padding.
     num_images: N.
+    embedded: whether the images have embeddings.
 
   Raises:
     UserError: more clusters than images, a U-Net too deep for the images, or low images
       of a size that is no whole number, or quarter turns of images that are not
-      square.
+      square, or as of `spaces_for`.
   """
+  spaces_for(config, embedded)
   half = min(num_images, CHOOSE_IMAGES) // 2
   if config.num_clusters == AUTO and half <= 3:
     raise UserError(

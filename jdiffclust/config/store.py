@@ -10,8 +10,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADDED, AUTO, FIXED, PAIRED, RENAMED, SYMMETRIES, all_options, default_config, flatten,
-    options, unknown_option)
+    ADDED, AUTO, EMBEDDED, FIXED, PAIRED, PLAIN, RENAMED, SYMMETRIES, all_options,
+    default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
@@ -98,7 +98,9 @@ def differences(fitted, wanted) -> list[str]:
 
 
 def settle_like(fitted, config) -> None:
-  """Sets each of SYMMETRIES that `config` leaves to the images as a fitted config has it.
+  """Sets what `config` leaves to the images as a fitted config has it.
+
+  That are SYMMETRIES, and start.spaces of images with embeddings.
 
   Args:
     fitted: the config of a run that has begun.
@@ -107,6 +109,8 @@ def settle_like(fitted, config) -> None:
   known = flatten(fitted)
   config.update_from_flattened_dict(
       {name: known[name] for name in SYMMETRIES if flatten(config)[name] == AUTO})
+  if (config.start.spaces, known['start.spaces']) == (PLAIN, EMBEDDED):
+    config.start.spaces = EMBEDDED
 
 
 def has_config(workdir) -> bool:

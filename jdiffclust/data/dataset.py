@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import read_labels, read_metadata
+from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
@@ -55,6 +56,8 @@ class ImageSource:
       are no more.
     metadata: what else is known of the images, N cells by the name of a column; None: an
       empty cell.
+    embeddings: a vector of each image that another network has made, real numbers [N, D],
+      perhaps a memory map; None: there are none.
   """
 
   name: str
@@ -69,11 +72,13 @@ class ImageSource:
   resized: str = ''
   finer: 'ImageSource | None' = None
   metadata: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+  embeddings: np.ndarray | None = None
 
   @property
   def seen(self) -> 'ImageSource':
-    """The images at as many pixels as there are."""
-    return self.finer or self
+    """The images at as many pixels as there are, with their embeddings."""
+    return (dataclasses.replace(self.finer, embeddings=self.embeddings) if self.finer
+            else self)
 
   @property
   def num_images(self) -> int:
@@ -88,7 +93,8 @@ class ImageSource:
 
 def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
                 rendering: Rendering | None = None,
-                finest: int | tuple[int, int] = 0) -> ImageSource:
+                finest: int | tuple[int, int] = 0,
+                embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
   """Opens the images that the data options describe.
 
   Args:
@@ -110,12 +116,15 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       range, percentile, background: how pixels are read, see `data.rendering`.
       memory_limit_mb, pipeline: files are decoded once if all their pixels, finished,
         take no more, and if Grain is not asked to read them.
+      embeddings: a file of vectors, one of each image before max_images, see
+        `data.embeddings`; '': none.
     for_fit: refuse fewer than two images and images that are all the same, since
       there is nothing to cluster. False: accept them, to be assigned to fitted clusters.
     rendering: of a fit, to be kept to; None: it is found.
     finest: where image_size reduces images, they are held as `finer`, too: with no side
       above so many pixels, nor above those that they have; or of just this size; 0: not,
       nor are images with padding.
+    embeddings: an array [N, D], or a file, in the place of data.embeddings; None: that.
 
   Returns:
     An ImageSource. A plain idx or uint8 npy file is a memory map; the images of tfds,
@@ -129,7 +138,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
-  return _with_tables(_read(SOURCES[data.source], data, for_fit, rendering, finest), data)
+  return _with_tables(_read(SOURCES[data.source], data, for_fit, rendering, finest,
+                            embeddings), data)
 
 
 def _with_tables(source: ImageSource, data: ml_collections.ConfigDict) -> ImageSource:
@@ -148,13 +158,14 @@ def _with_tables(source: ImageSource, data: ml_collections.ConfigDict) -> ImageS
 
 def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDict,
                  for_fit: bool = True, rendering: Rendering | None = None,
-                 finest: int | tuple[int, int] = 0) -> ImageSource:
+                 finest: int | tuple[int, int] = 0,
+                 embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
   """Makes image files a source of images, in their order.
 
   Args:
     paths: of N files.
     data: the `data` section of a config; as `load_source` of a folder, without labels.
-    for_fit, rendering, finest: as in `load_source`.
+    for_fit, rendering, finest, embeddings: as in `load_source`.
 
   Returns:
     An ImageSource.
@@ -164,11 +175,13 @@ def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.Config
   """
   data = copy.deepcopy(data)
   data.source, data.use_labels = 'folder', False
-  return _read(functools.partial(read_files, paths), data, for_fit, rendering, finest)
+  return _read(functools.partial(read_files, paths), data, for_fit, rendering, finest,
+               embeddings)
 
 
 def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bool,
-          rendering: Rendering | None, finest: int | tuple[int, int]) -> ImageSource:
+          rendering: Rendering | None, finest: int | tuple[int, int],
+          embeddings: Any) -> ImageSource:
   """An ImageSource of what a reader returns, see `load_source`."""
   rendering = asked_for(rendering, data.range)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
@@ -177,23 +190,25 @@ def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bo
   reading = copy.deepcopy(data)
   if finest and data.source in RESIZING:  # each file is decoded once
     reading.image_size = finest
-  return finished(read(reading, rendering), data, for_fit, finest)
+  return finished(read(reading, rendering), data, for_fit, finest, embeddings)
 
 
 def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
                  for_fit: bool = True, labels: ArrayLike | None = None,
                  rendering: Rendering | None = None,
-                 finest: int | tuple[int, int] = 0) -> ImageSource:
+                 finest: int | tuple[int, int] = 0,
+                 embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
   """Makes an array a source of images.
 
   Args:
     images: [N, H, W] or [N, H, W, C], channels last; see `sources.arrays.raw_array`.
     data: the `data` section of a config; of its options image_size, fit, channels,
-      padding, max_images, range, percentile and background are used, as in `load_source`.
+      padding, max_images, range, percentile, background and embeddings are used, as in
+      `load_source`.
     for_fit: as in `load_source`.
     labels: N numbers or texts, only ever used to score a result; None: unknown.
     rendering: of a fit, to be kept to; None: it is found.
-    finest: as in `load_source`.
+    finest, embeddings: as in `load_source`.
 
   Returns:
     An ImageSource.
@@ -202,26 +217,27 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
     UserError: as in `load_source`.
   """
   rendering = asked_for(rendering, data.range)
-  return finished(raw_array(images, data, rendering, labels), data, for_fit, finest)
+  return finished(raw_array(images, data, rendering, labels), data, for_fit, finest,
+                  embeddings)
 
 
 def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
-             finest: int | tuple[int, int] = 0) -> ImageSource:
+             finest: int | tuple[int, int] = 0,
+             embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
   """Makes what a reader returned an ImageSource.
 
   Args:
     raw: the images as stored.
     data: the `data` section of a config; of its options image_size, fit, channels,
-      padding and max_images are used, as in `load_source`.
-    for_fit: as in `load_source`.
-    finest: as in `load_source`.
+      padding, max_images and embeddings are used, as in `load_source`.
+    for_fit, finest, embeddings: as in `load_source`.
 
   Returns:
     An ImageSource.
 
   Raises:
     UserError: the images have no pixels; or, for a fit, there are fewer than two or all
-      are the same.
+      are the same; or the embeddings are not those of the images.
   """
   if for_fit and len(raw.images) < 2:
     raise errors.UserError(
@@ -233,6 +249,10 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
         'each must be at least 1; write the file again')
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
+  vectors, told = _vectors(raw, data, for_fit, embeddings)
+  notes = (*notes, *told)
+  if vectors is not None and len(keep) < len(vectors):
+    vectors = vectors[keep]
   stored, resized = tuple(raw.images.shape[1:3]), raw.resized
   ready = size in (None, stored) or (  # or the reader has resized them
       data.source in RESIZING and stored == finest)
@@ -260,10 +280,37 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
       ids=tuple(raw.ids[i] for i in keep),
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
-      rendering=raw.rendering, notes=notes, resized=resized, finer=finer)
+      rendering=raw.rendering, notes=notes, resized=resized, finer=finer,
+      embeddings=vectors)
   if for_fit:
     _check_images_differ(source)
   return source
+
+
+def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool,
+             given: Any) -> tuple[np.ndarray | None, tuple[str, ...]]:
+  """The embeddings of all images of a reader, [N, D] or None, and notes."""
+  if given is None and not data.embeddings:
+    return None, ()
+  if given is not None and data.embeddings:
+    raise errors.UserError(
+        f'embeddings are given, and config.data.embeddings = {data.embeddings!r}, too: '
+        'give one of them.')
+  found = opened(data.embeddings if given is None else given)
+  return matched(found, raw.ids, data.path if data.source == 'folder' else '', for_fit)
+
+
+def embeddings_at(source: ImageSource,
+                  indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+  """The embeddings of images, float32 [n, D]; None: there are none.
+
+  Args:
+    source: an ImageSource.
+    indices: n integers in 0..N - 1, in any order.
+  """
+  if source.embeddings is None:
+    return None
+  return np.asarray(source.embeddings[np.asarray(indices, np.int64)], np.float32)
 
 
 def _finer_size_of(size: tuple[int, int] | None, stored: tuple[int, int],

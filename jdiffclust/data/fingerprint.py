@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jdiffclust.data.dataset import ImageSource, read_images
+from jdiffclust.data.dataset import ImageSource, embeddings_at, read_images
 from jdiffclust.data.sources.common import LazyImages
 from jdiffclust.errors import UserError
 
@@ -27,7 +27,8 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
 
   Returns:
     dataset, its name; image_shape; levels; ids, N texts; checksums, N integers, null for
-    those images, beyond `MOST_DECODED`, that would have to be decoded for it.
+    those images, beyond `MOST_DECODED`, that would have to be decoded for it. Of images
+    with embeddings: embeddings, their size D and checksums, N integers.
   """
   count = source.num_images
   looked_at = np.arange(count)
@@ -39,8 +40,13 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
     rows = looked_at[start:start + BLOCK]
     for row, image in zip(rows, read_images(source, rows)):
       checksums[row] = zlib.crc32(np.ascontiguousarray(image).tobytes())
-  return {'dataset': source.name, 'image_shape': list(source.image_shape),
-          'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
+  found = {'dataset': source.name, 'image_shape': list(source.image_shape),
+           'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
+  if source.embeddings is not None:
+    found['embeddings'] = {'size': source.embeddings.shape[1], 'checksums': [
+        zlib.crc32(row.tobytes()) for start in range(0, count, BLOCK)
+        for row in embeddings_at(source, range(start, min(start + BLOCK, count)))]}
+  return found
 
 
 def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> ImageSource:
@@ -55,7 +61,7 @@ def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> Image
     The same images, in the order of `kept`.
 
   Raises:
-    UserError: they are others; the first one that differs is named.
+    UserError: they or their embeddings are others; the first one that differs is named.
   """
   mend = (f'restore the images that the run in {where} began with, or choose another '
           '--workdir.')
@@ -80,11 +86,33 @@ def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> Image
   if tuple(kept['ids']) != tuple(source.ids):
     place = {name: row for row, name in enumerate(source.ids)}
     source = reordered(source, np.array([place[name] for name in kept['ids']]))
-  for name, old, found in zip(kept['ids'], kept['checksums'],
-                              fingerprint(source)['checksums']):
-    if old is not None and found is not None and old != found:
+  found = fingerprint(source)
+  for name, old, new in zip(kept['ids'], kept['checksums'], found['checksums']):
+    if old is not None and new is not None and old != new:
       raise UserError(f'The pixels of {name!r} are others than before; {mend}')
+  _check_embeddings(found.get('embeddings'), kept.get('embeddings'), kept['ids'], where)
   return source
+
+
+def _check_embeddings(now: Mapping | None, before: Mapping | None, ids: Sequence[str],
+                      where: str) -> None:
+  """Checks that images have the embeddings, or none, that a run began with."""
+  mend = (f'give those that the run in {where} began with (--config.data.embeddings), or '
+          'choose another --workdir.')
+  if now is None and before is not None:
+    raise UserError(f'The images had embeddings before, and have none now; {mend}')
+  if before is None:
+    if now is not None:
+      raise UserError(f'The run in {where} began without embeddings: leave them out, or '
+                      'choose another --workdir.')
+    return
+  if now['size'] != before['size']:
+    raise UserError(f"The embeddings have {now['size']} numbers now, {before['size']} "
+                    f'before; {mend}')
+  for row, (old, new) in enumerate(zip(before['checksums'], now['checksums'])):
+    if old != new:
+      raise UserError(f'The embedding of image {row} ({ids[row]!r}) is another one than '
+                      f'before; {mend}')
 
 
 def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
@@ -94,6 +122,7 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
   finer = source.finer and reordered(source.finer, order)
   return dataclasses.replace(
       source, images=images, finer=finer, ids=tuple(source.ids[i] for i in order),
+      embeddings=embeddings_at(source, order),
       labels=None if source.labels is None else source.labels[order],
       metadata={name: [cells[i] for i in order]
                 for name, cells in source.metadata.items()})

@@ -68,7 +68,7 @@ def draw_maps(key, num: int, options) -> AffineMaps:
   """
   small = draw_small_maps(key, num, options)
   happens = lambda draw, share: jax.random.bernoulli(
-      jax.random.fold_in(key, draw), share, (num,))
+      jax.random.fold_in(key, draw), float(share), (num,))  # 0 may be an integer
   signs = jnp.stack([jnp.where(which, -1., 1.) for which in (
       happens(2, options.upside_down), happens(1, options.flip))], -1)
   turns = jnp.where(happens(3, options.quarter_turns),

@@ -113,6 +113,7 @@ _KINDS = {'generated': 'generated', 'real': 'real, held out', 'noise': 'noise'}
 _METHODS = {
     'init': 'Start of the fit',
     'kmeans': 'k-means',
+    'kmeans_of_embeddings': 'k-means of the embeddings',
     'gaussian_mixture': 'Gaussian mixture',
 }
 

@@ -34,7 +34,7 @@ from jdiffclust.clustering.method import Method
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.recognition import Recognised, from_arrays
 from jdiffclust.clustering.starts.sample import (
-    fit_sample, partition, start_of_all, tracked_images)
+    fit_sample, partition, sample_embeddings, start_of_all, tracked_images)
 from jdiffclust.clustering.table import SampleTable
 from jdiffclust.config import BEST
 from jdiffclust.data.dataset import ImageSource
@@ -192,11 +192,12 @@ class Fitter:
     names = options.candidates if best else (options.kind,)
     seen = self.source.seen
     sample = fit_sample(seen, options.max_images, self.config.seed)
+    vectors = sample_embeddings(seen, options.max_images, self.config.seed)
     trials = []
     for name in names:
       with self.reporter.task(f'start ({name})', 100, 'percent') as task:
         assign = fit_start(name, sample, seen.image_shape, self.config,
-                           task.advance)
+                           task.advance, vectors)
         tau = partition(assign, seen, self.tracked)
         task.advance(100 - task.done)
       bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)

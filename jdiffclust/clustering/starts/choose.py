@@ -33,6 +33,7 @@ import scipy.linalg
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
+from jdiffclust.clustering.starts.embedded import comparison_of
 from jdiffclust.clustering.starts.neighbours import (
     NeighbourDistances, consensus, cuts, embeddings, find_neighbours, graphs,
     indicator_matrix)
@@ -182,7 +183,8 @@ def choose(neighbours: NeighbourDistances, features: np.ndarray, numbers: Sequen
 
 
 def choose_number(sample: np.ndarray, image_shape, config,
-                  advance: Callable[[], None] = lambda: None) -> Choice:
+                  advance: Callable[[], None] = lambda: None,
+                  vectors: np.ndarray | None = None) -> Choice:
   """Chooses the number of clusters of images, with the settings of a config.
 
   Args:
@@ -191,20 +193,26 @@ def choose_number(sample: np.ndarray, image_shape, config,
     config: its seed, and the sections em (auto_clusters, auto_parts), start
       (components, noise) and views.
     advance: called 1 + auto_parts times.
+    vectors: embeddings of the images, [n, E], which are compared in the place of pixels;
+      None: they have none.
 
   Returns:
     The `Choice`.
   """
   options = config.em
   seed = integer_seed(config.seed, 'num_clusters')
-  config, _ = symmetry.settled(config, sample, image_shape)
-  maps = draw_small_maps(jax.random.key(seed), config.views.num, config.views)
-  images = sample.reshape(-1, *image_shape)
-  placed = [placing(images) for placing in symmetry.group(config.views)]
+  if vectors is not None:
+    images, sets, placed = comparison_of(vectors, config.start)(vectors), (), ()
+    images = images[:, None, None]
+  else:
+    config, _ = symmetry.settled(config, sample, image_shape)
+    sets = [draw_small_maps(jax.random.key(seed), config.views.num, config.views)]
+    images = sample.reshape(-1, *image_shape)
+    placed = [placing(images) for placing in symmetry.group(config.views)]
   low, high = options.auto_clusters
   with threadpool_limits(1):
     features = principal_components(
         sample, config.start.components).transform(sample)
-  return choose(next(find_neighbours(images, [maps], placed)),
+  return choose(next(find_neighbours(images, sets, placed)),
                 features.astype(np.float64), range(low, high + 1), options.auto_parts,
                 config.start.noise, seed, advance)

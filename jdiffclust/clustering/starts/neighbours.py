@@ -51,7 +51,7 @@ from jdiffclust.data import symmetry
 from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
 from jdiffclust.errors import UserError
-from jdiffclust.registry import SPACES
+from jdiffclust.registry import EMBEDDINGS, SPACES
 
 # The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
 NEIGHBOURS = (7, 10, 15, 25)
@@ -354,23 +354,30 @@ class Description(NamedTuple):
     sets: views of what is compared, each set of which gives graphs of its own; without
       any, it is compared alone.
     placings: the images' symmetries, see `symmetry.group`.
+    of_embeddings: whether it is the images' embeddings [n, D] that are described, in
+      their place.
   """
 
   describe: Callable[[np.ndarray], np.ndarray]
   sets: Sequence[AffineMaps] = ()
   placings: Sequence[Placing] = ()
+  of_embeddings: bool = False
+
+  def compared(self, images: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
+    """What is described of images [n, H, W, C] and their embeddings, [n, h, w, c]."""
+    return self.describe(vectors if self.of_embeddings else images)
 
   def placed(self, images: np.ndarray) -> list[np.ndarray]:
     """What is described of images under each of the symmetries, [n, h, w, c]."""
     return [self.describe(placing(images)) for placing in self.placings]
 
 
-def cuts_of(images, space: Sequence[Description], num_clusters: int,
-            seed: int) -> list[np.ndarray]:
+def cuts_of(images, space: Sequence[Description], num_clusters: int, seed: int,
+            vectors: np.ndarray | None = None) -> list[np.ndarray]:
   """All cuts of the graphs of a space's descriptions of images: cell numbers [n] each."""
   found = []
   for description in space:
-    for near in find_neighbours(description.describe(images), description.sets,
+    for near in find_neighbours(description.compared(images, vectors), description.sets,
                                 description.placed(images)):
       found += cuts(embeddings(graphs(near), num_clusters, seed), num_clusters, seed)
   return found
@@ -383,8 +390,15 @@ def consensus_of_spaces(found: Sequence[list[np.ndarray]], num_clusters: int,
                    [1 / len(own) for own in found for _ in own])
 
 
+def _keys(images: np.ndarray, vectors: np.ndarray | None):
+  """Yields what tells each image [n, D], and its embedding, from others."""
+  for row, image in enumerate(images):
+    yield image.tobytes() + (b'' if vectors is None else vectors[row].tobytes())
+
+
 def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int,
-                   spaces: Sequence[Sequence[Description]]) -> Assign:
+                   spaces: Sequence[Sequence[Description]],
+                   vectors: np.ndarray | None = None) -> Assign:
   """The start.
 
   Args:
@@ -393,33 +407,36 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
     num_clusters: Q.
     seed: of K-means.
     spaces: the descriptions of each space; all of its cuts are taken together.
+    vectors: embeddings of the images, [n, E]; None: they have none.
 
   Returns:
-    A function from images [n, D] and their indices, which it ignores, to
-    responsibilities [n, Q]. An image of the sample has those of the consensus. Another
+    `Assign`. An image of the sample has the responsibilities of the consensus. Another
     image has the means of those of its NEAREST ones of the sample, `weighted` by their
     distances, by the first space's first description.
   """
   # The sample's images are recognised by their bytes: no search for them.
-  rows = rows_by_key(content_keys(sample))
+  rows = rows_by_key(content_keys(sample, vectors))
   sample = sample.reshape(-1, *image_shape)
   count = len(sample)
   tau = np.ones((count, 1), np.float32)
   if num_clusters > 1:
-    tau = consensus_of_spaces([cuts_of(sample, space, num_clusters, seed)
-                               for space in spaces], num_clusters, seed)
+    tau = consensus_of_spaces(
+        [cuts_of(sample, space, num_clusters, seed, vectors) for space in spaces],
+        num_clusters, seed)
   first = spaces[0][0]
   # All may be of the sample.
-  described = functools.cache(lambda: (first.describe(sample), first.placed(sample)))
+  described = functools.cache(lambda: (first.compared(sample, vectors),
+                                       first.placed(sample)))
 
-  def assign(images, indices):
+  def assign(images, indices, own=None):
     del indices
-    owners = owners_of(images, rows)
+    owners = owners_of(images, rows, own)
     found, unknown = tau[owners], owners < 0
     if unknown.any():
       as_is, placed = described()
       near, squares = next(nearest_by_views(
-          first.describe(images[unknown].reshape(-1, *image_shape)),
+          first.compared(images[unknown].reshape(-1, *image_shape),
+                         None if own is None else own[unknown]),
           as_is, first.sets[:1], min(CANDIDATES, count), placed))
       order = np.argsort(squares, axis=1, kind='stable')[:, :NEAREST]
       take = functools.partial(np.take_along_axis, indices=order, axis=1)
@@ -429,17 +446,23 @@ def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int
   return assign
 
 
-def spaces_of(sample, image_shape, config, seed: int) -> list[list[Description]]:
+def spaces_of(sample, image_shape, config, seed: int,
+              vectors: np.ndarray | None = None) -> list[list[Description]]:
   """The descriptions of each space that start.spaces names, in its order.
 
   Spaces in which these images cannot be compared are left out.
+
+  Args:
+    sample, image_shape, config, seed: of the functions of `registry.SPACES`.
+    vectors: embeddings of the images, [n, E]; None: they have none.
 
   Raises:
     UserError: that is all of them.
   """
   config, _ = symmetry.settled(config, sample, image_shape)
   names = tuple(config.start.spaces)
-  every = [SPACES[name](sample, image_shape, config, seed) for name in names]
+  every = [SPACES[name](sample if name != EMBEDDINGS else vectors, image_shape, config,
+                        seed) for name in names]
   found = [space for space in every if space]
   if not found:
     raise UserError(f'config.start.spaces = {names} compares nothing of these images, '
@@ -447,7 +470,9 @@ def spaces_of(sample, image_shape, config, seed: int) -> list[list[Description]]
   return found
 
 
-def of_neighbourhoods(sample, image_shape, config, seed: int) -> Assign:
+def of_neighbourhoods(sample, image_shape, config, seed: int,
+                      vectors: np.ndarray | None = None) -> Assign:
   """`neighbourhoods` in the spaces of start.spaces."""
   return neighbourhoods(sample, image_shape, config.num_clusters, seed,
-                        spaces_of(sample, image_shape, config, seed))
+                        spaces_of(sample, image_shape, config, seed, vectors),
+                        vectors)

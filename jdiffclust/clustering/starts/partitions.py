@@ -20,15 +20,28 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.features import principal_components
 
 
-# A function from images [n, D] and their indices [n] to responsibilities [n, Q].
-Assign = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# A function from images [n, D] and their indices [n] to responsibilities [n, Q]; of a
+# start that was fitted to embeddings, also from images, indices and embeddings [n, E].
+Assign = Callable[..., np.ndarray]
 KEY = 16  # bytes that tell an image from all others
 
 
-def content_keys(images: np.ndarray) -> np.ndarray:
-  """What tells images from others by their bytes: uint8 [n, KEY], of images [n, ...]."""
-  keys = [hashlib.blake2b(np.ascontiguousarray(image), digest_size=KEY).digest()
-          for image in images]
+def content_keys(images: np.ndarray, vectors: np.ndarray | None = None) -> np.ndarray:
+  """What tells images from others by their bytes.
+
+  Args:
+    images: [n, ...].
+    vectors: embeddings of them, [n, E], whose bytes count too; None: they have none.
+
+  Returns:
+    uint8 [n, KEY].
+  """
+  keys = []
+  for row, image in enumerate(images):
+    key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=KEY)
+    if vectors is not None:
+      key.update(np.ascontiguousarray(vectors[row]))
+    keys.append(key.digest())
   return np.frombuffer(b''.join(keys), np.uint8).reshape(-1, KEY)
 
 
@@ -37,9 +50,16 @@ def rows_by_key(keys: np.ndarray) -> dict[bytes, int]:
   return {key.tobytes(): row for row, key in enumerate(keys)}
 
 
-def owners_of(images: np.ndarray, rows: dict[bytes, int]) -> np.ndarray:
-  """The rows [n] of images [n, ...] among those of `rows_by_key`; -1: none of them."""
-  return np.array([rows.get(key.tobytes(), -1) for key in content_keys(images)], int)
+def owners_of(images: np.ndarray, rows: dict[bytes, int],
+              vectors: np.ndarray | None = None) -> np.ndarray:
+  """The rows [n] of images among those of `rows_by_key`; -1: none of them.
+
+  Args:
+    images, vectors: of `content_keys`.
+    rows: of `rows_by_key`.
+  """
+  return np.array([rows.get(key.tobytes(), -1)
+                   for key in content_keys(images, vectors)], int)
 
 
 def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> Assign:

@@ -19,6 +19,11 @@ consensus. That is the partition (`cut`).
 An image that was not fitted has the responsibilities of its nearest fitted images by
 these features, weighted by the inverse of the squared distance. The fitted ones are known
 by their bytes, and have their own.
+
+Where images come with embeddings (`embedded.py`), start.spaces says who decides. Alone,
+the embeddings are cut in the features' place: the network learns their cells so that new
+images, of which there may be no embeddings, are recognised. Beside other spaces they have
+the same say as the features. An image is then known by its bytes and its embedding's.
 """
 
 from __future__ import annotations
@@ -32,10 +37,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
 from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.choose import TOLERANCE, modularity
+from jdiffclust.clustering.starts.embedded import COSINE, Comparison, comparison_of
 from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
     NEAREST, TINY, consensus, cuts, embeddings, find_neighbours, graphs,
@@ -48,6 +55,7 @@ from jdiffclust.data.views import (
     AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
 from jdiffclust.networks.recogniser import RecognitionNetwork
+from jdiffclust.registry import EMBEDDINGS
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
@@ -206,11 +214,44 @@ def describe(trained: Trained, images: np.ndarray) -> np.ndarray:
   return over_views(trained, images)[1]
 
 
+class Embedded(NamedTuple):
+  """The embeddings of fitted images.
+
+  Attributes:
+    rows: as they are compared, float32 [n, E].
+    compare: what makes such rows of embeddings.
+    alone: whether they decide alone, not beside the network's features.
+  """
+
+  rows: np.ndarray
+  compare: Comparison
+  alone: bool
+
+
+def alone(options) -> bool:
+  """Whether embeddings decide alone, by the section `start` of a config."""
+  return tuple(options.spaces) == (EMBEDDINGS,)
+
+
+def embedded(vectors: np.ndarray | None, options) -> Embedded | None:
+  """The `Embedded` of the embeddings of fitted images [n, E]; None of None.
+
+  Args:
+    vectors: the embeddings.
+    options: the section `start` of the config.
+  """
+  if vectors is None:
+    return None
+  compare = comparison_of(vectors, options)
+  return Embedded(compare(vectors), compare, alone(options))
+
+
 class Recognised:
   """Responsibilities of images, fitted or not; see the module's text."""
 
   def __init__(self, trained: Trained, features: np.ndarray, tau: np.ndarray,
-               image_shape, longest: int, keys: np.ndarray | None = None):
+               image_shape, longest: int, keys: np.ndarray | None = None,
+               known: Embedded | None = None):
     """Prepares the search for neighbours.
 
     Args:
@@ -219,27 +260,43 @@ class Recognised:
       tau: their responsibilities [n, Q].
       image_shape: (H, W, C) of the images that it is asked of.
       longest: pixels of the longer side that the network sees.
-      keys: the `content_keys` of the images fitted; None: they are not known again, but
-        are their own nearest neighbours.
+      keys: the `content_keys` of the images fitted, and of their embeddings; None: they
+        are not known again, but are their own nearest neighbours.
+      known: embeddings of the images fitted; None: they have none.
     """
     self.keys = np.zeros((0, KEY), np.uint8) if keys is None else keys
     self._rows = rows_by_key(self.keys)
     self.trained, self.features, self.tau = trained, features, tau
     self.image_shape, self._longest = tuple(image_shape), longest
-    self._index = NearestNeighbors(n_neighbors=min(NEAREST, len(tau)))
-    self._index.fit(standardised(features, features))
+    self.known = known
+    index_of = NearestNeighbors(n_neighbors=min(NEAREST, len(tau))).fit
+    self._index = index_of(standardised(features, features))
+    self._embedded = known and clone(self._index).fit(known.rows)
 
-  def __call__(self, images: np.ndarray, indices) -> np.ndarray:
-    """Responsibilities [n, Q] of images [n, D]; an `Assign`."""
+  def __call__(self, images: np.ndarray, indices, vectors=None) -> np.ndarray:
+    """Responsibilities [n, Q] of images [n, D], and of their embeddings; an `Assign`.
+
+    Embeddings decide as in the fit; without them the features do.
+    """
     del indices
-    owners = owners_of(images, self._rows)
+    owners = owners_of(images, self._rows, vectors)
     found, unknown = self.tau[owners].astype(np.float32), owners < 0
     if unknown.any():
-      found[unknown] = self._of_new(images[unknown])
+      found[unknown] = self._of_new(images[unknown],
+                                    None if vectors is None else vectors[unknown])
     return found
 
-  def _of_new(self, images):
-    away, near = self._index.kneighbors(self.described(images))
+  def _of_new(self, images, vectors):
+    told = []
+    if vectors is not None:
+      told.append(self._told(self._embedded, self.known.compare(vectors)))
+    if vectors is None or not self.known.alone:
+      told.append(self._told(self._index, self.described(images)))
+    return np.mean(told, axis=0, dtype=np.float32)
+
+  def _told(self, index: NearestNeighbors, rows: np.ndarray) -> np.ndarray:
+    """Responsibilities [n, Q] by the nearest fitted images of an index."""
+    away, near = index.kneighbors(rows)
     return weighted(away, self.tau[near])
 
   def described(self, images: np.ndarray) -> np.ndarray:
@@ -250,8 +307,10 @@ class Recognised:
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
     variables = flatten_dict(jax.tree.map(np.asarray, self.trained.variables), sep='/')
+    known = {} if self.known is None else {
+        'embeddings': self.known.rows, 'embeddings_centre': self.known.compare.centre}
     return {'features': self.features, 'tau': self.tau, 'keys': self.keys,
-            'image_shape': np.array(self.image_shape), **variables}
+            'image_shape': np.array(self.image_shape), **known, **variables}
 
 
 def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
@@ -261,16 +320,20 @@ def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
     arrays: of `Recognised.arrays`.
     config: that of the fit.
   """
-  rest = {name: jnp.asarray(array) for name, array in arrays.items()
-          if name not in ('features', 'tau', 'keys', 'image_shape')}
+  rest = {name: jnp.asarray(array) for name, array in arrays.items() if '/' in name}
   variables = unflatten_dict(rest, sep='/')
   options = config.recognition
   answer = arrays['params/Dense_0/bias']
   network = RecognitionNetwork(len(answer), options.channels, options.dropout)
+  known, rows = None, arrays.get('embeddings')
+  if rows is not None:
+    compare = Comparison(arrays['embeddings_centre'],
+                         config.start.embeddings_distance == COSINE)
+    known = Embedded(rows, compare, alone(config.start))
   return Recognised(Trained(network, variables, mild_views(config)),
                     arrays['features'], arrays['tau'],
                     [int(side) for side in arrays['image_shape']], options.max_side,
-                    arrays.get('keys'))  # runs of before have none
+                    arrays.get('keys'), known)  # runs of before have no keys
 
 
 def standardised(features, of) -> np.ndarray:
@@ -278,8 +341,9 @@ def standardised(features, of) -> np.ndarray:
   return (features - of.mean(axis=0)) / np.maximum(of.std(axis=0), TINY)
 
 
-def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-  """The partition that the neighbourhoods of features show.
+def cut(features: np.ndarray | None, num_clusters: int, seed: int,
+        known: Embedded | None = None) -> np.ndarray:
+  """The partition that the neighbourhoods of features, or of embeddings, show.
 
   Whether features are compared by distance or by angle, or both have a say, is decided
   by the modularity of what comes of it, mean over the graphs of both: where a class
@@ -288,25 +352,31 @@ def cut(features: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
   one neighbour in a hundred more stays with it.
 
   Args:
-    features: [n, D].
+    features: [n, D]; not looked at where embeddings decide alone.
     num_clusters: Q <= n.
     seed: of K-means.
+    known: embeddings, which are compared in one way only; None: there are none.
 
   Returns:
     Responsibilities, float32 [n, Q].
   """
-  distances = standardised(features, features).astype(np.float32)
+  compared = [] if known is None else [known.rows]
+  if known is None or not known.alone:
+    distances = standardised(features, features).astype(np.float32)
+    compared = [distances, unit_rows(distances), *compared]
   every, found, fine = [], [], []
-  finer = min(FINER * num_clusters, len(features))
-  for rows in (distances, unit_rows(distances)):
+  finer = min(FINER * num_clusters, len(compared[0]))
+  for rows in compared:
     own = graphs(next(find_neighbours(rows[:, None, None])))
     every += own
     vectors = embeddings(own, finer, seed)
     found.append(cuts(vectors, num_clusters, seed))
     fine += cuts(vectors, finer, seed)
-  ways = [consensus(cells, num_clusters, seed) for cells in (*found, sum(found, []))]
+  if len(found) > 1:
+    found.append(sum(found, []))
+  ways = [consensus(cells, num_clusters, seed) for cells in found]
   ways.append(rejoined(consensus(fine, finer, seed), sum(every), num_clusters,
-                       distances))
+                       compared[0]))
   scores = np.array([np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
                      for tau in ways])
   scores[-1] -= TOLERANCE
@@ -333,11 +403,12 @@ def rejoined(tau: np.ndarray, graph, num_clusters: int,
 
 
 def recogniser(sample, image_shape, config, seed: int,
-               advance: Callable[[int], None] = lambda percent: None) -> Trained:
+               advance: Callable[[int], None] = lambda percent: None,
+               vectors: np.ndarray | None = None) -> Trained:
   """The network that has learnt the cells of the start 'neighbours'.
 
   Args:
-    sample, image_shape, config, seed, advance: of `of_recognition`.
+    sample, image_shape, config, seed, advance, vectors: of `of_recognition`.
   """
   config, _ = symmetry.settled(config, sample, image_shape)
   finer = copy.deepcopy(config)
@@ -345,13 +416,15 @@ def recogniser(sample, image_shape, config, seed: int,
                            len(sample))
   images = reduced(sample.reshape(-1, *image_shape), config.recognition.max_side)
   flat = images.reshape(len(sample), -1)
-  cells = of_neighbourhoods(flat, images.shape[1:], finer, seed)(flat, None)
+  cells = of_neighbourhoods(flat, images.shape[1:], finer, seed, vectors)(
+      flat, None, vectors)
   return train(images, cells, config, advance)
 
 
 def of_recognition(
     sample, image_shape, config, seed: int,
-    advance: Callable[[int], None] = lambda percent: None) -> Recognised | Callable:
+    advance: Callable[[int], None] = lambda percent: None,
+    vectors: np.ndarray | None = None) -> Recognised | Callable:
   """The start 'recognition'.
 
   Args:
@@ -360,12 +433,14 @@ def of_recognition(
     config: num_clusters, seed, and the sections recognition, start and views.
     seed: of the cuts.
     advance: see `train`.
+    vectors: embeddings of the images, [n, E]; None: they have none.
   """
   number = config.num_clusters
   if number == 1:
-    return of_neighbourhoods(sample, image_shape, config, seed)
-  trained = recogniser(sample, image_shape, config, seed, advance)
+    return of_neighbourhoods(sample, image_shape, config, seed, vectors)
+  trained = recogniser(sample, image_shape, config, seed, advance, vectors)
   longest = config.recognition.max_side
   features = describe(trained, reduced(sample.reshape(-1, *image_shape), longest))
-  return Recognised(trained, features, cut(features, number, seed), image_shape, longest,
-                    content_keys(sample))
+  known = embedded(vectors, config.start)
+  return Recognised(trained, features, cut(features, number, seed, known), image_shape,
+                    longest, content_keys(sample, vectors), known)

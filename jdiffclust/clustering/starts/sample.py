@@ -8,7 +8,7 @@ import numpy as np
 
 from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.partitions import Assign
-from jdiffclust.data.dataset import ImageSource, images_at
+from jdiffclust.data.dataset import ImageSource, embeddings_at, images_at
 from jdiffclust.streams import integer_seed
 
 
@@ -37,8 +37,19 @@ def flat_images(source: ImageSource, indices) -> np.ndarray:
 
 def fit_sample(source: ImageSource, max_images: int, seed: int) -> np.ndarray:
   """Images to fit starts and baselines to, [n, D] float32 in [-1, 1]."""
+  return flat_images(source, _fitted_to(source, max_images, seed))
+
+
+def sample_embeddings(source: ImageSource, max_images: int,
+                      seed: int) -> np.ndarray | None:
+  """The embeddings of the images of `fit_sample`, float32 [n, E]; None: none."""
+  return embeddings_at(source, _fitted_to(source, max_images, seed))
+
+
+def _fitted_to(source, max_images, seed):
+  """The `sample_indices` of images of this size."""
   most = most_images(max_images, source.image_shape)
-  return flat_images(source, sample_indices(source.num_images, most, seed))
+  return sample_indices(source.num_images, most, seed)
 
 
 def partition(assign: Assign, source: ImageSource, indices=None,
@@ -47,15 +58,18 @@ def partition(assign: Assign, source: ImageSource, indices=None,
 
   Args:
     assign: the start.
-    source: the images.
+    source: the images; with embeddings only if the start was fitted to such.
     indices: which of them; None: all.
     chunk: images read at once.
   """
   if indices is None:
     indices = np.arange(source.num_images)
-  parts = [assign(flat_images(source, indices[begin:begin + chunk]),
-                  indices[begin:begin + chunk])
-           for begin in range(0, len(indices), chunk)]
+  parts = []
+  for begin in range(0, len(indices), chunk):
+    rows = indices[begin:begin + chunk]
+    vectors = embeddings_at(source, rows)
+    parts.append(assign(flat_images(source, rows), rows,
+                        *(() if vectors is None else (vectors,))))
   return np.concatenate(parts).astype(np.float32)
 
 
@@ -76,8 +90,9 @@ def start_of_all(source: ImageSource, config, name: str, known: np.ndarray,
   if len(known) == source.num_images:
     return known
   if assign is None:
-    sample = fit_sample(source, config.start.max_images, config.seed)
-    assign = fit_start(name, sample, source.image_shape, config)
+    most, seed = config.start.max_images, config.seed
+    assign = fit_start(name, fit_sample(source, most, seed), source.image_shape, config,
+                       vectors=sample_embeddings(source, most, seed))
   return partition(assign, source)
 
 

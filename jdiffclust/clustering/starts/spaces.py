@@ -13,6 +13,7 @@ import jax
 from jdiffclust.clustering.starts import colours, edges
 from jdiffclust.clustering.starts.denoiser_features import (
     NOISE, describe, train, unconditional)
+from jdiffclust.clustering.starts.embedded import comparison_of
 from jdiffclust.clustering.starts.neighbours import Description
 from jdiffclust.data.symmetry import group
 from jdiffclust.data.views import draw_small_maps
@@ -51,6 +52,19 @@ def of_colours(sample, image_shape, config, seed: int) -> list[Description]:
   del config, seed
   in_colour = colours.in_colour(sample.reshape(-1, *image_shape))
   return [Description(colours.describe)] if in_colour else []
+
+
+def of_embeddings(vectors, image_shape, config, seed: int) -> list[Description]:
+  """The images' embeddings (`embedded.py`).
+
+  Args:
+    vectors: the embeddings, [n, E].
+    image_shape, seed: not used.
+    config: start.embeddings_distance.
+  """
+  del image_shape, seed
+  compare = comparison_of(vectors, config.start)
+  return [Description(lambda rows: compare(rows)[:, None, None], of_embeddings=True)]
 
 
 def of_denoiser(sample, image_shape, config, seed: int,

@@ -1,0 +1,1 @@
+"""Clusters by embeddings that other networks made of images."""

@@ -1,0 +1,337 @@
+"""Embeddings: vectors that another network has made of the images, one for each image.
+
+A file of them has its rows in the order of the images, or says by file names whose they
+are:
+
+  .npy            an array [N, D], mapped rather than read
+  .npz            `embeddings` (or features, x, arr_0, or the only array), and perhaps
+                  `names` (or ids, files, paths, filenames)
+  .parquet, .csv  a column of lists, or a column for each of the D numbers; and perhaps
+                  one of texts, the file names
+
+Nothing but these numbers is taken of a table: columns that look like labels or like row
+numbers are refused, since they would become part of the vectors.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jdiffclust.data.sources.common import one_line, row_ids
+from jdiffclust.errors import UserError
+
+OPTION = '--config.data.embeddings'
+KINDS = ('.npy', '.npz', '.parquet', '.csv')
+VECTOR_KEYS = ('embeddings', 'features', 'x', 'arr_0')
+NAME_KEYS = ('names', 'ids', 'files', 'paths', 'filenames')
+# Columns of texts that are file names, where there are several.
+NAME_COLUMNS = ('file', 'filename', 'file_name', 'path', 'filepath', 'file_path', 'name',
+                'id', 'image', 'image_path', 'key')
+LABELS = ('label', 'labels', 'class', 'classes', 'target', 'y', 'cluster')
+BLOCK = 4096  # rows looked at at once
+CONSTANT = 3  # numbers in a vector, from which on it is odd if all are the same
+
+
+class Embeddings(NamedTuple):
+  """Vectors as a file or a caller gives them.
+
+  Attributes:
+    values: real numbers [M, D], perhaps a memory map.
+    names: whose they are, M texts; None: they are in the order of the images.
+    where: what error messages call them.
+    notes: what the user should know of how they were read, a line each.
+  """
+
+  values: np.ndarray
+  names: tuple[str, ...] | None
+  where: str
+  notes: tuple[str, ...] = ()
+
+
+def opened(given: ArrayLike | str | os.PathLike) -> Embeddings:
+  """The embeddings of an array [N, D], or of the path of a file."""
+  if isinstance(given, (str, os.PathLike)):
+    return read_embeddings(os.fspath(given))
+  try:
+    values = np.asarray(given)
+  except ValueError as error:
+    raise UserError(f'embeddings are no array ({one_line(error)}): vectors of one length '
+                    'are needed, [N, D].') from None
+  return _checked(Embeddings(values, None, 'embeddings'))
+
+
+def read_embeddings(path: str) -> Embeddings:
+  """Reads a file of embeddings, see the module's text.
+
+  Raises:
+    UserError: it cannot be read, or holds anything else.
+  """
+  path = os.path.expanduser(path)
+  kind = pathlib.Path(path).suffix.lower()
+  if not os.path.isfile(path):
+    what = 'is a folder' if os.path.isdir(path) else 'does not exist'
+    raise UserError(f'{path!r} {what}: {OPTION} must name a file, '
+                    f"{', '.join(KINDS)}.")
+  if kind not in KINDS:
+    raise UserError(f'{path!r} is no file of embeddings by its name: {OPTION} must name '
+                    f"one of {', '.join(KINDS)}.")
+  read = {'.npy': _read_npy, '.npz': _read_npz}.get(kind, _read_table)
+  try:
+    found = read(path)
+  except UserError:
+    raise
+  # On a damaged file NumPy, zipfile and Arrow raise nearly anything.
+  except Exception as error:  # pylint: disable=broad-except
+    raise UserError(f'{path!r} cannot be read as embeddings ({one_line(error)}): write '
+                    'them again, such as by numpy.save(path, array of [N, D]).'
+                    ) from None
+  return _checked(found)
+
+
+def _read_npy(path: str) -> Embeddings:
+  return Embeddings(np.load(path, mmap_mode='r', allow_pickle=False), None, repr(path))
+
+
+def _read_npz(path: str) -> Embeddings:
+  with np.load(path, allow_pickle=False) as arrays:
+    known = list(arrays)
+    key = next((name for name in VECTOR_KEYS if name in known), None)
+    if key is None:
+      others = [name for name in known if name not in NAME_KEYS]
+      if len(others) != 1:
+        raise UserError(f"{path!r} has no array named {', '.join(VECTOR_KEYS)}; it has: "
+                        f"{', '.join(known) or 'none'}: name one so.")
+      key = others[0]
+    named = next((name for name in NAME_KEYS if name in known), None)
+    names = None if named is None else tuple(map(str, arrays[named].ravel()))
+    return Embeddings(arrays[key], names, f'{path!r}, {key!r}')
+
+
+def _read_table(path: str) -> Embeddings:
+  """Embeddings of a table; Arrow is imported here, since most runs have none."""
+  import pyarrow as pa
+  import pyarrow.csv
+  import pyarrow.parquet
+  if path.lower().endswith('.parquet'):
+    table = pa.parquet.read_table(path)
+  else:
+    table = pa.csv.read_csv(path)
+    if _are_values(table.column_names):
+      table = pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(
+          autogenerate_column_names=True))
+  types = pa.types
+  of = {name: table.schema.field(name).type for name in table.column_names}
+  if len(of) < len(table.column_names):
+    raise UserError(f'{path!r} has two columns of one name: rename one.')
+  among = lambda *tests: [name for name, kind in of.items()
+                          if any(test(kind) for test in tests)]
+  texts = among(types.is_string, types.is_large_string, types.is_string_view)
+  lists = among(types.is_list, types.is_large_list, types.is_fixed_size_list)
+  fractions, whole = among(types.is_floating), among(types.is_integer)
+  empty = among(types.is_null)
+  odd = [name for name in of if name not in (*texts, *lists, *fractions, *whole, *empty)]
+  if odd or empty:
+    name = (odd or empty)[0]
+    raise UserError(f'{path!r}: column {name!r} holds {of[name]}, which is no part of a '
+                    'vector: leave it out.')
+  names, notes = _names_in(table, texts, path)
+  if lists:
+    if len(lists) > 1 or fractions or whole:
+      more = next(name for name in (*lists[1:], *fractions, *whole))
+      raise UserError(f'{path!r}: column {lists[0]!r} holds vectors, but column {more!r} '
+                      'numbers, too: leave one of them out.')
+    return Embeddings(_of_lists(table[lists[0]], path), names, repr(path), notes)
+  if fractions:  # a column that is 0 throughout is written as whole numbers
+    column = lambda name: table[name].to_numpy()
+    whole = [name for name in whole if len(np.unique(column(name))) > 1]
+    refused = whole + [name for name in fractions if name.lower() in LABELS]
+  else:
+    refused = [name for name in whole if name.lower() in LABELS]
+  if refused:
+    raise UserError(f'{path!r}: column {refused[0]!r} looks like labels or numbers of '
+                    'rows, which would become part of the vectors: leave it out, or '
+                    'write it as texts if it names the files.')
+  columns = [name for name in of if name not in texts]
+  if not columns:
+    raise UserError(f'{path!r} has no columns of numbers: one for each of the D numbers '
+                    'of a vector is needed, or one of lists.')
+  values = np.empty((table.num_rows, len(columns)), np.float32)
+  for place, name in enumerate(columns):
+    values[:, place] = table[name].to_numpy()
+  return Embeddings(values, names, repr(path), notes)
+
+
+def _are_values(header: Sequence[str]) -> bool:
+  """Whether the first row of a table is a vector, perhaps with a name, and no header."""
+  def number(text: str) -> bool:
+    try:
+      float(text)
+    except ValueError:
+      return False
+    return True
+  numbers = [text for text in header if number(text)]
+  counted = [[str(n + first) for n in range(len(numbers))] for first in (0, 1)]
+  return len(numbers) >= max(1, len(header) - 1) and numbers not in counted
+
+
+def _names_in(table, texts: list[str], path: str):
+  """The file names in a table [M] or None, and what there is to say of other texts."""
+  if not texts:
+    return None, ()
+  chosen = [name for name in texts if name.lower() in NAME_COLUMNS] or texts
+  if len(chosen) > 1:
+    raise UserError(f"{path!r} has several columns of texts ({', '.join(chosen)}): leave "
+                    'but the one of file names.')
+  names = table[chosen[0]].to_pylist()
+  if None in names:
+    raise UserError(f'{path!r}: row {names.index(None)} has no name in column '
+                    f'{chosen[0]!r}: fill it in, or leave the column out.')
+  rest = [name for name in texts if name != chosen[0]]
+  notes = (f"{path!r}: column {', '.join(map(repr, rest))} is not used",) * bool(rest)
+  return tuple(names), notes
+
+
+def _of_lists(column, path: str) -> np.ndarray:
+  """The vectors in a column of lists, float32 [M, D]."""
+  lengths = column.combine_chunks()
+  rows = lengths.to_pylist() if lengths.null_count else None
+  if rows is not None:
+    raise UserError(f'{path!r}: row {rows.index(None)} has no vector: fill it in.')
+  import pyarrow.compute
+  sizes = pyarrow.compute.list_value_length(lengths).to_numpy(zero_copy_only=False)
+  if len(sizes) and sizes.min() != sizes.max():
+    row = int(np.argmax(sizes != sizes[0]))
+    raise UserError(f'{path!r}: the vector of row {row} has {sizes[row]} numbers, that '
+                    f'of row 0 {sizes[0]}: all must be of one length.')
+  flat = lengths.flatten().to_numpy(zero_copy_only=False)
+  return flat.astype(np.float32).reshape(len(sizes), -1)
+
+
+def _checked(found: Embeddings) -> Embeddings:
+  """The same, if they are real numbers [M, D] and have as many names."""
+  values, where = found.values, found.where
+  if values.dtype.kind not in 'fiu' or values.ndim != 2 or not values.shape[1]:
+    raise UserError(f'{where}: {values.dtype} of shape {values.shape}; embeddings are '
+                    'real numbers [N, D], a row for each image.')
+  if found.names is not None and len(found.names) != len(values):
+    raise UserError(f'{where}: {len(found.names)} names, but {len(values)} vectors: give '
+                    'each its name.')
+  return found
+
+
+def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
+            for_fit: bool = True) -> tuple[np.ndarray, tuple[str, ...]]:
+  """The embeddings of images.
+
+  Names are compared as they are; or as paths, from the folder of the images or from the
+  working directory on; or, if these differ for all images, without their folders: the
+  first of these ways by which every image has a vector.
+
+  Args:
+    found: of these images; where it has names, perhaps of more.
+    ids: of the N images, see `ImageSource`.
+    folder: where the images are; '': they are no files.
+    for_fit: whether vectors that are all the same are refused.
+
+  Returns:
+    [N, D], a memory map if `found` is one in their order; and notes, a line each.
+
+  Raises:
+    UserError: an image has no vector or two; or a vector is not finite.
+  """
+  values, notes = found.values, list(found.notes)
+  named = found.names is not None
+  if named and tuple(ids) == row_ids(len(ids)) and set(ids).isdisjoint(found.names):
+    notes.append(f'{found.where}: the images have no file names, so that the vectors are '
+                 'taken in their order; their names are not looked at')
+    named = False
+  if named:
+    rows = _rows_by_name(found, ids, folder)
+    left = len(values) - len(rows)
+    if left:
+      notes.append(f'{found.where}: {left} of {len(values)} vectors are of none of the '
+                   f'{len(ids)} images, and are not used')
+    if not np.array_equal(rows, np.arange(len(values))):
+      values = values[rows]
+  elif len(values) != len(ids):
+    raise UserError(f'{found.where}: {len(values)} vectors, but there are {len(ids)} '
+                    'images: give one for each, in their order, or name the file of each '
+                    f'(names in an .npz, a column of a table).')
+  notes += _check_values(values, ids, found.where, for_fit)
+  return values, tuple(notes)
+
+
+def _rows_by_name(found: Embeddings, ids: Sequence[str], folder: str) -> np.ndarray:
+  """The row of each image, int [N]."""
+  missing = None
+  for of_names, of_ids in _ways(folder):
+    wanted = list(map(of_ids, ids))
+    if len(set(wanted)) < len(ids):
+      continue
+    places, again = {}, {}
+    for row, name in enumerate(map(of_names, found.names)):
+      if places.setdefault(name, row) != row:
+        again.setdefault(name, row)
+    lacking = next((name for name, own in zip(ids, wanted) if own not in places), None)
+    missing = missing or lacking
+    if lacking is not None:
+      continue
+    twice = next((name for name in wanted if name in again), None)
+    if twice is not None:
+      raise UserError(f'{found.where}: two vectors for {twice!r}, in rows '
+                      f'{places[twice]} and {again[twice]}: leave one.')
+    return np.array([places[name] for name in wanted])
+  raise UserError(f'{found.where}: no vector for the image {missing!r}; the names there '
+                  f"begin with {', '.join(map(repr, found.names[:2])) or 'none'}: name "
+                  'the file of each image, as assignments.csv does.')
+
+
+def _ways(folder: str) -> Iterator[tuple[Callable[[str], str], Callable[[str], str]]]:
+  """How names of a file, and those of images, can be compared; the strictest first."""
+  root, as_path = os.path.abspath(os.path.expanduser(folder)), os.path.normpath
+  inside = lambda name: (os.path.relpath(name, root) if os.path.isabs(name)
+                         else as_path(name))
+  yield str, str
+  yield inside, as_path
+  yield lambda name: inside(os.path.abspath(name)), as_path
+  yield _base, _base
+
+
+def _base(name: str) -> str:
+  """A name without its folders, of any system."""
+  return name.replace('\\', '/').rpartition('/')[2]
+
+
+def _check_values(values: np.ndarray, ids: Sequence[str], where: str,
+                  for_fit: bool) -> list[str]:
+  """Checks that vectors are finite and, for a fit, not all the same.
+
+  Returns:
+    A note if some of them are one number throughout.
+  """
+  differ, constant = not for_fit or len(values) < 2, []
+  for start in range(0, len(values), BLOCK):
+    with np.errstate(over='ignore'):  # what is too large becomes infinite
+      rows = np.asarray(values[start:start + BLOCK], np.float32)
+      first = np.asarray(values[0], np.float32)
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+      row = start + int(np.argmax(bad))
+      raise UserError(f'{where}: the vector of image {row} ({ids[row]!r}) has NaN or '
+                      'infinite numbers: all must be finite; embed that image again.')
+    differ = differ or (rows != first).any()
+    constant += (start + np.flatnonzero(np.ptp(rows, axis=1) == 0)).tolist()
+  if not differ:
+    raise UserError(f'{where}: all {len(values)} vectors are the same: nothing to '
+                    'cluster; look at how they were made.')
+  if not constant or values.shape[1] < CONSTANT:
+    return []
+  return [f'{where}: {len(constant)} of {len(values)} vectors are one number throughout, '
+          f'as failures leave them; the first is of image {constant[0]} '
+          f'({ids[constant[0]]!r})']
