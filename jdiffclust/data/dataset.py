@@ -77,8 +77,9 @@ class ImageSource:
   @property
   def seen(self) -> 'ImageSource':
     """The images at as many pixels as there are, with their embeddings."""
-    return (dataclasses.replace(self.finer, embeddings=self.embeddings) if self.finer
-            else self)
+    if self.finer is None or self.embeddings is None:
+      return self.finer or self
+    return dataclasses.replace(self.finer, embeddings=self.embeddings)
 
   @property
   def num_images(self) -> int:
