@@ -39,7 +39,19 @@ def summed_once(x) -> jax.Array:
   return identity_p.bind(x, kept=False)
 
 
-identity_p = Primitive('summed_once')
+def computed_once(x) -> jax.Array:
+  """The identity; on CPUs the value is in memory before it is read.
+
+  Args:
+    x: a small array that is spread over a large one.
+
+  Returns:
+    x.
+  """
+  return identity_p.bind(x, kept=True)
+
+
+identity_p = Primitive('kept_identity')
 identity_p.def_impl(lambda x, kept: x)
 identity_p.def_abstract_eval(lambda x, kept: x)
 ad.deflinear2(identity_p, lambda g, x, kept: [identity_p.bind(g, kept=not kept)])

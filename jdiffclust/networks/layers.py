@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdiffclust.networks.compilation import summed_once
+from jdiffclust.networks.compilation import computed_once, summed_once
 from jdiffclust.networks.convolution import conv3x3, doubled_conv3x3, pointwise
 
 zeros = nn.initializers.zeros
@@ -83,7 +83,7 @@ class GroupNorm(nn.Module):
       own_shift = self.param('bias', zeros, (channels,))
       scale, shift = scale * own_scale[None], shift + own_shift[None]
     factor = factor * scale
-    offset = shift - mean * factor
+    factor, offset = computed_once(factor), computed_once(shift - mean * factor)
     return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
