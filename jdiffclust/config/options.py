@@ -56,8 +56,9 @@ OPTIONS: Mapping[str, Any] = {
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
-    'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all',
-                           **HERE),
+    'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all, and '
+                           'on a CPU one for each core, if the batch sizes are multiples '
+                           'of it', **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
         'path': text('', 'the file (idx, npz) or folder (idx: all its files; folder, '
