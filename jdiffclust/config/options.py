@@ -142,7 +142,7 @@ OPTIONS: Mapping[str, Any] = {
                       'mixture, of images in [-1, 1]', open_low=True),
         'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
                                   'features start.spaces=denoiser compares'),
-        'max_images': integer(100000, 1, 'the largest number of images that a start is '
+        'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },
     'views': {
