@@ -484,6 +484,12 @@ OPTIONS: Mapping[str, Any] = {
         'jump': integer(10, 1, 'repaint: steps that are taken anew together', **LATER),
         'repeats': integer(10, 1, 'repaint: how often each step is taken', **LATER),
     },
+    'programs': {
+        'folder': text('auto', 'the folder where compiled programs are kept for the next '
+                       "command; auto: jdiffclust's in your cache folder, unless "
+                       'JAX_COMPILATION_CACHE_DIR names one; empty: none is kept', **HERE),
+        'limit_mb': integer(1000, 1, 'MB of compiled programs that are kept', **HERE),
+    },
     'distributed': {
         'coordinator': text('', 'host:port of process 0 of several; empty: there is one '
                             'process', **HERE),
