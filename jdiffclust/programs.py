@@ -1,9 +1,9 @@
 """Compiled programs that are kept from one command to the next.
 
-JAX keeps them in a folder, by what they compute and for which compiler and kind of device;
-the least recently used go when there are too many. On a CPU a program is also cut into
-threads by the cores there are, and made of the instructions that they know, neither of
-which JAX's keys tell: each kind of machine has a folder of its own within that folder.
+JAX keeps them in a folder, by what they compute and for which compiler and kind of
+device; the least recently used go when there are too many. On a CPU a program is also cut
+into threads by the cores there are, and made of the instructions that they know, neither
+of which JAX's keys tell: each kind of machine has a folder of its own within that folder.
 """
 
 from __future__ import annotations

@@ -486,8 +486,9 @@ OPTIONS: Mapping[str, Any] = {
     },
     'programs': {
         'folder': text('auto', 'the folder where compiled programs are kept for the next '
-                       "command; auto: jdiffclust's in your cache folder, unless "
-                       'JAX_COMPILATION_CACHE_DIR names one; empty: none is kept', **HERE),
+                       "command; auto: jdiffclust's in your cache folder; empty: none is "
+                       'kept. Of no effect where JAX_COMPILATION_CACHE_DIR names one',
+                       **HERE),
         'limit_mb': integer(1000, 1, 'MB of compiled programs that are kept', **HERE),
     },
     'distributed': {
