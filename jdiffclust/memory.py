@@ -13,10 +13,10 @@ def keep_freed_memory() -> None:
   """Has glibc keep the memory that is freed, for the next step of the same program.
 
   On a CPU every step takes and frees the same buffers. Left alone, glibc returns large
-  ones to the kernel, which clears each page anew. Threads have heaps of their own: those
-  of several devices would wait for each other at a single one, for a third of the time of
-  a step of small images (docs/benchmarks.md). To be called before the first thread
-  starts. Other C libraries are left as they are.
+  ones to the kernel, which clears each page anew. This holds for the heap of the main
+  thread: others have their own, since those of several devices would wait for each other
+  at a single one, for a third of the time of a step of small images
+  (docs/benchmarks.md). Other C libraries are left as they are.
   """
   if platform.libc_ver()[0] != 'glibc':
     return
