@@ -6,10 +6,10 @@ Question:  whom does `duplicate_of` of results.csv call a copy?
 Time:      a minute on two cores.
 Kept:      docs/results.md, Copies.
 
-The rule of `jdiffclust.evaluation.gallery` was set by the sets of CHOSEN, and is judged
-by the others. Whoever is called a near copy in a set that nobody put copies in counts as
-a false alarm (Fashion-MNIST has some true ones). Then copies of 200 random images, each
-changed by CHANGES, are asked about as new images.
+The rule of `jdiffclust.evaluation.gallery` was chosen with the figures of all of these
+sets seen, so they flatter it. Whoever is called a near copy in a set that nobody put
+copies in counts as a false alarm (Fashion-MNIST has some true ones). Then copies of 200
+random images, each changed by CHANGES, are asked about as new images.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from benchmarks.foreign import photographs
 from jdiffclust.evaluation import gallery
 from jdiffclust.evaluation.gallery import Gallery
 
-CHOSEN = ('digits', 'strokes', 'shapes', 'photos')
-HELD_OUT = ('mnist5k', 'fashion5k', 'textures')
+SETS = ('digits', 'strokes', 'shapes', 'photos', 'mnist5k', 'fashion5k', 'textures')
 COPIED = 200
 
 
@@ -105,8 +104,7 @@ def measure(name: str, fashion: pathlib.Path, seed: int) -> dict:
 def main() -> None:
   """Measures what is missing and prints the table."""
   parser = make_parser(__doc__, seeds='0,1,2', out='runs/copies')
-  every = (*CHOSEN, *HELD_OUT)
-  parser.add_argument('--datasets', type=names(every), default=list(every))
+  parser.add_argument('--datasets', type=names(SETS), default=list(SETS))
   add_fashion(parser)
   args = parser.parse_args()
   results = {name: kept(args.out, name, args.seeds,

@@ -37,7 +37,7 @@ from jdiffclust.fitted import (
     Fitted, Restored, data_like_the_fit, finest_of, fit, of_snapshot, pipeline_of, read,
     tell_of)
 from jdiffclust.progress import Reporter
-from jdiffclust.sharding import make_mesh, replicate, to_host
+from jdiffclust.sharding import mesh_of, replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.training.checkpoints import Snapshot, numbers_in
 from jdiffclust.training.storage import Memory
@@ -371,7 +371,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     """The fit of what is kept in memory."""
     kept = self._kept
     config, (state, tau, progress) = config_lib.from_json(kept.config), kept.snapshot
-    mesh = make_mesh(config.num_devices)
+    mesh = mesh_of(config)
     method = self._build(config_lib.for_collection(config, progress['num_images']),
                          tuple(progress['image_shape']), progress['levels'], mesh)
     return of_snapshot(method, Snapshot(replicate(state, mesh), tau, progress), kept)

@@ -48,7 +48,7 @@ from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
-from jdiffclust.sharding import check_batch_size, make_mesh, replicate, to_host
+from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import (
     Assignment, ByContent, assign_all, densities_of_all, tell_all)
@@ -739,7 +739,7 @@ def prepare(config, source: ImageSource, build: Build = build) -> Method:
       or devices.
   """
   config_lib.check_config(config)
-  mesh = make_mesh(config.num_devices)
+  mesh = mesh_of(config)
   for name in ('e_step', 'm_step'):
     check_batch_size(f'{name}.batch_size', config[name].batch_size, mesh)
   vectors = source.embeddings
@@ -952,7 +952,7 @@ def read(workdir, config=None, reporter: Reporter | None = None,
   if different:
     raise UserError(f'The fit in {str(workdir)!r} is of another config: '
                     f"{'; '.join(different)}. Leave the config out to use its own.")
-  mesh = make_mesh(config.num_devices)
+  mesh = mesh_of(config)
   check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
   made = []
 

@@ -518,9 +518,10 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
     config, workdir, mode, quiet, asked = parse(argv)
-    from jdiffclust import processes
+    from jdiffclust import processes, programs
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
+    programs.keep_programs(config.programs)
     from jdiffclust.clustering import method
     from jdiffclust.outputs import Parts
     from jdiffclust.progress import Reporter

@@ -17,7 +17,7 @@ import time
 import jax
 
 from jdiffclust.errors import UserError
-from jdiffclust.sharding import check_devices
+from jdiffclust.sharding import check_devices, share_out_cores
 
 # Exit code where another process of the run has ended before its time.
 LOST = 3
@@ -33,6 +33,8 @@ _kept_alive = []  # what C calls must outlive the function that hands it over
 
 def join(options) -> bool:
   """Connects several processes, if the config says there are several.
+
+  A process by itself has a device for each core of its CPU.
 
   Args:
     options: the section `distributed` of a config.
@@ -57,6 +59,8 @@ def join(options) -> bool:
           f'config.distributed.coordinator = {options.coordinator!r}: process '
           f"{options.process_id} cannot use it ({' '.join(str(error).split())[:160]}); "
           'name the host of process 0 and a port that is free there.') from None
+  else:
+    share_out_cores()
   check_devices()
   return jax.process_index() == 0
 

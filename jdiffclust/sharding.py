@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import jax
@@ -12,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jdiffclust.errors import UserError
 
 DATA_AXIS = 'data'
+# The least images of a minibatch for which a core is worth a device of its own.
+LEAST_SHARE = 8
 # How arrays lie on the devices: the same on each, or a part of the rows on each.
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
@@ -26,6 +29,52 @@ def check_devices() -> None:
     raise UserError(
         f'JAX finds no device with JAX_PLATFORMS={asked!r}{told and f" ({told})"}: unset '
         'it, set it to cpu, or install the jax of that platform.') from None
+
+
+def _told_of_devices() -> bool:
+  """Whether the user has told XLA how many devices a CPU shall count for."""
+  return 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+
+
+def share_out_cores() -> None:
+  """Has JAX take each core of a CPU for a device of its own.
+
+  XLA does much of a gradient step on one core, and minibatches are spread over devices
+  anyway (docs/benchmarks.md). Nothing changes where JAX has its devices already, or where
+  XLA_FLAGS or JAX_NUM_CPU_DEVICES say how many there are.
+  """
+  if _told_of_devices() or jax.config.jax_num_cpu_devices != -1:
+    return
+  cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+           else os.cpu_count() or 1)  # not on macOS
+  try:
+    jax.config.update('jax_num_cpu_devices', cores)
+  except RuntimeError:  # there are devices, of the program that we are a part of
+    return
+
+
+def mesh_of(config) -> Mesh:
+  """The mesh that a config asks for.
+
+  Of a CPU's cores, `num_devices = 0` takes as many as the batch sizes can be shared
+  among, `LEAST_SHARE` images or more to each.
+
+  Args:
+    config: a config.
+
+  Raises:
+    UserError: as of `make_mesh`.
+  """
+  share_out_cores()
+  check_devices()
+  count, devices = config.num_devices, jax.devices()
+  if (count == 0 and devices[0].platform == 'cpu' and jax.process_count() == 1
+      and not _told_of_devices()):
+    size = config.m_step.batch_size
+    shared = math.gcd(size, config.e_step.batch_size)
+    count = max(n for n in range(1, len(devices) + 1)
+                if n == 1 or shared % n == 0 and size // n >= LEAST_SHARE)
+  return make_mesh(count)
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:

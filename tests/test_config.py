@@ -242,7 +242,7 @@ def test_differences_are_of_options_that_define_the_run():
       'num_devices', 'data.workers', 'checkpoint.every_steps', 'checkpoint.keep',
       'checkpoint.every_seconds',
       'log.every_steps', 'data.path', 'data.labels', 'data.labels_path',
-      'data.metadata', 'data.label_key',
+      'data.metadata', 'data.label_key', 'programs.folder', 'programs.limit_mb',
       'data.use_labels', 'data.unreadable', 'data.pipeline', 'data.memory_limit_mb',
       'data.embeddings',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),

@@ -1,80 +1,90 @@
-"""Gradient steps with and without `memory.keep_freed_memory`, CPU seconds each.
+"""Gradient steps by how the C library hands out memory, on as many devices as cores.
 
-  python -m benchmarks.speed.freed_memory [--rounds=5] [--steps=10]
+  python -m benchmarks.speed.freed_memory [--config=digits] [--rounds=5] [--steps=30]
 
-Question:  what does a gradient step save where freed memory is kept?
-Time:      some 6 minutes.
+Question:  what do `memory.keep_freed_memory` and a heap for each thread save?
+Time:      some 5 minutes on two cores.
 Kept:      docs/benchmarks.md, Speed and memory.
 
-Rounds alternate between fresh processes of one thread, so that work beside them slows
-both alike; medians over rounds. The model is that of configs/folder.py, 10 clusters.
+Fresh processes in turn: memory as glibc hands it out; kept when it is freed, as the
+command does; and kept at a single heap for all threads, as the command did before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import resource
+import time
 
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.rounds import alternate
 from jdiffclust.config import SYMMETRIES
 from jdiffclust.memory import keep_freed_memory
 
-ONE_THREAD = {'JAX_PLATFORMS': 'cpu', 'NPROC': '1',
-              'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false'}
-NAMES = {'leave': 'as glibc does', 'keep': 'kept'}
+ARENA_MAX = -8  # a parameter of glibc's mallopt, by malloc.h
+NAMES = {'leave': 'as glibc does', 'keep': 'kept', 'single': 'kept, at a single heap'}
+SIDES = {'digits': 8, 'folder': 16}
 
 
-def measure(keep: bool, steps: int) -> dict[str, float]:
-  """CPU seconds a gradient step, of the program and of the kernel, and pages taken."""
-  if keep:
+def measure(how: str, name: str, steps: int) -> dict[str, float]:
+  """A gradient step: ms, CPU seconds of the program and of the kernel, pages taken."""
+  if how != 'leave':
     keep_freed_memory()
+  if how == 'single':
+    ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
   # JAX starts threads: it is imported after that.
   import jax
-  import jax.numpy as jnp
+  import numpy as np
 
   from jdiffclust.batch import Batch
   from jdiffclust.clustering.method import build
-  from jdiffclust.sharding import make_mesh
-  config = config_of('folder', {'num_clusters': 10, **dict.fromkeys(SYMMETRIES, 0.)})
-  method = build(config, (16, 16, 1), 256, make_mesh(1))
-  size = config.m_step.batch_size
-  images = jax.random.uniform(jax.random.key(0), (size, 16, 16, 1), minval=-1, maxval=1)
-  batch = Batch(images, jnp.arange(size, dtype=jnp.int32))
-  table, state = jnp.full((size, 10), .1), method.init_state()
+  from jdiffclust.sharding import mesh_of, replicate, split_rows
+  config = config_of(name, {'num_clusters': 10, **dict.fromkeys(SYMMETRIES, 0.)})
+  size, side, mesh = config.m_step.batch_size, SIDES[name], mesh_of(config)
+  method = build(config, (side, side, 1), 256, mesh)
+  images = np.random.default_rng(0).uniform(-1, 1, (size, side, side, 1))
+  batch = split_rows(Batch(images.astype(np.float32), np.arange(size, dtype=np.int32)),
+                     mesh)
+  table = replicate(np.full((size, 10), .1, np.float32), mesh)
+  state, key = method.init_state(), jax.random.key(0)
 
   def step(state):
-    state, info = method.m_step(state, batch, table, jax.random.key(0))
+    state, info = method.m_step(state, batch, table, key)
     info.loss.block_until_ready()
     return state
 
   state = step(step(state))
-  before = resource.getrusage(resource.RUSAGE_SELF)
+  before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
   for _ in range(steps):
     state = step(state)
-  after = resource.getrusage(resource.RUSAGE_SELF)
-  return {name: (getattr(after, field) - getattr(before, field)) / steps
-          for name, field in (('program', 'ru_utime'), ('kernel', 'ru_stime'),
-                              ('pages', 'ru_minflt'))}
+  seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+  return {'ms': 1000 * seconds / steps} | {
+      kind: (getattr(after, field) - getattr(before, field)) / steps
+      for kind, field in (('program', 'ru_utime'), ('kernel', 'ru_stime'),
+                          ('pages', 'ru_minflt'))}
 
 
 def main() -> None:
   """Alternates child processes and prints the table."""
   parser = make_parser(__doc__)
+  parser.add_argument('--config', choices=SIDES, default='digits')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--steps', type=int, default=10)
+  parser.add_argument('--steps', type=int, default=30)
   parser.add_argument('--child', choices=NAMES, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child:
-    print(json.dumps(measure(args.child == 'keep', args.steps)))
+    print(json.dumps(measure(args.child, args.config, args.steps)))
     return
-  found = alternate('benchmarks.speed.freed_memory', NAMES, {'steps': args.steps},
-                    args.rounds, ONE_THREAD)
-  print(markdown(('freed memory', 'program, CPU s a step', 'kernel, CPU s a step',
-                  'pages a step'), [
-      [NAMES[how], f"{middle['program']:.3f}", f"{middle['kernel']:.3f}",
-       f"{middle['pages']:,.0f}"] for how, middle in found.items()]))
+  found = alternate('benchmarks.speed.freed_memory', NAMES,
+                    {'steps': args.steps, 'config': args.config}, args.rounds,
+                    {'JAX_PLATFORMS': 'cpu'})
+  print(markdown(('freed memory', 'ms a step', 'program, CPU s a step',
+                  'kernel, CPU s a step', 'pages a step'), [
+      [NAMES[how], f"{middle['ms']:.0f}", f"{middle['program']:.3f}",
+       f"{middle['kernel']:.3f}", f"{middle['pages']:,.0f}"]
+      for how, middle in found.items()]))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from jdiffclust.config.options import AUTO, all_options, copied, flatten
 from jdiffclust.errors import UserError
 
-DEVICES = ('num_devices', 'distributed')
+DEVICES = ('num_devices', 'distributed', 'programs')
 E_STEP = ('e_step.batch_size', 'e_step.draws_per_chunk', 'e_step.clusters_per_chunk')
 READING = ('data.pipeline', 'data.memory_limit_mb', 'data.workers')
 WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labels',

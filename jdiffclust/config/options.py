@@ -58,8 +58,9 @@ OPTIONS: Mapping[str, Any] = {
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
-    'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all',
-                           **HERE),
+    'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all, and '
+                           'on a CPU one for each core, if the batch sizes are multiples '
+                           'of it', **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
         'path': text('', 'the file (idx, npz) or folder (idx: all its files; folder, '
@@ -150,7 +151,7 @@ OPTIONS: Mapping[str, Any] = {
                       'mixture, of images in [-1, 1]', open_low=True),
         'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
                                   'features start.spaces=denoiser compares'),
-        'max_images': integer(100000, 1, 'the largest number of images that a start is '
+        'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },
     'views': {
@@ -491,6 +492,13 @@ OPTIONS: Mapping[str, Any] = {
         'eta_b': real(1., 0, 1, 'ddrm: the weight of what is seen', **LATER),
         'jump': integer(10, 1, 'repaint: steps that are taken anew together', **LATER),
         'repeats': integer(10, 1, 'repaint: how often each step is taken', **LATER),
+    },
+    'programs': {
+        'folder': text('auto', 'the folder where compiled programs are kept for the next '
+                       "command; auto: jdiffclust's in your cache folder; empty: none is "
+                       'kept. Of no effect where JAX_COMPILATION_CACHE_DIR names one',
+                       **HERE),
+        'limit_mb': integer(1000, 1, 'MB of compiled programs that are kept', **HERE),
     },
     'distributed': {
         'coordinator': text('', 'host:port of process 0 of several; empty: there is one '

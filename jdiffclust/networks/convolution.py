@@ -24,6 +24,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jdiffclust.networks.compilation import apart
+
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -44,21 +46,22 @@ class Geometry(NamedTuple):
 
 
 def conv(image, kernel, strides: tuple[int, int] = (1, 1),
-         padding: str = 'SAME') -> jax.Array:
+         padding='SAME') -> jax.Array:
   """Convolves images with a kernel, as `jax.lax.conv_general_dilated` does.
 
   Args:
     image: [B, H, W, I].
     kernel: [k, k, I, O], of the same type.
     strides: along height and width.
-    padding: 'SAME' or 'VALID'.
+    padding: 'SAME', 'VALID', or the zeros before and after, along height and width.
 
   Returns:
     [B, h, w, O]; h = H / stride, rounded up, with 'SAME'.
   """
   sizes, window = image.shape[1:3], kernel.shape[:2]
-  geometry = Geometry(sizes, window, tuple(strides), tuple(
-      lax.padtype_to_pads(sizes, window, strides, padding)))
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(sizes, window, strides, padding)
+  geometry = Geometry(sizes, window, tuple(strides), tuple(padding))
   # Within shard_map, an argument that is the same on all devices becomes one that may
   # differ if the other one does; the transpose of this sums over the devices.
   axes = _axes(image) | _axes(kernel)
@@ -97,16 +100,95 @@ def _for_flax(image, kernel, strides, padding, **rest):
   return conv(image, kernel, strides, padding)
 
 
+def doubled_conv3x3(features: int, dtype: Any = None) -> nn.Conv:
+  """Makes a layer that doubles height and width by repetition, then convolves.
+
+  The parameters are those of `conv3x3`; see `conv_of_doubled`.
+
+  Args:
+    features: output channels.
+    dtype: compute type; None: that of the image and the parameters.
+
+  Returns:
+    A module from [B, H, W, C] to [B, 2 H, 2 W, features].
+  """
+  return nn.Conv(features, (3, 3), dtype=dtype,
+                 conv_general_dilated_cls=lambda: _doubled_for_flax)
+
+
+def _doubled_for_flax(image, kernel, *args, **rest):
+  del args, rest  # what `doubled_conv3x3` leaves at its defaults
+  return conv_of_doubled(image, kernel)
+
+
+def conv_of_doubled(image, kernel) -> jax.Array:
+  """Repeats every pixel 2x2 times and convolves by 3x3, in less than half of the work.
+
+  Of the three rows that a row of the result sees, two are copies of one row. With their
+  weights added, a convolution of the small image by 2x2 windows gives each of the four
+  places within a repeated pixel: 16 products instead of 36.
+
+  Args:
+    image: [B, H, W, I].
+    kernel: [3, 3, I, O].
+
+  Returns:
+    [B, 2 H, 2 W, O], of zero padding.
+  """
+  first, middle, last = kernel
+  rows = (jnp.stack([first, middle + last]), jnp.stack([first + middle, last]))
+
+  def columns(kernel):  # [2, 3, I, O] -> [2, 2, I, O], for the left and the right column
+    first, middle, last = kernel[:, 0], kernel[:, 1], kernel[:, 2]
+    return (jnp.stack([first, middle + last], axis=1),
+            jnp.stack([first + middle, last], axis=1))
+
+  batch, height, width, _ = image.shape
+  zeros = ((1, 0), (0, 1))  # before and after, for the first and the second place
+  lines = [jnp.stack([conv(image, kernel, padding=(zeros[a], zeros[b]))
+                      for b, kernel in enumerate(columns(rows[a]))], axis=3)
+           for a in (0, 1)]
+  return jnp.stack(lines, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def pointwise(features: int, **options) -> nn.Dense:
+  """Makes a dense layer over the channels of each pixel: Flax's, computed by `conv`.
+
+  Args:
+    features: output channels.
+    **options: of `nn.Dense`.
+
+  Returns:
+    A module from [B, ..., C] to [B, ..., features].
+  """
+  return nn.Dense(features, dot_general_cls=lambda: _pointwise_for_flax, **options)
+
+
+def _pointwise_for_flax(image, kernel, *args, **rest):
+  del args, rest
+  flat = image.reshape(image.shape[0], -1, 1, image.shape[-1])
+  return conv(flat, kernel[None, None]).reshape(*image.shape[:-1], -1)
+
+
 # ------------------------------------------------------------------------ the three maps
 
 
-def _output(image, kernel, geometry):
+def _pixelwise(geometry: Geometry) -> bool:
+  """Whether the convolution is a product of matrices, which CPUs are told to take."""
+  return geometry.window == geometry.strides == (1, 1)
+
+
+def _output(image, kernel, geometry, for_cpu=False):
+  if for_cpu and _pixelwise(geometry):
+    return image @ kernel[0, 0]
   return lax.conv_general_dilated(image, kernel, geometry.strides, geometry.padding,
                                   dimension_numbers=LAYOUT)
 
 
 def _image(output, kernel, geometry, for_cpu=False):
   """A convolution of the gradient, spread by the strides, with the turned kernel."""
+  if for_cpu and _pixelwise(geometry):
+    return output @ kernel[0, 0].T
   turned, layout = lax.rev(kernel, (0, 1)), ('NHWC', 'HWOI', 'NHWC')
   if for_cpu:
     turned, layout = turned.transpose(0, 1, 3, 2), LAYOUT
@@ -119,17 +201,28 @@ def _image(output, kernel, geometry, for_cpu=False):
 
 def _kernel(image, output, geometry, for_cpu=False):
   """Channels take the place of examples, the spread gradient that of the kernel."""
+  if for_cpu:
+    # Apart: what precedes would be computed again in the order of the turned arrays.
+    return apart(functools.partial(_kernel_for_cpu, geometry=geometry), image, output)
+  return _kernel_as('CHWN', 'IHWO', 'HWNC', image, output, geometry)
+
+
+def _kernel_for_cpu(image, output, geometry):
+  if _pixelwise(geometry):
+    rows = lambda a: a.reshape(-1, a.shape[-1])
+    return (rows(image).T @ rows(output))[None, None]
+  return _kernel_as(*LAYOUT, image.transpose(3, 1, 2, 0), output.transpose(1, 2, 0, 3),
+                    geometry).transpose(1, 2, 0, 3)
+
+
+def _kernel_as(images, kernels, results, image, output, geometry):
+  sizes = [output.shape[kernels.index(axis)] for axis in 'HW']
   padding = [
       (before, window + (count - 1) * stride - size - before)
-      for size, window, stride, (before, _), count in zip(*geometry, output.shape[1:3])]
-  layout = 'CHWN', 'IHWO', 'HWNC'
-  if for_cpu:
-    image, output, layout = (image.transpose(3, 1, 2, 0), output.transpose(1, 2, 0, 3),
-                             LAYOUT)
-  kernel = lax.conv_general_dilated(image, output, (1, 1), padding,
-                                    rhs_dilation=geometry.strides,
-                                    dimension_numbers=layout)
-  return kernel.transpose(1, 2, 0, 3) if for_cpu else kernel
+      for size, window, stride, (before, _), count in zip(*geometry, sizes)]
+  return lax.conv_general_dilated(image, output, (1, 1), padding,
+                                  rhs_dilation=geometry.strides,
+                                  dimension_numbers=(images, kernels, results))
 
 
 # ------------------------------------------------------------------------- as primitives
@@ -180,7 +273,7 @@ def _primitive(name, function, free, **for_cpu):
   return primitive
 
 
-output_p = _primitive('convolution', _output, ((0, 0), (3, 3)))
+output_p = _primitive('convolution', _output, ((0, 0), (3, 3)), for_cpu=True)
 image_p = _primitive('convolution_image', _image, ((0, 0), (2, 3)), for_cpu=True)
 kernel_p = _primitive('convolution_kernel', _kernel, ((3, 2), (3, 3)), for_cpu=True)
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdiffclust.networks.layers import GroupNorm
+from jdiffclust.networks.layers import GroupNorm, silu
 from jdiffclust.networks.unet import UNetBody, first_half
 
 # At the start the means of two images differ by about .05 (digits, MNIST), as much as a
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
       Its mean and the logarithm of its variance, float32 [B, J] each.
     """
     h, _ = first_half(self.body, images, None, dropout_keys)
-    h = nn.silu(GroupNorm(self.body.num_groups, jnp.dtype('float32'))(h))
+    h = silu(GroupNorm(self.body.num_groups, jnp.dtype('float32'))(h))
     pooled = jnp.mean(h, axis=(1, 2))
     log_variance = nn.Dense(
         self.latent_size, kernel_init=nn.initializers.zeros,

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdiffclust.networks.convolution import conv3x3
+from jdiffclust.networks.compilation import computed_once, summed_once
+from jdiffclust.networks.convolution import conv3x3, doubled_conv3x3, pointwise
 
 zeros = nn.initializers.zeros
 
@@ -30,6 +31,19 @@ def time_features(t: jax.Array, size: int, longest_period: float = 10000.) -> ja
   exponent = jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
   angles = t.astype(jnp.float32)[:, None] * longest_period ** -exponent[None, :]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+@jax.custom_jvp
+def silu(x) -> jax.Array:
+  """x / (1 + exp(-x)), of which a training step keeps one array: the slope."""
+  return x * jax.nn.sigmoid(x)
+
+
+@silu.defjvp
+def _silu_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  share = jax.nn.sigmoid(x)
+  return x * share, share * (1 + x * (1 - share)) * dx
 
 
 class GroupNorm(nn.Module):
@@ -69,7 +83,7 @@ class GroupNorm(nn.Module):
       own_shift = self.param('bias', zeros, (channels,))
       scale, shift = scale * own_scale[None], shift + own_shift[None]
     factor = factor * scale
-    offset = shift - mean * factor
+    factor, offset = computed_once(factor), computed_once(shift - mean * factor)
     return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
@@ -148,13 +162,14 @@ class ResidualBlock(nn.Module):
 
     def modulation(given, visible=None, name=None):  # scale and shift, [B, channels]
       numbers = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=zeros,
-                         name=name)(nn.silu(given)).astype(jnp.float32)
+                         name=name)(silu(given)).astype(jnp.float32)
       if visible is not None:
         numbers = numbers * visible.astype(jnp.float32)[:, None]
       scale, shift = jnp.split(numbers, 2, axis=-1)
       return 1 + scale, shift
 
-    h = conv()(nn.silu(GroupNorm(self.num_groups, self.dtype)(x)))
+    x = summed_once(x)
+    h = conv()(silu(GroupNorm(self.num_groups, self.dtype)(x)))
     steps = [] if embedding is None else [modulation(embedding)]
     if context is not None:  # named, so that the other layers' names do not depend on it
       steps.append(modulation(*context, name='context'))
@@ -162,10 +177,10 @@ class ResidualBlock(nn.Module):
         lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]),
         steps or [(1., 0.)])
     h = GroupNorm(self.num_groups, self.dtype, learned=not steps)(h, scale, shift)
-    h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+    h = ExampleDropout(self.dropout)(silu(h), dropout_keys)
     h = conv(kernel_init=zeros)(h)
     if x.shape[-1] != self.channels:
-      x = nn.Dense(self.channels, dtype=self.dtype)(x)
+      x = pointwise(self.channels, dtype=self.dtype)(x)
     return x + h
 
 
@@ -186,15 +201,16 @@ class SelfAttention(nn.Module):
   def __call__(self, x):
     """Maps x [B, H, W, C] to [B, H, W, C]."""
     batch, height, width, channels = x.shape
+    x = summed_once(x)
     h = GroupNorm(self.num_groups, self.dtype)(x)
     h = h.reshape(batch, height * width, channels)
-    qkv = nn.Dense(3 * channels, dtype=self.dtype)(h)
+    qkv = pointwise(3 * channels, dtype=self.dtype)(h)
     qkv = qkv.reshape(batch, height * width, self.num_heads, -1)
     query, key, value = jnp.split(qkv, 3, axis=-1)
     scores = jnp.einsum('bqhd,bkhd->bhqk', query, key) / query.shape[-1] ** .5
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(h.dtype)
     h = jnp.einsum('bhqk,bkhd->bqhd', weights, value).reshape(x.shape)
-    return x + nn.Dense(channels, dtype=self.dtype, kernel_init=zeros)(h)
+    return x + pointwise(channels, dtype=self.dtype, kernel_init=zeros)(h)
 
 
 class Downsample(nn.Module):
@@ -216,5 +232,4 @@ class Upsample(nn.Module):
   @nn.compact
   def __call__(self, x):
     """Maps x [B, H, W, C] to [B, 2 H, 2 W, C]."""
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return conv3x3(x.shape[-1], dtype=self.dtype)(x)
+    return doubled_conv3x3(x.shape[-1], dtype=self.dtype)(x)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jdiffclust.networks.convolution import conv3x3
 from jdiffclust.networks.layers import (
     Downsample, ExampleDropout, GroupNorm, ResidualBlock, SelfAttention, Upsample,
-    time_features)
+    silu, time_features)
 
 
 def embed(features, channels: int, dtype: str) -> jax.Array:
@@ -35,7 +35,7 @@ def embed(features, channels: int, dtype: str) -> jax.Array:
     [B, 4 channels].
   """
   hidden = nn.Dense(4 * channels, dtype=dtype)(features)
-  return nn.Dense(4 * channels, dtype=dtype)(nn.silu(hidden))
+  return nn.Dense(4 * channels, dtype=dtype)(silu(hidden))
 
 
 class TimeEmbedding(nn.Module):
@@ -185,7 +185,7 @@ class Output(nn.Module):
   def __call__(self, features) -> jax.Array:
     """Maps features [B, H, W, F] to float32 [B, H, W, C]."""
     dtype = jnp.dtype(self.dtype)
-    h = nn.silu(GroupNorm(self.num_groups, dtype)(features))
+    h = silu(GroupNorm(self.num_groups, dtype)(features))
     h = conv3x3(self.image_channels, dtype=dtype, kernel_init=nn.initializers.zeros)(h)
     return h.astype(jnp.float32)
 
@@ -259,18 +259,18 @@ class ClusterHead(nn.Module):
     zeros = nn.initializers.zeros
     skip, hidden = features
     seen = conv()(mu.astype(dtype))
-    mean = nn.silu(conv()(nn.silu(seen)))
+    mean = silu(conv()(silu(seen)))
     embedding = TimeEmbedding(channels, self.dtype)(t) + nn.Dense(
         4 * channels, dtype=dtype)(jnp.mean(mean, axis=(1, 2)))
 
     def modulation():  # scale and shift, [B, channels]
       numbers = nn.Dense(2 * channels, dtype=dtype, kernel_init=zeros)(
-          nn.silu(embedding))
+          silu(embedding))
       scale, shift = jnp.split(numbers.astype(jnp.float32), 2, axis=-1)
       return 1 + scale, shift
 
     def end(h):  # of a residual block
-      h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+      h = ExampleDropout(self.dropout)(silu(h), dropout_keys)
       return conv(kernel_init=zeros)(h)
 
     h = norm(learned=False)(hidden + seen, *modulation())
@@ -280,7 +280,7 @@ class ClusterHead(nn.Module):
         low, embedding, dropout_keys)
     low = nn.Dense(channels, dtype=dtype)(low)
     h += jnp.repeat(jnp.repeat(low, 2, axis=1), 2, axis=2)[:, :h.shape[1], :h.shape[2]]
-    inner = conv()(nn.silu(norm()(h))) + mean
+    inner = conv()(silu(norm()(h))) + mean
     h += end(norm(learned=False)(inner, *modulation()))
     return Output(mu.shape[-1], self.num_groups, self.dtype)(h)
 
@@ -325,13 +325,13 @@ class SmallHead(nn.Module):
     skip, hidden = features
     seen = conv()(mu.astype(dtype))
     pooled = nn.Dense(4 * self.channels, dtype=dtype)(
-        jnp.mean(nn.silu(conv()(nn.silu(seen))), axis=(1, 2)))
+        jnp.mean(silu(conv()(silu(seen))), axis=(1, 2)))
     embedding = TimeEmbedding(self.channels, self.dtype)(t) + pooled
     scale, shift = jnp.split(
         nn.Dense(2 * self.channels, dtype=dtype, kernel_init=nn.initializers.zeros)(
-            nn.silu(embedding)).astype(jnp.float32), 2, axis=-1)
+            silu(embedding)).astype(jnp.float32), 2, axis=-1)
     h = GroupNorm(self.num_groups, dtype, learned=False)(hidden + seen, 1 + scale, shift)
-    h = ExampleDropout(self.dropout)(nn.silu(h), dropout_keys)
+    h = ExampleDropout(self.dropout)(silu(h), dropout_keys)
     h = skip + conv(kernel_init=nn.initializers.zeros)(h)
     return Output(mu.shape[-1], self.num_groups, self.dtype)(h)
 
@@ -360,7 +360,7 @@ class Trunk(nn.Module):
     """
     body, dtype = self.body, jnp.dtype(self.body.dtype)
     h = body(centred, t, dropout_keys)
-    normalised = nn.silu(GroupNorm(body.num_groups, dtype)(h))
+    normalised = silu(GroupNorm(body.num_groups, dtype)(h))
     return h, conv3x3(h.shape[-1], dtype=dtype)(normalised)
 
 

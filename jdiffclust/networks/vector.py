@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdiffclust.networks.layers import silu
 from jdiffclust.networks.unet import TimeEmbedding
 
 
@@ -37,9 +38,9 @@ class VectorDenoiser(nn.Module):
     given = TimeEmbedding(self.width // 4, 'float32')(t)[:, None, None]
     h = nn.Dense(self.width)(jnp.concatenate([x_t, mu], axis=-1))
     for _ in range(self.depth):
-      inner = nn.Dense(self.width)(nn.silu(nn.LayerNorm()(h)))
+      inner = nn.Dense(self.width)(silu(nn.LayerNorm()(h)))
       scale, shift = jnp.split(nn.Dense(2 * self.width)(given), 2, axis=-1)
-      inner = nn.silu(nn.LayerNorm()(inner) * (1 + scale) + shift)
+      inner = silu(nn.LayerNorm()(inner) * (1 + scale) + shift)
       h = h + nn.Dense(self.width, kernel_init=nn.initializers.zeros)(inner)
     return nn.Dense(x_t.shape[-1], kernel_init=nn.initializers.zeros)(
-        nn.silu(nn.LayerNorm()(h)))
+        silu(nn.LayerNorm()(h)))

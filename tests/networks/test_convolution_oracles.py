@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from jdiffclust.networks.convolution import conv, conv3x3
+from jdiffclust.networks.convolution import (
+    conv, conv3x3, conv_of_doubled, pointwise)
 from jdiffclust.sharding import make_mesh
 
 # (height, width), stride: odd and even, also smaller than the kernel.
@@ -301,3 +302,48 @@ def test_the_layer_is_that_of_flax():
       ours.init(jax.random.key(0), x), variables))
   np.testing.assert_array_equal(np.asarray(ours.apply(variables, x)),
                                 np.asarray(flax.apply(variables, x)))
+
+
+@pytest.mark.parametrize('sizes', ((5, 6), (1, 2), (4, 4)))
+def test_conv_of_doubled(x64, sizes):
+  """Against repetition before the convolution; gradients, too."""
+  image, kernel, _ = drawn(sizes)
+  g = drawn([2 * size for size in sizes])[2]
+
+  def repeated(image, kernel):
+    return derived(jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2), kernel)
+
+  found, expected = (jax.vjp(f, image, kernel) for f in (conv_of_doubled, repeated))
+  close((found[0], found[1](g)), (expected[0], expected[1](g)))
+
+
+@pytest.mark.parametrize('shape', ((2, 3, 4, 5), (2, 6, 5)))
+def test_pointwise_is_a_dense_layer(shape):
+  """Names, shapes and numbers of the parameters, the result and the gradients."""
+  import flax.linen as nn
+  x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+  def all_of(make):
+    class Net(nn.Module):
+
+      @nn.compact
+      def __call__(self, x):
+        return make(7)(x)
+
+    variables = Net().init(jax.random.key(0), x)
+    loss = lambda variables, x: jnp.sum(jnp.sin(Net().apply(variables, x)))
+    return variables, Net().apply(variables, x), jax.grad(loss, (0, 1))(variables, x)
+
+  close(all_of(pointwise), all_of(nn.Dense), 1e-6)
+
+
+def test_what_feeds_a_kernels_gradient_is_not_computed_as_it_is_turned():
+  """On CPUs the arrays are turned by themselves: no arithmetic goes with a transpose."""
+  image, kernel, _ = drawn((6, 6), dtype=np.float32, batch=4, channels=(8, 8))
+  def slope(of):
+    loss = lambda x, w: jnp.sum(of(jnp.tanh(x) * x, w)**2)
+    text = jax.jit(jax.grad(loss, 1)).lower(image, kernel).compile().as_text()
+    bodies = re.findall(r'^%\S*fused_computation.*?^}', text, re.M | re.S)
+    return [body for body in bodies
+            if re.search(r' (transpose|copy)\(', body) and 'multiply(' in body]
+  assert not slope(conv)

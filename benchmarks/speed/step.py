@@ -1,0 +1,107 @@
+"""What a gradient step costs, and which operations of the compiled program take it.
+
+  python -m benchmarks.speed.step [--config=mnist] [--batch=32] [--devices=1]
+      [--steps=10] [--ops=20]
+
+Question:  where do the milliseconds of a training step go?
+Time:      a minute.
+Kept:      benchmarks/speed/README.md.
+
+The step is that of `benchmarks.speed.throughput` (config mnist: one U-Net on [x_t, mu] at
+28x28) or of configs/digits.py as it is. Reported: medians of wall and CPU milliseconds;
+with --ops, the longest kinds of operations in XLA's own trace of three steps, summed over
+devices, whose trace itself takes some of the time. One core is asked for by
+`taskset -c 0`.
+"""
+
+from __future__ import annotations
+
+import collections
+import pathlib
+import re
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks.common import config_of, make_parser
+from jdiffclust.config import SYMMETRIES
+from jdiffclust.memory import keep_freed_memory
+
+CONFIGS = {'digits': (8, {}), 'mnist': (28, {
+    'network.dropout': 0., 'network.conditioning': 'concatenated',
+    'em.posterior': 'monte_carlo'})}
+TRACED = 3
+
+
+def stepper(name: str, batch: int, devices: int):
+  """A function that takes one gradient step and waits for it."""
+  import jax
+
+  from jdiffclust.batch import Batch
+  from jdiffclust.clustering.method import build
+  from jdiffclust.sharding import make_mesh, replicate, share_out_cores, split_rows
+  share_out_cores()
+  side, options = CONFIGS[name]
+  config = config_of(name, {**options, **dict.fromkeys(SYMMETRIES, 0.),
+                            'm_step.batch_size': batch})
+  mesh = make_mesh(devices)
+  method = build(config, (side, side, 1), 256, mesh)
+  images = np.random.default_rng(0).uniform(-1, 1, (batch, side, side, 1))
+  minibatch = split_rows(
+      Batch(images.astype(np.float32), np.arange(batch, dtype=np.int32)), mesh)
+  tau = replicate(np.full((batch, config.num_clusters), .1, np.float32), mesh)
+  state, key = [method.init_state()], jax.random.key(0)
+
+  def step():
+    state[0], info = method.m_step(state[0], minibatch, tau, key)
+    info.loss.block_until_ready()
+
+  return step
+
+
+def kinds_of_operations(step) -> collections.Counter:
+  """Milliseconds a step by the kind of operation, from XLA's trace."""
+  import jax
+  found = collections.Counter()
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      for _ in range(TRACED):
+        step()
+    path, = pathlib.Path(folder).rglob('*.xplane.pb')
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+      for line in plane.lines:
+        for event in line.events:
+          kind = re.sub(r'[.\d]+$', '', event.name)
+          if re.fullmatch(r'[a-z_-]+', kind):  # what is left is of the runtime
+            found[kind] += event.duration_ns / 1e6 / TRACED
+  return found
+
+
+def main() -> None:
+  """Measures in this process."""
+  parser = make_parser(__doc__)
+  parser.add_argument('--config', choices=CONFIGS, default='mnist')
+  parser.add_argument('--batch', type=int, default=32)
+  parser.add_argument('--devices', type=int, default=1)
+  parser.add_argument('--steps', type=int, default=10)
+  parser.add_argument('--ops', type=int, default=0)
+  args = parser.parse_args()
+  keep_freed_memory()  # as the command does, before JAX starts its threads
+  step = stepper(args.config, args.batch, args.devices)
+  step()
+  rows = []
+  for _ in range(args.steps):
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    rows.append((time.perf_counter() - wall, time.process_time() - cpu))
+  wall, cpu = np.median(rows, axis=0) * 1000
+  print(f'{args.config}, batch {args.batch}, {args.devices} device(s): '
+        f'{wall:.0f} ms, {cpu:.0f} ms of CPU')
+  if args.ops:
+    for kind, spent in kinds_of_operations(step).most_common(args.ops):
+      print(f'{spent:8.1f} ms  {kind}')
+
+
+if __name__ == '__main__':
+  main()
