@@ -20,12 +20,11 @@ import time
 
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.rounds import alternate
-from jdiffclust.config import SYMMETRIES
+from benchmarks.speed.step import SIDES, options_of, stepper
 from jdiffclust.memory import keep_freed_memory
 
 ARENA_MAX = -8  # a parameter of glibc's mallopt, by malloc.h
 NAMES = {'leave': 'as glibc does', 'keep': 'kept', 'single': 'kept, at a single heap'}
-SIDES = {'digits': 8, 'folder': 16}
 
 
 def measure(how: str, name: str, steps: int) -> dict[str, float]:
@@ -34,31 +33,12 @@ def measure(how: str, name: str, steps: int) -> dict[str, float]:
     keep_freed_memory()
   if how == 'single':
     ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
-  # JAX starts threads: it is imported after that.
-  import jax
-  import numpy as np
-
-  from jdiffclust.batch import Batch
-  from jdiffclust.clustering.method import build
-  from jdiffclust.sharding import mesh_of, replicate, split_rows
-  config = config_of(name, {'num_clusters': 10, **dict.fromkeys(SYMMETRIES, 0.)})
-  size, side, mesh = config.m_step.batch_size, SIDES[name], mesh_of(config)
-  method = build(config, (side, side, 1), 256, mesh)
-  images = np.random.default_rng(0).uniform(-1, 1, (size, side, side, 1))
-  batch = split_rows(Batch(images.astype(np.float32), np.arange(size, dtype=np.int32)),
-                     mesh)
-  table = replicate(np.full((size, 10), .1, np.float32), mesh)
-  state, key = method.init_state(), jax.random.key(0)
-
-  def step(state):
-    state, info = method.m_step(state, batch, table, key)
-    info.loss.block_until_ready()
-    return state
-
-  state = step(step(state))
+  step = stepper(config_of(name, {'num_clusters': 10, **options_of(name)}), SIDES[name])
+  for _ in range(2):
+    step()
   before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
   for _ in range(steps):
-    state = step(state)
+    step()
   seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
   return {'ms': 1000 * seconds / steps} | {
       kind: (getattr(after, field) - getattr(before, field)) / steps
@@ -69,7 +49,7 @@ def measure(how: str, name: str, steps: int) -> dict[str, float]:
 def main() -> None:
   """Alternates child processes and prints the table."""
   parser = make_parser(__doc__)
-  parser.add_argument('--config', choices=SIDES, default='digits')
+  parser.add_argument('--config', choices=('digits', 'folder'), default='digits')
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--steps', type=int, default=30)
   parser.add_argument('--child', choices=NAMES, help=argparse.SUPPRESS)

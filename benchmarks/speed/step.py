@@ -8,10 +8,10 @@ Time:      a minute.
 Kept:      benchmarks/speed/README.md.
 
 The step is that of `benchmarks.speed.throughput` (config mnist: one U-Net on [x_t, mu] at
-28x28) or of configs/digits.py as it is. Reported: medians of wall and CPU milliseconds;
-with --ops, the longest kinds of operations in XLA's own trace of three steps, summed over
-devices, whose trace itself takes some of the time. One core is asked for by
-`taskset -c 0`.
+28x28), or of configs/digits.py or folder.py as they are, 16x16. Reported: medians of wall
+and CPU milliseconds; with --ops, the longest kinds of operations in XLA's own trace of
+three steps, summed over devices, whose trace itself takes some of the time. One core is
+asked for by `taskset -c 0`.
 """
 
 from __future__ import annotations
@@ -28,29 +28,34 @@ from benchmarks.common import config_of, make_parser
 from jdiffclust.config import SYMMETRIES
 from jdiffclust.memory import keep_freed_memory
 
-CONFIGS = {'digits': (8, {}), 'mnist': (28, {
-    'network.dropout': 0., 'network.conditioning': 'concatenated',
-    'em.posterior': 'monte_carlo'})}
+# One whole U-Net on [x_t, mu], once an image, as PyTorch's.
+ONE_UNET = {'network.dropout': 0., 'network.conditioning': 'concatenated',
+            'em.posterior': 'monte_carlo'}
+SIDES = {'digits': 8, 'folder': 16, 'mnist': 28}
 TRACED = 3
 
 
-def stepper(name: str, batch: int, devices: int):
-  """A function that takes one gradient step and waits for it."""
+def stepper(config, side: int):
+  """A function that takes one gradient step of a config and waits for it.
+
+  To be called when memory is set as it shall be: JAX's threads start here.
+
+  Args:
+    config: its options; of images [side, side, 1], noise.
+    side: of the images, pixels.
+  """
   import jax
 
   from jdiffclust.batch import Batch
   from jdiffclust.clustering.method import build
-  from jdiffclust.sharding import make_mesh, replicate, share_out_cores, split_rows
-  share_out_cores()
-  side, options = CONFIGS[name]
-  config = config_of(name, {**options, **dict.fromkeys(SYMMETRIES, 0.),
-                            'm_step.batch_size': batch})
-  mesh = make_mesh(devices)
+  from jdiffclust.sharding import mesh_of, replicate, split_rows
+  mesh, size = mesh_of(config), config.m_step.batch_size
   method = build(config, (side, side, 1), 256, mesh)
-  images = np.random.default_rng(0).uniform(-1, 1, (batch, side, side, 1))
+  images = np.random.default_rng(0).uniform(-1, 1, (size, side, side, 1))
   minibatch = split_rows(
-      Batch(images.astype(np.float32), np.arange(batch, dtype=np.int32)), mesh)
-  tau = replicate(np.full((batch, config.num_clusters), .1, np.float32), mesh)
+      Batch(images.astype(np.float32), np.arange(size, dtype=np.int32)), mesh)
+  tau = replicate(np.full((size, config.num_clusters), 1 / config.num_clusters,
+                          np.float32), mesh)
   state, key = [method.init_state()], jax.random.key(0)
 
   def step():
@@ -58,6 +63,11 @@ def stepper(name: str, batch: int, devices: int):
     info.loss.block_until_ready()
 
   return step
+
+
+def options_of(name: str) -> dict:
+  """The options of a config that is timed: its symmetries are given."""
+  return dict.fromkeys(SYMMETRIES, 0.) | (ONE_UNET if name == 'mnist' else {})
 
 
 def kinds_of_operations(step) -> collections.Counter:
@@ -81,14 +91,16 @@ def kinds_of_operations(step) -> collections.Counter:
 def main() -> None:
   """Measures in this process."""
   parser = make_parser(__doc__)
-  parser.add_argument('--config', choices=CONFIGS, default='mnist')
+  parser.add_argument('--config', choices=SIDES, default='mnist')
   parser.add_argument('--batch', type=int, default=32)
   parser.add_argument('--devices', type=int, default=1)
   parser.add_argument('--steps', type=int, default=10)
   parser.add_argument('--ops', type=int, default=0)
   args = parser.parse_args()
   keep_freed_memory()  # as the command does, before JAX starts its threads
-  step = stepper(args.config, args.batch, args.devices)
+  step = stepper(config_of(args.config, {
+      **options_of(args.config), 'num_clusters': 10, 'num_devices': args.devices,
+      'm_step.batch_size': args.batch}), SIDES[args.config])
   step()
   rows = []
   for _ in range(args.steps):

@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.common import config_of, make_parser, markdown, median_seconds
 from benchmarks.speed.rounds import alternate
+from benchmarks.speed.step import ONE_UNET
 
 SIDE = 28
 STEPS = 10  # of DDIM
@@ -45,10 +46,7 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict[str, floa
   from jdiffclust.diffusion.paths import from_process
   from jdiffclust.diffusion.samplers import make_sampler
   from jdiffclust.sharding import SPLIT, WHOLE, mesh_of, over_rows
-  # One whole U-Net, once an image, as the other's.
-  config = config_of('mnist', {
-      'm_step.batch_size': batch, 'network.dropout': 0.,
-      'network.conditioning': 'concatenated', 'em.posterior': 'monte_carlo'})
+  config = config_of('mnist', {'m_step.batch_size': batch, **ONE_UNET})
   mesh = mesh_of(config)
   method = build(config, (SIDE, SIDE, 1), 256, mesh)
   state = [method.init_state()]

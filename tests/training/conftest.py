@@ -121,6 +121,13 @@ def read_events(workdir) -> list:
   return found
 
 
+@pytest.fixture
+def promotion():
+  """Implicit promotion, as a user has it."""
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    yield
+
+
 @pytest.fixture(scope='session')
 def events():
   """`read_events`."""

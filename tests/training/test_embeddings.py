@@ -22,11 +22,7 @@ VECTORS = (np.eye(3)[LABELS] @ RNG.normal(size=(3, 6))
            + .1 * RNG.normal(size=(COUNT, 6))).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-  """What a user has."""
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    yield
+pytestmark = pytest.mark.usefixtures('promotion')
 
 
 @pytest.fixture(scope='module')

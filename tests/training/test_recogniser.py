@@ -24,11 +24,7 @@ IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
 KEPT = 'recogniser.npz'
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-  """What a user has."""
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    yield
+pytestmark = pytest.mark.usefixtures('promotion')
 
 
 @pytest.fixture(scope='module')

@@ -42,11 +42,7 @@ def fit(commands, plain):
     return jdiffclust.load(plain, build=commands.build)
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-  """What a user has."""
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    yield
+pytestmark = pytest.mark.usefixtures('promotion')
 
 
 @pytest.fixture
