@@ -25,16 +25,16 @@ import numpy as np
 
 from jdiffclust import files
 from jdiffclust.evaluation import foreign, latent_space
+from jdiffclust.evaluation.interpolation import weighted
 
 NEAREST = 10  # neighbours of an image that are told, and by which copies are judged
 MAP_IMAGES = 3000  # t-SNE of as many takes some ten seconds
 ANCHORS = 3
 SIGNATURE = 16
 ALIKE, CLOSER = .99, .4
+TINY = 1e-12  # distances of features below are none
 MOST_COMPARED = 100_000  # images up to which near copies are looked for
 BLOCK = 1024  # images compared at once
-# Of the last anchor's squared distance: what is as near is as good as the same.
-SAME = 1e-6
 
 
 class Gallery(NamedTuple):
@@ -132,10 +132,7 @@ def placed(features: np.ndarray, known: np.ndarray, points: np.ndarray) -> np.nd
     points: their places, [m, 2].
   """
   near, away = nearest(features, known, ANCHORS)
-  last = np.maximum(away[:, -1:], 1e-12)
-  weights = 1 / ((away / last)**2 + SAME)
-  weights /= weights.sum(axis=1, keepdims=True)
-  return np.einsum('nk,nkd->nd', weights, points[near]).astype(np.float32)
+  return weighted(away, points[near], TINY)
 
 
 def signatures(images: np.ndarray) -> np.ndarray:

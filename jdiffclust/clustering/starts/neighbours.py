@@ -51,6 +51,7 @@ from jdiffclust.data import symmetry
 from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.registry import EMBEDDINGS, SPACES
 
 # The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
@@ -60,8 +61,6 @@ CELLS = (1., 1.5, 2.)
 # Images by plain distance among which the neighbours by views are looked for.
 CANDIDATES = 200
 NEAREST = 10  # images of the sample that speak for a new one
-SAME = 1e-3  # of the last one's distance: as near is as good as the same
-TINY = 1e-6  # distances and spreads below are none
 FITTED = 20000  # rows that K-means is fitted to, at most
 SORTED = 4096  # images whose neighbours are sorted at once
 SMALL = 500  # up to this many images all eigenvectors are found at once
@@ -328,24 +327,6 @@ def indicator_matrix(cells: np.ndarray, num: int):
                                 shape=(count, num))
 
 
-def weighted(away: np.ndarray, tau: np.ndarray) -> np.ndarray:
-  """Means of responsibilities, weighted by the inverse of the squared distance.
-
-  Args:
-    away: distances [n, k], rising.
-    tau: [n, k, Q].
-
-  Returns:
-    float32 [n, Q].
-
-  Source: Shepard (1968), his distances bounded below by a share of the largest one.
-  """
-  last = np.maximum(away[:, -1:], TINY)
-  weights = 1 / ((away / last)**2 + SAME**2)
-  weights /= weights.sum(axis=1, keepdims=True)
-  return np.einsum('nk,nkq->nq', weights, tau).astype(np.float32)
-
-
 class Description(NamedTuple):
   """One way to see images.
 
@@ -388,12 +369,6 @@ def consensus_of_spaces(found: Sequence[list[np.ndarray]], num_clusters: int,
   """The `consensus` over the cuts of each space, all spaces having the same say."""
   return consensus([cells for own in found for cells in own], num_clusters, seed,
                    [1 / len(own) for own in found for _ in own])
-
-
-def _keys(images: np.ndarray, vectors: np.ndarray | None):
-  """Yields what tells each image [n, D], and its embedding, from others."""
-  for row, image in enumerate(images):
-    yield image.tobytes() + (b'' if vectors is None else vectors[row].tobytes())
 
 
 def neighbourhoods(sample: np.ndarray, image_shape, num_clusters: int, seed: int,

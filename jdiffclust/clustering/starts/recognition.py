@@ -45,8 +45,8 @@ from jdiffclust.clustering.starts.choose import TOLERANCE, modularity
 from jdiffclust.clustering.starts.embedded import COSINE, Comparison, comparison_of
 from jdiffclust.clustering.starts.joining import joined
 from jdiffclust.clustering.starts.neighbours import (
-    NEAREST, TINY, consensus, cuts, embeddings, find_neighbours, graphs,
-    of_neighbourhoods, unit_rows, weighted)
+    NEAREST, consensus, cuts, embeddings, find_neighbours, graphs, of_neighbourhoods,
+    unit_rows)
 from jdiffclust.clustering.starts.partitions import (
     KEY, content_keys, owners_of, rows_by_key)
 from jdiffclust.data import symmetry
@@ -54,6 +54,7 @@ from jdiffclust.data.preprocess import reduced
 from jdiffclust.data.views import (
     AffineMaps, draw_small_maps, random_views, transform)
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.registry import EMBEDDINGS
 from jdiffclust.streams import integer_seed, stream
@@ -63,6 +64,7 @@ WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
 BATCH = 256  # images described at once
+TINY = 1e-6  # features that vary less are the same for all
 
 
 class Trained(NamedTuple):
