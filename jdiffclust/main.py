@@ -30,7 +30,8 @@ from ml_collections import config_flags  # noqa: E402
 from jdiffclust import config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
 from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
-from jdiffclust.memory import keep_freed_memory  # noqa: E402
+from jdiffclust.memory import (  # noqa: E402
+    keep_freed_memory, return_what_compilers_leave)
 
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
@@ -519,6 +520,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
       return 0
     config, workdir, mode, quiet, asked = parse(argv)
     from jdiffclust import processes, programs
+    return_what_compilers_leave()
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
     programs.keep_programs(config.programs)

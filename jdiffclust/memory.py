@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 
 # Parameters of glibc's mallopt, by malloc.h.
@@ -23,3 +24,28 @@ def keep_freed_memory() -> None:
   mallopt = ctypes.CDLL(None).mallopt
   mallopt(MMAP_MAX, 0)  # all from heaps,
   mallopt(TRIM_THRESHOLD, -1)  # which do not shrink
+
+
+# What JAX calls the time that the compiler took, or reading a kept program did.
+COMPILED = '/jax/core/compile/backend_compile_duration'
+LEAST_SECONDS = .2  # of compiling; less leaves little behind
+
+
+@functools.cache
+def return_what_compilers_leave() -> None:
+  """Has glibc return the memory that compiling a program took, before it first runs.
+
+  A compiler takes several times what its program will need, in many small pieces: kept,
+  they would stand beside what the program takes. Once for the process.
+  """
+  if platform.libc_ver()[0] != 'glibc':
+    return
+  from jax import monitoring  # slow to import
+  malloc_trim = ctypes.CDLL(None).malloc_trim
+
+  def heard(event: str, seconds: float, **kwargs) -> None:
+    del kwargs
+    if event == COMPILED and seconds >= LEAST_SECONDS:
+      malloc_trim(0)
+
+  monitoring.register_event_duration_secs_listener(heard)

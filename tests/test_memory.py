@@ -21,6 +21,39 @@ for _ in range(10):
 print(faults() - before)
 '''
 
+# What a compiler leaves: many small pieces, of which the last one stays.
+LEFT = '''
+import ctypes, sys
+from jdiffclust import memory
+memory.keep_freed_memory()
+import jax
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+  with open('/proc/self/statm') as file:
+    return 4096 * int(file.read().split()[1])
+pieces = [libc.malloc(50_000) for _ in range(4_000)]
+for piece in pieces:
+  ctypes.memset(piece, 1, 50_000)
+for piece in pieces[:-1]:
+  libc.free(piece)
+memory.LEAST_SECONDS = float(sys.argv[1])
+memory.return_what_compilers_leave()
+before = resident()
+jax.jit(lambda x: x + 1)(1.)
+print(before - resident())
+'''
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or platform.libc_ver()[0] != 'glibc',
+                    reason='other C libraries are left as they are')
+def test_what_compiling_leaves_is_returned():
+  """200 MB of pieces, when JAX has compiled something that took long enough."""
+  left = {least: int(subprocess.run([sys.executable, '-c', LEFT, least], check=True,
+                                    capture_output=True, text=True).stdout)
+          for least in ('0', '1000')}
+  assert left['1000'] < 50_000_000 < 100_000_000 < left['0'], left
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='other C libraries are '
                     'left as they are')

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.common import config_of, make_parser
 from jdiffclust.config import SYMMETRIES
-from jdiffclust.memory import keep_freed_memory
+from jdiffclust.memory import keep_freed_memory, return_what_compilers_leave
 
 # One whole U-Net on [x_t, mu], once an image, as PyTorch's.
 ONE_UNET = {'network.dropout': 0., 'network.conditioning': 'concatenated',
@@ -98,6 +98,7 @@ def main() -> None:
   parser.add_argument('--ops', type=int, default=0)
   args = parser.parse_args()
   keep_freed_memory()  # as the command does, before JAX starts its threads
+  return_what_compilers_leave()
   step = stepper(config_of(args.config, {
       **options_of(args.config), 'num_clusters': 10, 'num_devices': args.devices,
       'm_step.batch_size': args.batch}), SIDES[args.config])

@@ -35,8 +35,9 @@ STEPS = 10  # of DDIM
 def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict[str, float]:
   """Our M-step, the E-step's network and the sampler, from configs/mnist.py."""
   del threads  # the process was started with the cores it may use
-  from jdiffclust.memory import keep_freed_memory
+  from jdiffclust.memory import keep_freed_memory, return_what_compilers_leave
   keep_freed_memory()  # as the command does, before JAX starts its threads
+  return_what_compilers_leave()
   import jax
   import jax.numpy as jnp
 
