@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from jdiffclust.clustering.starts.sample import (
 from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import (
     ImageSource, array_source, load_source, read_images, scale_to_model)
+from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
@@ -46,6 +48,7 @@ from jdiffclust.inverse.operators import Operator, check_adjoint
 from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
+from jdiffclust.processes import as_the_main_one_has_it
 from jdiffclust.progress import Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
 from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
@@ -774,8 +777,34 @@ def held_run(store: Workdir, config, load: Callable[[], ImageSource],
   store.check(config)
   source = images_of_run(load(), store.path)
   prepare(config, source, build)
+  check_processes(config, source)
   with store.held(reporter.warning):
     yield source
+
+
+def check_processes(config, source: ImageSource) -> None:
+  """Checks that all processes of a run were given the same: else they wait for ever.
+
+  Args:
+    config: of this process.
+    source: its images.
+
+  Raises:
+    UserError: the main process has other options, or images; the first difference is
+      named.
+  """
+  if jax.process_count() == 1:
+    return
+  own = fingerprint(source)
+  of_main = json.loads(as_the_main_one_has_it(json.dumps(
+      {'config': config_lib.to_json(config), 'images': own})))
+  different = config_lib.differences(config_lib.from_json(of_main['config']), config)
+  found = first_difference(of_main['images'], own)
+  if different or found:
+    raise UserError(
+        f'Process {jax.process_index()} of this run was given other '
+        f"{'options' if different else 'images'} than process 0: "
+        f"{different[0] if different else found}. Give all of them the same.")
 
 
 def fit(config, source=None, store: Store | str | os.PathLike | None = None,

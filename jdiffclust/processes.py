@@ -15,6 +15,8 @@ import tempfile
 import time
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from jdiffclust.errors import UserError
 from jdiffclust.sharding import check_devices, share_out_cores
@@ -63,6 +65,16 @@ def join(options) -> bool:
     share_out_cores()
   check_devices()
   return jax.process_index() == 0
+
+
+def as_the_main_one_has_it(text: str) -> str:
+  """The text that the main process gives; all processes of a run have to ask for it."""
+  if jax.process_count() == 1:
+    return text
+  own = np.frombuffer(text.encode(), np.uint8)
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(own))))
+  sent = own if jax.process_index() == 0 else np.zeros(length, np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes().decode()
 
 
 def wait_for_the_end_of_another() -> None:

@@ -263,8 +263,7 @@ def _drawn_directly(method, params, conditions, options, task) -> Restorations:
   draws, clusters = options.num_draws, method.config.num_clusters
   chosen = copy.deepcopy(method.config.sample)
   with chosen.unlocked():
-    chosen.update(sampler='ddim', eta=1., num_steps=min(
-        options.num_steps or method.process.num_steps, method.process.num_steps),
+    chosen.update(sampler='ddim', eta=1., num_steps=steps_of(method, options),
                   grid='trailing', seed=options.seed, batch_size=options.batch_size,
                   guidance=1., trajectory=0)
   rows = np.repeat(conditions[:, None], draws, axis=1)

@@ -49,6 +49,23 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
   return found
 
 
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+  """What sets the images of two of `fingerprint` apart, in their order; '': nothing."""
+  if len(there['ids']) != len(here['ids']):
+    return f"{len(there['ids'])} images there, {len(here['ids'])} here"
+  for name in ('dataset', 'image_shape', 'levels'):
+    if there[name] != here[name]:
+      return f'{name} is {there[name]!r} there, {here[name]!r} here'
+  for row, (old, new) in enumerate(zip(there['ids'], here['ids'])):
+    if old != new:
+      return f'image {row} is {old!r} there, {new!r} here'
+    if there['checksums'][row] != here['checksums'][row]:
+      return f'image {row} ({old!r}) has other pixels'
+  if there.get('embeddings') != here.get('embeddings'):
+    return 'the embeddings'
+  return ''
+
+
 def as_before(source: ImageSource, kept: Mapping[str, Any], where: str) -> ImageSource:
   """The images in the order that a run began with.
 

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from jdiffclust.data import dataset
-from jdiffclust.data.fingerprint import as_before, fingerprint
+from jdiffclust.data.fingerprint import as_before, fingerprint, first_difference
 from jdiffclust.errors import UserError
 
 
@@ -62,3 +62,17 @@ def test_the_first_difference_is_named(data, tmp_path):
   (tmp_path / '5.png').unlink()
   data.channels = 3
   assert '(4, 4, 3)' in changed(data, stored)
+
+
+def test_what_sets_two_processes_apart():
+  """The first difference in their order; none where they are the same."""
+  one = {'dataset': 'folder', 'image_shape': [4, 4, 1], 'levels': 256, 'ids': ['a', 'b'],
+         'checksums': [1, 2]}
+  assert first_difference(one, dict(one)) == ''
+  for change, told in (
+      ({'ids': ['a'], 'checksums': [1]}, '2 images there, 1 here'),
+      ({'levels': None}, 'levels is 256 there, None here'),
+      ({'ids': ['a', 'c']}, "image 1 is 'b' there, 'c' here"),
+      ({'checksums': [1, 3]}, "image 1 ('b') has other pixels"),
+      ({'embeddings': {'size': 2, 'checksums': [1, 2]}}, 'the embeddings')):
+    assert first_difference(one, {**one, **change}) == told

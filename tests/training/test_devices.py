@@ -46,7 +46,7 @@ def test_resume_on_other_devices(commands, plain, tmp_path, monkeypatch):
                              atol=1e-3)
 
 
-def spawn_two(commands, tmp_path, *options):
+def spawn_two(commands, tmp_path, *options, of_second=()):
   """Starts two processes of one CPU device each; their logs are log0 and log1."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -54,6 +54,7 @@ def spawn_two(commands, tmp_path, *options):
   return [commands.spawn(
       tmp_path / 'two', 'num_devices=0', f'distributed.coordinator=localhost:{port}',
       'distributed.num_processes=2', f'distributed.process_id={i}', *options,
+      *(of_second if i else ()),
       log=tmp_path / f'log{i}') for i in range(2)]
 
 
@@ -73,6 +74,19 @@ def test_two_processes(pipeline, commands, tmp_path):
   assert 'Traceback' not in ''.join(logs)
   np.testing.assert_allclose(responsibilities(tmp_path / 'two'),
                              responsibilities(tmp_path / 'one'), atol=1e-3)
+
+
+def test_processes_with_other_images(commands, tmp_path):
+  """One line that names the difference, where they would wait for each other."""
+  processes = spawn_two(commands, tmp_path, of_second=('data.max_images=40',))
+  try:
+    assert processes[1].wait(timeout=60) == 2
+  finally:
+    for process in processes:
+      process.kill()
+  told = (tmp_path / 'log1').read_text()
+  assert 'Process 1 of this run was given other options than process 0' in told, told
+  assert 'data.max_images' in told and 'Traceback' not in told
 
 
 def test_killed_process_takes_the_other_one_with_it(commands, tmp_path):
