@@ -87,7 +87,6 @@ def test_a_fit_compiles_each_program_once(found):
   new = found['fit']['new']
   assert {name: new.get(name, 0) for name in OF_THE_FIT} == {
       **dict.fromkeys(OF_THE_FIT, 1), 'stage': 2}
-  assert found['fit']['asked'] <= 50
 
 
 def test_a_second_fit_compiles_nothing(found):
@@ -112,7 +111,8 @@ def test_sample_compiles_nothing(found):
 
 
 @pytest.mark.parametrize('command, most', [
-    ('evaluate', 50), ('predict', 25), ('sample', 25), ('restore', 160)])
+    ('fit', 52), ('evaluate', 43), ('predict', 21), ('sample', 27), ('restore', 128)])
 def test_few_programs_are_run(command, most, found):
-  """A tenth more than they are today: single operations outside of `jit` add up."""
+  """A seventh more than they are today (45, 37, 18, 23 and 111): single operations
+  outside of `jit` add up."""
   assert found[command]['asked'] <= most
