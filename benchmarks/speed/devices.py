@@ -30,6 +30,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ import numpy as np
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.step import SIDES, options_of
 from jdiffclust.memory import keep_freed_memory
+from jdiffclust.programs import keep_programs
 
 DEVICES = (1, 2, 4, 8)
 FAR = (8, 64, 512)
@@ -255,6 +257,15 @@ def main() -> None:
   os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
                              + f' --xla_force_host_platform_device_count={DEVICES[-1]}')
   keep_freed_memory()  # as the command does, before JAX starts its threads
+  with tempfile.TemporaryDirectory() as folder:
+    section = config_of(options.config).programs
+    section.folder = folder  # what is counted is run afterwards
+    keep_programs(section)
+    report(options)
+
+
+def report(options) -> None:
+  """Prints the three tables."""
   name, share = options.config, options.share
   rows, size = [], 0
   for devices in DEVICES:
