@@ -299,7 +299,7 @@ def small_images(source: ImageSource, indices) -> np.ndarray:
 @functools.lru_cache
 def maps_of(image_shape) -> dict[str, features.FeatureMap]:
   """The features by which `foreign` compares images of a shape (h, w, C)."""
-  edges = jax.vmap(lambda image: orientations(image).reshape(-1))
+  edges = jax.jit(jax.vmap(lambda image: orientations(image).reshape(-1)))
   return {'edges': features.in_batches(edges),
           'texture': features.random_encoder(image_shape)}
 

@@ -46,18 +46,24 @@ def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
-  sums, begin = 0., 0
+  sums, begin = None, 0
   for batch, valid in pipeline.ordered(indices, batch_size):
-    sums = _add(sums, batch, responsibilities, begin, valid)
+    part = _sums(batch, responsibilities, begin, valid)
+    sums = part if sums is None else sums + part
     begin += valid
-  sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
-  overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
-  return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)
+  return _means(sums, responsibilities)
 
 
 @jax.jit
-def _add(sums, batch, responsibilities, begin, valid):
+def _sums(batch, responsibilities, begin, valid):
   rows = jnp.arange(len(batch.indices))
   tau = responsibilities[jnp.minimum(begin + rows, len(responsibilities) - 1)]
   tau = jnp.where((rows < valid)[:, None], tau, 0)
-  return sums + jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
+  return jnp.einsum('bq,bhwc->qhwc', tau, batch.images)
+
+
+@jax.jit
+def _means(sums, responsibilities):
+  sizes = jnp.sum(responsibilities, axis=0)[:, None, None, None]
+  overall = jnp.sum(sums, axis=0) / jnp.sum(sizes)
+  return jnp.where(sizes > 1e-3, sums / jnp.maximum(sizes, 1e-3), overall)

@@ -38,16 +38,22 @@ def draw_small_maps(key, num: int, options) -> AffineMaps:
   Returns:
     `AffineMaps` of n.
   """
+  return _small_maps(key, num, *(np.float32(getattr(options, name)) for name in (
+      'rotation', 'scale', 'shear', 'shift')))
+
+
+@jax.jit(static_argnums=1)
+def _small_maps(key, num, rotation, scale, shear, shift):
   normal = jax.random.normal(key, (num, 6))
-  angle = options.rotation * normal[:, 0]
-  scale = jnp.exp(options.scale * normal[:, 1:3])
-  shear = options.shear * normal[:, 3]
+  angle = rotation * normal[:, 0]
+  scale = jnp.exp(scale * normal[:, 1:3])
+  shear = shear * normal[:, 3]
   one, zero = jnp.ones_like(angle), jnp.zeros_like(angle)
   stack = lambda rows: jnp.stack([jnp.stack(row, -1) for row in rows], -2)
   rotate = stack([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
   slant = stack([[one, zero], [shear, one]])
   matrix = jnp.einsum('nij,njk,nk->nik', rotate, slant, scale)
-  return AffineMaps(matrix, options.shift * normal[:, 4:])
+  return AffineMaps(matrix, shift * normal[:, 4:])
 
 
 def draw_maps(key, num: int, options) -> AffineMaps:

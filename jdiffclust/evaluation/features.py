@@ -93,7 +93,7 @@ def random_encoder(image_shape, seed: int = 0) -> FeatureMap:
     distributions apart where those of ImageNet mislead.
   """
   network = RandomEncoder()
-  variables = network.init(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+  variables = jax.jit(network.init)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
   return in_batches(functools.partial(_encode, network, variables))
 
 

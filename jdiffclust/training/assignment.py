@@ -64,7 +64,9 @@ class ByContent:
     """The images of some indices once, in their order."""
     for batch, valid in self._pipeline.ordered(indices, batch_size):
       start = (None if self._start is None else _start_of(self._start, batch.indices))
-      yield Batch(batch.images, content_numbers(batch.images), start), valid
+      # Laid out as the fit's indices are: by the same programs.
+      numbers = jax.device_put(content_numbers(batch.images), batch.indices.sharding)
+      yield Batch(batch.images, numbers, start), valid
 
 
 class Assignment(NamedTuple):

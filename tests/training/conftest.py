@@ -1,7 +1,4 @@
-"""Runs of the command as small as they can be, here or in another process.
-
-`python tests/training/conftest.py ARGV...` is the command with a tiny denoiser.
-"""
+"""Runs of the command as small as they can be, here or in another process."""
 
 import contextlib
 import dataclasses
@@ -23,9 +20,9 @@ from tensorboardX.proto import event_pb2
 
 from jdiffclust import main, outputs
 from jdiffclust.clustering import method
+from tests.command import Forked
 from tests.tiny import (
-    CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, Shared,
-    build)
+    CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, Shared)
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -91,22 +88,24 @@ class Commands:
     """`run` with the tiny denoiser and without figures."""
     return self.run(*argv, networks=TINY_NETWORKS, parts=NO_FIGURES)
 
-  def spawn(self, workdir, *options, log, devices=1, around=()) -> subprocess.Popen:
+  def spawn(self, workdir, *options, log, devices=1, around=()):
     """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
 
     It is handed to the command `around`, if there is one, as its last arguments.
     """
-    environment = os.environ | {
+    environment = {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
         'PYTHONPATH': str(ROOT),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
         'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
                             os.environ['XLA_FLAGS'])}
+    if not around:
+      return Forked(['jdiffclust', *tiny(workdir, *options)], log, environment)
     with open(log, 'a', encoding='utf-8') as file:
       return subprocess.Popen(
-          [*around, sys.executable, __file__, *tiny(workdir, *options)],
-          stdout=file, stderr=file, env=environment, cwd=ROOT)
+          [*around, sys.executable, '-m', 'tests.command', *tiny(workdir, *options)],
+          stdout=file, stderr=file, env=os.environ | environment, cwd=ROOT)
 
 
 def read_events(workdir) -> list:
@@ -205,7 +204,3 @@ def latent(commands, tmp_path_factory):
 def taken_over(commands, tmp_path_factory):
   """The workdir of a tiny fit of CDDPM on latents, not to be changed."""
   return commands.new_workdir(tmp_path_factory, 'taken_over', *LATENT_CDDPM)
-
-
-if __name__ == '__main__':
-  main.leave(main.run(sys.argv, build=build, parts=NO_PICTURES))

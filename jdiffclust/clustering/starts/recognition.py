@@ -124,8 +124,9 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
   views = scaled_views(config.views, options.view_size)
   steps, size = num_steps(count, options), options.batch_size
-  variables = network.init(stream(config.seed, 'recognition_network'),
-                           shown(jnp.zeros((1, *images.shape[1:])), jax.random.key(0)))
+  example = jax.eval_shape(shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0))
+  variables = _first(network, stream(config.seed, 'recognition_network'),
+                     np.zeros(example.shape, np.float32))
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
@@ -164,6 +165,11 @@ def train(images: np.ndarray, cells: np.ndarray, config,
                     'config.recognition.learning_rate below '
                     f'{options.learning_rate:g}.')
   return Trained(network, variables, mild_views(config))
+
+
+@jax.jit(static_argnums=0)
+def _first(network, key, example):
+  return network.init(key, example)
 
 
 def mild_views(config) -> AffineMaps:
