@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jdiffclust.backend import check_backend_once
 from jdiffclust.errors import UserError
 
 DATA_AXIS = 'data'
@@ -63,10 +64,11 @@ def mesh_of(config) -> Mesh:
     config: a config.
 
   Raises:
-    UserError: as of `make_mesh`.
+    UserError: as of `make_mesh` and `check_backend`.
   """
   share_out_cores()
   check_devices()
+  check_backend_once()
   count, devices = config.num_devices, jax.devices()
   if (count == 0 and devices[0].platform == 'cpu' and jax.process_count() == 1
       and not _told_of_devices()):
