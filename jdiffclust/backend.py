@@ -15,7 +15,7 @@ and where a row of three is mapped to one of two or three, the rows beyond the f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def kernel_gradient(images, kernel, output) -> jax.Array:
 
 
 # What is computed, of what: each beside NumPy's function of the same.
-CHECKS = {
+CHECKS: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
     'sums over colours': (
         colour_sums, lambda pixels: np.sum(pixels**2, axis=1), ('pixels',)),
     'sums of products': (

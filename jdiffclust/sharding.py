@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +45,8 @@ def share_out_cores() -> None:
   anyway (docs/benchmarks.md). Nothing changes where JAX has its devices already, or where
   XLA_FLAGS or JAX_NUM_CPU_DEVICES say how many there are.
   """
-  if _told_of_devices() or jax.config.jax_num_cpu_devices != -1:
+  options: Any = jax.config  # they have no types
+  if _told_of_devices() or options.jax_num_cpu_devices != -1:
     return
   cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
            else os.cpu_count() or 1)  # not on macOS
