@@ -110,8 +110,8 @@ def check_backend() -> None:
   if found:
     raise UserError(
         f'JAX {jax.__version__} on {jax.default_backend()} computes wrongly '
-        f"({', '.join(found)}): try without XLA_FLAGS, or install the versions of "
-        'constraints.txt.')
+        f"({', '.join(found)}): try without XLA_FLAGS, or install another version of jax "
+        'and jaxlib.')
 
 
 @functools.cache
