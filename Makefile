@@ -59,5 +59,5 @@ $(VENV)/.ready-%: $(VENV)/.ready
 
 # Removes the environment and caches; your results in runs/ stay.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-python3* build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
