@@ -208,7 +208,8 @@ class Fitted:
       UserError: there are no images, or of a type that cannot be read like the fit's; or
         embeddings, but the fit had none like these.
     """
-    return assign_all(*self._asked(source, reporter, embeddings), 'predict')  # type: ignore[call-arg]
+    return assign_all(  # type: ignore[call-arg]
+        *self._asked(source, reporter, embeddings), 'predict')
 
   def tell(self, source, reporter: Reporter | None = None,
            embeddings=None) -> np.ndarray:

@@ -41,8 +41,8 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
     for row, image in zip(rows, read_images(source, rows)):
       checksums[row] = zlib.crc32(np.ascontiguousarray(image).tobytes())
   found: dict[str, Any] = {
-           'dataset': source.name, 'image_shape': list(source.image_shape),
-           'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
+      'dataset': source.name, 'image_shape': list(source.image_shape),
+      'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
   if source.embeddings is not None:
     found['embeddings'] = {'size': source.embeddings.shape[1], 'checksums': [
         zlib.crc32(row.tobytes()) for start in range(0, count, BLOCK)

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import ml_collections
@@ -149,8 +148,8 @@ def read_idx_source(data: ml_collections.ConfigDict,
     UserError: as in `read_idx_images` and `read_idx_labels`; a folder has no image
       files, or those in it differ in their shape.
   """
-  paths = (image_files(data.path) if os.path.isdir(data.path)
-           else [pathlib.Path(data.path)])
+  paths: list[Any] = (image_files(data.path) if os.path.isdir(data.path)
+                      else [data.path])
   parts = [read_idx_images(path) for path in paths]
   for path, part in zip(paths, parts):
     if part.shape[1:] != parts[0].shape[1:]:
@@ -212,7 +211,7 @@ def _of_images(path: pathlib.Path) -> bool:
   return head in (b'\0\0\x08\x03', b'\0\0\x08\x04')
 
 
-def _labels(data: ml_collections.ConfigDict, paths: Sequence[pathlib.Path],
+def _labels(data: ml_collections.ConfigDict, paths: list[str | os.PathLike],
             counts: list[int]) -> Labels | None:
   """`Labels` of the images of some files, None if there are none.
 
