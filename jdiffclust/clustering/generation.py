@@ -79,7 +79,8 @@ def generate(table: Table, denoiser: Denoiser, keys, condition, *, mesh: Mesh,
   out = Generated(*parts)
   spread = jax.shard_map(
       lambda *given: run(sampler, *given, num_states),  # type: ignore[call-arg]
-      mesh=mesh, in_specs=(WHOLE, WHOLE, SPLIT, SPLIT), out_specs=out, check_vma=sampler.checks_vma)
+      mesh=mesh, in_specs=(WHOLE, WHOLE, SPLIT, SPLIT), out_specs=out,
+      check_vma=sampler.checks_vma)
   return spread(table, denoiser, keys, condition)
 
 
