@@ -8,8 +8,9 @@ the precision of its products.
 
 jaxlib 0.10 is known to fail at the second on CPUs: it merges the product with the sum,
 and where a row of three is mapped to one of two or three, the rows beyond the first
-32,768 are wrong if there are no more than some 43,000. Nothing of ours is of that form
-(tests/test_backend.py), so that this version may run: there the second is left out.
+32,768 are wrong if there are no more than 43,520. Nothing of ours is known to be of that
+form (tests/test_backend.py, docs/benchmarks.md), so that this version may run: there the
+second is left out.
 """
 
 from __future__ import annotations
