@@ -1,12 +1,16 @@
-# `make cluster` clusters the digits; `make test` runs the tests. Both make their own
-# virtual environment first, from constraints.txt.
+# `make cluster` clusters the digits; `make test` runs the tests, `make lint` looks at
+# style and types, `make dist` makes what is published. All make their own virtual
+# environment first, from constraints.txt.
 PYTHON ?= python3
 # Processes that share the tests, file by file.
 JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: cluster test install clean
+# Of `make test-all` and `make try-dist`: an interpreter of each supported version.
+PYTHONS ?= python3.11 python3.12 python3.13
+
+.PHONY: cluster test test-jax test-all lint dist try-dist install clean
 
 cluster: $(VENV)/.ready
 	$(RUN) -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
@@ -15,6 +19,28 @@ cluster: $(VENV)/.ready
 test: $(VENV)/.ready-test
 	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# The tests that hang most on the version of JAX, and all of them, on other interpreters,
+# each in an environment of its own: make test-jax PYTHON=python3.12 VENV=.venv-python3.12
+test-jax: $(VENV)/.ready-test
+	$(RUN) -m pytest tests/test_backend.py tests/test_programs.py tests/test_streams.py \
+	  tests/networks tests/clustering/test_lowering.py
+
+test-all:
+	set -e; for python in $(PYTHONS); do \
+	  $(MAKE) test PYTHON=$$python VENV=.venv-$$python; done
+
+lint: $(VENV)/.ready-lint
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+# dist/ has a wheel and a source distribution.
+dist: $(VENV)/.ready-dist
+	rm -rf dist build
+	$(RUN) -m build
+
+try-dist: dist
+	.ci/try_dist $(PYTHONS)
 
 install: $(VENV)/.ready
 
@@ -27,11 +53,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+$(VENV)/.ready-%: $(VENV)/.ready
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 # Removes the environment and caches; your results in runs/ stay.
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-python3* build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,13 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # by whoever looks at types alone
+  from jdiffclust.config import default_config as default_config
+  from jdiffclust.errors import UserError as UserError
+  from jdiffclust.estimator import DiffusionClustering as DiffusionClustering
+  from jdiffclust.fitted import Fitted as Fitted, fit as fit, load as load
 
 __version__ = '0.1.0'
 
@@ -20,7 +27,7 @@ _HOMES = {'fit': 'jdiffclust.fitted', 'load': 'jdiffclust.fitted',
 __all__ = ['__version__', *_HOMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
   if name not in _HOMES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(_HOMES[name]), name)

@@ -111,7 +111,7 @@ def read(workdir, num_clusters: int, ids: Sequence[str] | None = None) -> Decisi
     UserError: a table cannot be read, or a row is wrong, which is named.
   """
   names = _read_names(pathlib.Path(workdir) / CLUSTERS, num_clusters)
-  first = {}
+  first: dict[str, int] = {}
   for q, name in enumerate(names):
     if name:
       first.setdefault(_same(name), q)

@@ -285,14 +285,15 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       folder.restore(None, self._reporter.warning)  # nothing: it begins
       folder.keep_symmetries(kept.symmetries())
       folder.keep_choice(kept.choice())
-      if kept.recogniser() is not None:
-        folder.keep_recogniser(kept.recogniser())
+      if (arrays := kept.recogniser()) is not None:
+        folder.keep_recogniser(arrays)
       if kept.examples() is not None:
         folder.keep_examples(kept.examples())
       folder.keep_fingerprint(kept.images)
       files.write_npz(folder.path / OURS, {
           name: np.asarray(() if value is None else value)
           for name, value in self._extras().items()})
+      assert kept.snapshot is not None  # the fit has ended
       folder.save(kept.number, kept.snapshot)
       folder.finish()
       folder.keep_config(config)  # the last: without it, there is no fit
@@ -332,8 +333,8 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     kept.keep_config(config)
     kept.keep_choice(folder.choice())
     kept.keep_symmetries(folder.symmetries())
-    if model.fitted_.recogniser is not None:
-      kept.keep_recogniser(folder.recogniser())
+    if (arrays := folder.recogniser()) is not None:
+      kept.keep_recogniser(arrays)
     kept.keep_examples(model.fitted_.examples)
     kept.images = folder.fingerprint()
     kept.save(int(snapshot.state.step) + snapshot.progress['iteration'], snapshot)
@@ -370,6 +371,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
   def _revived(self) -> Fitted:
     """The fit of what is kept in memory."""
     kept = self._kept
+    assert kept.snapshot is not None  # the fit has ended
     config, (state, tau, progress) = config_lib.from_json(kept.config), kept.snapshot
     mesh = mesh_of(config)
     method = self._build(config_lib.for_collection(config, progress['num_images']),
@@ -446,7 +448,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       border, (height, width, channels) = config.data.padding, source.image_shape
       self.image_shape_ = height - 2 * border, width - 2 * border, channels
       self.n_features_in_ = math.prod(self.image_shape_)
-      self._row_shape = self.image_shape_
+      self._row_shape: tuple[int, ...] = self.image_shape_
     if self.image_shape_ != source.image_shape:
       self._row_shape = source.image_shape
     return source
@@ -482,7 +484,8 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
   def _shape_of_vectors(self, count: int) -> tuple[int, int, int]:
     """(H, W, C) of the images in vectors of a length."""
     if self.image_shape is not None:
-      shape = (*_checked_shape(self.image_shape), 1)[:3]
+      height, width, channels = (*_checked_shape(self.image_shape), 1)[:3]
+      shape = height, width, channels
       if math.prod(shape) != count:
         raise InputError(
             f'image_shape = {self.image_shape!r} has {math.prod(shape)} numbers, but X '

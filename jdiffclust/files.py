@@ -57,7 +57,7 @@ def write_text(path, text: str) -> None:
 def write_npz(path, arrays: dict[str, np.ndarray]) -> None:
   """Writes arrays by name, compressed and atomically."""
   with replacing(path) as temporary:
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path) -> dict[str, np.ndarray] | None:
@@ -86,6 +86,7 @@ def refusal(error: BaseException | None) -> str:
     told = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's, in a text
     number = int(told[1]) if told else getattr(error, 'errno', None)
     if number in REFUSALS:
-      return (not told and getattr(error, 'strerror', '')) or os.strerror(number)
+      own = '' if told else getattr(error, 'strerror', '')
+      return own or os.strerror(number)
     error = error.__cause__ or error.__context__
   return ''

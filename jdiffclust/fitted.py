@@ -211,7 +211,8 @@ class Fitted:
       UserError: there are no images, or of a type that cannot be read like the fit's; or
         embeddings, but the fit had none like these.
     """
-    return assign_all(*self._asked(source, reporter, embeddings), 'predict')
+    return assign_all(  # type: ignore[call-arg]
+        *self._asked(source, reporter, embeddings), 'predict')
 
   def tell(self, source, reporter: Reporter | None = None,
            embeddings=None) -> np.ndarray:
@@ -237,7 +238,7 @@ class Fitted:
     vectors = source.embeddings
     if vectors is None:
       return
-    known = self.recogniser and self.recogniser.known
+    known: Any = self.recogniser and self.recogniser.known
     if known is None:
       why = ('which keeps none' if self.config.start.spaces == config_lib.EMBEDDED
              else 'which had none')
@@ -336,7 +337,7 @@ class Fitted:
     except (TypeError, ValueError):
       raise UserError('Observations are no array of numbers: give [n, ...], as '
                       'operator.apply makes them.') from None
-    return config, units.problem(operator, y, sigma), units
+    return config, units.problem(operator, y, float(sigma)), units
 
   @property
   def units(self) -> Units:
@@ -461,7 +462,7 @@ class Fitted:
     rows = example_rows(len(tracked), self.config.seed)
     if len(self.responsibilities) > len(tracked):
       rows = tracked[rows]
-    return Examples(scale_to_model(self.examples, self.progress['levels']),
+    return Examples(scale_to_model(np.asarray(self.examples), self.progress['levels']),
                     self.responsibilities[rows])
 
   def _numbers_of(self, clusters) -> tuple[int, ...]:
@@ -516,12 +517,12 @@ class Fitted:
         start=replicate(start, self.method.mesh))
     # The record of the iteration stays, but for what was recomputed.
     tracked = tracked_images(source.num_images, self.config)
-    progress['history'][-1] |= iteration_record(
+    progress['history'][-1] |= iteration_record(  # type: ignore[call-arg]
         *jax.tree.map(lambda a: a[tracked], (found.responsibilities, found.info)),
         self.method.image_shape)
     return dataclasses.replace(self, responsibilities=found.responsibilities,
-                               bound=found.info.bound, start=start, progress=progress,
-                               _learnt={})
+                               bound=np.asarray(found.info.bound), start=start,
+                               progress=progress, _learnt={})
 
   def __repr__(self) -> str:
     """One line, without the parameters."""
@@ -673,7 +674,8 @@ def damaged_images(fitted: Fitted, data, options,
     raise UserError(f'{source.name} has no images: give at least one.')
   tell_of(source, reporter)
   if source.resized:
-    height, width = preprocess.size_of(data.image_size)
+    size = preprocess.size_of(data.image_size)
+    height, width = size if size is not None else source.image_shape[:2]
     reporter.warning(
         f'{source.resized} were resized to {height}x{width}, which is what '
         f'config.restore.operator = {options.operator!r} leaves of an image of '
@@ -983,7 +985,7 @@ def read(workdir, config=None, reporter: Reporter | None = None,
                     f"{'; '.join(different)}. Leave the config out to use its own.")
   mesh = mesh_of(config)
   check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
-  made = []
+  made: list[Method] = []
 
   def like(progress):
     if not made:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import sys
@@ -470,7 +471,8 @@ def prepare_process() -> None:
   for number in (1, 2):
     _not_closed(number)
   # A name that the terminal's encoding lacks must not end a run.
-  sys.stdout.reconfigure(errors='backslashreplace')
+  if isinstance(sys.stdout, io.TextIOWrapper):  # not of a notebook
+    sys.stdout.reconfigure(errors='backslashreplace')
   # The libraries warn and log what is of no use to a person who clusters images.
   if not sys.warnoptions:
     warnings.simplefilter('ignore')
@@ -551,8 +553,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                   + ('a fit goes on from the last checkpoint' if mode == 'fit' else
                      f'{mode} begins anew'))
   except Exception as error:
-    why = files.refusal(error) if isinstance(error, OSError) else ''
-    if why:
+    if isinstance(error, OSError) and (why := files.refusal(error)):
       return _ended(2, f"error: {error.filename or 'a file'} cannot be written ({why}): "
                     'make room there.')
     if not several:

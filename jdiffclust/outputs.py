@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -219,14 +219,15 @@ def kmeans_of_embeddings(source: ImageSource, config) -> np.ndarray:
   """The clusters [N] that K-means finds in the embeddings, as the start compares them."""
   options, seed = config.start, config.seed
   most = min(options.max_images, BASELINE_IMAGES)
-  sample = sample_embeddings(source, most, seed)
+  sample = np.asarray(sample_embeddings(source, most, seed))
   compare = comparison_of(sample, options)
   with threadpool_limits(1):  # as for every start
     assign = kmeans(compare(sample), config.num_clusters, options.restarts,
                     integer_seed(seed, 'init'))
     blocks = np.array_split(np.arange(source.num_images), -(-source.num_images // 4096))
-    return np.concatenate([assign(compare(embeddings_at(source, rows)), rows)
-                           for rows in blocks]).argmax(axis=1)
+    return np.concatenate([
+        assign(compare(np.asarray(embeddings_at(source, rows))), rows)
+        for rows in blocks]).argmax(axis=1)
 
 
 def small_group_notes(fitted: Fitted, source: ImageSource,
@@ -387,13 +388,13 @@ def latent_results(fitted: Fitted, source: ImageSource, pipeline,
   with reporter.task('images from latents', len(chosen) + NUM_STEPS * len(ways),
                      'images') as task:
     images = reconstruct(method, params, means[chosen], options, task)
-    found = {'reconstructions': (images_at(source, chosen), images)}
+    found: dict[str, Any] = {'reconstructions': (images_at(source, chosen), images)}
     if ways:
       tau = fitted.responsibilities
       sizes = np.maximum(tau.sum(axis=0), 1e-6)[:, None]
       centres = (tau.T @ means / sizes).astype(np.float32)
-      found['walk'] = (walk(method, params, *(centres[[way[end] for way in ways]]
-                                              for end in (0, 1)), options, task), ways)
+      first, last = (centres[[way[end] for way in ways]] for end in (0, 1))
+      found['walk'] = walk(method, params, first, last, options, task), ways
   found['terms'] = {name: [line.get(key) for line in fitted.history]
                     for name, key in LATENT_TERMS.items()}
   with reporter.task('map of the latents', 1, 'maps') as task:
@@ -430,7 +431,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                else None)
   if not is_main_process():
     return None
-  path, bound = workdir / 'predictions.csv', found.info.bound
+  path, bound = workdir / 'predictions.csv', np.asarray(found.info.bound)
   typicality = share_below(bound, fitted.bound)
   verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
                       options.foreign_share, reporter)
@@ -460,7 +461,8 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
     return message + ending
   write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
               verdict, options.foreign_share,
-              exploring.look_at(fitted.recogniser, known, source, reporter), known.ids,
+              exploring.look_at(fitted.recogniser, known, source, reporter),
+              known.ids.tolist(),
               decided.for_others(source.num_images))
   return (f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
           f'{ending}')
@@ -499,7 +501,7 @@ def clusters_decided(workdir: pathlib.Path,
   """
   columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
   decided = decisions.read(workdir, num_clusters, columns['file'])
-  return columns['file'], list(spreadsheet.decided_anew(columns, decided)['name'])
+  return list(columns['file']), list(spreadsheet.decided_anew(columns, decided)['name'])
 
 
 def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
@@ -701,7 +703,7 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
           if isinstance(operator, operators.Inpainting) else None)
   damaged = restored.visible(scaled(given[shown]), mask, found.images.shape[2:])
   figure = restored.sheet(damaged, scaled(found.images[shown]), found.std[shown]
-                          * units.scale, [source.ids[i] for i in shown])
+                          * units.scale, [source.ids[i] for i in shown.tolist()])
   figures.save_figure(figure, workdir / 'figures' / 'restored.png')
   restored.write_page(
       written[2], workdir / 'figures' / 'restored.png', source, found, options,

@@ -30,7 +30,7 @@ HEARTBEAT, TOLD_WITHIN, MEET_WITHIN, DRAWN_WITHIN = 30, 15, 300, 24 * 3600
 # Bytes of what native code has written that are looked at when it gives up.
 TAIL = 2**16
 
-_kept_alive = []  # what C calls must outlive the function that hands it over
+_kept_alive: list = []  # what C calls must outlive the function that hands it over
 
 
 def join(options) -> bool:

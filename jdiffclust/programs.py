@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 import platformdirs
@@ -22,6 +23,7 @@ AUTO = 'auto'
 MEGABYTE = 2**20
 # Seconds that a program takes to compile, at least, to be worth a file.
 LEAST_SECONDS = .1
+_SET: Any = jax.config  # its options have no types
 
 
 def keep_programs(options) -> None:
@@ -33,7 +35,7 @@ def keep_programs(options) -> None:
   Raises:
     UserError: the folder that is asked for cannot be written.
   """
-  if not options.folder or jax.config.jax_compilation_cache_dir:
+  if not options.folder or _SET.jax_compilation_cache_dir:
     return
   asked = options.folder != AUTO
   folder = (pathlib.Path(options.folder).expanduser() if asked
@@ -59,7 +61,7 @@ def keep_programs(options) -> None:
 def machine() -> str:
   """A short name of what programs for this machine's cores depend on."""
   known = [platform.machine(), platform.processor(), _instructions(),
-           str(os.cpu_count()), str(jax.config.jax_num_cpu_devices),
+           str(os.cpu_count()), str(_SET.jax_num_cpu_devices),
            os.environ.get('XLA_FLAGS', ''), os.environ.get('PJRT_NPROC', '')]
   if hasattr(os, 'sched_getaffinity'):  # not on macOS
     known.append(str(len(os.sched_getaffinity(0))))

@@ -20,7 +20,8 @@ class Task:
     """Starts the clock at the first `advance`, so that compilation is left out."""
     self._reporter, self.name, self.total, self.unit = reporter, name, total, unit
     self.done, self.counted = 0, 0
-    self._started = self._printed = None
+    self._started: float | None = None
+    self._printed: float | None = None
     self._bar = None
     if reporter.bars:
       self._bar = reporter.bars.add_task(name, total=total, note='')
@@ -43,7 +44,7 @@ class Task:
       self._started = time.perf_counter()
     else:
       self.counted += parts
-    if self._bar is not None:
+    if self._bar is not None and self._reporter.bars is not None:
       rate = f'{self.rate:,.0f} {self.unit}/s' if self.rate else ''
       self._reporter.bars.update(self._bar, completed=self.done,
                                  note='  '.join(filter(None, (rate, note))))
@@ -84,7 +85,8 @@ class Reporter:
 
   def __init__(self, quiet: bool = False, every: float = 10.):
     """Writes to the standard error of the moment."""
-    self.quiet, self.every, self.bars = quiet, every, None
+    self.quiet, self.every = quiet, every
+    self.bars: Progress | None = None
     self.stop_requested = False
     self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 

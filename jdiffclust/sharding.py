@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jdiffclust.backend import check_backend_once
 from jdiffclust.errors import UserError
 
 DATA_AXIS = 'data'
@@ -43,7 +45,8 @@ def share_out_cores() -> None:
   anyway (docs/benchmarks.md). Nothing changes where JAX has its devices already, or where
   XLA_FLAGS or JAX_NUM_CPU_DEVICES say how many there are.
   """
-  if _told_of_devices() or jax.config.jax_num_cpu_devices != -1:
+  options: Any = jax.config  # they have no types
+  if _told_of_devices() or options.jax_num_cpu_devices != -1:
     return
   cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
            else os.cpu_count() or 1)  # not on macOS
@@ -63,10 +66,11 @@ def mesh_of(config) -> Mesh:
     config: a config.
 
   Raises:
-    UserError: as of `make_mesh`.
+    UserError: as of `make_mesh` and `check_backend`.
   """
   share_out_cores()
   check_devices()
+  check_backend_once()
   count, devices = config.num_devices, jax.devices()
   if (count == 0 and devices[0].platform == 'cpu' and jax.process_count() == 1
       and not _told_of_devices()):

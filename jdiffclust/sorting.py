@@ -144,7 +144,9 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
   try:
     for folder in plan.folders:
       os.makedirs(folder, exist_ok=True)
-    put = {'copy': copy_new, 'link': os.symlink, 'move': move_new}[plan.action]
+    ways: dict[str, Callable] = {
+        'copy': copy_new, 'link': os.symlink, 'move': move_new}
+    put = ways[plan.action]
     for source, target in plan.pairs:
       put(source, target)
       done()
@@ -237,7 +239,7 @@ def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[st
   except (ValueError, TypeError):
     raise UserError(f'{path} is damaged: restore it, or sort the files back by hand.'
                     ) from None
-  left = []
+  left: list[str] = []
   for source, target in plan.pairs:
     left += filter(None, [take_back(plan.action, source, target)])
     done()

@@ -16,7 +16,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import psutil
@@ -60,7 +60,8 @@ class Workdir(Store):
     self.path = pathlib.Path(path)
     self.resumes = config_lib.has_config(path)
     self._keep, self._number = keep, 0
-    self._checkpoints = self._writer = None
+    self._checkpoints: Any = None  # `Checkpoints`, from `restore` on
+    self._writer: MetricsWriter | None = None
 
   def check(self, config) -> None:
     """Checks that the run which has begun here, if any, is of this config.

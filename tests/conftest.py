@@ -1,6 +1,7 @@
 """Strict JAX and eight virtual CPU devices, for every test."""
 
 import gc
+import importlib.metadata
 import os
 
 # Most of the time goes into compiling: little optimisation halves that, and one piece of
@@ -9,8 +10,9 @@ os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
                            + ' --xla_force_host_platform_device_count=8'
                            + ' --xla_backend_optimization_level=0'
                            + ' --xla_llvm_disable_expensive_passes=true'
-                           + ' --xla_cpu_parallel_codegen_split_count=1'
-                           + ' --xla_cpu_use_fusion_emitters=false')
+                           + ' --xla_cpu_parallel_codegen_split_count=1')
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'  # 0.12 has it no more
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax  # noqa: E402

@@ -29,8 +29,8 @@ FORBIDDEN = {
 # The modules above all packages -> who may import them.
 ABOVE = {
     'main': set(),
-    'estimator': set(),
-    'fitted': {'main', 'outputs', 'estimator'},
+    'estimator': {'__init__'},
+    'fitted': {'main', 'outputs', 'estimator', '__init__'},
     'outputs': {'main'},
     'workdir': {'main', 'fitted', 'outputs', 'estimator'},
 }

@@ -14,7 +14,7 @@ from jdiffclust.config.options import all_options
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted((ROOT / 'jdiffclust').rglob('*.py'))
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
 MODULES = sorted(found.name for found in pkgutil.walk_packages(
     jdiffclust.__path__, 'jdiffclust.'))
 OPTIONS = set(all_options())
@@ -105,3 +105,11 @@ def test_the_patterns_find_what_is_wrong():
   assert not known('bound.terms.missing', 'jdiffclust.main')
   assert not known('clustering.mixture.responsibilities', 'jdiffclust.main')
   assert re.findall(DOTTED, 'see `a.b` and `c`') == ['a.b']
+
+
+def test_one_version():
+  """That of the package is the one to cite, and the first of the changelog."""
+  read = lambda name: (ROOT / name).read_text(encoding='utf-8')
+  assert f'\nversion: {jdiffclust.__version__}\n' in read('CITATION.cff')
+  assert re.search(r'^## ([\d.]+)', read('CHANGELOG.md'), re.M)[1] == (
+      jdiffclust.__version__)

@@ -113,6 +113,7 @@ class Learnt(NamedTuple):
     images = in_blocks(lambda rows: _shown(
         problem.operator, jnp.asarray(problem.observation[rows], jnp.float32),
         self.longest), len(problem.observation), BATCH)
+    assert self.trained is not None
     return over_views(self.trained, images)[0]
 
   def draw(self, problem: Problem, responsibilities, num: int, seed: int) -> np.ndarray:
@@ -212,7 +213,8 @@ def best_powers(logs, tau) -> tuple[float, float]:
     return cross_entropy(tau, log_p), [np.mean(np.sum(rest * log, axis=1))
                                        for log in logs]
   found = optimize.minimize(loss, (.5, .5), jac=True, bounds=((0., None),) * 2)
-  return tuple(float(power) for power in found.x)
+  first, second = map(float, found.x)
+  return first, second
 
 
 @jax.jit(static_argnums=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -75,10 +75,12 @@ def denoiser_of(method: Method, params, guidance: float) -> Denoiser:
 def generate(table: Table, denoiser: Denoiser, keys, condition, *, mesh: Mesh,
              sampler: Sampler, num_states: int) -> Generated:
   """`samplers.run`, images spread over the devices; rows a multiple of their number."""
-  out = Generated(SPLIT, SPLIT, PartitionSpec(None, DATA_AXIS) if num_states else None)
+  parts: Any = (SPLIT, SPLIT, PartitionSpec(None, DATA_AXIS) if num_states else None)
+  out = Generated(*parts)
   spread = jax.shard_map(
-      lambda *given: run(sampler, *given, num_states), mesh=mesh,
-      in_specs=(WHOLE, WHOLE, SPLIT, SPLIT), out_specs=out, check_vma=sampler.checks_vma)
+      lambda *given: run(sampler, *given, num_states),  # type: ignore[call-arg]
+      mesh=mesh, in_specs=(WHOLE, WHOLE, SPLIT, SPLIT), out_specs=out,
+      check_vma=sampler.checks_vma)
   return spread(table, denoiser, keys, condition)
 
 

@@ -13,7 +13,7 @@ does.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,8 +130,8 @@ class LatentCDDPM(Method):
                         mesh, Networks(denoiser=lambda _: VectorDenoiser()))
     super().__init__(config, image_shape, levels, mesh, self.first.process,
                      self.first.e_options)
-    self.e_estimator = Estimators(self.first.e_estimator, self.second.e_estimator)
-    self.m_estimator = Estimators(self.first.m_estimator, self.second.m_estimator)
+    self.e_estimator: Any = Estimators(self.first.e_estimator, self.second.e_estimator)
+    self.m_estimator: Any = Estimators(self.first.m_estimator, self.second.m_estimator)
     self.boundary = steps_until(config.m_step, config.latent.iterations)
     self._sampled = model.make_training_latents(self.first.model, mesh)
     self._reconstruct = model.make_reconstruction(self.first.model, self.first.e_options,

@@ -256,6 +256,7 @@ class Method(abc.ABC):
       UserError: it does so, but for other problems.
     """
     del params, problem
+    return None
 
   def densities(self, params, images, keys, num_steps: int, num_probes: int):
     """`cddpm.density.Densities` of images [B, H, W, C], by the probability-flow ODE.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -249,8 +249,8 @@ def restore_all(method: Method, params, problem: Problem, options, reporter: Rep
       _check_finite(part, rows[:valid], options.method)
       parts.append(part)
       task.advance(valid)
-  return Restorations(*(np.concatenate([part[i] for part in parts]) for i in range(5)),
-                      parts[0].evaluations)
+  whole: Any = [np.concatenate([part[i] for part in parts]) for i in range(5)]
+  return Restorations(*whole, parts[0].evaluations)  # type: ignore[call-arg]
 
 
 def _restoring(reporter: Reporter, problem: Problem):

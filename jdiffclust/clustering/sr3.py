@@ -285,8 +285,8 @@ class SR3(Method):
     """U y, of observations by the operator and the noise that it was trained with."""
     del params
     # Different objects of one kind are equal if their numbers are.
-    same = jax.tree.structure(problem.operator) == jax.tree.structure(
-        self.model.operator) and all(
+    kind: Any = jax.tree.structure(problem.operator)
+    same = kind == jax.tree.structure(self.model.operator) and all(
             np.shape(one) == np.shape(other) and np.allclose(one, other)
             for one, other in zip(jax.tree.leaves(problem.operator),
                                   jax.tree.leaves(self.model.operator)))

@@ -35,17 +35,18 @@ FEWEST_STEPS = 50  # gradient steps of an EM iteration, however few the images
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
 
-PERSON, MACHINE = {'level': 'person'}, {'level': 'machine'}
+PERSON: dict[str, Any] = {'level': 'person'}
+MACHINE: dict[str, Any] = {'level': 'machine'}
 # Options of the machine, and of what is asked of a fitted model, which do not define it.
-HERE = {'level': 'machine', 'defines_run': False}
-LATER = {'level': 'model', 'defines_run': False}
-ASKED = {'level': 'person', 'defines_run': False}
+HERE: dict[str, Any] = {'level': 'machine', 'defines_run': False}
+LATER: dict[str, Any] = {'level': 'model', 'defines_run': False}
+ASKED: dict[str, Any] = {'level': 'person', 'defines_run': False}
 # The methods that have a mixture of conditional DDPMs, that have latents, that have
 # clusters, and that have low images.
-MIXTURES = {'methods': ('cddpm', 'latent_cddpm')}
-LATENTS = {'methods': ('cluster_ddpm', 'latent_cddpm')}
-CLUSTERED = {'methods': ('cddpm', 'cluster_ddpm', 'latent_cddpm')}
-LOW = {'methods': ('sr3',)}
+MIXTURES: dict[str, Any] = {'methods': ('cddpm', 'latent_cddpm')}
+LATENTS: dict[str, Any] = {'methods': ('cluster_ddpm', 'latent_cddpm')}
+CLUSTERED: dict[str, Any] = {'methods': ('cddpm', 'cluster_ddpm', 'latent_cddpm')}
+LOW: dict[str, Any] = {'methods': ('sr3',)}
 
 OPTIONS: Mapping[str, Any] = {
     'method': choice(
@@ -604,7 +605,7 @@ def default_config() -> Config:
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns {dotted name: value} of a config, tuples as tuples."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       flat |= {f'{name}.{key}': leaf for key, leaf in flatten(value).items()}

@@ -36,7 +36,8 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
   config = default_config()
   for name, option in options():
     # One that came later has its default, if it does not define the run of this method.
-    if name not in flat and option.defines_run and option.read_by(flat.get('method')):
+    method = str(flat.get('method'))
+    if name not in flat and option.defines_run and option.read_by(method):
       raise UserError('config.json of the workdir is damaged, or of another version of '
                       f'jdiffclust (it lacks {name}): {mend}')
   for name, value in flat.items():
@@ -69,7 +70,8 @@ def _of_now(flat: dict[str, Any], mend: str) -> dict[str, Any]:
   Raises:
     UserError: an option that has become a constant had another value.
   """
-  found, pairs = {}, {}
+  found: dict[str, Any] = {}
+  pairs: dict[str, Any] = {}
   for name, value in flat.items():
     if name in PAIRED:
       whole, place = PAIRED[name]

@@ -195,7 +195,9 @@ def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
     values: what each row says, by which rows of one image contradict each other.
     where: what the note calls the table.
   """
-  found, nobody, several = collections.defaultdict(list), [], []
+  found: dict[int, list[int]] = collections.defaultdict(list)
+  nobody: list[str] = []
+  several: list[str] = []
   for row, (name, images) in enumerate(zip(names, images_of(names, ids))):
     if len(images) == 1:
       found[images[0]].append(row)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
 import ml_collections
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,7 +33,7 @@ from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
 RESIZING = ('folder', 'tfds')  # sources that read images at data.image_size
-_Array = TypeVar('_Array')  # a NumPy or a JAX array
+_Array = TypeVar('_Array', np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +274,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   images, levels = _finished(base, base_keep, data, base_levels)
   if not ready:
     resized = f'all images ({stored[0]}x{stored[1]})'
-  if not for_fit and not ready:
+  if not for_fit and not ready and size is not None:
     notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
   source = ImageSource(
@@ -322,7 +323,8 @@ def _finer_size_of(size: tuple[int, int] | None, stored: tuple[int, int],
   if isinstance(finest, tuple):
     return finest
   longest = max(size)
-  return preprocess.within(tuple(finest * side / longest for side in size), stored, size)
+  wanted: Any = tuple(finest * side / longest for side in size)  # not yet whole
+  return preprocess.within(wanted, stored, size)
 
 
 def scale_to_model(images: _Array, levels: int | None) -> _Array:

@@ -246,8 +246,8 @@ def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
     UserError: an image has no vector or two; or a vector is not finite.
   """
   values, notes = found.values, list(found.notes)
-  named = found.names is not None
-  if named and tuple(ids) == row_ids(len(ids)) and set(ids).isdisjoint(found.names):
+  named, names = found.names is not None, found.names or ()
+  if named and tuple(ids) == row_ids(len(ids)) and set(ids).isdisjoint(names):
     notes.append(f'{found.where}: the images have no file names, so that the vectors are '
                  'taken in their order; their names are not looked at')
     named = False
@@ -269,13 +269,14 @@ def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
 
 def _rows_by_name(found: Embeddings, ids: Sequence[str], folder: str) -> np.ndarray:
   """The row of each image, int [N]."""
-  missing = None
+  missing, names = None, found.names or ()
   for of_names, of_ids in _ways(folder):
     wanted = list(map(of_ids, ids))
     if len(set(wanted)) < len(ids):
       continue
-    places, again = {}, {}
-    for row, name in enumerate(map(of_names, found.names)):
+    places: dict[str, int] = {}
+    again: dict[str, int] = {}
+    for row, name in enumerate(map(of_names, names)):
       if places.setdefault(name, row) != row:
         again.setdefault(name, row)
     lacking = next((name for name, own in zip(ids, wanted) if own not in places), None)
@@ -288,7 +289,7 @@ def _rows_by_name(found: Embeddings, ids: Sequence[str], folder: str) -> np.ndar
                       f'{places[twice]} and {again[twice]}: leave one.')
     return np.array([places[name] for name in wanted])
   raise UserError(f'{found.where}: no vector for the image {missing!r}; the names there '
-                  f"begin with {', '.join(map(repr, found.names[:2])) or 'none'}: name "
+                  f"begin with {', '.join(map(repr, names[:2])) or 'none'}: name "
                   'the file of each image, as assignments.csv does.')
 
 

@@ -40,12 +40,14 @@ def fingerprint(source: ImageSource) -> dict[str, Any]:
     rows = looked_at[start:start + BLOCK]
     for row, image in zip(rows, read_images(source, rows)):
       checksums[row] = zlib.crc32(np.ascontiguousarray(image).tobytes())
-  found = {'dataset': source.name, 'image_shape': list(source.image_shape),
-           'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
+  found: dict[str, Any] = {
+      'dataset': source.name, 'image_shape': list(source.image_shape),
+      'levels': source.levels, 'ids': list(source.ids), 'checksums': checksums}
   if source.embeddings is not None:
     found['embeddings'] = {'size': source.embeddings.shape[1], 'checksums': [
         zlib.crc32(row.tobytes()) for start in range(0, count, BLOCK)
-        for row in embeddings_at(source, range(start, min(start + BLOCK, count)))]}
+        for row in np.asarray(
+            embeddings_at(source, range(start, min(start + BLOCK, count))))]}
   return found
 
 
@@ -116,13 +118,13 @@ def _check_embeddings(now: Mapping | None, before: Mapping | None, ids: Sequence
   """Checks that images have the embeddings, or none, that a run began with."""
   mend = (f'give those that the run in {where} began with (--config.data.embeddings), or '
           'choose another --workdir.')
-  if now is None and before is not None:
+  if now is None:
+    if before is None:
+      return
     raise UserError(f'The images had embeddings before, and have none now; {mend}')
   if before is None:
-    if now is not None:
-      raise UserError(f'The run in {where} began without embeddings: leave them out, or '
-                      'choose another --workdir.')
-    return
+    raise UserError(f'The run in {where} began without embeddings: leave them out, or '
+                    'choose another --workdir.')
   if now['size'] != before['size']:
     raise UserError(f"The embeddings have {now['size']} numbers now, {before['size']} "
                     f'before; {mend}')

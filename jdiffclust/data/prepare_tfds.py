@@ -126,7 +126,9 @@ def _builder(tfds: types.ModuleType, name: str, data_dir: str,
   # A set that TFDS knows has names of its own for the numbers 0, 1, ...
   own = list(features['label'].names) == classes if 'label' in features else False
 
-  class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  base: Any = tfds.core.GeneratorBasedBuilder
+
+  class IdxBuilder(base, skip_registration=True):  # type: ignore[call-arg]
     """The files handed in, under the name asked for."""
 
     VERSION = tfds.core.Version(version)
@@ -140,7 +142,7 @@ def _builder(tfds: types.ModuleType, name: str, data_dir: str,
 
     def _generate_examples(self, images, labels):
       for i, image in enumerate(images):
-        example = {'image': _png(image)}
+        example: dict[str, Any] = {'image': _png(image)}
         if 'label' in features:  # TFDS writes -1 for a label that is not known
           label = None if labels is None else labels.names[labels.numbers[i]]
           example['label'] = -1 if label is None else label if own else int(label)

@@ -72,7 +72,8 @@ def size_of(image_size: int | tuple[int, int]) -> tuple[int, int] | None:
   """(height, width) in pixels of the option data.image_size; None of 0."""
   if isinstance(image_size, int):
     return (image_size, image_size) if image_size else None
-  return tuple(image_size)
+  height, width = image_size
+  return height, width
 
 
 def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
@@ -109,8 +110,8 @@ def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
   left, top = (width - box_width) / 2, (height - box_height) / 2
   box = (left, top, left + box_width, top + box_height)
   planes = [
-      Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
-          (size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+      np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
+          (size[1], size[0]), Image.Resampling.BICUBIC, box=box))
       for c in range(channels)]
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
 

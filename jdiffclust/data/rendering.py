@@ -39,7 +39,7 @@ class Rendering:
   def range_of(self, kind: str) -> tuple[float, float] | None:
     """The range of a kind of number; None: it is not known ('real' only)."""
     found = self.ranges.get(kind, CONTAINERS.get(kind))
-    return None if found is None else tuple(found)
+    return None if found is None else (found[0], found[1])
 
   def to_json(self) -> dict[str, Any]:
     """What JSON can hold."""

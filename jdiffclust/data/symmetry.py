@@ -191,7 +191,8 @@ def judge(images: np.ndarray, by: Map) -> Symmetry:
   smallest = np.minimum.reduce([np.minimum(some, some.T) for some in between])
   i, j = pairs = pairs_of(smallest, min(NEIGHBOURS, count - 1))
   # Anew, as differences: equal images are at a distance of exactly 0.
-  exact = lambda some: np.sum((rows[i] - some[j])**2, axis=1, dtype=np.float64)
+  exact = lambda some: np.asarray(
+      np.sum((rows[i] - some[j])**2, axis=1, dtype=np.float64))
   share, error = evidence(exact(rows), np.stack([exact(powers[1]), exact(powers[-1])]),
                           pairs, count)
   as_is, mapped = nearest(between[0]), nearest(between[1])

@@ -40,8 +40,8 @@ def karras_levels(high: float, low: float, num_steps: int, rho: float = 7.):
 
 def karras(path: Path, num_steps: int, rho: float = 7.) -> np.ndarray:
   """sigma^(1 / rho) in equal strides (Karras et al., 2022, equation 5)."""
-  sigma = karras_levels(*np.exp(on_host(path.log_sigma, [path.t_max, path.t_min])),
-                        num_steps, rho)
+  high, low = np.exp(on_host(path.log_sigma, [path.t_max, path.t_min]))
+  sigma = karras_levels(high, low, num_steps, rho)
   # The inverse's rounding shall not lead outside.
   return np.clip(on_host(path.time, np.log(sigma)), path.t_min, path.t_max)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def expand(values, images) -> jax.Array:
   return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
 
 
-def on_host(function, *arguments) -> np.ndarray:
+def on_host(function, *arguments) -> Any:
   """Evaluates a function at once, on the CPU and in float64, even within `jax.jit`.
 
   The precision of the session does not matter.
@@ -135,10 +136,9 @@ class Path(abc.ABC):
       `Levels` of N times.
     """
     def evaluate(t):
-      return Levels(t, self.scale(t), self.pull(t), self.sigma(t),
-                    _slope(self.log_scale, t), _slope(self.log_sigma, t),
-                    self.prior_std(t))
-    return on_host(evaluate, times)
+      return (t, self.scale(t), self.pull(t), self.sigma(t), _slope(self.log_scale, t),
+              _slope(self.log_sigma, t), self.prior_std(t))
+    return Levels(*on_host(evaluate, times))
 
 
 def _jvp(function, t):
@@ -149,8 +149,11 @@ def _slope(function, t):
   return _jvp(function, t)[1]
 
 
-_register = lambda fields, static=(): lambda cls: jax.tree_util.register_dataclass(
-    dataclasses.dataclass(frozen=True, eq=False)(cls), fields, static)
+@dataclass_transform(frozen_default=True, eq_default=False)
+def _register(fields, static=()):
+  """Makes a class a frozen dataclass, and a tree of the arrays `fields`."""
+  return lambda cls: jax.tree_util.register_dataclass(
+      dataclasses.dataclass(frozen=True, eq=False)(cls), fields, static)
 
 
 @_register(('beta_min', 'beta_max'), ('t_min',))
@@ -218,18 +221,18 @@ class Tabulated(Path):
   `diffusion` and the samplers euler and euler_maruyama.
   """
 
-  log_scales: np.ndarray
-  pulls: np.ndarray
-  log_sigmas: np.ndarray
+  log_scales: jax.Array | np.ndarray
+  pulls: jax.Array | np.ndarray
+  log_sigmas: jax.Array | np.ndarray
   t_min = 1.
 
   @property
-  def num_steps(self):
+  def num_steps(self):  # type: ignore[override]  # fixed like the others
     """T."""
     return len(self.log_sigmas)
 
   @property
-  def t_max(self):
+  def t_max(self):  # type: ignore[override]
     """T, as a time."""
     return float(self.num_steps)
 

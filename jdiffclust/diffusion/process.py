@@ -65,21 +65,21 @@ class Process(NamedTuple):
       mu), see `make_process`; 0 at t = 0.
   """
 
-  beta: jax.Array
-  alpha: jax.Array
-  alphas_cumprod: jax.Array
-  m: jax.Array
-  r: jax.Array
-  delta: jax.Array
-  delta_step: jax.Array
-  delta_posterior: jax.Array
-  a_x: jax.Array
-  a_0: jax.Array
-  a_mu: jax.Array
-  c_x: jax.Array
-  c_mu: jax.Array
-  c_eta: jax.Array
-  reverse_variance: jax.Array
+  beta: jax.Array | np.ndarray
+  alpha: jax.Array | np.ndarray
+  alphas_cumprod: jax.Array | np.ndarray
+  m: jax.Array | np.ndarray
+  r: jax.Array | np.ndarray
+  delta: jax.Array | np.ndarray
+  delta_step: jax.Array | np.ndarray
+  delta_posterior: jax.Array | np.ndarray
+  a_x: jax.Array | np.ndarray
+  a_0: jax.Array | np.ndarray
+  a_mu: jax.Array | np.ndarray
+  c_x: jax.Array | np.ndarray
+  c_mu: jax.Array | np.ndarray
+  c_eta: jax.Array | np.ndarray
+  reverse_variance: jax.Array | np.ndarray
 
   @property
   def num_steps(self) -> int:
@@ -182,7 +182,7 @@ def as_float32(process: Process) -> Process:
   return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), process)
 
 
-def at(coefficient: jax.Array, t: jax.Array, ndim: int) -> jax.Array:
+def at(coefficient: jax.Array | np.ndarray, t: jax.Array, ndim: int) -> jax.Array:
   """Coefficients at integer steps, shaped to multiply images.
 
   Args:

@@ -186,9 +186,9 @@ def dpm_solver_pp_2m(now: Levels, then: Levels) -> list[dict]:
   return [_row(now, c_y=w, c_0=(1 - w) * (1 + half), c_0_before=(w - 1) * half)]
 
 
-PREDICTORS = {'ddpm': ddpm, 'ddim': ddim, 'euler': euler,
-              'euler_maruyama': euler_maruyama,
-              'reverse_diffusion': reverse_diffusion, 'heun': heun}
+PREDICTORS: dict[str, Callable[[Levels, Levels], list[dict]]] = {
+    'ddpm': ddpm, 'ddim': ddim, 'euler': euler, 'euler_maruyama': euler_maruyama,
+    'reverse_diffusion': reverse_diffusion, 'heun': heun}
 
 
 def predictor_corrector(now: Levels, then: Levels, predictor: str = 'reverse_diffusion',

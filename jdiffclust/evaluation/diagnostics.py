@@ -314,7 +314,7 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
         'times as many halve these errors.')))
 
   change, error = (last.get(key) for key in ('bound_change', 'bound_change_error'))
-  if change is not None and change < -FALL_ERRORS * error:
+  if change is not None and error is not None and change < -FALL_ERRORS * error:
     found.append(Advice('falling', (
         f'the bound fell by {-change:.2f} ± {error:.2f} nats an image in the last EM '
         'iteration.')))

@@ -392,7 +392,8 @@ def judge(reference: tuple[Half, Half], images,
     as_unusual = as_unusual + at_least(np.sum(known**2, axis=1),
                                        np.sum(found**2, axis=1))
     count, mean, low = count + len(known), mean + found, low + too_low
-  return Verdict((1 + as_unusual) / (count + 1), _reasons(mean, low == len(reference)))
+  return Verdict(np.asarray((1 + as_unusual) / (count + 1)),
+                 _reasons(np.asarray(mean), np.asarray(low == len(reference))))
 
 
 def judge_members(reference: tuple[Half, Half]) -> Verdict:
@@ -454,5 +455,6 @@ def read_reference(path) -> tuple[Half, Half] | None:
   if arrays is None or not all(
       f'{name}_{k}' in arrays for name in Half._fields for k in range(2)):
     return None
-  return tuple(Half(*(arrays[f'{name}_{k}'] for name in Half._fields))
-               for k in range(2))
+  first, second = (Half(*(arrays[f'{name}_{k}'] for name in Half._fields))
+                   for k in range(2))
+  return first, second

@@ -206,7 +206,8 @@ def first_of_each_kind(mistakes, labels, clusters) -> np.ndarray:
     The same indices, [m]. The first mistakes of all kinds keep their order, as do the
     second ones, and so on.
   """
-  seen, ranks = Counter(), []
+  seen: Counter[tuple[int, int]] = Counter()
+  ranks: list[int] = []
   for kind in zip(labels[mistakes].tolist(), clusters[mistakes].tolist()):
     ranks.append(seen[kind])
     seen[kind] += 1

@@ -10,7 +10,7 @@ standard deviations are over several random halvings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -380,7 +380,9 @@ def measure(real: RealImages, generated, proportions, blocks,
       distances, matched[owners])
   advance()
 
-  rows, judged, predicted = [[] for _ in groups], [], []
+  rows: list[list] = [[] for _ in groups]
+  judged: list = []
+  predicted: list = []
   for _ in range(splits):
     held = np.zeros(len(images), bool)
     for group in groups[1:]:
@@ -453,7 +455,7 @@ def _compare_group(pool, group, held, labels, k, rng):
   reference, fresh = (group.real[of] for of in (~held[group.real], held[group.real]))
   sets = {'generated': group.generated, 'real': fresh, 'noise': group.noise}
   n = min(map(len, sets.values()))
-  found = {}
+  found: dict[str, dict[str, Any]] = {}
   for name, rows in sets.items():
     chosen = rng.permutation(rows)[:n]
     found[name] = {
@@ -470,15 +472,17 @@ def _group_summary(pool, group, over_splits, held):
   distances = {name: pool.distances[rows] for name, rows in group._asdict().items()}
   typical = {name: float(np.median(d)) if d.size else None
              for name, d in distances.items()}
-  found = {'num_images': min(int(held[group.real].sum()), len(group.generated))}
+  real = typical['real']
+  found: dict[str, Any] = {
+      'num_images': min(int(held[group.real].sum()), len(group.generated))}
   for name in ('generated', 'real', 'noise'):
     close = (np.mean(distances[name] <= np.quantile(distances['real'], NEAR_COPY))
              if distances['real'].size and distances[name].size else None)
     found[name] = {
         **_over_splits([split[name] for split in over_splits]),
         'nearest_distance': typical[name],
-        'nearest_ratio': (typical[name] / typical['real']
-                          if typical[name] is not None and typical['real'] else None),
+        'nearest_ratio': (own / real if (own := typical[name]) is not None and real
+                          else None),
         'near_copies': None if close is None else float(close)}
   return found
 

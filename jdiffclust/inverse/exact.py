@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jdiffclust.diffusion.analytic import GaussianMixture
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.problem import Problem, coordinates
+from jdiffclust.inverse.operators import Spectral
+from jdiffclust.inverse.problem import Problem, coordinates, spectral
 from jdiffclust.inverse.twist import log_normal
 
 
@@ -30,7 +31,7 @@ class Posterior(NamedTuple):
   mixture: GaussianMixture
   log_evidence: jax.Array
   log_joint: jax.Array
-  operator: object
+  operator: Spectral
 
   def sample(self, key, num: int) -> jax.Array:
     """Draws [num, H, W, C]."""
@@ -60,7 +61,7 @@ def posterior(mixture: GaussianMixture, problem: Problem) -> Posterior:
                     f'and {len(problem.observation)} observations: variances must be [K '
                     'or 1, 1, 1, 1], and there must be one observation.')
   known = coordinates(problem, 1)
-  means, before = problem.operator.into(mixture.means), mixture.variances
+  means, before = spectral(problem).into(mixture.means), mixture.variances
   tau2 = jnp.where(known.seen, known.tau, 0.)**2
   gain = jnp.where(known.seen, before / (before + tau2), 0.)
   logs = jnp.where(known.seen, log_normal(known.value, means, before + tau2), 0.)
@@ -68,4 +69,4 @@ def posterior(mixture: GaussianMixture, problem: Problem) -> Posterior:
   evidence = jax.nn.logsumexp(joint)
   found = GaussianMixture(joint - evidence, means + gain * (known.value - means),
                           (1 - gain) * before)
-  return Posterior(found, evidence, joint, problem.operator)
+  return Posterior(found, evidence, joint, spectral(problem))

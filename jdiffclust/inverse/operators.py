@@ -13,6 +13,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -44,13 +45,12 @@ class Operator(abc.ABC):
 
 
 class Spectral(Operator):
-  """An operator whose singular value decomposition is cheap.
+  """An operator whose singular value decomposition is cheap."""
 
-  Attributes:
-    singular_values: of each coordinate, >= 0; broadcasts to (H, W, C).
-  """
-
-  singular_values: jax.Array
+  @property
+  @abc.abstractmethod
+  def singular_values(self) -> jax.Array:
+    """Of each coordinate, >= 0; broadcasts to (H, W, C)."""
 
   @abc.abstractmethod
   def into(self, x) -> jax.Array:
@@ -65,8 +65,11 @@ class Spectral(Operator):
     """U^T y, [B, H, W, C]: S V^T x where there is no noise; 0 where S is."""
 
 
-_register = lambda fields, static=(): lambda cls: jax.tree_util.register_dataclass(
-    dataclasses.dataclass(frozen=True, eq=False)(cls), fields, static)
+@dataclass_transform(frozen_default=True, eq_default=False)
+def _register(fields, static=()):
+  """Makes a class a frozen dataclass, and a tree of the arrays `fields`."""
+  return lambda cls: jax.tree_util.register_dataclass(
+      dataclasses.dataclass(frozen=True, eq=False)(cls), fields, static)
 
 
 @_register(('mask',), ('shape',))
@@ -323,6 +326,12 @@ def _padded(values, length):
   return jnp.pad(values, (0, length - len(values)))
 
 
+def shape_of(shape) -> tuple[int, int, int]:
+  """(H, W, C) of any sequence of three."""
+  height, width, channels = shape
+  return height, width, channels
+
+
 def factors_of(matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The singular value decomposition of a matrix, on the host in float64.
 
@@ -344,8 +353,9 @@ def factors_of(matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
   values = np.where(values > 1e-6 * values.max(), values, 0.)
   if not values.any():
     raise UserError('The operator is zero: it shows nothing of an image. Give another.')
-  return tuple(jnp.asarray(a, jnp.float32)
-               for a in (left[:, :len(values)], values, right.T))
+  u, s, v = (jnp.asarray(a, jnp.float32)
+             for a in (left[:, :len(values)], values, right.T))
+  return u, s, v
 
 
 # ------------------------------------------------------------- what people name
@@ -371,7 +381,7 @@ def inpainting(mask, shape: tuple[int, int, int]) -> Inpainting:
   if seen.all() or not seen.any():
     raise UserError(f"The mask says that {'all' if seen.all() else 'none'} of the pixels "
                     'are known: make those that are lost 0, and the others more.')
-  return Inpainting(jnp.asarray(seen, jnp.float32), tuple(shape))
+  return Inpainting(jnp.asarray(seen, jnp.float32), shape_of(shape))
 
 
 def box(shape: tuple[int, int, int], top: float, left: float, height: float,
@@ -408,7 +418,7 @@ def separable(rows, columns, shape: tuple[int, int, int]) -> Separable:
     if np.ndim(matrix) != 2 or np.shape(matrix)[1] != side:
       raise UserError(f'A matrix of shape {np.shape(matrix)} for images of '
                       f'{tuple(shape)}: its second side must be their {what}, {side}.')
-  return Separable(factors_of(rows), factors_of(columns), tuple(shape))
+  return Separable(factors_of(rows), factors_of(columns), shape_of(shape))
 
 
 def _divided(side: int, factor: int, what: str) -> int:
@@ -422,8 +432,9 @@ def averaging(factor: int, shape: tuple[int, int, int]) -> Separable:
   """Reduction by the means of blocks of factor x factor pixels."""
   small = [_divided(side, factor, what) for side, what in
            zip(shape, ('height', 'width'))]
-  return separable(*(np.kron(np.eye(side), np.full((1, factor), 1 / factor))
-                     for side in small), shape)
+  rows, columns = (np.kron(np.eye(side), np.full((1, factor), 1 / factor))
+                   for side in small)
+  return separable(rows, columns, shape)
 
 
 def subsampling(factor: int, shape: tuple[int, int, int]) -> Separable:
@@ -431,7 +442,8 @@ def subsampling(factor: int, shape: tuple[int, int, int]) -> Separable:
   small = [_divided(side, factor, what) for side, what in
            zip(shape, ('height', 'width'))]
   first = np.eye(1, factor)
-  return separable(*(np.kron(np.eye(side), first) for side in small), shape)
+  rows, columns = (np.kron(np.eye(side), first) for side in small)
+  return separable(rows, columns, shape)
 
 
 def bicubic_matrix(small: int, side: int, sharpness: float = -.5) -> np.ndarray:
@@ -455,7 +467,8 @@ def bicubic(factor: int, shape: tuple[int, int, int]) -> Separable:
   """Bicubic reduction with antialiasing."""
   small = [_divided(side, factor, what) for side, what in
            zip(shape, ('height', 'width'))]
-  return separable(*map(bicubic_matrix, small, shape[:2]), shape)
+  rows, columns = map(bicubic_matrix, small, shape[:2])
+  return separable(rows, columns, shape)
 
 
 def _gaussian(width: float, radius: int) -> np.ndarray:
@@ -504,7 +517,7 @@ def convolution(kernel, shape: tuple[int, int, int]) -> Convolution:
   padded = np.roll(padded, [-(side // 2) for side in kernel.shape], axis=(0, 1))
   spectrum = np.fft.fft2(padded)
   spectrum[np.abs(spectrum) < 1e-6 * np.abs(spectrum).max()] = 0
-  return Convolution(jnp.asarray(spectrum, jnp.complex64), tuple(shape))
+  return Convolution(jnp.asarray(spectrum, jnp.complex64), shape_of(shape))
 
 
 def grey(shape: tuple[int, int, int], weights=(.299, .587, .114)) -> Channels:
@@ -516,7 +529,7 @@ def grey(shape: tuple[int, int, int], weights=(.299, .587, .114)) -> Channels:
   if shape[2] != len(weights):
     raise UserError(f'Grey from colour of images of {tuple(shape)}: they must have '
                     f'{len(weights)} channels.')
-  return Channels(factors_of(np.asarray(weights)[None]), tuple(shape))
+  return Channels(factors_of(np.asarray(weights)[None]), shape_of(shape))
 
 
 def matrix(values, shape: tuple[int, int, int]) -> Matrix:
@@ -529,7 +542,7 @@ def matrix(values, shape: tuple[int, int, int]) -> Matrix:
   if np.ndim(values) != 2 or np.shape(values)[1] != size:
     raise UserError(f'A matrix of shape {np.shape(values)} for images of {tuple(shape)}: '
                     f'it must have {size} columns.')
-  return Matrix(*factors_of(values), tuple(shape))
+  return Matrix(*factors_of(values), shape_of(shape))
 
 
 def check_adjoint(operator: Operator, key, tolerance: float = 1e-3) -> None:

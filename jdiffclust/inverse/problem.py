@@ -8,7 +8,7 @@ make use of.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ class Problem(NamedTuple):
   """
 
   operator: Operator
-  observation: jax.Array
-  noise: jax.Array
+  observation: jax.Array | np.ndarray
+  noise: jax.Array | np.ndarray | np.floating
 
   def rows(self, number: int) -> jax.Array:
     """y of rows of which each P-th is of the same problem, [number, ...]."""
@@ -68,6 +68,12 @@ def of_rows(values, number: int) -> jax.Array:
       number, *values.shape[1:])
 
 
+def spectral(problem: Problem) -> Spectral:
+  """The operator, of a problem that is asked for its coordinates."""
+  assert isinstance(problem.operator, Spectral)
+  return problem.operator
+
+
 def coordinates(problem: Problem, number: int) -> Coordinates:
   """A problem with a `Spectral` operator, coordinate by coordinate.
 
@@ -75,7 +81,7 @@ def coordinates(problem: Problem, number: int) -> Coordinates:
     problem: the problem.
     number: of rows, a multiple of P.
   """
-  operator = problem.operator
+  operator = spectral(problem)
   values = jnp.broadcast_to(operator.singular_values, operator.shape)[None]
   seen = values > 0
   safe = jnp.where(seen, values, 1.)
@@ -96,7 +102,7 @@ def with_known(u, sigma, z, problem: Problem) -> jax.Array:
   Returns:
     u with y~ + sqrt(sigma^2 - tau^2) z in the coordinates with tau <= sigma.
   """
-  operator, known = problem.operator, coordinates(problem, len(u))
+  operator, known = spectral(problem), coordinates(problem, len(u))
   put = known.tau <= sigma
   tau = jnp.where(put, known.tau, 0.)
   seen = known.value + jnp.sqrt(jnp.maximum(sigma**2 - tau**2, 0.)) * z
@@ -144,6 +150,6 @@ def check_problem(problem: Problem) -> None:
                     'it must be 0 (none) or more.')
 
 
-def is_spectral(operator: Operator) -> bool:
+def is_spectral(operator: Operator) -> TypeGuard[Spectral]:
   """Whether the operator's singular value decomposition is known."""
   return isinstance(operator, Spectral)

@@ -95,7 +95,8 @@ class Restorer(samplers.Sampler):
   needs_noise: ClassVar[bool] = False
   allows_noise: ClassVar[bool] = True
 
-  def table(self, path: Path, num_steps: int, spread: float) -> Table:
+  def table(  # type: ignore[override]  # restorers know no grids, samplers no spread
+      self, path: Path, num_steps: int, spread: float) -> Table:
     """The rows it goes through.
 
     Args:

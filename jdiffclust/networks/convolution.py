@@ -58,10 +58,12 @@ def conv(image, kernel, strides: tuple[int, int] = (1, 1),
   Returns:
     [B, h, w, O]; h = H / stride, rounded up, with 'SAME'.
   """
-  sizes, window = image.shape[1:3], kernel.shape[:2]
+  (height, width), (high, wide) = image.shape[1:3], kernel.shape[:2]
+  sizes, window = (height, width), (high, wide)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(sizes, window, strides, padding)
-  geometry = Geometry(sizes, window, tuple(strides), tuple(padding))
+  (down, across), (rows, columns) = strides, padding
+  geometry = Geometry(sizes, window, (down, across), (tuple(rows), tuple(columns)))
   # Within shard_map, an argument that is the same on all devices becomes one that may
   # differ if the other one does; the transpose of this sums over the devices.
   axes = _axes(image) | _axes(kernel)

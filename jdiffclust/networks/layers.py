@@ -172,7 +172,7 @@ class ResidualBlock(nn.Module):
     h = conv()(silu(GroupNorm(self.num_groups, self.dtype)(x)))
     steps = [] if embedding is None else [modulation(embedding)]
     if context is not None:  # named, so that the other layers' names do not depend on it
-      steps.append(modulation(*context, name='context'))
+      steps.append(modulation(*context, name='context'))  # type: ignore[misc]
     scale, shift = functools.reduce(
         lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]),
         steps or [(1., 0.)])

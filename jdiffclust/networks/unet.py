@@ -13,6 +13,8 @@ ways (`network.conditioning`):
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -421,10 +423,11 @@ class SharedTrunkUNet(nn.Module):
 
 def body_from_config(network) -> UNetBody:
   """The U-Net that the `network` section of a config describes, without its output."""
-  return UNetBody(**{
+  options: dict[str, Any] = {
       name: tuple(value) if isinstance(value, (list, tuple)) else value
       for name, value in network.items()
-      if name not in ('conditioning', 'head', 'prediction')})
+      if name not in ('conditioning', 'head', 'prediction')}
+  return UNetBody(**options)
 
 
 def unet_from_config(network) -> ConcatenatedUNet | SharedTrunkUNet:

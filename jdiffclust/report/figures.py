@@ -90,7 +90,7 @@ def typical_and_uncertain(responsibilities: ArrayLike, bound: ArrayLike,
       for cluster in range(responsibilities.shape[1])}
 
 
-def cluster_gallery(means: np.ndarray, members: Members, sizes: ArrayLike,
+def cluster_gallery(means: np.ndarray, members: Members, sizes: Sequence[int],
                     certainties: Sequence[float | None], max_rows: int = MAX_ROWS,
                     names: Sequence[str] | None = None) -> Figure:
   """Draws each cluster in a row: its mean, most typical and least certain members.
@@ -200,7 +200,7 @@ def save_animation(states: np.ndarray, path: str | os.PathLike,
 
 
 def hero(means: np.ndarray, members: Members, samples: np.ndarray,
-         sizes: ArrayLike | None = None, columns: int = 6, max_rows: int = 10,
+         sizes: Sequence[int] | None = None, columns: int = 6, max_rows: int = 10,
          names: Sequence[str] | None = None) -> Figure:
   """Draws one wide picture: for each cluster its mean, members and generated images.
 
@@ -249,8 +249,8 @@ def history_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
   def draw(axes: Axes, key: str, **style: Any) -> None:
     values = [record.get(key) for record in history]
     if any(value is not None for value in values):
-      values = [math.nan if value is None else value for value in values]
-      axes.plot(iterations, values, **style)
+      axes.plot(iterations, [math.nan if value is None else value for value in values],
+                **style)
 
   panels = (
       ('bound_bits_per_dim', 'Bound', 'bits per dimension'),
@@ -337,7 +337,7 @@ def confusion_matrix(labels: ArrayLike, clusters: ArrayLike,
   return figure
 
 
-def cluster_sizes(sizes: ArrayLike, effective_sizes: ArrayLike | None = None,
+def cluster_sizes(sizes: Sequence[int], effective_sizes: ArrayLike | None = None,
                   start_sizes: ArrayLike | None = None) -> Figure:
   """Draws bars of images per cluster, with the size that equal clusters would have.
 
@@ -357,7 +357,7 @@ def cluster_sizes(sizes: ArrayLike, effective_sizes: ArrayLike | None = None,
              label='at the start')
   axes.bar(positions + (start_sizes is not None) * .1, sizes, color=_ACCENT,
            width=.75 if start_sizes is None else .5, label='images assigned')
-  axes.axhline(np.mean(sizes), color=_GREY, linewidth=.8, linestyle='--',
+  axes.axhline(float(np.mean(sizes)), color=_GREY, linewidth=.8, linestyle='--',
                label='if all were equal')
   if effective_sizes is not None:
     axes.hlines(effective_sizes, positions - .375, positions + .375,
@@ -502,7 +502,8 @@ def num_clusters(choice: Mapping[str, Any]) -> Figure:
 
 
 def latent_map(points: np.ndarray, clusters: np.ndarray,
-               mistakes: np.ndarray | None = None, examples: ArrayLike = (),
+               mistakes: np.ndarray | None = None,
+               examples: Sequence[np.ndarray] | np.ndarray = (),
                texts: Sequence[str] = ()) -> Figure:
   """Draws images as points of a map, by cluster, and the misclustered ones beside it.
 
@@ -527,7 +528,8 @@ def latent_map(points: np.ndarray, clusters: np.ndarray,
   rows = -(-len(examples) // columns)
   heights = [4.6] + [1.6 * rows] * (rows > 0)
   figure = _figure(4.6 if mistakes is None else 9, sum(heights))
-  top, *below = np.ravel(figure.subfigures(len(heights), 1, height_ratios=heights))
+  parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+  top, *below = np.ravel(parts)
   panels = top.subplots(1, 1 + (mistakes is not None), squeeze=False)[0]
   area = min(14., max(2.5, 9000 / len(points)))
   for turn, marker in enumerate(_MARKERS):
@@ -538,6 +540,7 @@ def latent_map(points: np.ndarray, clusters: np.ndarray,
     _number(panels[0], cluster, _densest(points, clusters == cluster), 11)
   panels[0].set_title('Clusters', fontsize=10, loc='left', color=_INK)
   for axes in panels[1:]:
+    assert mistakes is not None
     axes.scatter(*points.T, s=area, linewidths=0, c='#d3d9df')
     axes.scatter(*points[mistakes].T, s=1.5 * area, linewidths=0, c=_ALARM)
     axes.set_title(f'Misclustered ({len(mistakes):,})', fontsize=10, loc='left',
@@ -644,7 +647,7 @@ def shorten(name: str, most: int = 24) -> str:
   return name if len(name) <= most else name[:most - 1] + '…'
 
 
-def sheet(rows: Sequence[Sequence[ArrayLike]], headings: Sequence[str],
+def sheet(rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str],
            row_titles: Sequence[str] | None = None,
            row_labels: Sequence[str] | None = None, title: str = '',
            paired: bool = False) -> Figure:
@@ -734,7 +737,7 @@ def _pictures(images: ArrayLike) -> np.ndarray:
     return images.repeat(scale, 1).repeat(scale, 2)
   height, width = (max(1, round(s * _TILE / longest)) for s in images.shape[1:3])
   small = [
-      np.asarray(Image.fromarray(image).resize((width, height), Image.BOX))
+      np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
       for image in images]
   return np.reshape(small, (-1, height, width, 3)).astype(np.uint8)
 
@@ -753,8 +756,8 @@ def _densest(points: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 def _number(axes: Axes, number: int, place: np.ndarray, size: float) -> None:
   """Writes a number at a place of a map, readable on points of any colour."""
-  axes.text(*place, str(number), fontsize=size, color=_INK, weight='bold', ha='center',
-            va='center', path_effects=[
+  axes.text(place[0], place[1], str(number), fontsize=size, color=_INK, weight='bold',
+            ha='center', va='center', path_effects=[
                 patheffects.withStroke(linewidth=size / 4, foreground='white')])
 
 
@@ -781,9 +784,9 @@ def _cap_title(which: str, shown: int, total: int) -> str:
 def _row_title(cluster: str, size: int, certainty: float | None) -> str:
   if not size or certainty is None:
     return f'cluster {cluster} · empty'
-  certainty = f'{certainty:.2f}'.removeprefix('0')
+  share = f'{certainty:.2f}'.removeprefix('0')
   images = 'image' if size == 1 else 'images'
-  return f'cluster {cluster} · {size:,} {images} · mean certainty {certainty}'
+  return f'cluster {cluster} · {size:,} {images} · mean certainty {share}'
 
 
 def _figure(width: float, height: float) -> Figure:

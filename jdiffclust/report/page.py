@@ -200,14 +200,14 @@ def _facts(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def _scores(summary: Mapping[str, Any]) -> list[tuple]:
   """Rows of the score table: (name, acc, nmi, ari), none without labels."""
   init = summary.get('init') or {}
-  rows = {'This run': summary}
+  known = {'This run': summary}
   start = f' ({init["method"]})' if init.get('method') else ''
-  rows[_METHODS['init'] + start] = init
+  known[_METHODS['init'] + start] = init
   for name, scores in (summary.get('baselines') or {}).items():
-    rows[_METHODS.get(name, name)] = scores or {}
+    known[_METHODS.get(name, name)] = scores or {}
   rows = [
       (name, *(scores.get(key) for key in ('acc', 'nmi', 'ari')))
-      for name, scores in rows.items()]
+      for name, scores in known.items()]
   labelled = any(value is not None for _, *values in rows for value in values)
   return rows if labelled else []
 
@@ -306,7 +306,7 @@ def _iteration(record: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
   sizes = [_number(record.get(f'{kind}_cluster')) for kind in ('smallest', 'largest')]
   moves = ', '.join(f'{q} → {r}: {count:,}'
                     for q, r, count in (record.get('flows') or ())[:3])
-  events = (diagnostics.splits_and_merges(record)
+  events = (diagnostics.splits_and_merges(dict(record))
             if {'splits', 'overlaps'} <= record.keys() else [])
   change, error = record.get('bound_change'), record.get('bound_change_error')
   numbers = (
@@ -322,7 +322,7 @@ def _iteration(record: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
 
 
 def _figures(described: Mapping[str, tuple[str, str]],
-             figures: Mapping[str, str | os.PathLike | None]) -> list[dict[str, Any]]:
+             figures: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Dicts of title, caption, width and data URI, in the order of the page."""
   names = [name for name in (*described, *figures) if figures.get(name) is not None]
   shown = []

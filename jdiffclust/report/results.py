@@ -287,13 +287,14 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           diagnostics.flows(results.start, responsibilities),
           diagnostics.overlaps(responsibilities)),
   }
-  if results.quality is not None:
+  quality, choice = results.quality, results.choice
+  if quality is not None:
     drawings['nearest_training'] = lambda: figures.nearest_training(
-        *closest(results.quality, images_at, count))
+        *closest(quality, images_at, count))
   if results.latents is not None:
     drawings |= latent_drawings(results, images_at, labels, label_names)
-  if results.choice is not None:
-    drawings['num_clusters'] = lambda: figures.num_clusters(results.choice)
+  if choice is not None:
+    drawings['num_clusters'] = lambda: figures.num_clusters(choice)
   if labels is not None and (labels >= 0).any():
     known = labels >= 0
     drawings['confusion_matrix'] = lambda: figures.confusion_matrix(
@@ -342,7 +343,7 @@ def latent_drawings(results: Results, images_at, labels,
   Returns:
     {name: a function to a Figure}: the map, and the others there is something for.
   """
-  found = results.latents
+  found: Any = results.latents  # there are some
   clusters = results.responsibilities.argmax(axis=1)
 
   def latent_map():

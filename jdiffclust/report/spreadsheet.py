@@ -96,7 +96,7 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
       'typicality': typicality.tolist(),
       'foreign': nothing if alien is None else [bool(yes) for yes in alien],
       'why': nothing if alien is None else [
-          text if yes else None for text, yes in zip(why, alien)],
+          text if yes else None for text, yes in zip(why or (), alien)],
       'duplicate_of': [name(row) if row >= 0 else None for row in beside.copies.of],
       'duplicate': [None if row < 0 else 'exact' if exact else 'near'
                     for row, exact in zip(beside.copies.of, beside.copies.exact)],
@@ -213,4 +213,5 @@ def decided_anew(columns: Columns, decided: Decisions) -> Columns:
     columns: of `columns_of`.
     decided: of the same images.
   """
-  return columns | assigned(columns['probabilities'], np.array(columns['bound']), decided)
+  return columns | assigned(np.asarray(columns['probabilities']),
+                            np.array(columns['bound']), decided)

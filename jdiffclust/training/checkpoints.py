@@ -236,7 +236,7 @@ def _hush_late_futures() -> None:
     if not str(unraisable.exc_value).startswith(LATE):
       shown(unraisable)
 
-  hook.hushes_late_futures = True
+  setattr(hook, 'hushes_late_futures', True)  # mypy knows no attributes of functions
   sys.unraisablehook = hook
 
 

@@ -140,7 +140,7 @@ def recogniser_of(store: Store, progress: dict, config) -> Recognised | None:
   if progress['start'] != RECOGNISED or config.num_clusters == 1:
     return None
   arrays = store.recogniser()
-  return arrays and from_arrays(arrays, config)
+  return from_arrays(arrays, config) if arrays else None
 
 
 def e_step_key(config, iteration: int):
@@ -166,7 +166,8 @@ class Fitter:
     self.source, self.pipeline = source, pipeline
     self.tracked = tracked_images(source.num_images, self.config)
     self.store, self.reporter = store, reporter
-    self._clock, self._told = store.started, set()
+    self._clock = store.started
+    self._told: set[str] = set()
     restored = store.restore(template(method), reporter.warning)
     if restored is None:
       self.state = method.init_state()
@@ -291,7 +292,7 @@ class Fitter:
                          e_step_key(self.config, self.progress['iteration']),
                          self.reporter, 'all images',
                          start=replicate(start, self.method.mesh))
-      tau, bound = found.responsibilities, found.info.bound
+      tau, bound = found.responsibilities, np.asarray(found.info.bound)
     return Fit(self.state, tau, bound, start, self.progress, self.recogniser)
 
   def m_phase(self):
@@ -313,7 +314,7 @@ class Fitter:
                             (end - begin) * config.m_step.batch_size, 'images') as task:
       task.done = (step - begin) * config.m_step.batch_size
       unreported = 0
-      in_flight = collections.deque()
+      in_flight: collections.deque = collections.deque()
       while step < end:
         self.reporter.check_stopped()
         self.state, info = method.m_step(self.state, next(batches), table, key)

@@ -25,7 +25,7 @@ def iteration_record(tau, info: EStepInfo, image_shape) -> dict:
     with its standard error over images; and `diagnostics.occupancy`.
   """
   bound = float(np.mean(info.bound, dtype=np.float64))
-  levels = {}
+  levels: dict[str, float] = {}
   for k, level in enumerate(np.asarray(info.levels, np.float64).T, 1):
     levels |= {f'bound_level_{k}': float(level.mean()),
                f'bound_level_{k}_standard_error': float(level.std() / len(tau)**.5)}

@@ -72,6 +72,7 @@ class Store:
               warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
     """The newest state that was saved; see `checkpoints.Checkpoints.restore_newest`."""
     del template, warn
+    return None
 
   def save(self, number: int, snapshot: Snapshot) -> None:
     """Saves a state; see `checkpoints.Checkpoints.save`."""
@@ -97,8 +98,14 @@ class Memory(Store):
     snapshot: the last checkpoint; None: the fit has not ended.
   """
 
-  config, images, number, snapshot = '', {}, 0, None
-  _choice = _recogniser = _examples = _symmetries = None
+  config: str = ''
+  images: dict = {}
+  number: int = 0
+  snapshot: Snapshot | None = None
+  _choice: dict | None = None
+  _recogniser: dict | None = None
+  _symmetries: dict | None = None
+  _examples = None
 
   def keep_config(self, config) -> None:
     """See `Store`."""
@@ -144,4 +151,5 @@ class Memory(Store):
     """Keeps the last state only: the buffers of others are used again."""
     if snapshot.progress['stop_reason']:
       self.number = number
-      self.snapshot = Snapshot(*to_host(snapshot[:2]), copy.deepcopy(snapshot.progress))
+      state, tau = to_host(snapshot[:2])
+      self.snapshot = Snapshot(state, tau, copy.deepcopy(snapshot.progress))

@@ -222,7 +222,7 @@ def evaluate_draws(model: ConditionalDDPM, estimator: Estimator, params: Paramet
     if drawing.shared:
       one_cluster = functools.partial(evaluate, *draw_with_shared(keys, s))
     else:
-      one_cluster = lambda q: evaluate(*draw_with_shared(
+      one_cluster = lambda q: evaluate(*draw_with_shared(  # type: ignore[call-arg]
           jax.vmap(jax.random.fold_in, (0, None))(keys, q), s), q)
     return jax.lax.map(one_cluster, jnp.arange(num_clusters),
                        batch_size=min(drawing.clusters_per_chunk, num_clusters))

@@ -257,8 +257,9 @@ def summarise(estimator: Estimator, params: Parameters, images, draws: Draws,
   chosen = (exact if scoring.weighting == 'elbo' else
             weighted_costs(estimator, draws, scoring.weighting))
   if counts is None:
-    bound = cross_bound(*(jnp.swapaxes(fixed[None] - costs.sum(axis=1), 1, 2)
-                          for costs in (chosen, exact)), scoring.temperature)
+    first, second = (jnp.swapaxes(fixed[None] - costs.sum(axis=1), 1, 2)
+                     for costs in (chosen, exact))
+    bound = cross_bound(first, second, scoring.temperature)
     counts = jnp.full(fixed.shape, 2)
     finalists = counts > 0
   else:

@@ -66,7 +66,8 @@ def make_densities(model: ConditionalDDPM, mesh: Mesh) -> Callable:
 
   def spread(denoiser, params, images, keys, num_steps, num_probes):
     return jax.shard_map(
-        lambda *args: densities(*args, num_steps, num_probes), mesh=mesh,
+        lambda *args: densities(*args, num_steps, num_probes),  # type: ignore[call-arg]
+        mesh=mesh,
         in_specs=(WHOLE, WHOLE, SPLIT, SPLIT), out_specs=SPLIT)(
             denoiser, params, images, keys)
 

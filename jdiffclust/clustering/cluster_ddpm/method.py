@@ -149,7 +149,7 @@ class ClusterDDPM(Method):
         sampled_latents(mean[row], log_variance[row], z_keys))
     log_p = jax.nn.logsumexp(latent_mixture.log_joint(params.mixture, z), axis=1)
     # log q(z | draw k of the same image), of all z
-    of_draw = lambda encoded: log_encoded(
+    of_draw = lambda encoded: log_encoded(  # type: ignore[call-arg]
         *(jnp.tile(part, (num, 1)) for part in encoded), z)
     encoded = [part.reshape(draws, number, -1) for part in (mean, log_variance)]
     log_q = jax.nn.logsumexp(jax.lax.map(of_draw, encoded), axis=0) - np.log(draws)

@@ -89,6 +89,7 @@ def by_graph(rows: np.ndarray, parts: Sequence[np.ndarray], num: int) -> Near:
     squares, found = _of_graph(rows, part, num)
     own = Near(found.astype(np.int32), np.full(found.shape, number, np.uint8), squares)
     best = own if best is None else _nearer(best, own)
+  assert best is not None  # there is one number at least
   return best
 
 

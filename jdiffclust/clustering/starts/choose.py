@@ -179,7 +179,7 @@ def choose(neighbours: NeighbourDistances, features: np.ndarray, numbers: Sequen
   return Choice(numbers=list(numbers), modularity=modularities.tolist(),
                 stability=np.mean(agreement, axis=0).tolist(),
                 icl=[icl(features, one, noise) for one in whole], votes=votes.tolist(),
-                chosen=numbers[fewest(modularities)])
+                chosen=numbers[int(fewest(modularities))])
 
 
 def choose_number(sample: np.ndarray, image_shape, config,

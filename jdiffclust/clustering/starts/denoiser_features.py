@@ -66,7 +66,7 @@ def train(network: nn.Module, images: np.ndarray, config) -> Any:
 
   def loss(variables, process, x0, t, eps):
     mu = jnp.zeros_like(x0)
-    eta = network.apply(variables, forward.noised(process, x0, t, mu, eps), t, mu)
+    eta: Any = network.apply(variables, forward.noised(process, x0, t, mu, eps), t, mu)
     return jnp.mean((forward.noise_target(process, x0, t, mu, eps) - eta)**2)
 
   def step(state, number, images, process, key):

@@ -346,7 +346,10 @@ class Description(NamedTuple):
 
   def compared(self, images: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
     """What is described of images [n, H, W, C] and their embeddings, [n, h, w, c]."""
-    return self.describe(vectors if self.of_embeddings else images)
+    if self.of_embeddings:
+      assert vectors is not None
+      return self.describe(vectors)
+    return self.describe(images)
 
   def placed(self, images: np.ndarray) -> list[np.ndarray]:
     """What is described of images under each of the symmetries, [n, h, w, c]."""

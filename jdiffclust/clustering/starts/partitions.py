@@ -38,9 +38,9 @@ def content_keys(images: np.ndarray, vectors: np.ndarray | None = None) -> np.nd
   """
   keys = []
   for row, image in enumerate(images):
-    key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=KEY)
+    key = hashlib.blake2b(image.tobytes(), digest_size=KEY)
     if vectors is not None:
-      key.update(np.ascontiguousarray(vectors[row]))
+      key.update(vectors[row].tobytes())
     keys.append(key.digest())
   return np.frombuffer(b''.join(keys), np.uint8).reshape(-1, KEY)
 

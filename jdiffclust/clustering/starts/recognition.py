@@ -296,9 +296,10 @@ class Recognised:
 
   def _of_new(self, images, vectors):
     told = []
+    known: Any = self.known  # there is one if there are vectors
     if vectors is not None:
-      told.append(self._told(self._embedded, self.known.compare(vectors)))
-    if vectors is None or not self.known.alone:
+      told.append(self._told(self._embedded, known.compare(vectors)))
+    if vectors is None or not known.alone:
       told.append(self._told(self._index, self.described(images)))
     return np.mean(told, axis=0, dtype=np.float32)
 

@@ -123,13 +123,13 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
   low, high = span(images, FAINT * 255 if finding and kind == 'byte' else np.inf)
   note = ''
   if rendering is not None:
-    found = rendering.range_of(kind)
+    found = rendering.range_of(kind) or (low, high)  # integers have one
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
               f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
               'another range)')
   elif data.range:
-    found = tuple(data.range)
+    found = data.range[0], data.range[1]
   else:
     found, note = integer_range(low, high)
   if not finding:

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data.rendering import Rendering
 
-_Item, _Result = TypeVar('_Item'), TypeVar('_Result')
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
 
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 

@@ -120,7 +120,8 @@ class Kept:
     Args:
       room: bytes.
     """
-    self.room, self._pictures, self._lock = room, {}, threading.Lock()
+    self.room, self._lock = room, threading.Lock()
+    self._pictures: dict[Any, Any] = {}
 
   def put(self, key: Hashable, picture: Picture) -> None:
     """Keeps a picture, if there is room."""
@@ -364,10 +365,11 @@ def beyond_notes(names: Sequence[str], headers: Sequence[Header],
     if found is not None and (header.low < found[0] or header.high > found[1]):
       beyond.append(name)
   if not beyond:
-    kinds = {header.kind for header in headers if rendering.range_of(header.kind)}
-    own = {kind: [h for h in headers if h.kind == kind] for kind in sorted(kinds)}
+    ranges = {header.kind: found for header in headers
+              if (found := rendering.range_of(header.kind))}
+    own = {kind: [h for h in headers if h.kind == kind] for kind in sorted(ranges)}
     told = [faint_note(min(h.low for h in found), max(h.high for h in found),
-                       rendering.range_of(kind)) for kind, found in own.items()]
+                       ranges[kind]) for kind, found in own.items()]
     return [note for note in told if note]
   return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
           'they are clipped (--config.data.range sets another one)']

@@ -222,7 +222,7 @@ def _counts(others: collections.Counter) -> str:
                    for ending, number in sorted(others.items())) or 'none at all'
 
 
-def _walk(folder: str | os.PathLike, found: Found, prefix: str = '',
+def _walk(folder: str | os.PathLike[str], found: Found, prefix: str = '',
           above: tuple[str, ...] = ()) -> Iterator[str]:
   """Yields the paths of the files that are not hidden, following linked folders."""
   real = os.path.realpath(folder)
@@ -339,17 +339,17 @@ def labels_of(names: Sequence[str]) -> tuple[
   depth = 0
   while True:
     parts = {folder[depth] if len(folder) > depth else None for folder in folders}
-    splits = None not in parts and {part.lower() for part in parts} <= SPLITS
+    named = sorted(part for part in parts if part is not None)
+    splits = len(named) == len(parts) and {part.lower() for part in named} <= SPLITS
     if splits and len(parts) > 1:
-      notes.append(f"the sub-folders {', '.join(sorted(parts))} are taken for parts of "
+      notes.append(f"the sub-folders {', '.join(named)} are taken for parts of "
                    'the data, not for classes')
-    elif len(parts) != 1 or None in parts:
+    elif len(parts) != 1 or not named:
       break
     depth += 1
-  label_names = sorted(part for part in parts if part is not None)
-  if len(label_names) < 2:
+  if len(named) < 2:
     return None, None, notes
-  number = {name: label for label, name in enumerate(label_names)}
-  labels = np.array([number.get(folder[depth] if len(folder) > depth else None, -1)
+  number = {name: label for label, name in enumerate(named)}
+  labels = np.array([number[folder[depth]] if len(folder) > depth else -1
                      for folder in folders], np.int64)
-  return labels, tuple(label_names), notes
+  return labels, tuple(named), notes

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_collections
 import numpy as np
@@ -40,7 +40,8 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
   try:
     with open(path, 'rb') as file:
       gzipped = file.read(2) == b'\x1f\x8b'
-    with (gzip.open if gzipped else open)(path, 'rb') as file:
+    opened: Any = gzip.open if gzipped else open
+    with opened(path, 'rb') as file:
       dtype, shape, start = _idx_header(file, path)
       expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
       if gzipped:
@@ -147,7 +148,8 @@ def read_idx_source(data: ml_collections.ConfigDict,
     UserError: as in `read_idx_images` and `read_idx_labels`; a folder has no image
       files, or those in it differ in their shape.
   """
-  paths = image_files(data.path) if os.path.isdir(data.path) else [data.path]
+  paths: list[Any] = (image_files(data.path) if os.path.isdir(data.path)
+                      else [data.path])
   parts = [read_idx_images(path) for path in paths]
   for path, part in zip(paths, parts):
     if part.shape[1:] != parts[0].shape[1:]:
@@ -230,7 +232,7 @@ def _labels(data: ml_collections.ConfigDict, paths: list[str | os.PathLike],
                         np.concatenate(unknown))
 
 
-def _idx_labels_path(images_path: str) -> pathlib.Path | None:
+def _idx_labels_path(images_path: str | os.PathLike) -> pathlib.Path | None:
   """Returns the labels file that belongs to an images file, None if there is none."""
   path = pathlib.Path(images_path)
   name = re.sub('idx[34]', 'idx1', path.name.replace('images', 'labels'))

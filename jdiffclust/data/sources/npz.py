@@ -39,7 +39,7 @@ def read_npz(data: ml_collections.ConfigDict,
   Raises:
     UserError: the file or a named array is missing, or as in `arrays.raw_array`.
   """
-  path, key = existing_file(data.path), None
+  path, key = str(existing_file(data.path)), None
   try:
     found = np.load(path, mmap_mode='r', allow_pickle=False)
     if isinstance(found, np.ndarray):
