@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 SECONDS = 60  # that an answer may take
 # Puts the pipes where the browser looks for them, and becomes it.
 LAUNCH = ('import os, sys\n'
@@ -119,11 +119,26 @@ class Browser:
           'description', answer['exceptionDetails']['text']))
     return answer['result'].get('value')
 
-  def mouse(self, kind: str, x: float, y: float) -> None:
-    """Moves, presses or releases the mouse: 'Moved', 'Pressed', 'Released'."""
-    self._ask('Input.dispatchMouseEvent', type=f'mouse{kind}', x=x, y=y, clickCount=1,
-              button='none' if kind == 'Moved' else 'left',
-              **({'buttons': 1} if kind == 'Pressed' else {}))
+  def mouse(self, kind: str, x: float, y: float, held: bool = False) -> None:
+    """Moves, presses or releases the mouse: 'Moved', 'Pressed', 'Released'.
+
+    Args:
+      kind: what it does.
+      x, y: where, in pixels of the window.
+      held: whether its button is down while it moves.
+    """
+    button = 'none' if kind == 'Moved' and not held else 'left'
+    self._ask('Input.dispatchMouseEvent', type=f'mouse{kind}', x=x, y=y, button=button,
+              clickCount=int(kind != 'Moved'), buttons=int(held or kind == 'Pressed'))
+
+  def downloaded(self, name: str) -> bytes:
+    """A file that the page has saved; TimeoutError: it does not come."""
+    path, end = self.folder / name, time.monotonic() + SECONDS
+    while not path.exists():
+      if time.monotonic() > end:
+        raise TimeoutError(f'{path} was not saved')
+      time.sleep(.05)
+    return path.read_bytes()
 
   def screenshot(self, path, whole: bool = False) -> None:
     """Writes a PNG of what is seen, or of the whole page."""

@@ -14,10 +14,10 @@
   const titleOf = (number) => clusterOf.get(number)?.title ?? `Cluster ${number}`;
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const pinned = new Set(data.pinned);
-  const PAGE = 120; // images that are added to the list at once
+  const [FIRST, MORE] = [48, 240]; // images that are listed at first, and further ones
 
   const state = {
-    filter: { kind: 'all' }, query: '', order: 'typical', picked: null, listed: PAGE,
+    filter: { kind: 'all' }, query: '', order: 'typical', picked: null, listed: FIRST,
   };
   let shown = []; // the images that the filter and the query leave, in order
   let isShown = new Uint8Array(count).fill(1);
@@ -135,7 +135,7 @@
 
   function refresh() {
     choose();
-    state.listed = PAGE;
+    state.listed = FIRST;
     map.choose();
     showList();
     showControls();
@@ -410,14 +410,19 @@
       context.font = '600 13px system-ui, sans-serif';
       context.textAlign = 'center';
       context.textBaseline = 'middle';
-      context.lineWidth = 4;
-      context.lineJoin = 'round';
-      context.strokeStyle = style.getPropertyValue('--paper');
-      context.fillStyle = style.getPropertyValue('--ink');
+      const written = []; // a name that would hide another one waits until one is nearer
       for (const one of names) {
         const [x, y] = [toX(one.place[0]), toY(one.place[1])];
         const text = one.title.length > 24 ? `${one.title.slice(0, 23)}…` : one.title;
-        context.strokeText(text, x, y);
+        const wide = context.measureText(text).width + 12;
+        if (written.some(([x0, y0, w]) =>
+          Math.abs(x - x0) < (wide + w) / 2 && Math.abs(y - y0) < 22)) continue;
+        written.push([x, y, wide]);
+        context.fillStyle = style.getPropertyValue('--paper');
+        context.globalAlpha = .82;
+        context.fillRect(x - wide / 2, y - 10, wide, 20);
+        context.globalAlpha = 1;
+        context.fillStyle = style.getPropertyValue('--ink');
         context.fillText(text, x, y);
       }
     }
@@ -581,8 +586,15 @@
         draw();
         byId('map').scrollIntoView({ block: 'nearest' });
       },
+      // For tests: whether all sheets are there, and where an image is in the window.
+      loaded: () => Promise.all(sheets.map((sheet) => sheet.decode())).then(() => true),
+      spot(image) {
+        const box = canvas.getBoundingClientRect();
+        return [box.left + toX(data.x[image]), box.top + toY(data.y[image])];
+      },
       // Frames a second while the map is moved about, for benchmarks/page.py.
       async measure(frames) {
+        canvas.scrollIntoView({ block: 'center', behavior: 'instant' });
         const began = performance.now();
         for (let k = 0; k < frames; k++) {
           move(8 * Math.cos(k / 10), 8 * Math.sin(k / 10));
@@ -688,7 +700,7 @@
   byId('export').addEventListener('click', save);
   byId('more').addEventListener('click', () => {
     const first = state.listed;
-    state.listed += PAGE;
+    state.listed += MORE;
     showList();
     byId('list').children[first]?.firstChild.focus();
   });

@@ -11,6 +11,7 @@ least certain, and others drawn at random.
 from __future__ import annotations
 
 import base64
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,12 +31,12 @@ MOST_SHOWN = 10_000
 # images), and some images larger, which the cards show.
 SHEETS = {'images': 10_000_000, 'clusters': 2_000_000, 'close': 2_000_000}
 CLOSE_PIXELS, CLOSE_SIDE, CLUSTER_PIXELS = 4_000_000, 128, 3_000_000
-TYPICAL, UNSURE, GENERATED = 8, 6, 6  # pictures on a card
+TYPICAL, UNSURE, GENERATED = 10, 5, 5  # pictures on a card
 TORN = .7  # an image is torn between clusters if its largest probability is smaller
 WHY = 3  # nearest images of its own and of the rival cluster that explain an image
 # Two clusters are said to be alike if of the nearest images of those of one more than
 # this share are in the other, or if they claim more than `OVERLAP` of the same images.
-MIXED = .05
+MIXED = .02
 MOST_PAIRS, MOST_NEAREST, BETWEEN = 6, 3, 8
 MOST_GROUPS, MOST_FOREIGN = 24, 24  # of copies, and of unusual images, on the page
 WIDEST_MATRIX = 40  # labels, and clusters, of a matrix that is a table
@@ -96,8 +97,6 @@ def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
   close = close_rows(columns, rows)
   side = thumbnails.side_of(len(rows))
   large = thumbnails.side_of(len(close), CLOSE_PIXELS, CLOSE_SIDE)
-  if large <= side:
-    close = close[:0]
   pictures = thumbnails.eight_bits(np.concatenate(
       [means, *np.swapaxes(samples[:, :GENERATED], 0, 1)]))
   clusters = np.arange(len(pictures)) % len(means)
@@ -105,16 +104,19 @@ def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
   def of_cluster(tile: int, side: int) -> np.ndarray:
     return thumbnails.reduced(pictures[tile], side)
 
-  return {
-      'images': thumbnails.sheets_of(
-          lambda tile, side: thumbnail(rows[tile], side), rows, side, SHEETS['images']),
-      'clusters': thumbnails.sheets_of(
-          of_cluster, clusters,
-          thumbnails.side_of(len(clusters), CLUSTER_PIXELS, CLOSE_SIDE),
-          SHEETS['clusters']),
-      'close': thumbnails.sheets_of(
-          lambda tile, side: thumbnail(close[tile], side), close, large,
-          SHEETS['close'])}
+  def sheets_of(some: np.ndarray, side: int, name: str) -> Sheets:
+    return thumbnails.sheets_of(lambda tile, most: thumbnail(some[tile], most), some,
+                                side, SHEETS[name])
+
+  found = {'clusters': thumbnails.sheets_of(
+      of_cluster, clusters, thumbnails.side_of(len(clusters), CLUSTER_PIXELS, CLOSE_SIDE),
+      SHEETS['clusters'])}
+  # First, should time run out: the cards are seen by all.
+  found['close'] = sheets_of(close if large > side else close[:0], large, 'close')
+  found['images'] = sheets_of(rows, side, 'images')
+  if found['close'].side <= found['images'].side:  # no image has more pixels
+    found['close'] = sheets_of(close[:0], large, 'close')
+  return found
 
 
 def stylesheet(sheets: Mapping[str, Sheets]) -> str:
@@ -231,6 +233,7 @@ def _cards(explored: Explored, cluster, probability, mixing, rows,
     generated (pictures), and nearest (number, title, share of the nearest images).
   """
   decided, sheets = explored.decided, explored.sheets['clusters']
+  kept, together = decided.merged(np.asarray(explored.columns['probabilities']))
   cards = []
   for place, q in enumerate(np.unique(decided.owners).tolist()):
     parts = np.flatnonzero(decided.owners == q).tolist()
@@ -240,8 +243,7 @@ def _cards(explored: Explored, cluster, probability, mixing, rows,
     tail = members[max(TYPICAL, len(members) - UNSURE):][::-1]
     tiles = {part: np.flatnonzero(sheets.rows == part) for part in parts}
     drawn = lambda places: [tile_of('clusters', sheets, int(place)) for place in places]
-    near = sorted(((share, other) for (one, other), share in mixing.items()
-                   if one == q), reverse=True)[:MOST_NEAREST]
+    near = _nearest_clusters(q, mixing, kept, together[cluster == q])
     each = max(1, GENERATED // len(parts))
     cards.append({
         'number': q, 'name': decided.name(q), 'title': title_of(decided, q),
@@ -254,8 +256,26 @@ def _cards(explored: Explored, cluster, probability, mixing, rows,
         'typical': [picture(int(row)) for row in members[:TYPICAL]],
         'unsure': [picture(int(row)) for row in tail],
         'nearest': [{'number': other, 'title': title_of(decided, other), 'share': share}
-                    for share, other in near]})
+                    for other, share in near]})
   return cards
+
+
+def _nearest_clusters(q: int, mixing: Mapping[tuple[int, int], float], kept: np.ndarray,
+                      together: np.ndarray) -> list[tuple[int, float]]:
+  """The clusters nearest to one, with their shares of the nearest images of its images.
+
+  Args:
+    q: its number.
+    mixing: see `_mixing`.
+    kept: the numbers of all clusters, [G].
+    together: the probabilities of its images, [n, G]; they decide where shares are equal.
+  """
+  if not len(together):
+    return []
+  ranked = sorted(((mixing.get((q, r), 0.), float(mean), r) for r, mean in zip(
+      kept.tolist(), together.mean(axis=0)) if r != q), reverse=True)
+  return [(r, share) for share, _, r in ranked[:MOST_NEAREST]
+          if share or r == ranked[0][2]]
 
 
 def _pairs(explored: Explored, cluster, probability, mixing, rows,
@@ -271,13 +291,13 @@ def _pairs(explored: Explored, cluster, probability, mixing, rows,
   kept, together = decided.merged(np.array(columns['probabilities'], np.float64))
   claimed = overlaps(together)
   second = np.array([-1 if q is None else q for q in columns['second']])
+  full = np.flatnonzero(np.isin(kept, cluster)).tolist()  # an empty one is like all
   found = []
-  for i, q in enumerate(kept.tolist()):
-    for j in range(i + 1, len(kept)):
-      r = int(kept[j])
-      mixed, one = max((mixing.get((q, r), 0.), q), (mixing.get((r, q), 0.), r))
-      if mixed > MIXED or claimed[i, j] > OVERLAP:
-        found.append((max(mixed, claimed[i, j]), mixed, one, q, r))
+  for i, j in itertools.combinations(full, 2):
+    q, r = int(kept[i]), int(kept[j])
+    mixed, one = max((mixing.get((q, r), 0.), q), (mixing.get((r, q), 0.), r))
+    if mixed > MIXED or claimed[i, j] > OVERLAP:
+      found.append((max(mixed, claimed[i, j]), mixed, one, q, r))
   pairs = []
   for _, mixed, one, q, r in sorted(found, reverse=True)[:MOST_PAIRS]:
     both = ((cluster == q) & (second == r)) | ((cluster == r) & (second == q))
