@@ -175,8 +175,9 @@ def view(explored: Explored) -> dict[str, Any]:
   cluster = np.array(columns['cluster'])
   probability = np.array(columns['probability'])
   mixing = _mixing(columns, cluster)
-  pairs = _pairs(explored, cluster, probability, mixing, rows, picture)
-  cards = _cards(explored, cluster, probability, mixing, rows, picture)
+  members = _shown_members(columns, rows, cluster)
+  pairs = _pairs(explored, cluster, probability, mixing, members, rows, picture)
+  cards = _cards(explored, cluster, probability, mixing, members, picture)
   return {
       'data': _data(explored, rows, places, cards), 'stylesheet': stylesheet(sheets),
       'total': len(cluster), 'shown': len(rows), 'cards': cards, 'pairs': pairs,
@@ -216,14 +217,15 @@ def _mixing(columns: Columns, cluster: np.ndarray) -> dict[tuple[int, int], floa
   return {pair: count / sizes[pair[0]] for pair, count in found.items()}
 
 
-def _shown_members(columns: Columns, rows: np.ndarray, cluster: np.ndarray,
-                   q: int) -> np.ndarray:
-  """The images of a cluster that are shown, the most typical one first."""
-  own = rows[cluster[rows] == q]
-  return own[np.argsort(np.array(columns['rank'])[own], kind='stable')]
+def _shown_members(columns: Columns, rows: np.ndarray,
+                   cluster: np.ndarray) -> dict[int, np.ndarray]:
+  """The images of each cluster that are shown, the most typical one first."""
+  rank = np.array(columns['rank'])
+  own = {int(q): rows[cluster[rows] == q] for q in np.unique(cluster)}
+  return {q: some[np.argsort(rank[some], kind='stable')] for q, some in own.items()}
 
 
-def _cards(explored: Explored, cluster, probability, mixing, rows,
+def _cards(explored: Explored, cluster, probability, mixing, shown,
            picture) -> list[dict[str, Any]]:
   """What is told of each cluster, those that are one together.
 
@@ -237,7 +239,7 @@ def _cards(explored: Explored, cluster, probability, mixing, rows,
   cards = []
   for place, q in enumerate(np.unique(decided.owners).tolist()):
     parts = np.flatnonzero(decided.owners == q).tolist()
-    members = _shown_members(explored.columns, rows, cluster, q)
+    members = shown.get(q, np.zeros(0, int))
     own = probability[cluster == q]
     # The least certain ones of few would be the typical ones once more.
     tail = members[max(TYPICAL, len(members) - UNSURE):][::-1]
@@ -278,7 +280,7 @@ def _nearest_clusters(q: int, mixing: Mapping[tuple[int, int], float], kept: np.
           if share or r == ranked[0][2]]
 
 
-def _pairs(explored: Explored, cluster, probability, mixing, rows,
+def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
            picture) -> list[dict[str, Any]]:
   """Clusters that are alike, the most alike first.
 
@@ -308,8 +310,7 @@ def _pairs(explored: Explored, cluster, probability, mixing, rows,
         'mixed': mixed, 'of_title': title_of(decided, one),
         'to_title': title_of(decided, r if one == q else q),
         'torn': int(np.sum(both & (probability < TORN))),
-        'typical': [[picture(int(row)) for row in
-                     _shown_members(columns, rows, cluster, number)[:TYPICAL]]
+        'typical': [[picture(int(row)) for row in members[number][:TYPICAL]]
                     for number in (q, r)],
         'between': [picture(int(row)) for row in between]})
   return pairs
@@ -379,8 +380,9 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
   """The rows of the images that are shown, and their tiles, of plain JSON types."""
   columns = explored.columns
   at = lambda name: [columns[name][row] for row in rows]
+  cluster = np.array(at('cluster'))
   known, away = nearest_of_both(
-      explored.features[rows], np.array(at('cluster')),
+      explored.features[rows], cluster,
       np.array([-1 if q is None else q for q in at('second')]))
   points = np.stack([at('x'), at('y')], axis=1).astype(float)
   points -= points.min(axis=0)
@@ -388,7 +390,7 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
   data = {
       'clusters': [{**{key: card[key] for key in (
           'number', 'name', 'title', 'colour', 'size')}, 'place': _middle(
-              points[np.array(at('cluster')) == card['number']])} for card in cards],
+              points[cluster == card['number']])} for card in cards],
       'file': at('file'), 'cluster': at('cluster'), 'rank': at('rank'),
       'probability': [round(p, 6) for p in at('probability')],
       'second': at('second'), 'secondProbability': [
