@@ -34,7 +34,7 @@
 
   const shortName = (file) => {
     const name = file.split('/').filter(Boolean).pop() ?? file;
-    return name.length <= 28 ? name : `…${name.slice(-27)}`;
+    return name.length <= 20 ? name : `…${name.slice(-19)}`;
   };
 
   // Which tile shows an image, the larger one if there is one.

@@ -186,7 +186,7 @@ def view(explored: Explored) -> dict[str, Any]:
       'copies': _copies(columns, places, picture), 'matrix': _matrix(columns, cluster)}
 
 
-def short_name(file: str, most: int = 28) -> str:
+def short_name(file: str, most: int = 20) -> str:
   """The last part of a path; of a long one its end, which tells files apart."""
   name = pathlib.PurePosixPath(file).name or file
   return name if len(name) <= most else '…' + name[1 - most:]
@@ -286,8 +286,9 @@ def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
 
   Returns:
     Dicts of numbers, titles, mixed (of the nearest images of those of one, the share in
-    the other), of_title and to_title (from which to which it is larger), torn (how many
-    images), typical (pictures of each) and between (those that are least sure).
+    the other), of_title and to_title (from which to which it is larger), claimed (see
+    `diagnostics.overlaps`), torn (how many images), typical (pictures of each) and
+    between (those that are least sure).
   """
   columns, decided = explored.columns, explored.decided
   kept, together = decided.merged(np.array(columns['probabilities'], np.float64))
@@ -299,9 +300,9 @@ def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
     q, r = int(kept[i]), int(kept[j])
     mixed, one = max((mixing.get((q, r), 0.), q), (mixing.get((r, q), 0.), r))
     if mixed > MIXED or claimed[i, j] > OVERLAP:
-      found.append((max(mixed, claimed[i, j]), mixed, one, q, r))
+      found.append((max(mixed, claimed[i, j]), mixed, one, float(claimed[i, j]), q, r))
   pairs = []
-  for _, mixed, one, q, r in sorted(found, reverse=True)[:MOST_PAIRS]:
+  for _, mixed, one, claim, q, r in sorted(found, reverse=True)[:MOST_PAIRS]:
     both = ((cluster == q) & (second == r)) | ((cluster == r) & (second == q))
     between = rows[both[rows]]
     between = between[np.argsort(probability[between], kind='stable')][:BETWEEN]
@@ -309,7 +310,7 @@ def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
         'numbers': [q, r], 'titles': [title_of(decided, q), title_of(decided, r)],
         'mixed': mixed, 'of_title': title_of(decided, one),
         'to_title': title_of(decided, r if one == q else q),
-        'torn': int(np.sum(both & (probability < TORN))),
+        'claimed': claim, 'torn': int(np.sum(both & (probability < TORN))),
         'typical': [[picture(int(row)) for row in members[number][:TYPICAL]]
                     for number in (q, r)],
         'between': [picture(int(row)) for row in between]})
