@@ -280,6 +280,7 @@
     const back = (x, y) => [(x - view.left) / view.scale, (y - view.top) / view.scale];
 
     function load() { // the sheets are there already, as pictures of the style
+      resize();
       const tiles = data.tiles.images;
       for (let k = 0; k < tiles.sheets; k++) {
         const probe = element('i', { className: `t-images-${k}` });

@@ -116,7 +116,7 @@ def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
   found['images'] = sheets_of(rows, side, 'images')
   if found['close'].side <= found['images'].side:  # no image has more pixels
     found['close'] = sheets_of(close[:0], large, 'close')
-  return found
+  return {name: found[name] for name in SHEETS}
 
 
 def stylesheet(sheets: Mapping[str, Sheets]) -> str:

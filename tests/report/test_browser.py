@@ -40,6 +40,8 @@ def spot(browser, image):
   """Where an image is on the screen; the map is brought there."""
   browser.value("document.getElementById('map').scrollIntoView({block: 'center', "
                 "behavior: 'instant'})")
+  browser.value('new Promise((done) => requestAnimationFrame(() => '
+                'requestAnimationFrame(done)))')  # so that clicks find it there
   return browser.value(f'jdiffclust.map.spot({image})')
 
 
