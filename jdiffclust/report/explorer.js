@@ -5,7 +5,10 @@
 // image that is shown. An image is its place in these columns. Texts come from outside
 // (files, labels, names): they become text nodes, never markup.
 //
-//   state -> visible(): which images; refresh(): the map, the list, the controls follow.
+// The map is drawn on a plain canvas, without a library: those that draw as many points
+// need WebGL, which remote desktops and old machines lack, and know no sheets of tiles.
+//
+//   state -> choose(): which images; refresh(): the map, the list, the controls follow.
 (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
   const count = data.file.length;

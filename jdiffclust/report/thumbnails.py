@@ -4,7 +4,7 @@ A tile holds a whole image in its own proportions, in the middle; nothing is enl
 that a page of 10,000 images stays well below 25 MB, all tiles of a page have `PIXELS`
 pixels together at most, which sets their side:
 
-    images        up to 1,700   4,000   10,000
+    images        up to 1,700   3,900   10,000
     side, pixels           96      64       40
 
 and if the files are larger than a limit nevertheless, as those of noise are, they are
