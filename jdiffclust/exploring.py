@@ -10,6 +10,7 @@ they are the principal components of the images, averaged to a few pixels.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,11 +22,13 @@ from jdiffclust.clustering.starts.sample import sample_indices
 from jdiffclust.data.dataset import ImageSource, images_at, read_images, scale_to_model
 from jdiffclust.evaluation import foreign, gallery
 from jdiffclust.evaluation.gallery import Copies, Gallery
+from jdiffclust.errors import UserError
 from jdiffclust.progress import Reporter
+from jdiffclust.report import thumbnails
 from jdiffclust.streams import integer_seed
 
-FILE = 'gallery.npz'  # in the folder of a run
 BLOCK = 1024  # images read at once
+SECONDS = 60  # for which originals are decoded once more, for their thumbnails
 MOST_SHOWN = 20_000  # images of which a table has pictures
 Spread = Callable[[np.ndarray, int], np.ndarray]  # features and seed -> a map
 
@@ -140,3 +143,36 @@ def pictures_of(source: ImageSource) -> list[bytes] | None:
       Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, 'png')
       found.append(file.getvalue())
   return found
+
+
+class Originals:
+  """Small pictures of the originals of a source; what is in memory, where that fails.
+
+  Attributes:
+    others: how many were not of the originals, since these took too long, or were gone.
+  """
+
+  def __init__(self, source: ImageSource, seconds: float = SECONDS):
+    """Begins now.
+
+    Args:
+      source: N images.
+      seconds: after which originals are decoded no longer.
+    """
+    self._source, self._end = source, time.monotonic() + seconds
+    self.others = 0
+
+  def __call__(self, row: int, side: int) -> np.ndarray:
+    """A picture uint8 [h, w, 1 or 3] with no side above `side`, of an image."""
+    source = self._source
+    if source.thumbnail is not None:
+      if time.monotonic() < self._end:
+        try:
+          return source.thumbnail(int(row), side)
+        except (UserError, OSError, ValueError):  # it was there when the run began
+          pass
+      self.others += 1
+    if not isinstance(source.seen.images, np.ndarray):
+      return np.full((1, 1, 1), 128, np.uint8)
+    return thumbnails.reduced(
+        thumbnails.eight_bits(images_at(source.seen, [row])[0]), side)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import shlex
 import sys
 import sysconfig
 import time
@@ -280,7 +281,7 @@ def apply_overrides(workdir, overrides: list[str]):
 
 
 def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
-            started: float) -> None:
+            started: float, argv: list[str]) -> None:
   """Fits the model and writes its results; continues a run that was cut off.
 
   Args:
@@ -290,6 +291,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     build: makes the method, as `clustering.method.build`.
     parts: make the results, `outputs.Parts`.
     started: the `time.perf_counter()` from which wall_seconds count.
+    argv: the command line, for the report.
   """
   from jdiffclust import decisions
   from jdiffclust.data.dataset import load_source
@@ -302,7 +304,8 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
-    summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
+    summary = write_outputs(fitted, source, workdir, reporter, parts=parts,
+                            command=shlex.join(['jdiffclust', *argv[1:]]))
   if summary is not None:
     print_summary(summary, workdir)
 
@@ -532,7 +535,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     reporter = Reporter(quiet or not main_process)
     given = config, workdir, reporter, build or method.build
     parts = Parts() if parts is None else parts
-    commands = {'fit': lambda: run_fit(*given, parts, started),
+    commands = {'fit': lambda: run_fit(*given, parts, started, argv),
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),

@@ -45,7 +45,8 @@ from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
 from jdiffclust.registry import EMBEDDINGS
-from jdiffclust.report import figures, restored, results, spreadsheet
+from jdiffclust.report import (
+    explorer, figures, restored, results, spreadsheet, thumbnails)
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
@@ -109,7 +110,7 @@ class Parts(NamedTuple):
 
 def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
                   reporter: Reporter, with_quality: bool = False,
-                  parts: Parts = Parts()) -> dict | None:
+                  parts: Parts = Parts(), command: str | None = None) -> dict | None:
   """Baselines, samples and perhaps their quality, summary, figures and page of a fit.
 
   Args:
@@ -119,6 +120,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
     reporter: shows progress.
     with_quality: whether generated images are compared with real ones.
     parts: what the results are made by.
+    command: the command line of the fit; None: that of the results in the folder.
 
   Returns:
     The summary, as written; None in processes that do not write.
@@ -147,18 +149,23 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       responsibilities=fitted.responsibilities, start=fitted.start,
       baselines=baselines, bound=fitted.bound, means=means, samples=samples,
       history=fitted.history, noise_bands=method.noise_bands(),
-      facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
+      facts=facts_of(fitted, source, wall_seconds, notes)
+      | {'command': command or results.command_of(workdir)}, choice=fitted.choice,
       quality=quality, latents=latents, names=decided.names)
-  summary = results.write_results(
-      workdir, config.to_dict(), outputs, source,
-      lambda indices: images_at(source, indices), source.labels, reporter.warning,
-      decided=decided, draw=parts.draw_figures)
+  summary, drawn = results.write_results(
+      workdir, outputs, source, lambda indices: images_at(source, indices),
+      source.labels, reporter.warning, draw=parts.draw_figures)
   known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
                                parts.spread)
-  gallery.write(workdir / exploring.FILE, known)
+  gallery.write(workdir / gallery.FILE, known)
   beside = exploring.of_the_run(known)
-  write_table(workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound,
-              verdict, config.predict.foreign_share, beside, None, decided)
+  columns = write_table(
+      workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound, verdict,
+      config.predict.foreign_share, beside, None, decided)
+  sheets = thumbnails_of(source, columns, means, samples, workdir, reporter)
+  results.write_page(
+      workdir, summary, drawn, config.to_dict(), fitted.responsibilities,
+      explorer.Explored(columns, decided, known.features, sheets))
   repeated, exact = beside.copies.of >= 0, beside.copies.exact
   if repeated.any():
     reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
@@ -167,12 +174,35 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   return summary
 
 
+def thumbnails_of(source: ImageSource, columns, means: np.ndarray, samples: np.ndarray,
+                  workdir: pathlib.Path, reporter: Reporter) -> dict:
+  """Makes and keeps the pictures of the page: thumbnails.npz.
+
+  Args:
+    source: the images of the fit.
+    columns, means, samples: see `explorer.make_sheets`.
+    workdir: the folder to write in.
+    reporter: shows progress.
+  """
+  with reporter.task('thumbnails', 1, 'pages') as task:
+    originals = exploring.Originals(source)
+    sheets = explorer.make_sheets(columns, originals, means, samples)
+    thumbnails.write(workdir / explorer.FILE, sheets)
+    task.advance(1)
+  if originals.others:
+    reporter.warning(
+        f'{originals.others:,} of {len(sheets["images"].rows):,} thumbnails of the '
+        'report are not of the original files, which are gone, or took more than '
+        f'{exploring.SECONDS} s to read once more: they are as the run sees the images.')
+  return sheets
+
+
 def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
                 responsibilities: np.ndarray, bound: np.ndarray,
                 verdict: foreign.Verdict | None, share: float,
                 beside: exploring.Beside, known_ids: Sequence[str] | None,
-                decided: Decisions) -> None:
-  """Writes all that is known of images, as .csv and .parquet.
+                decided: Decisions) -> spreadsheet.Columns:
+  """Writes all that is known of images, as .csv and .parquet, and returns it.
 
   Args:
     path: without its ending.
@@ -193,6 +223,7 @@ def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
       labels, source.metadata, exploring.pictures_of(source))
   spreadsheet.write_csv(path.with_suffix('.csv'), columns)
   spreadsheet.write_parquet(path.with_suffix('.parquet'), columns)
+  return columns
 
 
 def baselines_of(fitted: Fitted, source: ImageSource,
@@ -424,7 +455,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
     What to tell of it; None in processes that do not write.
   """
   workdir = pathlib.Path(workdir)
-  known = gallery.read(workdir / exploring.FILE)
+  known = gallery.read(workdir / gallery.FILE)
   decided = decisions.read(workdir, fitted.config.num_clusters)
   found = fitted.assign(source, reporter)
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
@@ -455,7 +486,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   results.write_assignments(path, source.ids, found.responsibilities, source.labels,
                             source.label_names, further)
   if known is None:
-    reporter.warning(f'{workdir} has no {exploring.FILE}, or a damaged one, by which '
+    reporter.warning(f'{workdir} has no {gallery.FILE}, or a damaged one, by which '
                      f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
                      '--mode=evaluate writes it.')
     return message + ending
@@ -484,7 +515,7 @@ def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
   columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
   decided = decisions.read(workdir, num_clusters, columns['file'])
   columns = spreadsheet.decided_anew(columns, decided)
-  results.rewrite_page(workdir, decided)
+  results.rewrite_page(workdir, columns, decided)
   spreadsheet.write_parquet(workdir / f'{RESULTS}.parquet', columns)
   spreadsheet.write_csv(workdir / f'{RESULTS}.csv', columns)
   groups, named = len(np.unique(decided.owners)), sum(map(bool, decided.names))
@@ -518,9 +549,9 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   Raises:
     UserError: it is neither, or the fit has left nothing to compare with.
   """
-  known = gallery.read(workdir / exploring.FILE)
+  known = gallery.read(workdir / gallery.FILE)
   if known is None:
-    raise UserError(f'{workdir / exploring.FILE} is missing or damaged: --mode=evaluate '
+    raise UserError(f'{workdir / gallery.FILE} is missing or damaged: --mode=evaluate '
                     'writes it, as does the end of a fit.')
   ids, names = clusters_decided(workdir, config.num_clusters)
   rows = images_of([image], ids)[0]

@@ -25,7 +25,7 @@ from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import read_labels, read_metadata
 from jdiffclust.data.embeddings import matched, opened
-from jdiffclust.data.rendering import Rendering, asked_for
+from jdiffclust.data.rendering import Rendering, asked_for, to_levels
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, constant_images_error, threaded_map)
@@ -59,6 +59,9 @@ class ImageSource:
       empty cell.
     embeddings: a vector of each image that another network has made, real numbers [N, D],
       perhaps a memory map; None: there are none.
+    thumbnail: from the number of an image and a number of pixels to the whole picture as
+      it was given, in its proportions, uint8 [h, w, 1 or 3] with no side above that;
+      None: there is no more of it than `seen` shows.
   """
 
   name: str
@@ -74,6 +77,7 @@ class ImageSource:
   finer: 'ImageSource | None' = None
   metadata: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
   embeddings: np.ndarray | None = None
+  thumbnail: Callable[[int, int], np.ndarray] | None = None
 
   @property
   def seen(self) -> 'ImageSource':
@@ -283,10 +287,43 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
       rendering=raw.rendering, notes=notes, resized=resized, finer=finer,
-      embeddings=vectors)
+      embeddings=vectors, thumbnail=_thumbnail_of(raw, keep, data))
   if for_fit:
     _check_images_differ(source)
   return source
+
+
+def _thumbnail_of(raw: Raw, keep: np.ndarray, data: ml_collections.ConfigDict):
+  """`ImageSource.thumbnail` of what a reader returned.
+
+  An array that is larger than the memory allowed is not held for this alone.
+  """
+  if raw.thumbnail is not None:
+    return functools.partial(chosen_thumbnail, raw.thumbnail, keep)
+  images = raw.images
+  if not isinstance(images, np.ndarray) or (
+      not isinstance(images, np.memmap) and images.nbytes > data.memory_limit_mb * 1e6):
+    return None
+  return functools.partial(
+      chosen_thumbnail, functools.partial(_array_thumbnail, images, raw.levels), keep)
+
+
+def chosen_thumbnail(thumbnail: Callable[[int, int], np.ndarray], rows: np.ndarray,
+                     row: int, side: int) -> np.ndarray:
+  """`ImageSource.thumbnail` of some images, int [n], of those of another function."""
+  return thumbnail(int(rows[row]), side)
+
+
+def _array_thumbnail(images: np.ndarray, levels: int | None, row: int,
+                     side: int) -> np.ndarray:
+  """An image of an array as 8 bits, small."""
+  image = np.asarray(images[row])
+  if levels is None:
+    image = to_levels(image, -1, 1)
+  elif levels != 256:
+    image = to_levels(image, 0, levels - 1)
+  return preprocess.resized(
+      image, preprocess.small_size(image.shape[:2], side), 'squash', 0, 255)
 
 
 def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jdiffclust.data.dataset import ImageSource, embeddings_at, read_images
+from jdiffclust.data.dataset import (
+    ImageSource, chosen_thumbnail, embeddings_at, read_images)
 from jdiffclust.data.sources.common import LazyImages
 from jdiffclust.errors import UserError
 
@@ -141,6 +143,8 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
   finer = source.finer and reordered(source.finer, order)
   return dataclasses.replace(
       source, images=images, finer=finer, ids=tuple(source.ids[i] for i in order),
+      thumbnail=source.thumbnail and functools.partial(
+          chosen_thumbnail, source.thumbnail, order),
       embeddings=embeddings_at(source, order),
       labels=None if source.labels is None else source.labels[order],
       metadata={name: [cells[i] for i in order]

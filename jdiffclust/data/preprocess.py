@@ -126,12 +126,17 @@ def reduced(images: np.ndarray, longest: int) -> np.ndarray:
   Returns:
     [n, h, w, C]; the images themselves if they are that small.
   """
-  factor = longest / max(images.shape[1:3])
-  if factor >= 1:
+  height, width = small_size(images.shape[1:3], longest)
+  if (height, width) == images.shape[1:3]:
     return images
-  height, width = (max(1, round(factor * side)) for side in images.shape[1:3])
   return np.asarray(jax.image.resize(
       images, (len(images), height, width, images.shape[3]), 'linear'))
+
+
+def small_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+  """A size (height, width) in its proportions, reduced to no side above `longest`."""
+  factor = min(1, longest / max(size))
+  return tuple(max(1, round(factor * side)) for side in size)
 
 
 def finer_size(size: tuple[int, int], longest: int) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ from jdiffclust import files
 from jdiffclust.evaluation import foreign, latent_space
 from jdiffclust.evaluation.interpolation import weighted
 
+FILE = 'gallery.npz'  # in the folder of a run
 NEAREST = 10  # neighbours of an image that are told, and by which copies are judged
 MAP_IMAGES = 3000  # t-SNE of as many takes some ten seconds
 ANCHORS = 3

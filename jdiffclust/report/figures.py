@@ -38,7 +38,7 @@ _INK, _GREY, _ACCENT = '#1f2933', '#8792a0', '#1f6f9f'
 _ALARM = '#c2260f'
 # Ten colours that the colour-blind can tell apart (Petroff, 2021). With more than ten
 # clusters the colours repeat with another marker.
-_COLOURS = ('#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6', '#a96b59', '#e76300',
+COLOURS = ('#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6', '#a96b59', '#e76300',
             '#b9ac70', '#717581', '#92dadd')
 _MARKERS = 'o^s'
 
@@ -533,9 +533,9 @@ def latent_map(points: np.ndarray, clusters: np.ndarray,
   panels = top.subplots(1, 1 + (mistakes is not None), squeeze=False)[0]
   area = min(14., max(2.5, 9000 / len(points)))
   for turn, marker in enumerate(_MARKERS):
-    chosen = clusters // len(_COLOURS) % len(_MARKERS) == turn
+    chosen = clusters // len(COLOURS) % len(_MARKERS) == turn
     panels[0].scatter(*points[chosen].T, s=area, marker=marker, linewidths=0,
-                      c=np.take(_COLOURS, clusters[chosen] % len(_COLOURS)))
+                      c=np.take(COLOURS, clusters[chosen] % len(COLOURS)))
   for cluster in np.unique(clusters):
     _number(panels[0], cluster, _densest(points, clusters == cluster), 11)
   panels[0].set_title('Clusters', fontsize=10, loc='left', color=_INK)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import markupsafe
 from PIL import Image
 
 from jdiffclust import files
@@ -50,6 +51,9 @@ _FIGURES = {
         'dark cell means that the cluster holds one label, several pale ones that '
         'it mixes labels.'),
 }
+
+# Figures that are not shown where the page shows the images themselves.
+_REPLACED = ('hero', 'cluster_gallery', 'sample_grid')
 
 # Figures of the section on the quality of generated images.
 _QUALITY_FIGURES = {
@@ -122,7 +126,8 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
                  figures: Mapping[str, str | os.PathLike | None],
                  config: Mapping[str, Any],
                  per_cluster: Sequence[Mapping[str, Any]],
-                 decided: Sequence[Mapping[str, Any]] = ()) -> None:
+                 decided: Sequence[Mapping[str, Any]] = (),
+                 view: Mapping[str, Any] | None = None) -> None:
   """Writes the report of a run, all at once or not at all.
 
   Args:
@@ -137,13 +142,14 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       versions, warnings, advice (at the end, a text by kind), stop_reason,
       history (a dict for each EM iteration), sample_quality (the summary of
       `evaluation.sample_quality.measure`), latents (the summary of
-      `evaluation.latent_space.LatentResults`). Further entries are not shown.
+      `evaluation.latent_space.LatentResults`), command. Further entries are not shown.
     figures: {name: path of a PNG, or None to leave it out}. The names of the functions
       in `report.figures` get a title and a caption.
     config: the configuration, of plain JSON types; others are shown as text.
     per_cluster: dicts as `evaluation.scores.cluster_table` makes them, perhaps with the
       name of each.
     decided: what a person made of the clusters: dicts of name, clusters, size and pinned.
+    view: the images, see `explorer.view`; None: they are not shown.
 
   Raises:
     OSError: a figure cannot be read, or the page cannot be written.
@@ -154,6 +160,10 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       undefined=jinja2.StrictUndefined)
   environment.filters.update(number=_number, percent=_percent)
   history = summary.get('history') or ()
+  here = pathlib.Path(__file__).parent
+  replaced = _REPLACED if view else ()
+  if view and view['matrix']:
+    replaced += ('confusion_matrix',)
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
       facts=_facts(summary),
@@ -165,7 +175,8 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
                    for row in summary.get('reliability') or ()],
       figures=_figures(_FIGURES, {
           name: path for name, path in figures.items()
-          if name not in _EM_FIGURES | _QUALITY_FIGURES | _LATENT_FIGURES}),
+          if name not in replaced
+          and name not in _EM_FIGURES | _QUALITY_FIGURES | _LATENT_FIGURES}),
       quality=_quality(summary.get('sample_quality')),
       quality_figures=_figures(_QUALITY_FIGURES, {
           name: path for name, path in figures.items() if name in _QUALITY_FIGURES}),
@@ -175,14 +186,76 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       em_figures=_figures(_EM_FIGURES, {
           name: path for name, path in figures.items() if name in _EM_FIGURES}),
       iterations=[_iteration(record) for record in history],
-      advice=list((summary.get('advice') or {}).values()),
+      notes=[*(summary.get('warnings') or ()),
+             *(summary.get('advice') or {}).values()],
       clusters=per_cluster, decided=decided,
       empty=sum(not row['size'] for row in per_cluster),
-      run=_run(summary),
-      warnings=summary.get('warnings') or (),
+      run=_run(summary), verdict=_verdict(summary, view), view=view,
+      one_in=_one_in(config), command=summary.get('command'),
+      style=markupsafe.Markup((here / 'report.css').read_text('utf-8')),
+      script=markupsafe.Markup((here / 'explorer.js').read_text('utf-8')),
+      data=view and _embedded_json(view['data']),
       config=json.dumps(config, indent=2, default=str, ensure_ascii=False))
   with files.replacing(path) as temporary:
     temporary.write_text(page, encoding='utf-8')
+
+
+def _embedded_json(data: Any) -> markupsafe.Markup:
+  """JSON within a script element, which no text in it can end."""
+  return jinja2.utils.htmlsafe_json_dumps(data, separators=(',', ':'))
+
+
+def _one_in(config: Mapping[str, Any]) -> str:
+  """Of how many images about one is called foreign, whatever they are."""
+  share = (config.get('predict') or {}).get('foreign_share')
+  return _number(1 / share) if share else 'a hundred'
+
+
+def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None) -> list[str]:
+  """What the run thinks of itself, a plain sentence each."""
+  found = []
+  if view:
+    total = view['total']
+    found.append(
+        f"Of {_number(total)} images {_number(view['sure'])} "
+        f"({_percent(view['sure'] / total)}) are sure: their cluster has more than 95 % "
+        f"of the probability. {_number(view['torn'])} are torn between clusters.")
+    pairs = len(view['pairs'])
+    if pairs:
+      most = view['pairs'][0]
+      found.append(f"{_counted(pairs, 'pair')} of clusters look alike, most of all "
+                   f"{' and '.join(most['titles'])}: see Clusters that look alike.")
+    elif len(view['cards']) > 1:
+      found.append('No two clusters run into each other.')
+  if not summary.get('num_clusters_choice'):
+    found.append(f"The number of clusters, {_number(summary.get('num_clusters'))}, was "
+                 'given, not found (num_clusters=auto would look for it).')
+  sizes = summary.get('cluster_sizes') or ()
+  if 0 in sizes:
+    empty = list(sizes).count(0)
+    found.append(f"{_counted(empty, 'cluster')} {'is' if empty == 1 else 'are'} empty: "
+                 'the images do not need so many.')
+  if view and view['foreign']['count']:
+    found.append(f"{_counted(view['foreign']['count'], 'image')} stand out as unusual, "
+                 f"{_counted(view['copies']['count'], 'image')} repeat others: see "
+                 'Unusual images and copies.')
+  if summary.get('acc') is not None:
+    found.append(f"By the labels, which the run never saw, {_percent(summary['acc'])} of "
+                 'the images are in the cluster that stands for their label.')
+    sure = [row for row in summary.get('reliability') or () if row['low'] >= .9]
+    count = sum(row['num_images'] for row in sure)
+    if count:
+      right = sum(row['num_images'] * row['right'] for row in sure) / count
+      found.append(f'Where it was more than 90 % sure, {_percent(right)} were right.')
+  if summary.get('history') and not summary.get('advice'):
+    found.append('Nothing was amiss at the end that the fit can tell of itself. Whether '
+                 'the clusters are the ones you have in mind it cannot tell.')
+  return found
+
+
+def _counted(count: int, word: str) -> str:
+  """A number of things, in words."""
+  return f"{_number(count)} {word}{'' if count == 1 else 's'}"
 
 
 def _facts(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -16,10 +16,10 @@ import numpy as np
 from jdiffclust import files
 from jdiffclust.decisions import Decisions
 from jdiffclust.errors import UserError
-from jdiffclust.evaluation import diagnostics, scores
+from jdiffclust.evaluation import diagnostics, gallery, scores
 from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
-from jdiffclust.report import figures, page
+from jdiffclust.report import explorer, figures, page, spreadsheet, thumbnails
 
 VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'scikit-learn')
@@ -172,15 +172,13 @@ def write_array(path, array: np.ndarray) -> None:
       np.save(file, array)
 
 
-def write_results(workdir, config: dict, results: Results, source, images_at,
-                  labels, warn: Callable[[str], None], count: int = 6,
-                  draw: Callable | None = None,
-                  decided: Decisions | None = None) -> dict:
-  """Writes everything: CSV, NPY and JSON first, then figures and the page.
+def write_results(workdir, results: Results, source, images_at, labels,
+                  warn: Callable[[str], None], count: int = 6,
+                  draw: Callable | None = None) -> tuple[dict, dict[str, pathlib.Path]]:
+  """Writes what a fit gave: CSV, NPY and JSON first, then figures.
 
   Args:
     workdir: the folder.
-    config: as plain types, for the page.
     results: of the fit.
     source: with ids and label_names.
     images_at: from indices [n] to images [n, H, W, C] in [-1, 1].
@@ -188,10 +186,9 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     warn: called with a line on each figure that cannot be drawn.
     count: members shown per cluster and kind.
     draw: makes the figures, as `draw_figures`, which None stands for.
-    decided: by hand; None: nothing.
 
   Returns:
-    The summary, as written.
+    The summary, as written, and the paths of the figures by name.
   """
   workdir = pathlib.Path(workdir)
   summary = summarise(results, labels)
@@ -202,12 +199,26 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
   files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
                                  source.label_names, count, warn)
-  write_page(workdir, summary, drawn, config, results.responsibilities, decided)
-  return summary
+  return summary, drawn
 
 
-def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
+def command_of(workdir) -> str | None:
+  """The command line of the fit in a folder, as its summary has it; None: unknown."""
+  try:
+    text = (pathlib.Path(workdir) / 'summary.json').read_bytes()
+    return json.loads(text).get('command')
+  except (OSError, ValueError, AttributeError):
+    return None
+
+
+def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
+                 decided: Decisions) -> None:
   """Writes report.html anew from what is in the folder.
+
+  Args:
+    workdir: the folder.
+    columns: of the images, as they are decided.
+    decided: by hand.
 
   Raises:
     UserError: something is missing there.
@@ -220,13 +231,20 @@ def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
     raise UserError(f'The results in {str(workdir)!r} are incomplete '
                     f"({' '.join(str(error).split())}): --mode=evaluate writes them."
                     ) from None
+  known = gallery.read(workdir / gallery.FILE)
+  sheets = thumbnails.read(workdir / explorer.FILE, tuple(explorer.SHEETS))
+  if known is None or sheets is None:
+    name = gallery.FILE if known is None else explorer.FILE
+    raise UserError(f'{workdir / name} is missing or damaged: --mode=evaluate writes it, '
+                    'as does the end of a fit.')
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
            if path.stem != 'restored'}
-  write_page(workdir, summary, drawn, config, tau, decided)
+  write_page(workdir, summary, drawn, config, tau, explorer.Explored(
+      columns, decided, known.features, sheets))
 
 
 def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
-               responsibilities: np.ndarray, decided: Decisions | None) -> None:
+               responsibilities: np.ndarray, explored: explorer.Explored) -> None:
   """Writes report.html.
 
   Args:
@@ -235,11 +253,12 @@ def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
     drawn: paths of figures by name.
     config: as plain types.
     responsibilities: [N, Q].
-    decided: see `write_results`.
+    explored: what is known of the images.
   """
+  decided = explored.decided
   table = [dict(row) for row in scores.cluster_table(responsibilities)]
   groups = ()
-  if decided is not None and decided.any:
+  if decided.any:
     for row, name in zip(table, decided.names):
       row['name'] = name
     final = decided.clusters_of(responsibilities)
@@ -247,7 +266,8 @@ def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
                'clusters': ', '.join(map(str, np.flatnonzero(decided.owners == q))),
                'size': int(np.sum(final == q)), 'pinned': int(np.sum(decided.pins == q))}
               for q in np.unique(decided.owners)]
-  page.write_report(workdir / 'report.html', summary, drawn, config, table, groups)
+  page.write_report(workdir / 'report.html', summary, drawn, config, table, groups,
+                    explorer.view(explored))
 
 
 def draw_figures(folder, results: Results, images_at, labels, label_names,

@@ -9,7 +9,7 @@ import pytest
 from jdiffclust.evaluation import scores as clustering
 from jdiffclust.report import figures, page
 
-VOID = {'meta', 'img', 'br', 'link'}
+VOID = {'meta', 'img', 'br', 'link', 'input'}
 
 
 class Outline(parser.HTMLParser):
@@ -28,7 +28,7 @@ class Outline(parser.HTMLParser):
     assert self.open.pop() == tag
 
   def handle_data(self, data):
-    self.text += data if 'style' not in self.open else ''
+    self.text += data if not {'style', 'script'} & set(self.open) else ''
 
 
 def outline(path):
@@ -92,10 +92,25 @@ def test_page_needs_nothing_from_elsewhere(tmp_path):
   result = write(tmp_path, pictures={'cluster_sizes': tmp_path / 'sizes.png'})
   assert not {'script', 'link', 'iframe'} & {tag for tag, _ in result.tags}
   for _, attrs in result.tags:
-    for name in ('src', 'href'):
-      assert attrs.get(name, 'data:').startswith('data:')
+    assert attrs.get('src', 'data:').startswith('data:')
+    assert attrs.get('href', '#').startswith('#')
   source = (tmp_path / 'report.html').read_text()
   assert not re.search(r'https?://|@import|url\(', source)
+
+
+def test_links_lead_somewhere(tmp_path):
+  """Every part that is named on top is there."""
+  tags = write(tmp_path, {**SUMMARY, 'history': [RECORD]}).tags
+  ids = {attrs.get('id') for _, attrs in tags}
+  links = [attrs['href'] for tag, attrs in tags if tag == 'a']
+  assert len(links) > 3 and {link[1:] for link in links} <= ids
+
+
+def test_the_command_is_told(tmp_path):
+  """As it was given, or that it is not known."""
+  command = "jdiffclust --config=digits '--workdir=my runs/<b>'"
+  assert command in write(tmp_path, {**SUMMARY, 'command': command}).text
+  assert 'It is not known' in write(tmp_path).text
 
 
 def test_markup_is_escaped(tmp_path):
@@ -148,15 +163,13 @@ def test_em_section(tmp_path):
 
 
 def test_advice_is_shown_once(tmp_path):
-  """In the section on EM; the note on top points there and keeps other warnings."""
+  """In the note on top, beside other warnings."""
   result = write(tmp_path, {**SUMMARY, 'history': [RECORD],
                             'advice': {'noisy': 'draw <more>'},
                             'warnings': ['two files skipped']})
   assert result.text.count('draw <more>') == 1
   assert 'Nothing was amiss' not in result.text
-  assert 'two files skipped The fit has 1 remark on itself' in result.text
-  targets = [attrs['href'] for tag, attrs in result.tags if tag == 'a']
-  assert targets == ['#em'] and ('h2', {'id': 'em'}) in result.tags
+  assert 'Please note two files skipped draw <more>' in result.text
 
 
 def test_a_history_of_little(tmp_path):

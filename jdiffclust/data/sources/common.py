@@ -40,6 +40,8 @@ class Raw(NamedTuple):
     rendering: how stored pixels became these.
     notes: what the user should know of how the data were read, a line each.
     resized: which files were of another size, for a person; '': none.
+    thumbnail: from the number of an image and a number of pixels to the whole picture as
+      it is stored, uint8 [h, w, 1 or 3] with no side above that; None: `images` are it.
   """
 
   images: np.ndarray | LazyImages
@@ -52,6 +54,7 @@ class Raw(NamedTuple):
   rendering: Rendering = Rendering()
   notes: tuple[str, ...] = ()
   resized: str = ''
+  thumbnail: Callable[[int, int], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -204,6 +204,30 @@ def decode(open_image: Open, decoding: Decoding, rendering: Rendering,
   return levels_of(_shrunk(stored.pixels, stored.grey, decoding), decoding, rendering)
 
 
+def thumbnail(open_image: Open, rendering: Rendering, side: int,
+              frame: int = 0) -> np.ndarray:
+  """Decodes a picture once more, whole, in its own proportions, small.
+
+  Args:
+    open_image: opens its file.
+    rendering: how its pixels become levels.
+    side: pixels that no side of the result exceeds; smaller pictures stay as they are.
+    frame: its number in the file.
+
+  Returns:
+    uint8 [h, w, 1 or 3].
+
+  Raises:
+    As `decode`.
+  """
+  with open_image() as image:
+    if frame:
+      image.seek(frame)
+    stored = preprocess.upright_size(image)
+  size = preprocess.small_size(stored, side)
+  return decode(open_image, Decoding(size, 'squash'), rendering, frame)
+
+
 def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.ndarray:
   """Applies a range and a ground to a decoded picture.
 

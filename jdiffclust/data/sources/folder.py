@@ -21,7 +21,7 @@ from jdiffclust.data.sources.common import (
     LazyImages, Raw, cannot_read, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
     Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
-    find_rendering, levels_of, look, room_for)
+    find_rendering, levels_of, look, room_for, thumbnail)
 
 # Sub-folders that say how data were divided, not what is to be seen.
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
@@ -149,7 +149,8 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
   ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, name, tuple(name for name, _ in bad), rendering,
-             tuple(notes), resized_of(names, headers, (height, width)))
+             tuple(notes), resized_of(names, headers, (height, width)),
+             functools.partial(_thumbnail, root, rendering, keys))
 
 
 @contextlib.contextmanager
@@ -308,12 +309,28 @@ def _read(root: pathlib.Path, decoding: Decoding, kept: Kept, rendering: Renderi
   return levels_of(picture, decoding, rendering)
 
 
+def _thumbnail(root: pathlib.Path, rendering: Rendering, keys: Sequence[Key], row: int,
+               side: int) -> np.ndarray:
+  """Returns a whole picture as it is stored, small."""
+  key = keys[row]
+  with _told(root, key):
+    return thumbnail(functools.partial(Image.open, root / key.name), rendering, side,
+                     key.frame)
+
+
 def _decode_file(root: pathlib.Path, decoding: Decoding, rendering: Rendering,
                  key: Key) -> np.ndarray:
   """Returns the pixels [H, W, C] of a picture of an image file."""
-  try:
+  with _told(root, key):
     return decode(functools.partial(Image.open, root / key.name), decoding, rendering,
                   key.frame)
+
+
+@contextlib.contextmanager
+def _told(root: pathlib.Path, key: Key) -> Iterator[None]:
+  """Tells of a file that can no longer be read."""
+  try:
+    yield
   except OSError as error:
     raise errors.UserError(
         f'{root / key.name} could be read when the data was loaded, but not any more '

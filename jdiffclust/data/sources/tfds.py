@@ -19,7 +19,7 @@ from jdiffclust.data.sources.common import (
     LazyImages, Raw, checked_labels, one_line, row_ids, threaded_map)
 from jdiffclust.data.sources.decoding import (
     Decoding, Kept, beyond_notes, common_size, decode, decoding_of, find_rendering,
-    levels_of, look, room_for)
+    levels_of, look, room_for, thumbnail)
 
 # Images that are looked at for the range of the pixels where not all are kept.
 MOST_LOOKED_AT = 4096
@@ -90,7 +90,8 @@ def read_tfds(data: ml_collections.ConfigDict,
                                    rendering),
                  shape, np.dtype(np.uint8)),
       row_ids(len(source)), labels, label_names, 256,
-      f'tfds:{data.name}', rendering=rendering, notes=tuple(notes))
+      f'tfds:{data.name}', rendering=rendering, notes=tuple(notes),
+      thumbnail=functools.partial(_thumbnail, source, image_key, rendering))
 
 
 def _open(source: Any, image_key: str, index: int) -> Image.Image:
@@ -114,6 +115,12 @@ def _read_example(source: Any, image_key: str, decoding: Decoding, kept: Kept,
   if picture is not None:
     return levels_of(picture, decoding, rendering)
   return decode(functools.partial(_open, source, image_key, index), decoding, rendering)
+
+
+def _thumbnail(source: Any, image_key: str, rendering: Rendering, row: int,
+               side: int) -> np.ndarray:
+  """Returns a whole example as it is stored, small."""
+  return thumbnail(functools.partial(_open, source, image_key, row), rendering, side)
 
 
 def _feature_name(features: Mapping[str, Any], key: str, data: ml_collections.ConfigDict,
