@@ -119,7 +119,8 @@ class Fitted:
     params: the parameters, on the devices.
     responsibilities: tau of the fit's images, float32 [N, Q]; of a loaded fit with
       em.schedule = 'stepwise' of those that it kept.
-    bound: the variational bound on log p(x) of these, nats, [N].
+    bound: the variational bound on log p(x) of these, nats, [N]; NaN where the fit ended
+      with its start (effort='quick').
     start: responsibilities of the starting partition, [N, Q].
     progress: the run's counters and its history, a dict per EM iteration.
     choice: how the number of clusters was chosen; None: it was given.
@@ -154,6 +155,11 @@ class Fitted:
     return self.responsibilities.argmax(axis=1)
 
   @property
+  def start_alone(self) -> bool:
+    """Whether the fit ended with its start: there is no diffusion model yet."""
+    return not self.history
+
+  @property
   def history(self) -> list[dict]:
     """What was recorded of each EM iteration."""
     return self.progress['history']
@@ -161,6 +167,8 @@ class Fitted:
   @property
   def advice(self) -> list[Advice]:
     """What is amiss at the end of the fit; empty: nothing that can be told."""
+    if self.start_alone:
+      return []
     tracked = tracked_images(self.progress['num_images'], self.config)
     return advice(self.history, len(tracked), self.config.num_clusters,
                   not self.method.draws_decide, self.progress['start'] == RECOGNISED)
@@ -178,6 +186,14 @@ class Fitted:
     own, size = self.recogniser.image_shape[:2], self.method.image_shape[:2]
     return 0 if own == size else own
 
+  def _check_model(self) -> None:
+    """Checks that there is a diffusion model."""
+    if self.start_alone:
+      raise UserError(
+          "The fit ended with its start (config.effort = 'quick'): it tells clusters, also "
+          'of new images, but there is no diffusion model yet that could do this. Fit '
+          'again in the same workdir with --config.effort=full, which goes on from there.')
+
   def denoiser(self, guidance: float = 1.) -> Denoiser:
     """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.
 
@@ -185,8 +201,9 @@ class Fitted:
       guidance: exaggerates what sets a condition apart; 1: not at all.
 
     Raises:
-      UserError: guidance is not a number from 0 to 100.
+      UserError: guidance is not a number from 0 to 100; or there is no model yet.
     """
+    self._check_model()
     self._with_options('sample', {'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
@@ -208,14 +225,18 @@ class Fitted:
       UserError: there are no images, or of a type that cannot be read like the fit's; or
         embeddings, but the fit had none like these.
     """
+    self._check_model()
     return assign_all(*self._asked(source, reporter, embeddings), 'predict')
 
   def tell(self, source, reporter: Reporter | None = None,
            embeddings=None) -> np.ndarray:
     """The responsibilities [n, Q] of `assign` alone, which takes far less time.
 
-    Up to rounding; args and raises as of `assign`.
+    Up to rounding; args and raises as of `assign`. Where the fit ended with its start,
+    that alone tells them.
     """
+    if self.start_alone:
+      return self._told_by_the_start(source, reporter, embeddings)
     return tell_all(*self._asked(source, reporter, embeddings))
 
   def _asked(self, source, reporter, embeddings):
@@ -228,6 +249,17 @@ class Fitted:
     return (self.method, self.params,
             ByContent(pipeline_of(self.method, source), start),
             stream(self.config.seed, 'predict'), _quiet(reporter))
+
+  def _told_by_the_start(self, source, reporter, embeddings) -> np.ndarray:
+    """`tell` without a diffusion model."""
+    if self.recogniser is None:
+      kind = self.progress['start']
+      raise UserError(f'The fit ended with its start, {kind!r}, which tells nothing of '
+                      'new images: fit with --config.effort=full, or with '
+                      f'--config.start.kind={RECOGNISED}, which does.')
+    source = self._checked(source, reporter, embeddings)
+    self._check_embeddings(source)
+    return partition(self.recogniser, source.seen)
 
   def _check_embeddings(self, source: ImageSource) -> None:
     """Checks that images have embeddings like those of the fit, or none."""
@@ -262,6 +294,7 @@ class Fitted:
     Raises:
       UserError: the method has none, or as of `assign`.
     """
+    self._check_model()
     return densities_of_all(
         self.method, self.params,
         pipeline_of(self.method, self._checked(source, reporter)),
@@ -284,6 +317,7 @@ class Fitted:
     Raises:
       UserError: there is no such cluster or option, or its value is not allowed.
     """
+    self._check_model()
     clusters = self._numbers_of(clusters)
     given = {'clusters': clusters} if options.get('interpolate') else {}
     config = self._with_options('sample', {**options, **given})
@@ -312,6 +346,7 @@ class Fitted:
 
   def _problem(self, operator, y, sigma, pixel_range, options):
     """The config with options of `restore`, the problem in the model's units, these."""
+    self._check_model()
     for name in set(DAMAGE) & set(options):
       raise UserError(f'restore(operator, y, sigma) takes no {name}: what the images '
                       'have lost is the operator, of jdiffclust.inverse.operators.')
@@ -497,8 +532,9 @@ class Fitted:
       reporter: shows progress; None: warnings only.
 
     Raises:
-      UserError: there are more or fewer of them now.
+      UserError: there are more or fewer of them now; or there is no model yet.
     """
+    self._check_model()
     if not isinstance(source, ImageSource):
       source = self._read(source, reporter)
     progress = copy.deepcopy(self.progress)
@@ -962,7 +998,8 @@ def read(workdir, config=None, reporter: Reporter | None = None,
                         progress['image_shape'], progress['levels'], mesh))
     return template(made[0])(progress)
 
-  _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
+  _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning,
+                            stored.effort == config_lib.QUICK)
   return made[0], snapshot
 
 
@@ -978,7 +1015,9 @@ def of_snapshot(method: Method, snapshot: Snapshot, kept: Store) -> Fitted:
     UserError: that cannot be read any more.
   """
   tau = to_host(snapshot.responsibilities)
-  return Fitted(method, snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
+  bound = tau['bound'] if snapshot.progress['history'] else np.full_like(
+      tau['bound'], np.nan)
+  return Fitted(method, snapshot.state.ema, tau['current'], bound, tau['start'],
                 snapshot.progress, kept.choice(),
                 recogniser_of(kept, snapshot.progress, method.config),
                 kept.symmetries(), kept.examples())

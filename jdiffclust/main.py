@@ -433,9 +433,10 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
 
 def print_summary(summary: dict, workdir) -> None:
   """Prints the outcome in a few lines on standard output."""
+  bound = summary['bound_bits_per_dim']
   print(f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
-        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; bound "
-        f"{summary['bound_bits_per_dim']:.4f} bits/dim; "
+        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; "
+        + ('' if bound is None else f'bound {bound:.4f} bits/dim; ') +
         f"{summary['mean_probability']:.1%} in the right cluster, by the model's own "
         f"probabilities; {summary['wall_seconds']:.0f} s")
   if summary['acc'] is not None:

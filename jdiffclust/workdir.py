@@ -283,13 +283,15 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
         f'{path} is damaged: restore it, or fit into a new workdir.') from None
 
 
-def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
+def restore_fit(workdir, template, warn,
+                start_will_do: bool = False) -> tuple[int, Snapshot]:
   """The newest checkpoint of a completed EM iteration, read-only.
 
   Args:
     workdir: of a fit.
     template: see `Checkpoints.restore_newest`.
     warn: called with a line on each damaged one, and where the fit has not ended.
+    start_will_do: whether it may be that of a start, of which no iteration is completed.
 
   Raises:
     UserError: there is none.
@@ -300,9 +302,12 @@ def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
     raise missing
   with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
     restored = checkpoints.restore_newest(template, warn)
-  if restored is None or not restored[1].progress['history']:
+  if restored is None:
     raise missing
-  if not restored[1].progress['stop_reason']:
+  if not restored[1].progress['history']:
+    if not start_will_do:
+      raise missing
+  elif not restored[1].progress['stop_reason']:
     warn(f'the fit in {workdir} has not ended: using its checkpoint {restored[0]}.')
   return restored
 

@@ -28,6 +28,7 @@ ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
 BEST = 'best'  # the start of the best bound
 # The default of start.spaces, and of images with embeddings.
 PLAIN, EMBEDDED = ('pixels', 'edges', 'colours'), (EMBEDDINGS,)
+QUICK, FULL = 'quick', 'full'  # how far a fit goes
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 # Which maps leave the images' content alone; auto: it is found out when a run begins.
 SYMMETRIES = ('views.flip', 'views.upside_down', 'views.quarter_turns')
@@ -58,6 +59,10 @@ OPTIONS: Mapping[str, Any] = {
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
+    'effort': choice(FULL, (QUICK, FULL), 'how far a fit goes: quick ends with the '
+                     'clusters of the start, their results and their page; full trains '
+                     'the diffusion model, too, and goes on from what quick has left',
+                     **ASKED),
     'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all, and '
                            'on a CPU one for each core, if the batch sizes are multiples '
                            'of it', **HERE),

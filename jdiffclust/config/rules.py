@@ -13,7 +13,7 @@ import ml_collections
 
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FEWEST_STEPS, LATENTS,
-    NEIGHBOURS, PLAIN, all_options, copied, flatten, unknown_option)
+    NEIGHBOURS, PLAIN, QUICK, all_options, copied, flatten, unknown_option)
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
     COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, UNINFORMED_STARTS)
@@ -51,8 +51,8 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: two of them contradict each other.
   """
-  for check in (_check_draws, _check_em, _check_model, _check_low, _check_samples,
-                _check_processes):
+  for check in (_check_draws, _check_em, _check_model, _check_low, _check_effort,
+                _check_samples, _check_processes):
     check(config)
 
 
@@ -159,6 +159,18 @@ def _check_low(config) -> None:
     raise UserError(f'config.sample.guidance = {config.sample.guidance} leads away from '
                     "images of any cluster, which config.method = 'sr3' does not know: "
                     'set it to 1.')
+
+
+def _check_effort(config) -> None:
+  """Checks that a fit that ends with its start has one that says something."""
+  if config.effort != QUICK:
+    return
+  what = ("config.method = 'sr3' has no clusters" if config.method == 'sr3' else
+          f'config.start.kind = {config.start.kind!r} knows nothing of the images'
+          if config.start.kind in UNINFORMED_STARTS else '')
+  if what:
+    raise UserError(f"config.effort = 'quick' ends with the clusters of the start, but "
+                    f'{what}: set it to full.')
 
 
 def _check_samples(config) -> None:
