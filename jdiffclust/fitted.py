@@ -190,9 +190,9 @@ class Fitted:
     """Checks that there is a diffusion model."""
     if self.start_alone:
       raise UserError(
-          "The fit ended with its start (config.effort = 'quick'): it tells clusters, also "
-          'of new images, but there is no diffusion model yet that could do this. Fit '
-          'again in the same workdir with --config.effort=full, which goes on from there.')
+          "The fit ended with its start (config.effort = 'quick'): it tells clusters, of "
+          'new images, too, but there is no diffusion model yet that could do this. Fit '
+          'again in the same workdir with --config.effort=full: it goes on from there.')
 
   def denoiser(self, guidance: float = 1.) -> Denoiser:
     """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.

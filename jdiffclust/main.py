@@ -1,5 +1,6 @@
 """Clusters images with a mixture of conditional diffusion models.
 
+  python -m jdiffclust.main path/to/images
   python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
   python -m jdiffclust.main --mode=predict --workdir=runs/digits \\
       --config=configs/folder.py --config.data.path=new_images
@@ -11,8 +12,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import shlex
 import sys
 import sysconfig
 import time
@@ -37,6 +40,9 @@ from jdiffclust.memory import keep_freed_memory  # noqa: E402
 
 MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
+# Commands that images can be named for as arguments, and flags that take a value.
+WITH_IMAGES = ('fit', 'predict', 'restore')
+IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar'}
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
@@ -73,7 +79,10 @@ def help_text(everything: bool = False) -> str:
   Args:
     everything: all options, by section; False: those that a person needs.
   """
-  lines = [__doc__.strip(), '', 'Flags:',
+  lines = [__doc__.strip(), '', 'Images, as arguments: a folder, several image files, a '
+           'list of them (.txt, .csv) or an array',
+           '(.npy, .npz). What is chosen then, and the whole command, are told.', '',
+           'Flags:',
            '  --config=FILE       a config file, or the name of one of ours, such as '
            'folder (predict: of the new images)',
            '  --workdir=DIR       where results go, and where a fitted run is found',
@@ -170,6 +179,7 @@ def parse(argv: list[str]):
     UserError: an unknown flag, option or mode, a wrong value, a missing file.
   """
   values, argv = flags.FlagValues(), current_names(argv)
+  whole = list(argv)
   for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
     if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):
       argv[i:i + 2] = [f'--config={argv[i + 1]}']
@@ -223,10 +233,6 @@ def parse(argv: list[str]):
     raise UserError(
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "
         f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-  if len(rest) > 1:
-    advice = ' To cluster the images of that folder: --config=folder --config.data.path='
-    raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.' + (
-        f'{advice}{rest[1]} --workdir=runs/mine' if os.path.isdir(rest[1]) else ''))
   if values.mode not in MODES:
     raise UserError(f'--mode={values.mode} is not allowed: it must be one of '
                     f"{', '.join(MODES)}." + config_lib.nearest(values.mode, MODES))
@@ -234,12 +240,14 @@ def parse(argv: list[str]):
     if values[flag].value is not None and values.mode != mode:
       raise UserError(f"--{flag.replace('_', '-')} is of --mode={mode}, not of "
                       f'--mode={values.mode}: leave it out, or set the mode.')
+  if len(rest) > 1:
+    return begun(whole, rest[1:], values.mode, values.workdir, bool(given))
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
                     '--workdir=runs/mine.')
   if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
-                    '--config=configs/digits.py.')
+                    '--config=configs/digits.py; or name images: jdiffclust FOLDER.')
   workdir = pathlib.Path(values.workdir).expanduser()
   named = {arg.lstrip('-').removeprefix('config.').partition('=')[0]
            for arg in overrides}
@@ -260,6 +268,73 @@ def parse(argv: list[str]):
           {flag: values[flag].value for flag in OF_MODE})
 
 
+def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
+          has_config: bool):
+  """Parses a command line that names images by arguments; see `jdiffclust.beginning`.
+
+  Args:
+    argv: with the program's name first, the images somewhere.
+    paths: of the images.
+    mode: of the command.
+    workdir: as given.
+    has_config: whether a config file is given.
+
+  Returns:
+    As of `parse`, with 'begun' among the flags: what was chosen, for a person, and the
+    image files to list.
+
+  Raises:
+    UserError: as of `parse`, or there are no such images.
+  """
+  from jdiffclust import beginning
+  if mode not in WITH_IMAGES:
+    raise UserError(f'Unexpected argument {paths[0]!r}: --mode={mode} is asked of a run; '
+                    f"images are named for {', '.join(WITH_IMAGES)}.")
+  rest = list(argv[1:])
+  for path in paths:
+    rest.pop(next(k for k in reversed(range(len(rest))) if rest[k] == path and not (
+        k and rest[k - 1].lstrip('-') in IN_TWO_WORDS)))
+  seen = beginning.look(paths)
+  named = [arg.lstrip('-').removeprefix('config.').partition('=')[0] for arg in rest]
+  twice = next((name for name in ('data.source', 'data.path') if name in named), None)
+  if twice:
+    raise UserError(f'Images are named twice: by {paths[0]!r} and by --config.{twice}. '
+                    'Leave one of them out.')
+  if mode != 'fit':
+    if seen.files:
+      raise UserError(f'{len(seen.files)} image files are named: for --mode={mode} name '
+                      'one, a list of them (.txt), or their folder.')
+    return parse([argv[0], *rest, f'--config.data.source={seen.source}',
+                  f'--config.data.path={seen.path}'])
+  if seen.count == 1:
+    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. Name a folder of '
+                    'images; or ask a run which of its clusters the image is of: '
+                    f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
+                    f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')
+  asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
+      beginning.chosen(seen, named))
+  begin = ['jdiffclust', *([] if has_config else ['--config=folder'])]
+  listed = lambda path: {'data.path': str(path / beginning.LISTED)} if seen.files else {}
+  options = lambda path: [f'--config.{name}={value}'
+                          for name, value in (asked | listed(path)).items()]
+  if workdir:
+    place = beginning.Place(pathlib.Path(workdir).expanduser(), False, '')
+  else:
+    config = parse([*begin, *options(pathlib.Path()), *rest, '--workdir=.'])[0]
+
+    def differences(path):
+      from jdiffclust.workdir import Workdir
+      return Workdir(path).differences(config_lib.copied(config))
+
+    place = beginning.workdir_for(seen, config, differences)
+    rest.append(f'--workdir={place.path}')
+  command = [*begin, *options(place.path), *rest]
+  config, workdir, mode, quiet, flags_of_mode = parse(command)
+  whole = shlex.join(command)
+  told = beginning.Begun(beginning.told(seen, asked, place, whole), whole, seen.files)
+  return config, workdir, mode, quiet, flags_of_mode | {'begun': told}
+
+
 def apply_overrides(workdir, overrides: list[str]):
   """The config of a fitted workdir, with options of the command line changed."""
   config = config_lib.fitted_config(workdir)
@@ -278,7 +353,7 @@ def apply_overrides(workdir, overrides: list[str]):
 
 
 def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
-            started: float) -> None:
+            started: float, command: str, begun=None) -> None:
   """Fits the model and writes its results; continues a run that was cut off.
 
   Args:
@@ -288,15 +363,23 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     build: makes the method, as `clustering.method.build`.
     parts: make the results, `outputs.Parts`.
     started: the `time.perf_counter()` from which wall_seconds count.
+    command: the command line.
+    begun: a `beginning.Begun`, if the images were named as arguments.
   """
-  from jdiffclust import decisions
+  from jdiffclust import beginning, decisions
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import Workdir
+  from jdiffclust.workdir import COMMAND, Workdir, is_main_process
   store = Workdir(workdir, config.checkpoint.keep, started)
   load = lambda: load_source(config.data, finest=finest_of(config))
-  with held_run(store, config, load, reporter, build) as source:
+  for line in begun.lines if begun else ():
+    reporter.line(line)
+  listed = (beginning.listed(workdir, begun.files) if begun and begun.files else
+            contextlib.nullcontext())
+  with listed, held_run(store, config, load, reporter, build) as source:
+    if is_main_process():
+      files.write_text(workdir / COMMAND, command + '\n')
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
@@ -529,7 +612,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     reporter = Reporter(quiet or not main_process)
     given = config, workdir, reporter, build or method.build
     parts = Parts() if parts is None else parts
-    commands = {'fit': lambda: run_fit(*given, parts, started),
+    begun_by = asked.get('begun')
+    command = begun_by.command if begun_by else shlex.join(['jdiffclust', *argv[1:]])
+    commands = {'fit': lambda: run_fit(*given, parts, started, command, begun_by),
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),

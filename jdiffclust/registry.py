@@ -91,6 +91,7 @@ SOURCES = Registry('source', 'jdiffclust.data.sources', {
     'idx': 'idx:read_idx_source',
     'npz': 'npz:read_npz',
     'folder': 'folder:read_folder',
+    'files': 'folder:read_listed',
     'tfds': 'tfds:read_tfds',
 })
 SAMPLERS = Registry('sampler', 'jdiffclust.diffusion', {

@@ -32,6 +32,7 @@ from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
+COMMAND = 'command.txt'  # the command line of the fit
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
 EXAMPLES = 'examples.npz'  # images of the fit, by which damaged ones are known
 
@@ -62,18 +63,21 @@ class Workdir(Store):
     self._keep, self._number = keep, 0
     self._checkpoints = self._writer = None
 
-  def check(self, config) -> None:
-    """Checks that the run which has begun here, if any, is of this config.
+  def differences(self, config) -> list[str]:
+    """What sets the run which has begun here, if any, apart from a config.
 
     Args:
       config: of the fit to come; an automatic number of clusters becomes the one that was
         chosen when the run began, and automatic shares of views those that it has.
 
+    Returns:
+      A line each.
+
     Raises:
-      UserError: it is of another one; what differs is named.
+      UserError: config.json is damaged.
     """
     if not self.resumes:
-      return
+      return []
     fitted = config_lib.fitted_config(self.path)
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
@@ -81,7 +85,18 @@ class Workdir(Store):
     number = len(self.fingerprint().get('ids', ()))
     if number:  # what counts is how many steps they make of these images
       fitted, config = (config_lib.for_collection(c, number) for c in (fitted, config))
-    different = config_lib.differences(fitted, config)
+    return config_lib.differences(fitted, config)
+
+  def check(self, config) -> None:
+    """Checks that the run which has begun here, if any, is of this config.
+
+    Args:
+      config: is changed as by `differences`.
+
+    Raises:
+      UserError: it is of another one; what differs is named.
+    """
+    different = self.differences(config)
     if different:
       raise UserError(f'The workdir {str(self.path)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "

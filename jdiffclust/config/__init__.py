@@ -3,8 +3,9 @@
 from jdiffclust.config.modes import asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FULL, NEIGHBOURS, OPTIONS, QUICK,
-    RENAMED, SYMMETRIES, all_options, copied, default_config, flatten, options, unknown_option)
+    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FULL, NEIGHBOURS, OPTIONS,
+    QUICK, RENAMED, SYMMETRIES, all_options, copied, default_config, flatten, options,
+    unknown_option)
 from jdiffclust.config.rules import (
     cautions, check_against_data, check_config, for_collection, spaces_for, unread)
 from jdiffclust.config.store import (
@@ -12,7 +13,8 @@ from jdiffclust.config.store import (
 
 __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'FULL', 'LEVELS',
-    'NEIGHBOURS', 'OPTIONS', 'Option', 'QUICK', 'RENAMED', 'SYMMETRIES', 'all_options', 'asked_of', 'cautions',
+    'NEIGHBOURS', 'OPTIONS', 'Option', 'QUICK', 'RENAMED', 'SYMMETRIES', 'all_options',
+    'asked_of', 'cautions',
     'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
     'has_config', 'nearest', 'options', 'settle_like', 'spaces_for', 'to_json',

@@ -68,8 +68,8 @@ OPTIONS: Mapping[str, Any] = {
                            'of it', **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
-        'path': text('', 'the file (idx, npz) or folder (idx: all its files; folder, '
-                     'tfds) read', **ASKED),
+        'path': text('', 'the file (idx, npz; files: an image, or a list of images) or '
+                     'folder (idx: all its files; folder, tfds) read', **ASKED),
         'labels_path': text('', 'the labels file of source=idx; empty: guessed from the '
                             "images' name", **ASKED),
         'name': text('', 'the name of the TensorFlow data set (source=tfds)', **PERSON),

@@ -31,7 +31,7 @@ from jdiffclust.data.sources.common import (
 from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
-RESIZING = ('folder', 'tfds')  # sources that read images at data.image_size
+RESIZING = ('folder', 'files', 'tfds')  # sources that read images at data.image_size
 _Array = TypeVar('_Array')  # a NumPy or a JAX array
 
 
@@ -100,8 +100,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
 
   Args:
     data: the `data` section of a config, with the options
-      source: 'digits', 'idx', 'npz', 'folder' or 'tfds'. `registry.SOURCES` names the
-        function that reads each; the function says which of path, labels_path, name,
+      source: 'digits', 'idx', 'npz', 'folder', 'files' or 'tfds'. `registry.SOURCES`
+        names the function that reads each; the function says which of path, labels_path, name,
         split, image_key and label_key it uses.
       image_size: pixels a side, or (height, width). 0 leaves the images as they are;
         they must then be of one size.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import functools
 import os
 import pathlib
@@ -16,9 +17,10 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.by_name import NAMES, column_of, read_table
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, cannot_read, one_line, threaded_map)
+    LazyImages, Raw, cannot_read, existing_file, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
     Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
     find_rendering, levels_of, look, room_for)
@@ -104,6 +106,69 @@ def read_files(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDi
   names = [os.path.expanduser(os.fspath(path)) for path in paths]
   found = Found(names, [], [], collections.Counter())
   return _raw(pathlib.Path(), found, data, rendering, 'files')
+
+
+def read_listed(data: ml_collections.ConfigDict,
+                rendering: Rendering | None = None) -> Raw:
+  """Reads the image files that a list names, in its order; see `read_folder`.
+
+  Args:
+    data: as of `read_folder`; path is a list, see `listed`, or an image file.
+    rendering: of a fit, to be kept to; None: it is found.
+
+  Returns:
+    A Raw of `LazyImages`, 256 levels; files of a list have no labels of their own.
+
+  Raises:
+    UserError: as of `listed` and `read_files`.
+  """
+  _register_further_formats()
+  root, names = listed(data.path)
+  data = copy.deepcopy(data)
+  data.use_labels = False
+  name = f'files:{pathlib.PurePath(data.path).stem}'
+  return _raw(root, Found(names, [], [], collections.Counter()), data, rendering, name)
+
+
+def listed(path: str) -> tuple[pathlib.Path, list[str]]:
+  """The files that a list names.
+
+  Args:
+    path: of a text file with a name on each line, of a table with a column of names
+      (`data.by_name`), or of an image, which is the only one then. Names are relative to
+      the folder of the list.
+
+  Returns:
+    That folder, and the names as they are written.
+
+  Raises:
+    UserError: there is no list, it is empty, or it has a name twice.
+  """
+  path = existing_file(path)
+  root, ending = pathlib.Path(path).parent, pathlib.Path(path).suffix.lower()
+  if ending == '.txt':
+    try:
+      text = pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(f'{path} cannot be read as a list of files '
+                             f'({one_line(error)}): give a text file, UTF-8, of a name '
+                             'on each line') from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+  elif ending in ('.csv', '.parquet'):
+    table = read_table(path, 'config.data.path', ('file',))
+    column = column_of(table, NAMES, 0, 'the names of the files', path,
+                       'config.data.path')
+    names = [str(name) for name in table.columns[column] if name is not None]
+  else:
+    return root, [pathlib.Path(path).name]
+  if not names:
+    raise errors.UserError(f'{path} names no file: a list of image files is needed, a '
+                           'name on each line')
+  again = [name for name, times in collections.Counter(names).items() if times > 1]
+  if again:
+    raise errors.UserError(f'{path} names {again[0]!r} {names.count(again[0])} times: '
+                           'name each image once')
+  return root, names
 
 
 def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
