@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shlex
@@ -45,6 +46,7 @@ WITH_IMAGES = ('fit', 'predict', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar'}
+CHECK = 'check.png'  # of the workdir: what is seen of the images
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -380,12 +382,29 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   with listed, held_run(store, config, load, reporter, build) as source:
     if is_main_process():
       files.write_text(workdir / COMMAND, command + '\n')
+      if not store.resumes:
+        show_images(source, config, workdir, reporter)
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
     print_summary(summary, workdir)
+
+
+def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
+  """Tells what is seen of the images before a fit, and draws it: check.png, check.json."""
+  from jdiffclust import inspection
+  from jdiffclust.report import check, figures
+  found = inspection.inspect(source, config.data)
+  for line in found.lines():
+    reporter.line(line)
+  for line in inspection.cautions(found, config.num_clusters):
+    reporter.warning(line)
+  figures.save_figure(check.check(inspection.tiles(found, source)), workdir / CHECK)
+  files.write_text((workdir / CHECK).with_suffix('.json'),
+                   json.dumps(found.as_dict(), indent=2) + '\n')
+  reporter.line(f'  {workdir / CHECK} shows some of them as they are seen.')
 
 
 def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from jdiffclust import decisions, exploring
+from jdiffclust import decisions, exploring, inspection
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
@@ -271,6 +271,7 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
           'size': source.embeddings.shape[1], 'beside': [
               name for name in config.start.spaces if name != EMBEDDINGS],
           'distance': config.start.embeddings_distance},
+      'input': inspection.inspect(source, config.data).as_dict(),
       'effort': QUICK if fitted.start_alone else FULL,
       'bought': None if fitted.start_alone else bought(fitted),
       'init_method': progress['start'], 'init_trials': progress['starts'],

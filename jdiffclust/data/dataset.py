@@ -27,7 +27,7 @@ from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, constant_images_error, threaded_map)
+    LazyImages, Raw, Stored, constant_images_error, threaded_map)
 from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
@@ -58,6 +58,7 @@ class ImageSource:
       empty cell.
     embeddings: a vector of each image that another network has made, real numbers [N, D],
       perhaps a memory map; None: there are none.
+    stored: what the images were before they became these; None: that is not known.
   """
 
   name: str
@@ -73,6 +74,7 @@ class ImageSource:
   finer: 'ImageSource | None' = None
   metadata: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
   embeddings: np.ndarray | None = None
+  stored: Stored | None = None
 
   @property
   def seen(self) -> 'ImageSource':
@@ -101,8 +103,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   Args:
     data: the `data` section of a config, with the options
       source: 'digits', 'idx', 'npz', 'folder', 'files' or 'tfds'. `registry.SOURCES`
-        names the function that reads each; the function says which of path, labels_path, name,
-        split, image_key and label_key it uses.
+        names the function that reads each; the function says which of path,
+        labels_path, name, split, image_key and label_key it uses.
       image_size: pixels a side, or (height, width). 0 leaves the images as they are;
         they must then be of one size.
       fit: how images of other proportions are resized, see `preprocess.resized`.
@@ -282,7 +284,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
       rendering=raw.rendering, notes=notes, resized=resized, finer=finer,
-      embeddings=vectors)
+      embeddings=vectors, stored=raw.stored and raw.stored.take(keep))
   if for_fit:
     _check_images_differ(source)
   return source

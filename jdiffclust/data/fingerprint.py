@@ -123,6 +123,7 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
   return dataclasses.replace(
       source, images=images, finer=finer, ids=tuple(source.ids[i] for i in order),
       embeddings=embeddings_at(source, order),
+      stored=source.stored and source.stored.take(order),
       labels=None if source.labels is None else source.labels[order],
       metadata={name: [cells[i] for i in order]
                 for name, cells in source.metadata.items()})

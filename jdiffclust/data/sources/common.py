@@ -24,6 +24,25 @@ _Item, _Result = TypeVar('_Item'), TypeVar('_Result')
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
+class Stored(NamedTuple):
+  """What N image files hold.
+
+  Attributes:
+    sizes: (height, width) in pixels, int [N, 2].
+    transparent: whether some of its pixels are, bool [N].
+    contrast: the share of the variance of its pixels that is left of it at the size at
+      which it is read, [N]; about 1 if it keeps its size.
+  """
+
+  sizes: np.ndarray
+  transparent: np.ndarray
+  contrast: np.ndarray
+
+  def take(self, rows: np.ndarray) -> 'Stored':
+    """The same of some images, int [n]."""
+    return Stored(*(array[rows] for array in self))
+
+
 class Raw(NamedTuple):
   """What a reader hands to `load_source`.
 
@@ -39,6 +58,7 @@ class Raw(NamedTuple):
     rendering: how stored pixels became these.
     notes: what the user should know of how the data were read, a line each.
     resized: which files were of another size, for a person; '': none.
+    stored: what the files hold; None: the images are no files.
   """
 
   images: np.ndarray | LazyImages
@@ -51,6 +71,7 @@ class Raw(NamedTuple):
   rendering: Rendering = Rendering()
   notes: tuple[str, ...] = ()
   resized: str = ''
+  stored: Stored | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import NAMES, column_of, read_table
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, cannot_read, existing_file, one_line, threaded_map)
+    LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
     Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
     find_rendering, levels_of, look, room_for)
@@ -214,7 +214,16 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
   ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, name, tuple(name for name, _ in bad), rendering,
-             tuple(notes), resized_of(names, headers, (height, width)))
+             tuple(notes), resized_of(names, headers, (height, width)),
+             stored_of(headers, frames))
+
+
+def stored_of(headers: Sequence[Header], frames: Sequence[int]) -> Stored:
+  """What the pictures of files hold, of which so many are used of each."""
+  columns = ([header.size for header in headers],
+             [header.transparent for header in headers],
+             [header.contrast for header in headers])
+  return Stored(*(np.repeat(np.array(column), frames, axis=0) for column in columns))
 
 
 @contextlib.contextmanager
