@@ -26,14 +26,16 @@ from jdiffclust.clustering.generation import Samples, denoiser_of, sample_cluste
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
     Guesses, evidence_of_clusters, restore_all)
+from jdiffclust.clustering.starts.agreement import FEWEST_IMAGES, MOST_IMAGES, agree
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.embedded import check_directions
 from jdiffclust.clustering.starts.recognition import Recognised
 from jdiffclust.clustering.starts.sample import (
-    fit_sample, partition, sample_embeddings, start_of_all, tracked_images)
+    fit_sample, flat_images, partition, sample_embeddings, sample_indices, start_of_all,
+    tracked_images)
 from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import (
-    ImageSource, array_source, load_source, read_images, scale_to_model)
+    ImageSource, array_source, embeddings_at, load_source, read_images, scale_to_model)
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
@@ -47,7 +49,8 @@ from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
-from jdiffclust.registry import RECOGNISED, RESTORERS
+from jdiffclust.registry import (
+    NEIGHBOURHOODS, RECOGNISED, RESTORERS, UNINFORMED_STARTS)
 from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import (
@@ -127,6 +130,8 @@ class Fitted:
     recogniser: tells the clusters of images, if the start was made by recognition.
     symmetries: which maps were found to leave the images' content alone, by the option
       of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
+    agreement: which clusters came back when the start was made anew, see
+      `starts.agreement.Agreement`; None: it was not.
     examples: some of the fit's images as they are stored, [n, H, W, C], by which damaged
       ones are known; None: of a fit of before.
   """
@@ -140,6 +145,7 @@ class Fitted:
   choice: dict | None = None
   recogniser: Recognised | None = None
   symmetries: dict | None = None
+  agreement: dict | None = None
   examples: np.ndarray | None = None
   # What was learnt of the last damage, by that: an image after the other takes it up.
   _learnt: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -890,7 +896,12 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_images(source)
   store.keep_config(config)
   pipeline = pipeline_of(method, source)
-  done = Fitter(method, source, pipeline, store, reporter).run()
+  fitter = Fitter(method, source, pipeline, store, reporter)
+  agreement = store.agreement() if store.resumes else None
+  if agreement is None:
+    agreement = agreement_for(config, source, fitter.starting_clusters, reporter)
+    store.keep_agreement(agreement)
+  done = fitter.run()
   waited = pipeline.waiting_share
   if waited is not None:
     done.progress['waiting_share'] = waited
@@ -899,7 +910,7 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
                   + (': more config.data.workers may help' if waited > WAITS else ''))
   fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
                   done.start, done.progress, store.choice(), done.recogniser,
-                  symmetries or store.symmetries(), examples)
+                  symmetries or store.symmetries(), agreement, examples)
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -930,6 +941,35 @@ def settle_for(config, source: ImageSource) -> tuple[Any, dict[str, Symmetry]]:
     return config, {}
   sample = fit_sample(source, symmetry.MOST_IMAGES, config.seed)
   return symmetry.settled(config, sample, source.image_shape)
+
+
+def agreement_for(config, source: ImageSource, clusters: np.ndarray,
+                  reporter: Reporter) -> dict | None:
+  """Which clusters come back when the start is made anew; None: that is not asked.
+
+  Args:
+    config: of the fit, settled.
+    source: the images.
+    clusters: of the `tracked_images`, by the start, [n].
+    reporter: shows progress, and warns where nothing speaks for clusters.
+  """
+  options, tracked = config.start, tracked_images(source.num_images, config)
+  kind = options.kind if options.kind != config_lib.BEST else options.candidates[0]
+  if kind == RECOGNISED and config.effort == config_lib.QUICK:
+    kind = NEIGHBOURHOODS  # without a network: in a fraction of the time
+  if (not options.repeats or config.num_clusters == 1 or kind in UNINFORMED_STARTS
+      or len(tracked) < FEWEST_IMAGES):
+    return None
+  chosen = sample_indices(len(tracked), MOST_IMAGES, config.seed)
+  rows, seen = tracked[chosen], source.seen
+  with reporter.task('the start anew', options.repeats, 'times') as task:
+    found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
+                  options.repeats, kind, lambda: task.advance(1),
+                  embeddings_at(seen, rows))
+  reporter.line(found.in_words())
+  if found.no_sign:
+    reporter.warning(found.caution())
+  return found.as_dict()
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
@@ -1020,4 +1060,4 @@ def of_snapshot(method: Method, snapshot: Snapshot, kept: Store) -> Fitted:
   return Fitted(method, snapshot.state.ema, tau['current'], bound, tau['start'],
                 snapshot.progress, kept.choice(),
                 recogniser_of(kept, snapshot.progress, method.config),
-                kept.symmetries(), kept.examples())
+                kept.symmetries(), kept.agreement(), kept.examples())

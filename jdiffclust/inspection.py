@@ -209,4 +209,5 @@ def tiles(found: Inspection, source: ImageSource) -> list[tuple[str, list[np.nda
   rows += [(f'{len(odd):,} {MEANINGS[name]}', odd[:EXAMPLES])
            for name, odd in found.odd.items() if len(odd)]
   sources = [source.seen] + [source] * (found.seen_shape != found.image_shape)
-  return [(title, [images_at(each, chosen) for each in sources]) for title, chosen in rows]
+  return [(title, [images_at(each, indices) for each in sources])
+          for title, indices in rows]

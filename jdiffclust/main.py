@@ -393,7 +393,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
-  """Tells what is seen of the images before a fit, and draws it: check.png, check.json."""
+  """Tells what is seen of the images before a fit: check.png, check.json."""
   from jdiffclust import inspection
   from jdiffclust.report import check, figures
   found = inspection.inspect(source, config.data)

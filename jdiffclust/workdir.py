@@ -34,6 +34,7 @@ from jdiffclust.training.writers import MetricsWriter
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
 COMMAND = 'command.txt'  # the command line of the fit
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
+AGREEMENT = 'agreement.json'  # which clusters came back
 EXAMPLES = 'examples.npz'  # images of the fit, by which damaged ones are known
 
 
@@ -174,6 +175,14 @@ class Workdir(Store):
     """What `keep_choice` wrote; None if the number was given."""
     return results.read_choice(self.path)
 
+  def keep_agreement(self, found: dict | None) -> None:
+    """Writes agreement.json; None: removes what an earlier run left."""
+    self._keep_json(AGREEMENT, found)
+
+  def agreement(self) -> dict | None:
+    """What `keep_agreement` wrote; None: the start was not repeated."""
+    return self._json(AGREEMENT)
+
   def keep_recogniser(self, arrays: dict) -> None:
     """Writes recogniser.npz."""
     if is_main_process():
@@ -213,17 +222,22 @@ class Workdir(Store):
 
   def keep_symmetries(self, found: dict | None) -> None:
     """Writes symmetries.json; None: removes what an earlier run left."""
-    if not is_main_process():
-      return
-    path = self.path / SYMMETRIES
-    if found is None:
-      path.unlink(missing_ok=True)
-    else:
-      files.write_text(path, json.dumps(found, indent=2) + '\n')
+    self._keep_json(SYMMETRIES, found)
 
   def symmetries(self) -> dict | None:
     """What `keep_symmetries` wrote; None: all were given."""
-    path = self.path / SYMMETRIES
+    return self._json(SYMMETRIES)
+
+  def _keep_json(self, name: str, found: dict | None) -> None:
+    if not is_main_process():
+      return
+    if found is None:
+      (self.path / name).unlink(missing_ok=True)
+    else:
+      files.write_text(self.path / name, json.dumps(found, indent=2) + '\n')
+
+  def _json(self, name: str) -> dict | None:
+    path = self.path / name
     return json.loads(path.read_bytes()) if path.is_file() else None
 
   def restore(self, template, warn):

@@ -156,6 +156,9 @@ OPTIONS: Mapping[str, Any] = {
                       'mixture, of images in [-1, 1]', open_low=True),
         'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
                                   'features start.spaces=denoiser compares'),
+        'repeats': integer(0, 0, 'how often the start is made anew, from another seed '
+                           'and a random half of the images, to tell which clusters '
+                           'come back; 0: not', **ASKED),
         'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },

@@ -239,6 +239,11 @@ class Fitter:
     return SampleTable(replicate(self.tracked.astype(np.int32), self.method.mesh), tau)
 
   @property
+  def starting_clusters(self) -> np.ndarray:
+    """The clusters of the tracked images by the start, int [n]."""
+    return to_host(self.tau)['start'].argmax(axis=1)
+
+  @property
   def step(self) -> int:
     """Gradient steps taken; waits for the devices."""
     return int(self.state.step)

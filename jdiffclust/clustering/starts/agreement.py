@@ -1,6 +1,6 @@
 """Whether clusters come back: from other seeds, and from other images of the same kind.
 
-A start is made anew, from another seed and from a random half of the images alone, and
+A start is made anew, from another seed and from a random half of the images, and
 then tells the other half. Of each cluster q, members M_q, it is asked on that other half
 
   J_q = max_r |M_q n M'_r| / |M_q u M'_r|,
@@ -11,12 +11,13 @@ where M'_r are the new clusters: q has come back if J_q is `CAME_BACK` or more (
 Of all clusters together the adjusted Rand index on the other half, mean over repeats, says
 whether there are clusters at all: what chance has joined, another half does not join
 again. Below `NO_SIGN` nothing speaks for clusters. The index sees neither that clusters
-are others than a person has in mind, nor that a smooth variety of images, with no gaps, was
-cut at places that many halves agree on.
+are others than a person has in mind, nor that a smooth variety of images, with no gaps,
+was cut at places that many halves agree on.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,9 +55,31 @@ class Agreement(NamedTuple):
     """The mean of the adjusted Rand indices."""
     return float(np.mean(self.rand))
 
+  @property
+  def no_sign(self) -> bool:
+    """Whether nothing speaks for clusters."""
+    return self.mean < NO_SIGN
+
+  def in_words(self) -> str:
+    """Which clusters came back, in one line."""
+    by_times: dict[int, list[int]] = {}
+    for cluster, times in enumerate(self.came_back):
+      by_times.setdefault(times, []).append(cluster)
+    parts = [f"{', '.join(map(str, clusters))} in {times} of {self.repeats}"
+             for times, clusters in sorted(by_times.items(), reverse=True)]
+    return ('Which clusters came back, made anew from other seeds and a random half of '
+            f"the images: {'; '.join(parts)}.")
+
+  def caution(self) -> str:
+    """What to say where nothing speaks for clusters."""
+    return ('There is no sign of clusters: made anew from random halves of the images, '
+            f'they are others (adjusted Rand index {self.mean:.2f}, by chance 0). '
+            'They cut the images at arbitrary places; other images, more of '
+            'them, or fewer clusters may show some.')
+
   def as_dict(self) -> dict:
     """Of agreement.json."""
-    return {**self._asdict(), 'mean_rand': self.mean, 'no_sign': self.mean < NO_SIGN}
+    return {**self._asdict(), 'mean_rand': self.mean, 'no_sign': self.no_sign}
 
 
 def overlaps(clusters: np.ndarray, others: np.ndarray, num_clusters: int) -> np.ndarray:
@@ -93,7 +116,7 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     seed = integer_seed(config.seed, f'agreement_{repeat}')
     order = np.random.default_rng(seed).permutation(len(sample))
     half, rest = np.sort(order[:len(order) // 2]), np.sort(order[len(order) // 2:])
-    other = config.copy_and_resolve_references()
+    other = copy.deepcopy(config)
     other.seed = seed
     other.num_clusters = min(config.num_clusters, len(half))
     of = lambda rows: () if vectors is None else (vectors[rows],)
