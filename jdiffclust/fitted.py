@@ -49,8 +49,7 @@ from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.progress import Reporter
-from jdiffclust.registry import (
-    NEIGHBOURHOODS, RECOGNISED, RESTORERS, UNINFORMED_STARTS)
+from jdiffclust.registry import RECOGNISED, RESTORERS
 from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import (
@@ -898,7 +897,8 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   pipeline = pipeline_of(method, source)
   fitter = Fitter(method, source, pipeline, store, reporter)
   agreement = store.agreement() if store.resumes else None
-  if agreement is None:
+  kind = config_lib.repeated_start(config)
+  if not store.resumes or (agreement or {}).get('kind', '') != kind:
     agreement = agreement_for(config, source, fitter.starting_clusters, reporter)
     store.keep_agreement(agreement)
   done = fitter.run()
@@ -953,18 +953,15 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
     clusters: of the `tracked_images`, by the start, [n].
     reporter: shows progress, and warns where nothing speaks for clusters.
   """
-  options, tracked = config.start, tracked_images(source.num_images, config)
-  kind = options.kind if options.kind != config_lib.BEST else options.candidates[0]
-  if kind == RECOGNISED and config.effort == config_lib.QUICK:
-    kind = NEIGHBOURHOODS  # without a network: in a fraction of the time
-  if (not options.repeats or config.num_clusters == 1 or kind in UNINFORMED_STARTS
-      or len(tracked) < FEWEST_IMAGES):
+  tracked, repeats = tracked_images(source.num_images, config), config.start.repeats
+  kind = config_lib.repeated_start(config)
+  if not kind or len(tracked) < FEWEST_IMAGES:
     return None
   chosen = sample_indices(len(tracked), MOST_IMAGES, config.seed)
   rows, seen = tracked[chosen], source.seen
-  with reporter.task('the start anew', options.repeats, 'times') as task:
+  with reporter.task('the start anew', repeats, 'times') as task:
     found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
-                  options.repeats, kind, lambda: task.advance(1),
+                  repeats, kind, lambda: task.advance(1),
                   embeddings_at(seen, rows))
   reporter.line(found.in_words())
   if found.no_sign:

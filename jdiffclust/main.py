@@ -384,6 +384,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
       files.write_text(workdir / COMMAND, command + '\n')
       if not store.resumes:
         show_images(source, config, workdir, reporter)
+    tell_time(source, config, store, reporter)
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
@@ -405,6 +406,25 @@ def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
   files.write_text((workdir / CHECK).with_suffix('.json'),
                    json.dumps(found.as_dict(), indent=2) + '\n')
   reporter.line(f'  {workdir / CHECK} shows some of them as they are seen.')
+
+
+def tell_time(source, config, store, reporter) -> None:
+  """Tells what a fit will do and how long, and lets the reporter correct that."""
+  import jax
+  from jdiffclust import estimate
+  from jdiffclust.report import results
+  from jdiffclust.training.checkpoints import numbers_in
+  if reporter.quiet or jax.default_backend() != 'cpu':
+    return
+  agreed, again = (store.agreement() or {}).get('kind'), config_lib.repeated_start(config)
+  done = {name for name, is_done in (
+      ('start', numbers_in(store.path)), ('agreement', agreed == again),
+      ('model', results.effort_of(store.path) == config_lib.FULL))
+          if store.resumes and is_done}
+  stages = estimate.stages_of(config, source.num_images, source.image_shape,
+                              source.seen.image_shape, done)
+  reporter.clock = estimate.Clock(stages, estimate.speed())
+  reporter.line(reporter.clock.plan())
 
 
 def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:

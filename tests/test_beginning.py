@@ -24,7 +24,8 @@ def pictures(folder, sizes):
   folder.mkdir(parents=True)
   rng = np.random.default_rng(0)
   for number, size in enumerate(sizes):
-    Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / f'{number:03}.png')
+    image = Image.fromarray(rng.integers(0, 256, size, np.uint8))
+    image.save(folder / f'{number:03}.png')
   return folder
 
 
@@ -37,7 +38,8 @@ def parsed(*argv):
 @pytest.mark.parametrize('sizes, size', [
     ([(480, 640)] * 3, (12, 16)), ([(640, 480)] * 3, (16, 12)), ([(90, 100)], (16, 16)),
     ([(1080, 1920)], (8, 16)), ([(100, 5000)], (8, 16)), ([(8, 8)], (8, 8)),
-    ([(10, 10)], (12, 12)), ([(100, 100)] * 3 + [(100, 300)] * 2, (16, 16)), ([], (16, 16))])
+    ([(10, 10)], (12, 12)), ([(100, 100)] * 3 + [(100, 300)] * 2, (16, 16)),
+    ([], (16, 16))])
 def test_size_of_the_model(sizes, size):
   """The usual proportions in steps of 4; never larger than needed."""
   assert beginning.model_size(np.array(sizes, int).reshape(-1, 2)) == size
@@ -95,7 +97,8 @@ def test_a_run_that_stands_there(here):
   names = [path.name for path in sorted(folder.iterdir())]
   (workdir / 'images.json').write_text('{"ids": %s}' % str(names).replace("'", '"'))
   for effort in ('quick', 'full'):
-    _, place, begun = parsed(folder, '--config.num_clusters=3', f'--config.effort={effort}')
+    _, place, begun = parsed(folder, '--config.num_clusters=3',
+                             f'--config.effort={effort}')
     assert place == workdir and 'goes on' in begun.lines[1]
   _, place, begun = parsed(folder)
   assert str(place) == 'runs/a-2' and 'num_clusters: 3 there' in begun.lines[1]

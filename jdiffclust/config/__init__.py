@@ -7,7 +7,8 @@ from jdiffclust.config.options import (
     QUICK, RENAMED, SYMMETRIES, all_options, copied, default_config, flatten, options,
     unknown_option)
 from jdiffclust.config.rules import (
-    cautions, check_against_data, check_config, for_collection, spaces_for, unread)
+    cautions, check_against_data, check_config, for_collection, repeated_start,
+    spaces_for, unread)
 from jdiffclust.config.store import (
     differences, fitted_config, from_json, has_config, settle_like, to_json)
 
@@ -17,5 +18,5 @@ __all__ = [
     'asked_of', 'cautions',
     'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
-    'has_config', 'nearest', 'options', 'settle_like', 'spaces_for', 'to_json',
-    'unknown_option', 'unread']
+    'has_config', 'nearest', 'options', 'repeated_start', 'settle_like', 'spaces_for',
+    'to_json', 'unknown_option', 'unread']

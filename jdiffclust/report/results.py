@@ -165,6 +165,14 @@ def read_choice(workdir) -> dict | None:
   return json.loads(path.read_bytes()) if path.is_file() else None
 
 
+def effort_of(workdir) -> str | None:
+  """How far the fit went whose results are in a workdir; None: there are none."""
+  try:
+    return json.loads((pathlib.Path(workdir) / 'summary.json').read_bytes()).get('effort')
+  except (OSError, ValueError, AttributeError):
+    return None
+
+
 def write_array(path, array: np.ndarray) -> None:
   """Writes a .npy file atomically."""
   with files.replacing(path) as temporary:

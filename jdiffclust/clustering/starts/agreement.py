@@ -1,15 +1,15 @@
 """Whether clusters come back: from other seeds, and from other images of the same kind.
 
-A start is made anew, from another seed and from a random half of the images, and
-then tells the other half. Of each cluster q, members M_q, it is asked on that other half
+A start is made anew, from another seed and from a random half of the images, and tells
+the other half. Of each cluster q, members M_q, it is asked on that other half
 
   J_q = max_r |M_q n M'_r| / |M_q u M'_r|,
 
 where M'_r are the new clusters: q has come back if J_q is `CAME_BACK` or more (Hennig,
 2007, who calls clusters below one half dissolved). That is counted over the repeats.
 
-Of all clusters together the adjusted Rand index on the other half, mean over repeats, says
-whether there are clusters at all: what chance has joined, another half does not join
+Of all clusters together the adjusted Rand index on the other half, mean over repeats,
+says whether there are clusters at all: what chance has joined, another half does not join
 again. Below `NO_SIGN` nothing speaks for clusters. The index sees neither that clusters
 are others than a person has in mind, nor that a smooth variety of images, with no gaps,
 was cut at places that many halves agree on.
