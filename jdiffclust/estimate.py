@@ -4,7 +4,7 @@ A fit is a row of stages, each of which `progress.Reporter` opens as a task. The
 are estimated by what they compute (`stages_of`), with constants measured on two cores
 (AMD EPYC, AVX2) and scaled by how fast this machine multiplies matrices now (`speed`),
 so that other work on it counts, too. As stages end, what is left is corrected by how
-long they took (`Clock`). Only of CPUs: what a GPU needs is told when it has been measured.
+long they took (`Clock`). Only of CPUs: of other devices nothing is told.
 
 The constants were fitted to single runs of the digits and of 500 pictures; within a
 factor of two is what they are meant for (docs/benchmarks.md).

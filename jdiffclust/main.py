@@ -391,6 +391,30 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
     print_summary(summary, workdir)
+    if fitted.start_alone:
+      tell_more(fitted.config, source, command)
+
+
+def tell_more(config, source, command: str) -> None:
+  """Tells what a fit that ended with its start has not done, and how to go on.
+
+  Args:
+    config: of the fit, its number of clusters known.
+    source: its images.
+    command: its command line.
+  """
+  from jdiffclust import estimate
+  from jdiffclust.progress import in_words
+  stages = estimate.model_stages(
+      config_lib.for_collection(config, source.num_images), source.num_images,
+      config.num_clusters, source.image_shape)
+  seconds = sum(stage.seconds for stage in stages) / estimate.speed()
+  rest = [word for word in shlex.split(command)
+          if not word.lstrip('-').startswith('config.effort=')]
+  print('These are the clusters of the start. The diffusion model, which tells how '
+        'likely images are, draws new ones and restores damaged ones, would take about '
+        f'{in_words(seconds)} more; nothing is repeated:\n'
+        + shlex.join([*rest, '--config.effort=full']))
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
@@ -416,7 +440,8 @@ def tell_time(source, config, store, reporter) -> None:
   from jdiffclust.training.checkpoints import numbers_in
   if reporter.quiet or jax.default_backend() != 'cpu':
     return
-  agreed, again = (store.agreement() or {}).get('kind'), config_lib.repeated_start(config)
+  agreed = (store.agreement() or {}).get('kind')
+  again = config_lib.repeated_start(config)
   done = {name for name, is_done in (
       ('start', numbers_in(store.path)), ('agreement', agreed == again),
       ('model', results.effort_of(store.path) == config_lib.FULL))
@@ -567,6 +592,8 @@ def print_summary(summary: dict, workdir) -> None:
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
+  if summary['bought']:
+    print(summary['bought']['text'])
   print(f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
         'summary.json, figures/)')
 

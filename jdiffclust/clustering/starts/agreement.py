@@ -79,7 +79,8 @@ class Agreement(NamedTuple):
 
   def as_dict(self) -> dict:
     """Of agreement.json."""
-    return {**self._asdict(), 'mean_rand': self.mean, 'no_sign': self.no_sign}
+    return {**self._asdict(), 'mean_rand': self.mean, 'no_sign': self.no_sign,
+            'text': self.caution() if self.no_sign else self.in_words()}
 
 
 def overlaps(clusters: np.ndarray, others: np.ndarray, num_clusters: int) -> np.ndarray:
