@@ -102,7 +102,7 @@ def stages_of(config, count: int, image_shape: Sequence[int],
     count: images.
     image_shape: (H, W, C) that the model sees.
     seen_shape: that the start sees.
-    done: what an earlier command has done of it: 'start', 'agreement', 'model'.
+    done: what an earlier command has done of it: 'start', 'sign', 'agreement', 'model'.
   """
   found, options = [], config.start
   auto = config.num_clusters == config_lib.AUTO
@@ -114,6 +114,12 @@ def stages_of(config, count: int, image_shape: Sequence[int],
     found.append(Stage('num_clusters', 'the number of clusters', (
         (config.em.auto_parts + 1) / 6 * (high - low + 1) / 19 * (5 + .014 * some))))
   kinds = options.candidates if options.kind == config_lib.BEST else (options.kind,)
+  if options.repeats and number > 1 and 'sign' not in done:
+    plain = config_lib.copied(config)
+    plain.views.sets, some = 1, min(count, 1000)
+    halves = 2 * (1 + options.repeats / 2) * start_seconds('neighbours', plain, some,
+                                                           seen_shape)
+    found.append(Stage('sign of clusters', 'whether there are any', 2 + halves))
   if 'start' not in done:
     for kind in kinds:
       found.append(Stage(f'start ({kind})', 'the start',

@@ -26,7 +26,8 @@ from jdiffclust.clustering.generation import Samples, denoiser_of, sample_cluste
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
     Guesses, evidence_of_clusters, restore_all)
-from jdiffclust.clustering.starts.agreement import FEWEST_IMAGES, MOST_IMAGES, agree
+from jdiffclust.clustering.starts.agreement import (
+    FEWEST_IMAGES, MOST_IMAGES, SIGN_IMAGES, agree, sign_of)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.embedded import check_directions
 from jdiffclust.clustering.starts.recognition import Recognised
@@ -129,8 +130,9 @@ class Fitted:
     recogniser: tells the clusters of images, if the start was made by recognition.
     symmetries: which maps were found to leave the images' content alone, by the option
       of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
-    agreement: which clusters came back when the start was made anew, see
-      `starts.agreement.Agreement`; None: it was not.
+    agreement: whether there is a sign of clusters, and which came back when the start was
+      made anew: dicts of `starts.agreement`, sign and clusters, None each where that was
+      not asked; None: neither was.
     examples: some of the fit's images as they are stored, [n, H, W, C], by which damaged
       ones are known; None: of a fit of before.
   """
@@ -895,12 +897,13 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_images(source)
   store.keep_config(config)
   pipeline = pipeline_of(method, source)
+  agreement = (store.agreement() if store.resumes else None) or {
+      'sign': sign_for(config, source, reporter), 'clusters': None}
   fitter = Fitter(method, source, pipeline, store, reporter)
-  agreement = store.agreement() if store.resumes else None
-  kind = config_lib.repeated_start(config)
-  if not store.resumes or (agreement or {}).get('kind', '') != kind:
-    agreement = agreement_for(config, source, fitter.starting_clusters, reporter)
-    store.keep_agreement(agreement)
+  if not agreement['clusters']:
+    agreement['clusters'] = agreement_for(config, source, fitter.starting_clusters,
+                                          reporter)
+  store.keep_agreement(agreement if any(agreement.values()) else None)
   done = fitter.run()
   waited = pipeline.waiting_share
   if waited is not None:
@@ -910,7 +913,7 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
                   + (': more config.data.workers may help' if waited > WAITS else ''))
   fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
                   done.start, done.progress, store.choice(), done.recogniser,
-                  symmetries or store.symmetries(), agreement, examples)
+                  symmetries or store.symmetries(), store.agreement(), examples)
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -943,6 +946,26 @@ def settle_for(config, source: ImageSource) -> tuple[Any, dict[str, Symmetry]]:
   return symmetry.settled(config, sample, source.image_shape)
 
 
+def sign_for(config, source: ImageSource, reporter: Reporter) -> dict | None:
+  """Whether the images show a sign of clusters; None: that is not asked.
+
+  Args:
+    config: of the fit, settled.
+    source: the images.
+    reporter: shows progress, and warns where there is none.
+  """
+  repeats = config.start.repeats
+  if (not repeats or config.num_clusters == 1 or config.method == 'sr3'
+      or source.num_images < FEWEST_IMAGES):
+    return None
+  rows, seen = sample_indices(source.num_images, SIGN_IMAGES, config.seed), source.seen
+  with reporter.task('sign of clusters', 2 + 2 * repeats, 'starts') as task:
+    found = sign_of(flat_images(seen, rows), seen.image_shape, config, repeats,
+                    lambda: task.advance(1), embeddings_at(seen, rows))
+  (reporter.warning if found.missing else reporter.line)(found.in_words())
+  return found.as_dict()
+
+
 def agreement_for(config, source: ImageSource, clusters: np.ndarray,
                   reporter: Reporter) -> dict | None:
   """Which clusters come back when the start is made anew; None: that is not asked.
@@ -951,7 +974,7 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
     config: of the fit, settled.
     source: the images.
     clusters: of the `tracked_images`, by the start, [n].
-    reporter: shows progress, and warns where nothing speaks for clusters.
+    reporter: shows progress.
   """
   tracked, repeats = tracked_images(source.num_images, config), config.start.repeats
   kind = config_lib.repeated_start(config)
@@ -961,11 +984,8 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
   rows, seen = tracked[chosen], source.seen
   with reporter.task('the start anew', repeats, 'times') as task:
     found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
-                  repeats, kind, lambda: task.advance(1),
-                  embeddings_at(seen, rows))
+                  repeats, kind, lambda: task.advance(1), embeddings_at(seen, rows))
   reporter.line(found.in_words())
-  if found.no_sign:
-    reporter.warning(found.caution())
   return found.as_dict()
 
 

@@ -440,10 +440,10 @@ def tell_time(source, config, store, reporter) -> None:
   from jdiffclust.training.checkpoints import numbers_in
   if reporter.quiet or jax.default_backend() != 'cpu':
     return
-  agreed = (store.agreement() or {}).get('kind')
-  again = config_lib.repeated_start(config)
+  agreed = store.agreement() or {}
   done = {name for name, is_done in (
-      ('start', numbers_in(store.path)), ('agreement', agreed == again),
+      ('start', numbers_in(store.path)), ('sign', agreed.get('sign')),
+      ('agreement', agreed.get('clusters')),
       ('model', results.effort_of(store.path) == config_lib.FULL))
           if store.resumes and is_done}
   stages = estimate.stages_of(config, source.num_images, source.image_shape,

@@ -157,8 +157,8 @@ OPTIONS: Mapping[str, Any] = {
         'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
                                   'features start.spaces=denoiser compares'),
         'repeats': integer(0, 0, 'how often the start is made anew, from another seed '
-                           'and a random half of the images, to tell which clusters '
-                           'come back; 0: not', **ASKED),
+                           'and a random half of the images, to tell whether there are '
+                           'clusters and which of them come back; 0: not', **ASKED),
         'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },

@@ -16,8 +16,7 @@ from jdiffclust.config.options import (
     NEIGHBOURS, PLAIN, QUICK, all_options, copied, flatten, unknown_option)
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
-    COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, NEIGHBOURHOODS, RECOGNISED,
-    UNINFORMED_STARTS)
+    COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, RECOGNISED, UNINFORMED_STARTS)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -258,14 +257,13 @@ def for_collection(config, num_images: int):
 def repeated_start(config) -> str:
   """The start that start.repeats makes anew; '': none.
 
-  That is the run's own; with effort='quick' the same without a network, which takes a
-  fraction of the time and finds less.
+  That is the run's own; with effort='quick' not one that takes a network.
   """
   kind = config.start.kind if config.start.kind != BEST else config.start.candidates[0]
   if (not config.start.repeats or config.num_clusters == 1 or kind in UNINFORMED_STARTS
       or config.method == 'sr3'):
     return ''
-  return NEIGHBOURHOODS if (kind, config.effort) == (RECOGNISED, QUICK) else kind
+  return '' if (kind, config.effort) == (RECOGNISED, QUICK) else kind
 
 
 def spaces_for(config, embedded: bool) -> tuple[str, ...]:
