@@ -14,7 +14,8 @@ where M'_r are the new clusters: q has come back if J_q is `CAME_BACK` or more (
 and the new ones, on the other half, mean over repeats, is 0 where chance has joined what
 another half does not join again. But halves agree on where to cut a smooth variety of
 images, too, which has no gaps. So the same is done for images without clusters: Gaussian
-ones of the same mean and covariance (rows of Z X / n^1/2, X the centred images, Z normal).
+ones of the same mean and covariance (rows of Z X / n^1/2, X the centred images and Z
+normal).
 There is a sign of clusters where the index exceeds theirs by `SIGN`. It is asked of
 neighbourhoods alone, of at most `SIGN_IMAGES` images and one set of views: that takes
 seconds, and comes before the start.
