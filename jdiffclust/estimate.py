@@ -25,9 +25,9 @@ from jdiffclust import config as config_lib
 from jdiffclust.progress import in_words
 from jdiffclust.registry import COMPARING_STARTS, RECOGNISED
 
-# REPEATS products of matrices of SIDE on one thread, their seconds on the reference, and
-# its cores.
-SIDE, REPEATS, REFERENCE, CORES = 768, 30, .22, 2
+# Products of matrices of SIDE on one thread, REPEATS at a time, their seconds on the
+# reference, and its cores.
+SIDE, REPEATS, REFERENCE, CORES = 768, 10, .073, 2
 VISITS_OF_A_VIEW = 1e-4, 8.7e-7  # seconds of an image and set: fixed, and by its numbers
 STEP_OF_RECOGNITION = .0187, 1.76e-4  # of 96 images: fixed, and by the pixel
 STEP_OF_MODEL = 1.14e-8  # by image and by `size_of_network`
@@ -43,20 +43,21 @@ class Stage(NamedTuple):
   seconds: float
 
 
-def speed(repeats: int = REPEATS) -> float:
+def speed(times: int = 5) -> float:
   """How fast this machine is now, in units of the reference.
 
   Cores count by the root of their number: not all of a fit gains from more.
   """
   rows = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
   with threadpool_limits(1):  # several wait for each other where others work here, too
-    began = time.perf_counter()
-    for _ in range(repeats):
-      rows @ rows
-    took = max(time.perf_counter() - began, 1e-9)
+    ends = [time.perf_counter()]
+    for _ in range(times):
+      for _ in range(REPEATS):
+        rows @ rows
+      ends.append(time.perf_counter())
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else (
       os.cpu_count() or 1)
-  return REFERENCE * repeats / REPEATS / took * math.sqrt(cores / CORES)
+  return REFERENCE / float(np.median(np.diff(ends))) * math.sqrt(cores / CORES)
 
 
 def size_of_network(network, shape: Sequence[int]) -> float:
