@@ -158,7 +158,7 @@ OPTIONS: Mapping[str, Any] = {
                                   'features start.spaces=denoiser compares'),
         'repeats': integer(0, 0, 'how often the start is made anew, from another seed '
                            'and a random half of the images, to tell whether there are '
-                           'clusters and which of them come back; 0: not', **ASKED),
+                           'clusters and which of them come back; 0: not', **LATER),
         'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },
