@@ -15,7 +15,6 @@ def get_config():
   config = default_config()
   config.data.source = 'digits'
   config.num_clusters = 10
-  config.start.repeats = 3
   config.network.channels = 16
   config.network.blocks_per_level = 1
   config.em.max_iterations = 2
