@@ -188,7 +188,7 @@ def cautions(found: Inspection, num_clusters: int | str) -> list[str]:
     told.append(
         f'{num_clusters} clusters are many for {found.num_images} images, '
         f'{found.num_images / num_clusters:.1f} each: with fewer than {IMAGES_EACH} each '
-        'they are hardly found. Ask for fewer, or give more images.')
+        'they are found less and less well. Ask for fewer, or give more images.')
   return told
 
 

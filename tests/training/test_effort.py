@@ -1,12 +1,15 @@
 """A fit that ends with its start, and goes on from there."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from tests.helpers import check_error, summary_of
+from tests.tiny import TINY
 
 # The recognition network is as small as it can be.
 RECOGNISED = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=2',
@@ -73,6 +76,34 @@ def test_full_goes_on_as_if_it_had_been_full(quick, commands, tmp_path):
   again = commands.fit(parts, *RECOGNISED, 'effort=quick')
   assert again.code == 0 and 'has no effect' in again.err
   assert summary_of(parts)['effort'] == 'full'
+
+
+def test_images_named_as_arguments(commands, tmp_path):
+  """Several files become a run, which another command goes on with; one is asked."""
+  rng, paths = np.random.default_rng(0), [tmp_path / f'{k}.png' for k in range(12)]
+  for path in paths:
+    Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).save(path)
+  workdir = tmp_path / 'run'
+  asked = *TINY, '--config.data.max_images=0', f'--workdir={workdir}'
+  outcome = commands.small(*paths, *asked)
+  assert outcome.code == 0, outcome.err
+  for text in ('12 image files', 'The whole command', 'Nothing odd', 'This will take'):
+    assert text in outcome.err, text
+  assert '--config.effort=full' in outcome.out.splitlines()[-1]
+  assert (workdir / 'files.txt').read_text().split() == list(map(str, paths))
+  assert 'effort=quick' in (workdir / 'command.txt').read_text()
+  check = json.loads((workdir / 'check.json').read_bytes())
+  assert check == summary_of(workdir)['input'] and check['num_images'] == 12
+  with Image.open(workdir / 'check.png') as image:
+    assert min(image.size) > 100
+  table = rows_of(workdir / 'results.csv')
+  assert [row['file'] for row in table] == list(map(str, paths))
+  again = commands.small(*paths, *asked, '--config.effort=full')
+  assert again.code == 0 and 'Resuming' in again.err and 'Nothing odd' not in again.err
+  assert 'What the diffusion model has added' in again.out
+  outcome = commands.small(paths[0], '--mode=predict', f'--workdir={workdir}')
+  assert outcome.code == 0, outcome.err
+  assert len(rows_of(workdir / 'predictions.csv')) == 1
 
 
 @pytest.mark.parametrize('options, fragment', [
