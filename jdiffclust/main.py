@@ -246,7 +246,7 @@ def parse(argv: list[str]):
     return begun(whole, rest[1:], values.mode, values.workdir, bool(given))
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
-                    '--workdir=runs/mine.')
+                    '--workdir=runs/mine; or name images alone: jdiffclust FOLDER.')
   if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
                     '--config=configs/digits.py; or name images: jdiffclust FOLDER.')

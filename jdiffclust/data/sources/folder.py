@@ -29,7 +29,8 @@ from jdiffclust.data.sources.decoding import (
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
           'eval'}
 # What is in each folder of a run, by which its pictures are known not to be the user's.
-RUN_FILES = ('config.json', 'checkpoints')
+# One of these sets: of a run, and of one that was cut off before it had begun.
+RUN_FILES = ({'config.json', 'checkpoints'}, {'.lock', 'command.txt'})
 
 
 class Key(NamedTuple):
@@ -309,7 +310,8 @@ def _walk(folder: str | os.PathLike, found: Found, prefix: str = '',
       raise
     found.locked.append((prefix, error.strerror or one_line(error)))
     return
-  if prefix and set(RUN_FILES) <= {entry.name for entry in entries}:
+  names = {entry.name for entry in entries}
+  if prefix and any(files <= names for files in RUN_FILES):
     found.runs.append(prefix)
     return
   for entry in entries:
