@@ -52,7 +52,8 @@ def test_every_file_is_there(fitted):
       '.lock', 'config.json', 'images.json', 'metrics.jsonl', 'tensorboard',
       'checkpoints', 'figures', 'assignments.csv', 'responsibilities.npy',
       'summary.json', 'report.html', 'foreign.npz', 'symmetries.json', 'examples.npz',
-      'results.csv', 'results.parquet', 'gallery.npz', 'clusters.csv', 'pinned.csv'}
+      'results.csv', 'results.parquet', 'gallery.npz', 'clusters.csv', 'pinned.csv',
+      'command.txt', 'check.png', 'check.json'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
 
