@@ -16,6 +16,7 @@ def get_config():
   config.data.source = 'folder'
   config.data.image_size = 16
   config.num_clusters = 5
+  config.start.repeats = 3
   config.network.channels = 16
   config.network.channel_multipliers = (1, 2, 2)
   config.network.blocks_per_level = 1

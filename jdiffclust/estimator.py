@@ -414,6 +414,10 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     elif given is not None:
       raise InputError(f'config is of type {type(given).__name__}: it must be a dict of '
                        'options, or come from jdiffclust.default_config().')
+    if config.effort != config_lib.FULL:
+      raise InputError(f'The option effort = {config.effort!r} is of jdiffclust.fit and '
+                       'the command line: the estimator has a diffusion model. Leave it '
+                       'out.')
     config.num_clusters, config.method = self.n_clusters, self.method
     config.data.max_images = 0
     seed = self.random_state

@@ -27,14 +27,17 @@ from jdiffclust.clustering.generation import Samples, denoiser_of, sample_cluste
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
     Guesses, evidence_of_clusters, restore_all)
+from jdiffclust.clustering.starts.agreement import (
+    FEWEST_IMAGES, MOST_IMAGES, SIGN_IMAGES, agree, sign_of)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
 from jdiffclust.clustering.starts.embedded import check_directions
 from jdiffclust.clustering.starts.recognition import Recognised
 from jdiffclust.clustering.starts.sample import (
-    fit_sample, partition, sample_embeddings, start_of_all, tracked_images)
+    fit_sample, flat_images, partition, sample_embeddings, sample_indices, start_of_all,
+    tracked_images)
 from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import (
-    ImageSource, array_source, load_source, read_images, scale_to_model)
+    ImageSource, array_source, embeddings_at, load_source, read_images, scale_to_model)
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
@@ -122,13 +125,17 @@ class Fitted:
     params: the parameters, on the devices.
     responsibilities: tau of the fit's images, float32 [N, Q]; of a loaded fit with
       em.schedule = 'stepwise' of those that it kept.
-    bound: the variational bound on log p(x) of these, nats, [N].
+    bound: the variational bound on log p(x) of these, nats, [N]; NaN where the fit ended
+      with its start (effort='quick').
     start: responsibilities of the starting partition, [N, Q].
     progress: the run's counters and its history, a dict per EM iteration.
     choice: how the number of clusters was chosen; None: it was given.
     recogniser: tells the clusters of images, if the start was made by recognition.
     symmetries: which maps were found to leave the images' content alone, by the option
       of the section views: a dict each, see `symmetry.Symmetry`; None: all were given.
+    agreement: whether there is a sign of clusters, and which came back when the start was
+      made anew: dicts of `starts.agreement`, sign and clusters, None each where that was
+      not asked; None: neither was.
     examples: some of the fit's images as they are stored, [n, H, W, C], by which damaged
       ones are known; None: of a fit of before.
   """
@@ -142,6 +149,7 @@ class Fitted:
   choice: dict | None = None
   recogniser: Recognised | None = None
   symmetries: dict | None = None
+  agreement: dict | None = None
   examples: np.ndarray | None = None
   # What was learnt of the last damage, by that: an image after the other takes it up.
   _learnt: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -157,6 +165,11 @@ class Fitted:
     return self.responsibilities.argmax(axis=1)
 
   @property
+  def start_alone(self) -> bool:
+    """Whether the fit ended with its start: there is no diffusion model yet."""
+    return not self.history
+
+  @property
   def history(self) -> list[dict]:
     """What was recorded of each EM iteration."""
     return self.progress['history']
@@ -164,6 +177,8 @@ class Fitted:
   @property
   def advice(self) -> list[Advice]:
     """What is amiss at the end of the fit; empty: nothing that can be told."""
+    if self.start_alone:
+      return []
     tracked = tracked_images(self.progress['num_images'], self.config)
     return advice(self.history, len(tracked), self.config.num_clusters,
                   not self.method.draws_decide, self.progress['start'] == RECOGNISED)
@@ -181,6 +196,14 @@ class Fitted:
     own, size = self.recogniser.image_shape[:2], self.method.image_shape[:2]
     return 0 if own == size else own
 
+  def _check_model(self) -> None:
+    """Checks that there is a diffusion model."""
+    if self.start_alone:
+      raise UserError(
+          "The fit ended with its start (config.effort = 'quick'): it tells clusters, of "
+          'new images, too, but there is no diffusion model yet that could do this. Fit '
+          'again in the same workdir with --config.effort=full: it goes on from there.')
+
   def denoiser(self, guidance: float = 1.) -> Denoiser:
     """E[x_0 | x_t, condition] of the model: for samplers, densities, restoration.
 
@@ -188,8 +211,9 @@ class Fitted:
       guidance: exaggerates what sets a condition apart; 1: not at all.
 
     Raises:
-      UserError: guidance is not a number from 0 to 100.
+      UserError: guidance is not a number from 0 to 100; or there is no model yet.
     """
+    self._check_model()
     self._with_options('sample', {'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
@@ -211,6 +235,7 @@ class Fitted:
       UserError: there are no images, or of a type that cannot be read like the fit's; or
         embeddings, but the fit had none like these.
     """
+    self._check_model()
     return assign_all(  # type: ignore[call-arg]
         *self._asked(source, reporter, embeddings), 'predict')
 
@@ -218,8 +243,11 @@ class Fitted:
            embeddings=None) -> np.ndarray:
     """The responsibilities [n, Q] of `assign` alone, which takes far less time.
 
-    Up to rounding; args and raises as of `assign`.
+    Up to rounding; args and raises as of `assign`. Where the fit ended with its start,
+    that alone tells them.
     """
+    if self.start_alone:
+      return self._told_by_the_start(source, reporter, embeddings)
     return tell_all(*self._asked(source, reporter, embeddings))
 
   def _asked(self, source, reporter, embeddings):
@@ -232,6 +260,17 @@ class Fitted:
     return (self.method, self.params,
             ByContent(pipeline_of(self.method, source), start),
             stream(self.config.seed, 'predict'), _quiet(reporter))
+
+  def _told_by_the_start(self, source, reporter, embeddings) -> np.ndarray:
+    """`tell` without a diffusion model."""
+    if self.recogniser is None:
+      kind = self.progress['start']
+      raise UserError(f'The fit ended with its start, {kind!r}, which tells nothing of '
+                      'new images: fit with --config.effort=full, or with '
+                      f'--config.start.kind={RECOGNISED}, which does.')
+    source = self._checked(source, reporter, embeddings)
+    self._check_embeddings(source)
+    return partition(self.recogniser, source.seen)
 
   def _check_embeddings(self, source: ImageSource) -> None:
     """Checks that images have embeddings like those of the fit, or none."""
@@ -266,6 +305,7 @@ class Fitted:
     Raises:
       UserError: the method has none, or as of `assign`.
     """
+    self._check_model()
     return densities_of_all(
         self.method, self.params,
         pipeline_of(self.method, self._checked(source, reporter)),
@@ -288,6 +328,7 @@ class Fitted:
     Raises:
       UserError: there is no such cluster or option, or its value is not allowed.
     """
+    self._check_model()
     clusters = self._numbers_of(clusters)
     given = {'clusters': clusters} if options.get('interpolate') else {}
     config = self._with_options('sample', {**options, **given})
@@ -316,6 +357,7 @@ class Fitted:
 
   def _problem(self, operator, y, sigma, pixel_range, options):
     """The config with options of `restore`, the problem in the model's units, these."""
+    self._check_model()
     for name in set(DAMAGE) & set(options):
       raise UserError(f'restore(operator, y, sigma) takes no {name}: what the images '
                       'have lost is the operator, of jdiffclust.inverse.operators.')
@@ -501,8 +543,9 @@ class Fitted:
       reporter: shows progress; None: warnings only.
 
     Raises:
-      UserError: there are more or fewer of them now.
+      UserError: there are more or fewer of them now; or there is no model yet.
     """
+    self._check_model()
     if not isinstance(source, ImageSource):
       source = self._read(source, reporter)
     progress = copy.deepcopy(self.progress)
@@ -885,7 +928,14 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   store.keep_images(source)
   store.keep_config(config)
   pipeline = pipeline_of(method, source)
-  done = Fitter(method, source, pipeline, store, reporter).run()
+  agreement = (store.agreement() if store.resumes else None) or {
+      'sign': sign_for(config, source, reporter), 'clusters': None}
+  fitter = Fitter(method, source, pipeline, store, reporter)
+  if not agreement['clusters']:
+    agreement['clusters'] = agreement_for(config, source, fitter.starting_clusters,
+                                          reporter)
+  store.keep_agreement(agreement if any(agreement.values()) else None)
+  done = fitter.run()
   waited = pipeline.waiting_share
   if waited is not None:
     done.progress['waiting_share'] = waited
@@ -894,7 +944,7 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
                   + (': more config.data.workers may help' if waited > WAITS else ''))
   fitted = Fitted(method, done.state.ema, done.responsibilities, done.bound,
                   done.start, done.progress, store.choice(), done.recogniser,
-                  symmetries or store.symmetries(), examples)
+                  symmetries or store.symmetries(), store.agreement(), examples)
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
@@ -925,6 +975,49 @@ def settle_for(config, source: ImageSource) -> tuple[Any, dict[str, Symmetry]]:
     return config, {}
   sample = fit_sample(source, symmetry.MOST_IMAGES, config.seed)
   return symmetry.settled(config, sample, source.image_shape)
+
+
+def sign_for(config, source: ImageSource, reporter: Reporter) -> dict | None:
+  """Whether the images show a sign of clusters; None: that is not asked.
+
+  Args:
+    config: of the fit, settled.
+    source: the images.
+    reporter: shows progress, and warns where there is none.
+  """
+  repeats = config.start.repeats
+  if (not repeats or config.num_clusters == 1 or config.method == 'sr3'
+      or source.num_images < FEWEST_IMAGES):
+    return None
+  rows, seen = sample_indices(source.num_images, SIGN_IMAGES, config.seed), source.seen
+  with reporter.task('sign of clusters', 2 + 2 * repeats, 'starts') as task:
+    found = sign_of(flat_images(seen, rows), seen.image_shape, config, repeats,
+                    lambda: task.advance(1), embeddings_at(seen, rows))
+  (reporter.warning if found.missing else reporter.line)(found.in_words())
+  return found.as_dict()
+
+
+def agreement_for(config, source: ImageSource, clusters: np.ndarray,
+                  reporter: Reporter) -> dict | None:
+  """Which clusters come back when the start is made anew; None: that is not asked.
+
+  Args:
+    config: of the fit, settled.
+    source: the images.
+    clusters: of the `tracked_images`, by the start, [n].
+    reporter: shows progress.
+  """
+  tracked, repeats = tracked_images(source.num_images, config), config.start.repeats
+  kind = config_lib.repeated_start(config)
+  if not kind or len(tracked) < FEWEST_IMAGES:
+    return None
+  chosen = sample_indices(len(tracked), MOST_IMAGES, config.seed)
+  rows, seen = tracked[chosen], source.seen
+  with reporter.task('the start anew', repeats, 'times') as task:
+    found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
+                  repeats, kind, lambda: task.advance(1), embeddings_at(seen, rows))
+  reporter.line(found.in_words())
+  return found.as_dict()
 
 
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
@@ -993,7 +1086,8 @@ def read(workdir, config=None, reporter: Reporter | None = None,
                         progress['image_shape'], progress['levels'], mesh))
     return template(made[0])(progress)
 
-  _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning)
+  _, snapshot = restore_fit(workdir, like, _quiet(reporter).warning,
+                            stored.effort == config_lib.QUICK)
   return made[0], snapshot
 
 
@@ -1009,7 +1103,9 @@ def of_snapshot(method: Method, snapshot: Snapshot, kept: Store) -> Fitted:
     UserError: that cannot be read any more.
   """
   tau = to_host(snapshot.responsibilities)
-  return Fitted(method, snapshot.state.ema, tau['current'], tau['bound'], tau['start'],
+  bound = tau['bound'] if snapshot.progress['history'] else np.full_like(
+      tau['bound'], np.nan)
+  return Fitted(method, snapshot.state.ema, tau['current'], bound, tau['start'],
                 snapshot.progress, kept.choice(),
                 recogniser_of(kept, snapshot.progress, method.config),
-                kept.symmetries(), kept.examples())
+                kept.symmetries(), kept.agreement(), kept.examples())

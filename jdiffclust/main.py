@@ -1,5 +1,6 @@
 """Clusters images with a mixture of conditional diffusion models.
 
+  python -m jdiffclust.main path/to/images
   python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
   python -m jdiffclust.main --mode=predict --workdir=runs/digits \\
       --config=configs/folder.py --config.data.path=new_images
@@ -11,7 +12,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import pathlib
 import shlex
@@ -40,8 +43,12 @@ from jdiffclust.memory import (  # noqa: E402
 
 MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
+# Commands that images can be named for as arguments, and flags that take a value.
+WITH_IMAGES = ('fit', 'predict', 'restore')
+IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar'}
+CHECK = 'check.png'  # of the workdir: what is seen of the images
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -76,7 +83,10 @@ def help_text(everything: bool = False) -> str:
   Args:
     everything: all options, by section; False: those that a person needs.
   """
-  lines = [__doc__.strip(), '', 'Flags:',
+  lines = [__doc__.strip(), '', 'Images, as arguments: a folder, several image files, a '
+           'list of them (.txt, .csv) or an array',
+           '(.npy, .npz). What is chosen then, and the whole command, are told.', '',
+           'Flags:',
            '  --config=FILE       a config file, or the name of one of ours, such as '
            'folder (predict: of the new images)',
            '  --workdir=DIR       where results go, and where a fitted run is found',
@@ -173,6 +183,7 @@ def parse(argv: list[str]):
     UserError: an unknown flag, option or mode, a wrong value, a missing file.
   """
   values, argv = flags.FlagValues(), current_names(argv)
+  whole = list(argv)
   for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
     if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):
       argv[i:i + 2] = [f'--config={argv[i + 1]}']
@@ -226,10 +237,6 @@ def parse(argv: list[str]):
     raise UserError(
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "
         f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-  if len(rest) > 1:
-    advice = ' To cluster the images of that folder: --config=folder --config.data.path='
-    raise UserError(f'Unexpected argument {rest[1]!r}: options are --NAME=VALUE.' + (
-        f'{advice}{rest[1]} --workdir=runs/mine' if os.path.isdir(rest[1]) else ''))
   if values.mode not in MODES:
     raise UserError(f'--mode={values.mode} is not allowed: it must be one of '
                     f"{', '.join(MODES)}." + config_lib.nearest(values.mode, MODES))
@@ -237,12 +244,14 @@ def parse(argv: list[str]):
     if values[flag].value is not None and values.mode != mode:
       raise UserError(f"--{flag.replace('_', '-')} is of --mode={mode}, not of "
                       f'--mode={values.mode}: leave it out, or set the mode.')
+  if len(rest) > 1:
+    return begun(whole, rest[1:], values.mode, values.workdir, bool(given))
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
-                    '--workdir=runs/mine.')
+                    '--workdir=runs/mine; or name images alone: jdiffclust FOLDER.')
   if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
-                    '--config=configs/digits.py.')
+                    '--config=configs/digits.py; or name images: jdiffclust FOLDER.')
   workdir = pathlib.Path(values.workdir).expanduser()
   named = {arg.lstrip('-').removeprefix('config.').partition('=')[0]
            for arg in overrides}
@@ -263,6 +272,73 @@ def parse(argv: list[str]):
           {flag: values[flag].value for flag in OF_MODE})
 
 
+def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
+          has_config: bool):
+  """Parses a command line that names images by arguments; see `jdiffclust.beginning`.
+
+  Args:
+    argv: with the program's name first, the images somewhere.
+    paths: of the images.
+    mode: of the command.
+    workdir: as given.
+    has_config: whether a config file is given.
+
+  Returns:
+    As of `parse`, with 'begun' among the flags: what was chosen, for a person, and the
+    image files to list.
+
+  Raises:
+    UserError: as of `parse`, or there are no such images.
+  """
+  from jdiffclust import beginning
+  if mode not in WITH_IMAGES:
+    raise UserError(f'Unexpected argument {paths[0]!r}: --mode={mode} is asked of a run; '
+                    f"images are named for {', '.join(WITH_IMAGES)}.")
+  rest = list(argv[1:])
+  for path in paths:
+    rest.pop(next(k for k in reversed(range(len(rest))) if rest[k] == path and not (
+        k and rest[k - 1].lstrip('-') in IN_TWO_WORDS)))
+  seen = beginning.look(paths)
+  named = [arg.lstrip('-').removeprefix('config.').partition('=')[0] for arg in rest]
+  twice = next((name for name in ('data.source', 'data.path') if name in named), None)
+  if twice:
+    raise UserError(f'Images are named twice: by {paths[0]!r} and by --config.{twice}. '
+                    'Leave one of them out.')
+  if mode != 'fit':
+    if seen.files:
+      raise UserError(f'{len(seen.files)} image files are named: for --mode={mode} name '
+                      'one, a list of them (.txt), or their folder.')
+    return parse([argv[0], *rest, f'--config.data.source={seen.source}',
+                  f'--config.data.path={seen.path}'])
+  if seen.count == 1:
+    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. Name a folder of '
+                    'images; or ask a run which of its clusters the image is of: '
+                    f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
+                    f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')
+  asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
+      beginning.chosen(seen, named))
+  begin = ['jdiffclust', *([] if has_config else ['--config=folder'])]
+  listed = lambda path: {'data.path': str(path / beginning.LISTED)} if seen.files else {}
+  options = lambda path: [f'--config.{name}={value}'
+                          for name, value in (asked | listed(path)).items()]
+  if workdir:
+    place = beginning.Place(pathlib.Path(workdir).expanduser(), False, '')
+  else:
+    config = parse([*begin, *options(pathlib.Path()), *rest, '--workdir=.'])[0]
+
+    def differences(path):
+      from jdiffclust.workdir import Workdir
+      return Workdir(path).differences(config_lib.copied(config))
+
+    place = beginning.workdir_for(seen, config, differences)
+    rest.append(f'--workdir={place.path}')
+  command = [*begin, *options(place.path), *rest]
+  config, workdir, mode, quiet, flags_of_mode = parse(command)
+  whole = shlex.join(command)
+  told = beginning.Begun(beginning.told(seen, asked, place, whole), whole, seen.files)
+  return config, workdir, mode, quiet, flags_of_mode | {'begun': told}
+
+
 def apply_overrides(workdir, overrides: list[str]):
   """The config of a fitted workdir, with options of the command line changed."""
   config = config_lib.fitted_config(workdir)
@@ -281,7 +357,7 @@ def apply_overrides(workdir, overrides: list[str]):
 
 
 def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
-            started: float, argv: list[str]) -> None:
+            started: float, command: str, begun=None) -> None:
   """Fits the model and writes its results; continues a run that was cut off.
 
   Args:
@@ -291,23 +367,92 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     build: makes the method, as `clustering.method.build`.
     parts: make the results, `outputs.Parts`.
     started: the `time.perf_counter()` from which wall_seconds count.
-    argv: the command line, for the report.
+    command: the command line.
+    begun: a `beginning.Begun`, if the images were named as arguments.
   """
-  from jdiffclust import decisions
+  from jdiffclust import beginning, decisions
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import Workdir
+  from jdiffclust.workdir import COMMAND, Workdir, is_main_process
   store = Workdir(workdir, config.checkpoint.keep, started)
   load = lambda: load_source(config.data, finest=finest_of(config))
-  with held_run(store, config, load, reporter, build) as source:
+  for line in begun.lines if begun else ():
+    reporter.line(line)
+  listed = (beginning.listed(workdir, begun.files) if begun and begun.files else
+            contextlib.nullcontext())
+  with listed, held_run(store, config, load, reporter, build) as source:
+    if is_main_process():
+      files.write_text(workdir / COMMAND, command + '\n')
+      if not store.resumes:
+        show_images(source, config, workdir, reporter)
+    tell_time(source, config, store, reporter)
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids)
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts,
-                            command=shlex.join(['jdiffclust', *argv[1:]]))
+                            command=command)
   if summary is not None:
     print_summary(summary, workdir)
+    if fitted.start_alone:
+      tell_more(fitted.config, source, command)
+
+
+def tell_more(config, source, command: str) -> None:
+  """Tells what a fit that ended with its start has not done, and how to go on.
+
+  Args:
+    config: of the fit, its number of clusters known.
+    source: its images.
+    command: its command line.
+  """
+  from jdiffclust import estimate
+  from jdiffclust.progress import in_words
+  stages = estimate.model_stages(
+      config_lib.for_collection(config, source.num_images), source.num_images,
+      config.num_clusters, source.image_shape)
+  seconds = sum(stage.seconds for stage in stages) / estimate.speed()
+  rest = [word for word in shlex.split(command)
+          if not word.lstrip('-').startswith('config.effort=')]
+  print('These are the clusters of the start. The diffusion model, which tells how '
+        'likely images are, draws new ones and restores damaged ones, would take about '
+        f'{in_words(seconds)} more; nothing is repeated:\n'
+        + shlex.join([*rest, '--config.effort=full']))
+
+
+def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
+  """Tells what is seen of the images before a fit: check.png, check.json."""
+  from jdiffclust import inspection
+  from jdiffclust.report import check, figures
+  found = inspection.inspect(source, config.data)
+  for line in found.lines():
+    reporter.line(line)
+  for line in inspection.cautions(found, config.num_clusters):
+    reporter.warning(line)
+  figures.save_figure(check.check(inspection.tiles(found, source)), workdir / CHECK)
+  files.write_text((workdir / CHECK).with_suffix('.json'),
+                   json.dumps(found.as_dict(), indent=2) + '\n')
+  reporter.line(f'  {workdir / CHECK} shows some of them as they are seen.')
+
+
+def tell_time(source, config, store, reporter) -> None:
+  """Tells what a fit will do and how long, and lets the reporter correct that."""
+  import jax
+  from jdiffclust import estimate
+  from jdiffclust.report import results
+  from jdiffclust.training.checkpoints import numbers_in
+  if reporter.quiet or jax.default_backend() != 'cpu':
+    return
+  agreed = store.agreement() or {}
+  done = {name for name, is_done in (
+      ('start', numbers_in(store.path)), ('sign', agreed.get('sign')),
+      ('agreement', agreed.get('clusters')),
+      ('model', results.effort_of(store.path) == config_lib.FULL))
+          if store.resumes and is_done}
+  stages = estimate.stages_of(config, source.num_images, source.image_shape,
+                              source.seen.image_shape, done)
+  reporter.clock = estimate.Clock(stages, estimate.speed())
+  reporter.line(reporter.clock.plan())
 
 
 def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
@@ -438,9 +583,10 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
 
 def print_summary(summary: dict, workdir) -> None:
   """Prints the outcome in a few lines on standard output."""
+  bound = summary['bound_bits_per_dim']
   print(f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
-        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; bound "
-        f"{summary['bound_bits_per_dim']:.4f} bits/dim; "
+        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; "
+        + ('' if bound is None else f'bound {bound:.4f} bits/dim; ') +
         f"{summary['mean_probability']:.1%} in the right cluster, by the model's own "
         f"probabilities; {summary['wall_seconds']:.0f} s")
   if summary['acc'] is not None:
@@ -449,6 +595,8 @@ def print_summary(summary: dict, workdir) -> None:
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
+  if summary['bought']:
+    print(summary['bought']['text'])
   print(f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
         'summary.json, figures/)')
 
@@ -535,7 +683,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     reporter = Reporter(quiet or not main_process)
     given = config, workdir, reporter, build or method.build
     parts = Parts() if parts is None else parts
-    commands = {'fit': lambda: run_fit(*given, parts, started, argv),
+    begun_by = asked.get('begun')
+    command = begun_by.command if begun_by else shlex.join(['jdiffclust', *argv[1:]])
+    commands = {'fit': lambda: run_fit(*given, parts, started, command, begun_by),
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from jdiffclust import decisions, exploring
+from jdiffclust import decisions, exploring, inspection
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
@@ -27,7 +27,7 @@ from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.partitions import kmeans
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, sample_embeddings, sample_indices)
-from jdiffclust.config import NEIGHBOURS, copied
+from jdiffclust.config import FULL, NEIGHBOURS, QUICK, copied
 from jdiffclust.data.by_name import images_of
 from jdiffclust.data.dataset import (
     ImageSource, embeddings_at, files_source, images_at)
@@ -131,13 +131,15 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
   notes = small_group_notes(fitted, source, baselines)
-  samples = parts.generate(fitted, config.sample.num_images, reporter, 'samples')
+  samples = (np.zeros((config.num_clusters, 0, *method.image_shape), np.float32)
+             if fitted.start_alone else
+             parts.generate(fitted, config.sample.num_images, reporter, 'samples'))
   members = np.eye(config.num_clusters, dtype=np.float32)[fitted.clusters]
   means = to_host(weighted_means(pipeline, np.arange(source.num_images),
                                  replicate(members, method.mesh),
                                  config.e_step.batch_size))
   latents = (latent_results(fitted, source, pipeline, reporter)
-             if method.has_latents else None)
+             if method.has_latents and not fitted.start_alone else None)
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
   judged = (parts.generate(fitted, config.quality.num_images, reporter,
                            'samples to judge') if with_quality else None)
@@ -301,6 +303,10 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
           'size': source.embeddings.shape[1], 'beside': [
               name for name in config.start.spaces if name != EMBEDDINGS],
           'distance': config.start.embeddings_distance},
+      'input': inspection.inspect(source, config.data).as_dict(),
+      'effort': QUICK if fitted.start_alone else FULL,
+      'agreement': fitted.agreement,
+      'bought': None if fitted.start_alone else bought(fitted),
       'init_method': progress['start'], 'init_trials': progress['starts'],
       'stop_reason': progress['stop_reason'],
       'advice': dict(fitted.advice),
@@ -314,6 +320,20 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
       'peak_memory_mib': peak_memory_mib(),
       'devices': [f'{device.platform}:{device.device_kind}' for device in devices],
   }
+
+
+def bought(fitted: Fitted) -> dict:
+  """What the diffusion model has added to the clusters of the start."""
+  clusters, last = fitted.clusters, fitted.history[-1]
+  moved = int(np.sum(fitted.start.argmax(axis=1) != clusters))
+  bounds = [fitted.history[0]['bound_bits_per_dim'], last['bound_bits_per_dim']]
+  text = (f'What the diffusion model has added: {moved:,} of {len(clusters):,} images '
+          f'({moved / len(clusters):.1%}) belong to another cluster than at the start; '
+          f'an image takes {bounds[1]:.3f} bits per dimension, {bounds[0]:.3f} in the '
+          'first round. It tells how likely images are, draws new ones and restores '
+          'damaged ones.')
+  return {'moved_images': moved, 'moved_share': moved / len(clusters),
+          'bound_bits_per_dim': bounds, 'iterations': len(fitted.history), 'text': text}
 
 
 def peak_memory_mib() -> float:
@@ -457,18 +477,27 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   workdir = pathlib.Path(workdir)
   known = gallery.read(workdir / gallery.FILE)
   decided = decisions.read(workdir, fitted.config.num_clusters)
-  found = fitted.assign(source, reporter)
+  if fitted.start_alone and not options.likelihood:
+    tau = fitted.tell(source, reporter)
+    bound = np.full(len(tau), np.nan, np.float32)
+  else:
+    found = fitted.assign(source, reporter)
+    tau, bound = found.responsibilities, found.info.bound
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
                else None)
   if not is_main_process():
     return None
-  path, bound = workdir / 'predictions.csv', np.asarray(found.info.bound)
+  path = workdir / 'predictions.csv'
   typicality = share_below(bound, fitted.bound)
-  verdict = judge_all(source, workdir, foreign.p_values(-fitted.bound, -bound),
-                      options.foreign_share, reporter)
+  by_bound = (np.ones(len(bound)) if fitted.start_alone else
+              foreign.p_values(-fitted.bound, -bound))
+  verdict = judge_all(source, workdir, by_bound, options.foreign_share, reporter)
   alien = verdict.p_values <= options.foreign_share
-  further = {'bound': [f'{value:.2f}' for value in bound],
-             'typicality': [f'{value:.4f}' for value in typicality],
+  known_bound = np.isfinite(bound)
+  further = {'bound': [f'{value:.2f}' * bool(has)
+                       for value, has in zip(bound, known_bound)],
+             'typicality': [f'{value:.4f}' * bool(has)
+                            for value, has in zip(typicality, known_bound)],
              'foreign': [('no', 'yes')[value] for value in alien.astype(int)],
              'why': [why * bool(yes) for why, yes in zip(verdict.reasons, alien)]}
   message = (f'{source.num_images:,} images of {source.name} assigned, {alien.sum():,} '
@@ -483,15 +512,15 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
             for values in (bound, likelihood)]
     ending += ('\nBits per dimension, mean: {:.3f} by the bound, {:.3f} by the '
                'probability-flow ODE'.format(*bits))
-  results.write_assignments(path, source.ids, found.responsibilities, source.labels,
-                            source.label_names, further)
+  results.write_assignments(path, source.ids, tau, source.labels, source.label_names,
+                            further)
   if known is None:
     reporter.warning(f'{workdir} has no {gallery.FILE}, or a damaged one, by which '
                      f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
                      '--mode=evaluate writes it.')
     return message + ending
-  write_table(workdir / NEW_RESULTS, fitted, source, found.responsibilities, bound,
-              verdict, options.foreign_share,
+  write_table(workdir / NEW_RESULTS, fitted, source, tau, bound, verdict,
+              options.foreign_share,
               exploring.look_at(fitted.recogniser, known, source, reporter),
               known.ids.tolist(),
               decided.for_others(source.num_images))

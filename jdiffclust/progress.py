@@ -13,6 +13,15 @@ from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn)
 
 
+def in_words(seconds: float) -> str:
+  """Seconds as a person says them."""
+  if seconds < 90:
+    return f'{max(5, 5 * round(seconds / 5))} s'
+  if seconds < 5400:
+    return f'{round(seconds / 60)} min'
+  return f'{seconds / 3600:.1f} h'
+
+
 class Task:
   """One piece of work with a known number of parts."""
 
@@ -80,12 +89,13 @@ class Reporter:
     quiet: show nothing but warnings.
     bars: rich's display while `tasks` is open on a terminal, else None.
     every: seconds between plain lines.
+    clock: knows what is left of the whole work, see `estimate.Clock`; None: nobody does.
     stop_requested: the run shall stop at its next safe moment.
   """
 
   def __init__(self, quiet: bool = False, every: float = 10.):
     """Writes to the standard error of the moment."""
-    self.quiet, self.every = quiet, every
+    self.quiet, self.every, self.clock = quiet, every, None
     self.bars: Progress | None = None
     self.stop_requested = False
     self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -126,6 +136,18 @@ class Reporter:
   @contextlib.contextmanager
   def task(self, name: str, total: int, unit: str) -> Iterator[Task]:
     """Opens a `Task`; its bar disappears when it ends."""
+    if self.clock is None:
+      with self._task(name, total, unit) as task:
+        yield task
+      return
+    self.clock.begins(name)
+    with self._task(name, total, unit) as task:
+      yield task
+    if self.clock.ends(name) and self.clock.left:
+      self.line(f'About {in_words(self.clock.left)} are left in all.')
+
+  @contextlib.contextmanager
+  def _task(self, name: str, total: int, unit: str) -> Iterator[Task]:
     if self.quiet or not self._console.is_terminal:
       yield Task(self, name, total, unit)
       return

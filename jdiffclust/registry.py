@@ -73,6 +73,7 @@ STARTS = Registry('start', 'jdiffclust.clustering.starts', {
 UNINFORMED_STARTS = ('random', 'latents')
 LATE_STARTS = ('latents',)
 RECOGNISED = 'recognition'  # the one that is kept, for new images
+NEIGHBOURHOODS = 'neighbours'  # the same without a network
 # In which respects the start from neighbourhoods compares images: functions (sample,
 # image_shape, config, seed) -> a list of `neighbours.Description`; [] if these images
 # cannot be compared in that respect.
@@ -91,6 +92,7 @@ SOURCES = Registry('source', 'jdiffclust.data.sources', {
     'idx': 'idx:read_idx_source',
     'npz': 'npz:read_npz',
     'folder': 'folder:read_folder',
+    'files': 'folder:read_listed',
     'tfds': 'tfds:read_tfds',
 })
 SAMPLERS = Registry('sampler', 'jdiffclust.diffusion', {

@@ -32,7 +32,9 @@ from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
+COMMAND = 'command.txt'  # the command line of the fit
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
+AGREEMENT = 'agreement.json'  # which clusters came back
 EXAMPLES = 'examples.npz'  # images of the fit, by which damaged ones are known
 
 
@@ -63,18 +65,21 @@ class Workdir(Store):
     self._checkpoints: Any = None  # `Checkpoints`, from `restore` on
     self._writer: MetricsWriter | None = None
 
-  def check(self, config) -> None:
-    """Checks that the run which has begun here, if any, is of this config.
+  def differences(self, config) -> list[str]:
+    """What sets the run which has begun here, if any, apart from a config.
 
     Args:
       config: of the fit to come; an automatic number of clusters becomes the one that was
         chosen when the run began, and automatic shares of views those that it has.
 
+    Returns:
+      A line each.
+
     Raises:
-      UserError: it is of another one; what differs is named.
+      UserError: config.json is damaged.
     """
     if not self.resumes:
-      return
+      return []
     fitted = config_lib.fitted_config(self.path)
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
@@ -82,7 +87,18 @@ class Workdir(Store):
     number = len(self.fingerprint().get('ids', ()))
     if number:  # what counts is how many steps they make of these images
       fitted, config = (config_lib.for_collection(c, number) for c in (fitted, config))
-    different = config_lib.differences(fitted, config)
+    return config_lib.differences(fitted, config)
+
+  def check(self, config) -> None:
+    """Checks that the run which has begun here, if any, is of this config.
+
+    Args:
+      config: is changed as by `differences`.
+
+    Raises:
+      UserError: it is of another one; what differs is named.
+    """
+    different = self.differences(config)
     if different:
       raise UserError(f'The workdir {str(self.path)!r} belongs to another config: '
                       f"{'; '.join(different)}. Choose another --workdir, or give the "
@@ -160,6 +176,14 @@ class Workdir(Store):
     """What `keep_choice` wrote; None if the number was given."""
     return results.read_choice(self.path)
 
+  def keep_agreement(self, found: dict | None) -> None:
+    """Writes agreement.json; None: removes what an earlier run left."""
+    self._keep_json(AGREEMENT, found)
+
+  def agreement(self) -> dict | None:
+    """What `keep_agreement` wrote; None: the start was not repeated."""
+    return self._json(AGREEMENT)
+
   def keep_recogniser(self, arrays: dict) -> None:
     """Writes recogniser.npz."""
     if is_main_process():
@@ -199,17 +223,22 @@ class Workdir(Store):
 
   def keep_symmetries(self, found: dict | None) -> None:
     """Writes symmetries.json; None: removes what an earlier run left."""
-    if not is_main_process():
-      return
-    path = self.path / SYMMETRIES
-    if found is None:
-      path.unlink(missing_ok=True)
-    else:
-      files.write_text(path, json.dumps(found, indent=2) + '\n')
+    self._keep_json(SYMMETRIES, found)
 
   def symmetries(self) -> dict | None:
     """What `keep_symmetries` wrote; None: all were given."""
-    path = self.path / SYMMETRIES
+    return self._json(SYMMETRIES)
+
+  def _keep_json(self, name: str, found: dict | None) -> None:
+    if not is_main_process():
+      return
+    if found is None:
+      (self.path / name).unlink(missing_ok=True)
+    else:
+      files.write_text(self.path / name, json.dumps(found, indent=2) + '\n')
+
+  def _json(self, name: str) -> dict | None:
+    path = self.path / name
     return json.loads(path.read_bytes()) if path.is_file() else None
 
   def restore(self, template, warn):
@@ -284,13 +313,15 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
         f'{path} is damaged: restore it, or fit into a new workdir.') from None
 
 
-def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
+def restore_fit(workdir, template, warn,
+                start_will_do: bool = False) -> tuple[int, Snapshot]:
   """The newest checkpoint of a completed EM iteration, read-only.
 
   Args:
     workdir: of a fit.
     template: see `Checkpoints.restore_newest`.
     warn: called with a line on each damaged one, and where the fit has not ended.
+    start_will_do: whether it may be that of a start, of which no iteration is completed.
 
   Raises:
     UserError: there is none.
@@ -301,9 +332,12 @@ def restore_fit(workdir, template, warn) -> tuple[int, Snapshot]:
     raise missing
   with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
     restored = checkpoints.restore_newest(template, warn)
-  if restored is None or not restored[1].progress['history']:
+  if restored is None:
     raise missing
-  if not restored[1].progress['stop_reason']:
+  if not restored[1].progress['history']:
+    if not start_will_do:
+      raise missing
+  elif not restored[1].progress['stop_reason']:
     warn(f'the fit in {workdir} has not ended: using its checkpoint {restored[0]}.')
   return restored
 

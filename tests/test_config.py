@@ -244,7 +244,7 @@ def test_differences_are_of_options_that_define_the_run():
       'log.every_steps', 'data.path', 'data.labels', 'data.labels_path',
       'data.metadata', 'data.label_key', 'programs.folder', 'programs.limit_mb',
       'data.use_labels', 'data.unreadable', 'data.pipeline', 'data.memory_limit_mb',
-      'data.embeddings',
+      'data.embeddings', 'effort', 'start.repeats',
       *(f'sample.{name}' for name in config_lib.OPTIONS['sample']),
       *(f'quality.{name}' for name in config_lib.OPTIONS['quality']),
       *(f'predict.{name}' for name in config_lib.OPTIONS['predict']),
@@ -309,7 +309,7 @@ def test_config_json_of_before():
   start = stored.pop('start')
   stored['em'] |= {'init': 'kmeans', 'min_cluster_size': 1., **{
       f'init_{name}': value for name, value in start.items()
-      if name not in ('kind', 'embeddings_distance')}}
+      if name not in ('kind', 'embeddings_distance', 'repeats')}}
   low, high = stored['posterior'].pop('noise_range')
   stored['posterior'] |= {'noise_low': low, 'noise_high': .7, 'transform_denoised': False}
   config = config_lib.from_json(json.dumps(stored))

@@ -302,7 +302,7 @@ def test_help_names_the_options(flag):
     line = f'  {name} [{option.default!r}]\n      {option.meaning}'
     assert (line in out) == (option.level == 'person' or 'all' in flag or 'full' in flag)
   shown = sum(option.level == 'person' for _, option in config_lib.options())
-  assert 25 <= shown <= 44
+  assert 25 <= shown <= 45
 
 
 def test_a_mistake_is_answered_without_jax():

@@ -77,9 +77,9 @@ def draw(figures, num: int, seed: int, jitter: float = .12,
     angle, shear, *rest = jitter * rng.normal(size=6)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = (grid + rest[:2]) @ (turn @ [[1, 0], [shear, 1]] * np.exp(rest[2:])).T
-    distance = np.min([distance(points, *stroke) for stroke in strokes[label]], axis=0)
+    away = np.min([distance(points, *stroke) for stroke in strokes[label]], axis=0)
     width, contrast = rng.uniform(.15, .25), rng.uniform(.7, 1.)
-    ink = contrast / (1 + np.exp((distance - width) / .06))
+    ink = contrast / (1 + np.exp((away - width) / .06))
     images.append(2 * ink - 1 + noise * rng.normal(size=len(ink)))
   images = np.clip(images, -1, 1).astype(np.float32)
   return Labelled(images.reshape(num, SIDE, SIDE, 1), labels)

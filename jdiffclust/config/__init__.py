@@ -3,17 +3,20 @@
 from jdiffclust.config.modes import asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
-    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, NEIGHBOURS, OPTIONS, RENAMED,
-    SYMMETRIES, all_options, copied, default_config, flatten, options, unknown_option)
+    ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FULL, NEIGHBOURS, OPTIONS,
+    QUICK, RENAMED, SYMMETRIES, all_options, copied, default_config, flatten, options,
+    unknown_option)
 from jdiffclust.config.rules import (
-    cautions, check_against_data, check_config, for_collection, spaces_for, unread)
+    cautions, check_against_data, check_config, for_collection, repeated_start,
+    spaces_for, unread)
 from jdiffclust.config.store import (
     differences, fitted_config, from_json, has_config, settle_like, to_json)
 
 __all__ = [
-    'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'LEVELS', 'NEIGHBOURS',
-    'OPTIONS', 'Option', 'RENAMED', 'SYMMETRIES', 'all_options', 'asked_of', 'cautions',
+    'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'FULL', 'LEVELS',
+    'NEIGHBOURS', 'OPTIONS', 'Option', 'QUICK', 'RENAMED', 'SYMMETRIES', 'all_options',
+    'asked_of', 'cautions',
     'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
-    'has_config', 'nearest', 'options', 'settle_like', 'spaces_for', 'to_json',
-    'unknown_option', 'unread']
+    'has_config', 'nearest', 'options', 'repeated_start', 'settle_like', 'spaces_for',
+    'to_json', 'unknown_option', 'unread']

@@ -28,6 +28,7 @@ ADVISED_WEIGHT = (.001, .1)  # ClusterDDPM's lambda, by its paper's section 4.4
 BEST = 'best'  # the start of the best bound
 # The default of start.spaces, and of images with embeddings.
 PLAIN, EMBEDDED = ('pixels', 'edges', 'colours'), (EMBEDDINGS,)
+QUICK, FULL = 'quick', 'full'  # how far a fit goes
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 # Which maps leave the images' content alone; auto: it is found out when a run begins.
 SYMMETRIES = ('views.flip', 'views.upside_down', 'views.quarter_turns')
@@ -59,13 +60,17 @@ OPTIONS: Mapping[str, Any] = {
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
+    'effort': choice(FULL, (QUICK, FULL), 'how far a fit goes: quick ends with the '
+                     'clusters of the start, their results and their page; full trains '
+                     'the diffusion model, too, and goes on from what quick has left',
+                     **ASKED),
     'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all, and '
                            'on a CPU one for each core, if the batch sizes are multiples '
                            'of it', **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
-        'path': text('', 'the file (idx, npz) or folder (idx: all its files; folder, '
-                     'tfds) read', **ASKED),
+        'path': text('', 'the file (idx, npz; files: an image, or a list of images) or '
+                     'folder (idx: all its files; folder, tfds) read', **ASKED),
         'labels_path': text('', 'the labels file of source=idx; empty: guessed from the '
                             "images' name", **ASKED),
         'name': text('', 'the name of the TensorFlow data set (source=tfds)', **PERSON),
@@ -152,6 +157,9 @@ OPTIONS: Mapping[str, Any] = {
                       'mixture, of images in [-1, 1]', open_low=True),
         'denoiser_steps': integer(1500, 1, 'gradient steps of the denoiser whose '
                                   'features start.spaces=denoiser compares'),
+        'repeats': integer(0, 0, 'how often the start is made anew, from another seed '
+                           'and a random half of the images, to tell whether there are '
+                           'clusters and which of them come back; 0: not', **LATER),
         'max_images': integer(20000, 1, 'the largest number of images that a start is '
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },

@@ -13,10 +13,10 @@ import ml_collections
 
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FEWEST_STEPS, LATENTS,
-    NEIGHBOURS, PLAIN, all_options, copied, flatten, unknown_option)
+    NEIGHBOURS, PLAIN, QUICK, all_options, copied, flatten, unknown_option)
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
-    COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, UNINFORMED_STARTS)
+    COMPARING_STARTS, EMBEDDINGS, LATE_STARTS, RECOGNISED, UNINFORMED_STARTS)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -51,8 +51,8 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: two of them contradict each other.
   """
-  for check in (_check_draws, _check_em, _check_model, _check_low, _check_samples,
-                _check_processes):
+  for check in (_check_draws, _check_em, _check_model, _check_low, _check_effort,
+                _check_samples, _check_processes):
     check(config)
 
 
@@ -161,6 +161,18 @@ def _check_low(config) -> None:
                     'set it to 1.')
 
 
+def _check_effort(config) -> None:
+  """Checks that a fit that ends with its start has one that says something."""
+  if config.effort != QUICK:
+    return
+  what = ("config.method = 'sr3' has no clusters" if config.method == 'sr3' else
+          f'config.start.kind = {config.start.kind!r} knows nothing of the images'
+          if config.start.kind in UNINFORMED_STARTS else '')
+  if what:
+    raise UserError(f"config.effort = 'quick' ends with the clusters of the start, but "
+                    f'{what}: set it to full.')
+
+
 def _check_samples(config) -> None:
   """Checks what is generated and compared."""
   chosen = config.num_clusters != AUTO
@@ -240,6 +252,18 @@ def for_collection(config, num_images: int):
     for name in ('num_steps', 'first_num_steps'):
       config.m_step[name] = min(options[name], steps)
   return config
+
+
+def repeated_start(config) -> str:
+  """The start that start.repeats makes anew; '': none.
+
+  That is the run's own; with effort='quick' not one that takes a network.
+  """
+  kind = config.start.kind if config.start.kind != BEST else config.start.candidates[0]
+  if (not config.start.repeats or config.num_clusters == 1 or kind in UNINFORMED_STARTS
+      or config.method == 'sr3'):
+    return ''
+  return '' if (kind, config.effort) == (RECOGNISED, QUICK) else kind
 
 
 def spaces_for(config, embedded: bool) -> tuple[str, ...]:

@@ -28,11 +28,11 @@ from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for, to_levels
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, constant_images_error, threaded_map)
+    LazyImages, Raw, Stored, constant_images_error, threaded_map)
 from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
-RESIZING = ('folder', 'tfds')  # sources that read images at data.image_size
+RESIZING = ('folder', 'files', 'tfds')  # sources that read images at data.image_size
 _Array = TypeVar('_Array', np.ndarray, jax.Array)
 
 
@@ -62,6 +62,7 @@ class ImageSource:
     thumbnail: from the number of an image and a number of pixels to the whole picture as
       it was given, in its proportions, uint8 [h, w, 1 or 3] with no side above that;
       None: there is no more of it than `seen` shows.
+    stored: what the images were before they became these; None: that is not known.
   """
 
   name: str
@@ -78,6 +79,7 @@ class ImageSource:
   metadata: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
   embeddings: np.ndarray | None = None
   thumbnail: Callable[[int, int], np.ndarray] | None = None
+  stored: Stored | None = None
 
   @property
   def seen(self) -> 'ImageSource':
@@ -105,9 +107,9 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
 
   Args:
     data: the `data` section of a config, with the options
-      source: 'digits', 'idx', 'npz', 'folder' or 'tfds'. `registry.SOURCES` names the
-        function that reads each; the function says which of path, labels_path, name,
-        split, image_key and label_key it uses.
+      source: 'digits', 'idx', 'npz', 'folder', 'files' or 'tfds'. `registry.SOURCES`
+        names the function that reads each; the function says which of path,
+        labels_path, name, split, image_key and label_key it uses.
       image_size: pixels a side, or (height, width). 0 leaves the images as they are;
         they must then be of one size.
       fit: how images of other proportions are resized, see `preprocess.resized`.
@@ -287,7 +289,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
       rendering=raw.rendering, notes=notes, resized=resized, finer=finer,
-      embeddings=vectors, thumbnail=_thumbnail_of(raw, keep, data))
+      embeddings=vectors, stored=raw.stored and raw.stored.take(keep),
+      thumbnail=_thumbnail_of(raw, keep, data))
   if for_fit:
     _check_images_differ(source)
   return source

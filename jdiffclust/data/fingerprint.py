@@ -146,6 +146,7 @@ def reordered(source: ImageSource, order: np.ndarray) -> ImageSource:
       thumbnail=source.thumbnail and functools.partial(
           chosen_thumbnail, source.thumbnail, order),
       embeddings=embeddings_at(source, order),
+      stored=source.stored and source.stored.take(order),
       labels=None if source.labels is None else source.labels[order],
       metadata={name: [cells[i] for i in order]
                 for name, cells in source.metadata.items()})

@@ -273,8 +273,8 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
         f'EM is frozen at its start, or the start was right: {changed:.1%} of the images '
         f'changed cluster, {moved:.1%} since the start, and '
         f"{last['certain_fraction']:.0%} are certain. The clusters are those of "
-        'config.start.kind. Try another config.start.kind or config.seed, and keep the '
-        'run of the better bound.')))
+        'config.start.kind. Try another config.start.kind, and keep the run of the '
+        'better bound.')))
 
   equal, (cluster, before, after) = num_images / num_clusters, last['shrunk']
   signs = []

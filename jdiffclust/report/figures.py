@@ -207,7 +207,7 @@ def hero(means: np.ndarray, members: Members, samples: np.ndarray,
   Args:
     means: [Q, H, W, C] in [-1, 1], C 1 or 3.
     members: as in `cluster_gallery`; the typical ones are drawn.
-    samples: [Q, n, H, W, C] in [-1, 1].
+    samples: [Q, n, H, W, C] in [-1, 1]; n = 0: none are drawn.
     sizes: images per cluster, [Q], to draw the largest clusters; None: the first
       clusters are drawn.
     columns: the number of members and of generated images to draw at most.
@@ -222,11 +222,12 @@ def hero(means: np.ndarray, members: Members, samples: np.ndarray,
   """
   numbers = named(range(len(means)), names)
   shown = _largest(np.zeros(len(means)) if sizes is None else sizes, max_rows)
+  groups = 3 if samples.shape[1] else 2
   return sheet(
       [
-          [means[q][None], members[q][0][:columns], samples[q][:columns]]
+          [means[q][None], members[q][0][:columns], samples[q][:columns]][:groups]
           for q in shown],
-      headings=('mean', 'members', 'generated'),
+      headings=('mean', 'members', 'generated')[:groups],
       row_labels=[numbers[q] for q in shown],
       title=_cap_title(
           'first' if sizes is None else 'largest', len(shown), len(means)))

@@ -34,10 +34,10 @@ class Results(NamedTuple):
     responsibilities: tau, [N, Q].
     start: of the starting partition, [N, Q].
     baselines: {name: clusters [N]} on the same images.
-    bound: per image, nats, [N].
+    bound: per image, nats, [N]; NaN after the start alone.
     means: the mean of each cluster's members, [Q, H, W, C].
-    samples: generated images, [Q, n, H, W, C].
-    history: a dict per EM iteration.
+    samples: generated images, [Q, n, H, W, C]; n = 0 after the start alone.
+    history: a dict per EM iteration; none after the start alone.
     noise_bands: [first, last] step of each band of `bound_level_1`, 2, ... in the
       history; None: an empty band.
     facts: the other entries of the summary.
@@ -92,7 +92,7 @@ def summarise(results: Results, labels) -> dict:
     A JSON-able dict.
   """
   clusters = results.responsibilities.argmax(axis=1)
-  last = results.history[-1]
+  last = results.history[-1] if results.history else {}  # of the start alone: none
   return {
       **results.facts,
       **score(labels, clusters),
@@ -100,15 +100,15 @@ def summarise(results: Results, labels) -> dict:
                'method': results.facts['init_method']},
       'baselines': {name: score(labels, found)
                     for name, found in results.baselines.items()},
-      'bound_bits_per_dim': last['bound_bits_per_dim'],
-      'bound_terms_nats': {name: last[f'bound_{name}']
+      'bound_bits_per_dim': last.get('bound_bits_per_dim'),
+      'bound_terms_nats': {name: last.get(f'bound_{name}')
                            for name in ('prior', 'diffusion', 'decoder')},
       'cluster_sizes': scores.members(results.responsibilities).tolist(),
       'reliability': (None if labels is None or (labels < 0).all() else
                       scores.reliability(labels, results.responsibilities)),
       'mean_probability': float(np.mean(results.responsibilities.max(axis=1))),
       'mean_entropy': float(np.mean(scores.entropy(results.responsibilities))),
-      'uncertain_fraction': last['uncertain_fraction'],
+      'uncertain_fraction': last.get('uncertain_fraction'),
       'num_em_iterations': len(results.history),
       'noise_bands': results.noise_bands,
       'history': results.history,
@@ -163,6 +163,14 @@ def read_choice(workdir) -> dict | None:
   """What `write_choice` wrote; None if Q was given."""
   path = pathlib.Path(workdir) / 'num_clusters.json'
   return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def effort_of(workdir) -> str | None:
+  """How far the fit went whose results are in a workdir; None: there are none."""
+  try:
+    return json.loads((pathlib.Path(workdir) / 'summary.json').read_bytes()).get('effort')
+  except (OSError, ValueError, AttributeError):
+    return None
 
 
 def write_array(path, array: np.ndarray) -> None:
@@ -308,6 +316,9 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
           diagnostics.overlaps(responsibilities)),
   }
   quality, choice = results.quality, results.choice
+  if not results.history:
+    for name in ('sample_grid', 'history_curves', 'bound_terms'):
+      del drawings[name]
   if quality is not None:
     drawings['nearest_training'] = lambda: figures.nearest_training(
         *closest(quality, images_at, count))

@@ -92,8 +92,8 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
   nothing = [None] * len(ids)
   columns = {
       'file': list(ids), **assigned(responsibilities, bound, decided),
-      'bound': [float(nats) for nats in bound],
-      'typicality': typicality.tolist(),
+      'bound': _known(bound), 'typicality': _known(np.where(np.isnan(bound), np.nan,
+                                                            typicality)),
       'foreign': nothing if alien is None else [bool(yes) for yes in alien],
       'why': nothing if alien is None else [
           text if yes else None for text, yes in zip(why or (), alien)],
@@ -115,6 +115,11 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
   if labels is not None:
     columns['label'] = [label or None for label in labels]
   return with_metadata(columns, metadata)
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+  """Numbers, None in the place of NaN."""
+  return [None if np.isnan(value) else float(value) for value in values]
 
 
 def with_metadata(columns: Columns, metadata: Mapping[str, Sequence[Any]]) -> Columns:
@@ -214,4 +219,4 @@ def decided_anew(columns: Columns, decided: Decisions) -> Columns:
     decided: of the same images.
   """
   return columns | assigned(np.asarray(columns['probabilities']),
-                            np.array(columns['bound']), decided)
+                            np.array(columns['bound'], float), decided)

@@ -36,7 +36,7 @@ from jdiffclust.clustering.starts.recognition import Recognised, from_arrays
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, sample_embeddings, start_of_all, tracked_images)
 from jdiffclust.clustering.table import SampleTable
-from jdiffclust.config import BEST
+from jdiffclust.config import BEST, QUICK
 from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import NonFiniteError, UserError
@@ -67,7 +67,7 @@ class Fit(NamedTuple):
   Attributes:
     state: the training state; `state.ema` are the parameters to use.
     responsibilities: tau of the last E-step, [N, Q].
-    bound: per image, nats, [N].
+    bound: per image, nats, [N]; NaN after the start alone.
     start: responsibilities of the starting partition, [N, Q].
     progress: counters, history and rates, see `new_progress`.
     recogniser: the start, if it was made by recognition; else None.
@@ -186,6 +186,11 @@ class Fitter:
     self._saved, self._save_seconds = time.perf_counter(), 0.
     if restored is None:
       self._save()
+    self._start_alone = self.config.effort == QUICK
+    if self._start_alone and self.step:
+      self._start_alone = False
+      reporter.warning(f'config.effort = {QUICK!r} has no effect: the diffusion model of '
+                       'this run has begun to train, and goes on.')
 
   def _start(self):
     options = self.config.start
@@ -235,6 +240,11 @@ class Fitter:
     return SampleTable(replicate(self.tracked.astype(np.int32), self.method.mesh), tau)
 
   @property
+  def starting_clusters(self) -> np.ndarray:
+    """The clusters of the tracked images by the start, int [n]."""
+    return to_host(self.tau)['start'].argmax(axis=1)
+
+  @property
   def step(self) -> int:
     """Gradient steps taken; waits for the devices."""
     return int(self.state.step)
@@ -264,7 +274,7 @@ class Fitter:
     self.store.write(self.step, self.progress['iteration'], **values)
 
   def run(self) -> Fit:
-    """Runs EM to its end.
+    """Runs EM to its end, or, with effort='quick', no further than the start.
 
     Returns:
       The `Fit`.
@@ -272,7 +282,7 @@ class Fitter:
     Raises:
       NonFiniteError: the step, the term and the last good checkpoint are named.
     """
-    while not self.progress['stop_reason']:
+    while not (self.progress['stop_reason'] or self._start_alone):
       self.m_phase()
       try:
         self.e_phase()
@@ -287,7 +297,9 @@ class Fitter:
     tau, bound = host['current'], host['bound']
     start = start_of_all(self.source.seen, self.config, self.progress['start'],
                          host['start'], self.recogniser)
-    if len(self.tracked) < self.source.num_images:
+    if self._start_alone:
+      tau, bound = start, np.full(len(start), np.nan, np.float32)
+    elif len(self.tracked) < self.source.num_images:
       found = assign_all(self.method, self.state.ema, self.pipeline,
                          e_step_key(self.config, self.progress['iteration']),
                          self.reporter, 'all images',

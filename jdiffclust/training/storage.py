@@ -39,6 +39,13 @@ class Store:
     """What `keep_choice` was given."""
     return None
 
+  def keep_agreement(self, found: dict | None) -> None:
+    """Keeps which clusters came back; None: the start was not repeated."""
+
+  def agreement(self) -> dict | None:
+    """What `keep_agreement` was given."""
+    return None
+
   def keep_recogniser(self, arrays: dict) -> None:
     """Keeps the arrays of a `starts.recognition.Recognised`."""
 

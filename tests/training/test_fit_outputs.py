@@ -53,7 +53,7 @@ def test_every_file_is_there(fitted):
       'checkpoints', 'figures', 'assignments.csv', 'responsibilities.npy',
       'summary.json', 'report.html', 'foreign.npz', 'symmetries.json', 'examples.npz',
       'results.csv', 'results.parquet', 'gallery.npz', 'clusters.csv', 'pinned.csv',
-      'thumbnails.npz'}
+      'thumbnails.npz', 'command.txt', 'check.png', 'check.json'}
   checkpoints = {path.name for path in (fitted / 'checkpoints').iterdir()}
   assert checkpoints == {'9', '13', '14'}  # 8 + 1, 12 + 1 and 12 + 2, the last three
 

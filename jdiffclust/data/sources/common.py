@@ -25,6 +25,25 @@ _Result = TypeVar('_Result')
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
+class Stored(NamedTuple):
+  """What N image files hold.
+
+  Attributes:
+    sizes: (height, width) in pixels, int [N, 2].
+    transparent: whether some of its pixels are, bool [N].
+    contrast: the share of the variance of its pixels that is left of it at the size at
+      which it is read, [N]; about 1 if it keeps its size.
+  """
+
+  sizes: np.ndarray
+  transparent: np.ndarray
+  contrast: np.ndarray
+
+  def take(self, rows: np.ndarray) -> 'Stored':
+    """The same of some images, int [n]."""
+    return Stored(*(array[rows] for array in self))
+
+
 class Raw(NamedTuple):
   """What a reader hands to `load_source`.
 
@@ -42,6 +61,7 @@ class Raw(NamedTuple):
     resized: which files were of another size, for a person; '': none.
     thumbnail: from the number of an image and a number of pixels to the whole picture as
       it is stored, uint8 [h, w, 1 or 3] with no side above that; None: `images` are it.
+    stored: what the files hold; None: the images are no files.
   """
 
   images: np.ndarray | LazyImages
@@ -55,6 +75,7 @@ class Raw(NamedTuple):
   notes: tuple[str, ...] = ()
   resized: str = ''
   thumbnail: Callable[[int, int], np.ndarray] | None = None
+  stored: Stored | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jdiffclust.data.rendering import (
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
+SPREAD = 256  # pixels of a side by which the variance of a picture is known
 Open = Callable[[], Image.Image]
 
 
@@ -81,6 +82,8 @@ class Header(NamedTuple):
       black and on white; None: it has none.
     frames: the pictures that the file holds.
     sample: some of its pixels, if percentiles are asked for.
+    transparent: whether some of its pixels are.
+    contrast: see `common.Stored`; 1 where it is not decoded for good yet.
   """
 
   size: tuple[int, int]
@@ -91,6 +94,8 @@ class Header(NamedTuple):
   seen: tuple[float, float] | None = None
   frames: int = 1
   sample: np.ndarray | None = None
+  transparent: bool = False
+  contrast: float = 1.
 
 
 class Picture(NamedTuple):
@@ -178,8 +183,23 @@ def look(open_image: Open, decoding: Decoding,
   header = Header(
       size, all(one.grey for one in stored), kinds[0], min(low), max(high),
       next((both for both in seen if both), None), frames,
-      np.concatenate(samples) if samples[0] is not None else None)
-  return header, [_shrunk(*one[:2], decoding) for one in stored] if keep else []
+      np.concatenate(samples) if samples[0] is not None else None,
+      any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored))
+  if not keep:
+    return header, []
+  pictures = [_shrunk(*one[:2], decoding) for one in stored]
+  return header._replace(contrast=_left_of(stored[0].pixels, pictures[0])), pictures
+
+
+def _left_of(pixels: np.ndarray, picture: Picture) -> float:
+  """The share of the variance of pixels [H, W, C] that is left at the final size."""
+  if picture.planes[0].shape[:2] == pixels.shape[:2] or pixels.shape[-1] == 4:
+    return 1.
+  steps = [max(1, side // SPREAD) for side in pixels.shape[:2]]
+  some = pixels[::steps[0], ::steps[1]].astype(np.float64)
+  before, after = (np.mean(np.var(plane, axis=(0, 1))) for plane in (
+      some, picture.planes[0].astype(np.float64)))
+  return float(min(1., after / before)) if before > 0 else 1.
 
 
 def decode(open_image: Open, decoding: Decoding, rendering: Rendering,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import functools
 import os
 import pathlib
@@ -16,9 +17,10 @@ from PIL import Image
 
 from jdiffclust import errors
 from jdiffclust.data import preprocess
+from jdiffclust.data.by_name import NAMES, column_of, read_table
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, cannot_read, one_line, threaded_map)
+    LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
     Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
     find_rendering, levels_of, look, room_for, thumbnail)
@@ -27,7 +29,8 @@ from jdiffclust.data.sources.decoding import (
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
           'eval'}
 # What is in each folder of a run, by which its pictures are known not to be the user's.
-RUN_FILES = ('config.json', 'checkpoints')
+# One of these sets: of a run, and of one that was cut off before it had begun.
+RUN_FILES = ({'config.json', 'checkpoints'}, {'.lock', 'command.txt'})
 
 
 class Key(NamedTuple):
@@ -106,6 +109,69 @@ def read_files(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDi
   return _raw(pathlib.Path(), found, data, rendering, 'files')
 
 
+def read_listed(data: ml_collections.ConfigDict,
+                rendering: Rendering | None = None) -> Raw:
+  """Reads the image files that a list names, in its order; see `read_folder`.
+
+  Args:
+    data: as of `read_folder`; path is a list, see `listed`, or an image file.
+    rendering: of a fit, to be kept to; None: it is found.
+
+  Returns:
+    A Raw of `LazyImages`, 256 levels; files of a list have no labels of their own.
+
+  Raises:
+    UserError: as of `listed` and `read_files`.
+  """
+  _register_further_formats()
+  root, names = listed(data.path)
+  data = copy.deepcopy(data)
+  data.use_labels = False
+  name = f'files:{pathlib.PurePath(data.path).stem}'
+  return _raw(root, Found(names, [], [], collections.Counter()), data, rendering, name)
+
+
+def listed(path: str) -> tuple[pathlib.Path, list[str]]:
+  """The files that a list names.
+
+  Args:
+    path: of a text file with a name on each line, of a table with a column of names
+      (`data.by_name`), or of an image, which is the only one then. Names are relative to
+      the folder of the list.
+
+  Returns:
+    That folder, and the names as they are written.
+
+  Raises:
+    UserError: there is no list, it is empty, or it has a name twice.
+  """
+  path = existing_file(path)
+  root, ending = pathlib.Path(path).parent, pathlib.Path(path).suffix.lower()
+  if ending == '.txt':
+    try:
+      text = pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(f'{path} cannot be read as a list of files '
+                             f'({one_line(error)}): give a text file, UTF-8, of a name '
+                             'on each line') from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+  elif ending in ('.csv', '.parquet'):
+    table = read_table(path, 'config.data.path', ('file',))
+    column = column_of(table, NAMES, 0, 'the names of the files', path,
+                       'config.data.path')
+    names = [str(name) for name in table.columns[column] if name is not None]
+  else:
+    return root, [pathlib.Path(path).name]
+  if not names:
+    raise errors.UserError(f'{path} names no file: a list of image files is needed, a '
+                           'name on each line')
+  again = [name for name, times in collections.Counter(names).items() if times > 1]
+  if again:
+    raise errors.UserError(f'{path} names {again[0]!r} {names.count(again[0])} times: '
+                           'name each image once')
+  return root, names
+
+
 def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
          rendering: Rendering | None, name: str) -> Raw:
   """The Raw of files that were found."""
@@ -150,7 +216,16 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, name, tuple(name for name, _ in bad), rendering,
              tuple(notes), resized_of(names, headers, (height, width)),
-             functools.partial(_thumbnail, root, rendering, keys))
+             stored=stored_of(headers, frames),
+             thumbnail=functools.partial(_thumbnail, root, rendering, keys))
+
+
+def stored_of(headers: Sequence[Header], frames: Sequence[int]) -> Stored:
+  """What the pictures of files hold, of which so many are used of each."""
+  columns = ([header.size for header in headers],
+             [header.transparent for header in headers],
+             [header.contrast for header in headers])
+  return Stored(*(np.repeat(np.array(column), frames, axis=0) for column in columns))
 
 
 @contextlib.contextmanager
@@ -236,7 +311,8 @@ def _walk(folder: str | os.PathLike[str], found: Found, prefix: str = '',
       raise
     found.locked.append((prefix, error.strerror or one_line(error)))
     return
-  if prefix and set(RUN_FILES) <= {entry.name for entry in entries}:
+  names = {entry.name for entry in entries}
+  if prefix and any(files <= names for files in RUN_FILES):
     found.runs.append(prefix)
     return
   for entry in entries:

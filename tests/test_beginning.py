@@ -1,0 +1,143 @@
+"""`jdiffclust IMAGES`: what is seen, chosen and told, and where results go."""
+
+import pathlib
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jdiffclust import beginning, main
+from jdiffclust import config as config_lib
+from tests.helpers import refused
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """A folder to work in."""
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def pictures(folder, sizes):
+  """A folder of grey PNG files of sizes (height, width)."""
+  folder.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  for number, size in enumerate(sizes):
+    image = Image.fromarray(rng.integers(0, 256, size, np.uint8))
+    image.save(folder / f'{number:03}.png')
+  return folder
+
+
+def parsed(*argv):
+  """(config, workdir, what was told) of a command line."""
+  config, workdir, _, _, asked = main.parse(['jdiffclust', *map(str, argv)])
+  return config, workdir, asked.get('begun')
+
+
+@pytest.mark.parametrize('sizes, size', [
+    ([(480, 640)] * 3, (12, 16)), ([(640, 480)] * 3, (16, 12)), ([(90, 100)], (16, 16)),
+    ([(1080, 1920)], (8, 16)), ([(100, 5000)], (8, 16)), ([(8, 8)], (8, 8)),
+    ([(10, 10)], (12, 12)), ([(100, 100)] * 3 + [(100, 300)] * 2, (16, 16)),
+    ([], (16, 16))])
+def test_size_of_the_model(sizes, size):
+  """The usual proportions in steps of 4; never larger than needed."""
+  assert beginning.model_size(np.array(sizes, int).reshape(-1, 2)) == size
+
+
+def test_a_folder_and_nothing_else(here):
+  """Everything is chosen, and the command that is told does the same."""
+  folder = pictures(here / 'my photos', [(30, 40)] * 40)
+  config, workdir, begun = parsed(folder)
+  assert (config.data.source, config.data.path) == ('folder', str(folder))
+  assert (config.num_clusters, config.effort) == ('auto', 'quick')
+  assert config.em.auto_clusters == (2, 5)  # of 40 images, 8 for each
+  assert config.data.image_size == (12, 16) and workdir == pathlib.Path('runs/my_photos')
+  assert not begun.files and begun.lines[-1].endswith(begun.command)
+  again, place, _ = parsed(*shlex.split(begun.command)[1:])
+  assert config_lib.to_json(again) == config_lib.to_json(config) and place == workdir
+  assert list(here.iterdir()) == [folder]
+
+
+def test_what_the_user_says_counts(here):
+  """Options, a config and a workdir are kept, wherever the folder stands."""
+  folder = pictures(here / 'a', [(8, 8)] * 3)
+  config, workdir, _ = parsed('--config.num_clusters=3', folder, '--workdir', 'w',
+                              '--config.effort=full')
+  assert (config.num_clusters, config.effort, str(workdir)) == (3, 'full', 'w')
+  config, _, begun = parsed('--config', 'digits', folder)
+  assert (config.num_clusters, config.effort) == (10, 'full')
+  assert config.data.path == str(folder) and '--config digits' in begun.command
+
+
+def test_arrays_lists_and_files(here):
+  """What each of them becomes."""
+  np.save('x.npy', np.zeros((30, 20, 30), np.uint8))
+  config, workdir, _ = parsed('x.npy')
+  assert (config.data.source, config.data.image_size) == ('npz', (12, 16))
+  assert str(workdir) == 'runs/x' and config.em.auto_clusters == (2, 3)
+  folder = pictures(here / 'a', [(8, 8)] * 9)
+  (here / 'list.txt').write_text('\n'.join(f'a/{k:03}.png' for k in range(9)) + '\n')
+  config, *_ = parsed('list.txt')
+  assert (config.data.source, config.data.path) == ('files', str(here / 'list.txt'))
+  config, workdir, begun = parsed(*sorted(folder.iterdir()))
+  assert config.data.path == 'runs/a/files.txt' and len(begun.files) == 9
+  with pytest.raises(KeyError), beginning.listed(workdir, begun.files):
+    assert (workdir / 'files.txt').read_text().split() == list(begun.files)
+    raise KeyError
+  assert not workdir.exists()  # nothing began
+
+
+def test_a_run_that_stands_there(here):
+  """The same images and options go on; others get a folder of their own."""
+  folder = pictures(here / 'a', [(8, 8)] * 40)
+  config, workdir, _ = parsed(folder, '--config.num_clusters=3')
+  workdir.mkdir(parents=True)
+  (workdir / 'config.json').write_text(config_lib.to_json(config))
+  names = [path.name for path in sorted(folder.iterdir())]
+  (workdir / 'images.json').write_text('{"ids": %s}' % str(names).replace("'", '"'))
+  for effort in ('quick', 'full'):
+    _, place, begun = parsed(folder, '--config.num_clusters=3',
+                             f'--config.effort={effort}')
+    assert place == workdir and 'goes on' in begun.lines[1]
+  _, place, begun = parsed(folder)
+  assert str(place) == 'runs/a-2' and 'num_clusters: 3 there' in begun.lines[1]
+  _, place, _ = parsed(pictures(here / 'b' / 'a', [(8, 8)] * 40),
+                       '--config.num_clusters=3')
+  assert str(place) == 'runs/a-2'
+  Image.new('L', (8, 8)).save(folder / 'new.png')
+  _, place, begun = parsed(folder, '--config.num_clusters=3')
+  assert str(place) == 'runs/a-2' and 'new.png was not' in begun.lines[1]
+
+
+def test_one_image_is_asked_about(here):
+  """It is nothing to cluster; a run tells its cluster."""
+  folder = pictures(here / 'a', [(8, 8)] * 8)
+  image = folder / '000.png'
+  message = refused(parsed, image)
+  assert 'nothing to cluster' in message and '--mode=predict' in message
+  config, workdir, _ = parsed(folder)
+  workdir.mkdir(parents=True)
+  config.num_clusters = 2
+  (workdir / 'config.json').write_text(config_lib.to_json(config))
+  assert f'--workdir={workdir}' in refused(parsed, image)
+  config, *_ = parsed(image, '--mode=predict', f'--workdir={workdir}')
+  assert (config.data.source, config.data.path) == ('files', str(image))
+
+
+@pytest.mark.parametrize('argv, fragments', [
+    (['nowhere'], ["'nowhere'", 'no such', '--NAME=VALUE']),
+    (['code.py'], ["'code.py'", 'no image']),
+    (['a', 'code.py'], ["'a'", 'no image file']),
+    (['a', '--config.data.path=b'], ['named twice']),
+    (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', 'predict']),
+    (['few'], ['3 images', '--config.num_clusters=2'])])
+def test_mistakes(argv, fragments, here):
+  """One line, and nothing is made."""
+  pictures(here / 'a', [(8, 8)] * 8)
+  pictures(here / 'few', [(8, 8)] * 3)
+  (here / 'code.py').write_text('')
+  before = sorted(here.rglob('*'))
+  message = refused(parsed, *argv)
+  assert all(fragment in message for fragment in fragments), message
+  assert sorted(here.rglob('*')) == before
