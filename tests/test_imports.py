@@ -32,6 +32,7 @@ ABOVE = {
     'estimator': set(),
     'fitted': {'main', 'outputs', 'estimator'},
     'outputs': {'main'},
+    'deciding': {'main', 'outputs'},
     'workdir': {'main', 'fitted', 'outputs', 'estimator'},
 }
 

@@ -1,6 +1,6 @@
 """The configuration: its options, their rules, and how it is stored."""
 
-from jdiffclust.config.modes import asked_of, check_usable
+from jdiffclust.config.modes import NEW_IMAGES, asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, nearest
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, NEIGHBOURS, OPTIONS, RENAMED,
@@ -11,8 +11,9 @@ from jdiffclust.config.store import (
     differences, fitted_config, from_json, has_config, settle_like, to_json)
 
 __all__ = [
-    'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'LEVELS', 'NEIGHBOURS',
-    'OPTIONS', 'Option', 'RENAMED', 'SYMMETRIES', 'all_options', 'asked_of', 'cautions',
+    'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'LEVELS',
+    'NEIGHBOURS', 'NEW_IMAGES', 'OPTIONS', 'Option', 'RENAMED', 'SYMMETRIES',
+    'all_options', 'asked_of', 'cautions',
     'check_against_data', 'check_config', 'check_usable', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
     'has_config', 'nearest', 'options', 'settle_like', 'spaces_for', 'to_json',

@@ -175,7 +175,7 @@ def write_array(path, array: np.ndarray) -> None:
 def write_results(workdir, config: dict, results: Results, source, images_at,
                   labels, warn: Callable[[str], None], count: int = 6,
                   draw: Callable | None = None,
-                  decided: Decisions | None = None) -> dict:
+                  decided: Decisions | None = None, added: int = 0) -> dict:
   """Writes everything: CSV, NPY and JSON first, then figures and the page.
 
   Args:
@@ -189,6 +189,7 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
     count: members shown per cluster and kind.
     draw: makes the figures, as `draw_figures`, which None stands for.
     decided: by hand; None: nothing.
+    added: images that were added to the run.
 
   Returns:
     The summary, as written.
@@ -202,12 +203,16 @@ def write_results(workdir, config: dict, results: Results, source, images_at,
   files.write_text(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
   drawn = (draw or draw_figures)(workdir / 'figures', results, images_at, labels,
                                  source.label_names, count, warn)
-  write_page(workdir, summary, drawn, config, results.responsibilities, decided)
+  write_page(workdir, summary, drawn, config, results.responsibilities, decided, added)
   return summary
 
 
-def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
+def rewrite_page(workdir: pathlib.Path, decided: Decisions, added: int = 0) -> None:
   """Writes report.html anew from what is in the folder.
+
+  Args:
+    workdir: the folder.
+    decided, added: see `write_results`; of the run's own images.
 
   Raises:
     UserError: something is missing there.
@@ -222,11 +227,12 @@ def rewrite_page(workdir: pathlib.Path, decided: Decisions) -> None:
                     ) from None
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
            if path.stem != 'restored'}
-  write_page(workdir, summary, drawn, config, tau, decided)
+  write_page(workdir, summary, drawn, config, tau, decided, added)
 
 
 def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
-               responsibilities: np.ndarray, decided: Decisions | None) -> None:
+               responsibilities: np.ndarray, decided: Decisions | None,
+               added: int = 0) -> None:
   """Writes report.html.
 
   Args:
@@ -235,12 +241,16 @@ def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
     drawn: paths of figures by name.
     config: as plain types.
     responsibilities: [N, Q].
-    decided: see `write_results`.
+    decided, added: see `write_results`.
   """
+  if added:
+    text = (f'{added:,} images were added after the fit: they stand in results.csv, and '
+            'are not counted here')
+    summary = summary | {'warnings': [*summary.get('warnings', ()), text]}
   table = [dict(row) for row in scores.cluster_table(responsibilities)]
   groups = ()
   if decided is not None and decided.any:
-    for row, name in zip(table, decided.names):
+    for row, name in zip(table, decided.of_the_model):
       row['name'] = name
     final = decided.clusters_of(responsibilities)
     groups = [{'name': decided.name(q),
