@@ -144,6 +144,17 @@ def ids_in(workdir) -> list[str]:
   return columns['ids'] if columns else []
 
 
+def names_from(workdir, folder: str) -> set[str]:
+  """What the files are called in a folder that were added to a run from there.
+
+  Raises:
+    UserError: as of `read`.
+  """
+  columns = _read(workdir, ['names', 'batches'])
+  return {name for name, batch in zip(columns['names'], columns['batches'])
+          if columns['sources'][batch]['folder'] == folder} if columns else set()
+
+
 def _read(workdir, names: Sequence[str] | None = None) -> dict[str, Any] | None:
   """The fields of `Added`, or those of `names`; None: there is no file."""
   path = pathlib.Path(workdir) / FILE

@@ -138,6 +138,8 @@ class Decisions(NamedTuple):
     return self._replace(shares=np.concatenate([own, self._beside(near, away)]))
 
   def _beside(self, near, away):
+    if not len(self.splits.clusters):  # the fit's images need not be known then
+      return np.zeros((len(near), 0), np.float32)
     return weighted(away, self.splits.shares[near])
 
   def drawn_for(self, cluster: int | str) -> list[int]:

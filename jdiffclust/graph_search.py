@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-EXACT = 20000  # vectors up to which comparing each with each takes less
 # Of the graph: links of a vector, and how many vectors are held while one is added, and,
 # in multiples of the neighbours asked for, but no fewer, while they are looked for.
-LINKS, ADDING, LOOKING, FEWEST = 32, 80, 1.5, 80
+LINKS, ADDING, LOOKING, FEWEST = 32, 80, 1.5, 160
 ASKED = 4096  # vectors looked for at once
 
 

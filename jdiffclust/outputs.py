@@ -147,7 +147,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   before, weights = added.read(workdir), weights_of(fitted)
   if before is not None and before.weights != weights:
     before = before._replace(told=np.zeros(len(before.ids), bool), weights=weights)
-  again = before and told_again(fitted, before, reporter)
+  again = [] if before is None else told_again(fitted, before, reporter)
   if not is_main_process():
     return None
   verdict = keep_reference(fitted, source, workdir, reporter)
@@ -158,21 +158,23 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, wall_seconds, notes), choice=fitted.choice,
       quality=quality, latents=latents, names=decided.of_the_model)
+  told = 0 if before is None else int(before.told.sum()) + sum(
+      len(part.rows) for part in again)
+  summary = results.write_results(
+      workdir, config.to_dict(), outputs, source,
+      lambda indices: images_at(source, indices), source.labels, reporter.warning,
+      decided=decided, draw=parts.draw_figures, added=told)
   known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
                                parts.spread)
   gallery.write(workdir / exploring.FILE, known)
   check_split_images(decided, known, workdir, reporter)
   beside = exploring.of_the_run(known)
-  for part in again or ():
+  for part in again:
     before = with_told(before, part, fitted, known, workdir, reporter)
   added.write(workdir, before)
   own = columns_of(fitted, source, fitted.responsibilities, fitted.bound, verdict,
                    config.predict.foreign_share, beside, None, decided, added=False)
   table = deciding.with_added(own, known, before)
-  summary = results.write_results(
-      workdir, config.to_dict(), outputs, source,
-      lambda indices: images_at(source, indices), source.labels, reporter.warning,
-      decided=decided, draw=parts.draw_figures, added=len(table.others))
   columns = deciding.write_table(workdir, table, deciding.decided_of(
       workdir, config.num_clusters, table))
   repeated, exact = beside.copies.of >= 0, beside.copies.exact
@@ -531,21 +533,24 @@ def told_again(fitted: Fitted, before: Added, reporter: Reporter) -> list[Told]:
   found, gone = [], []
   for batch, how in enumerate(before.sources):
     rows = np.flatnonzero((before.batches == batch) & ~before.told)
+    if not len(rows):
+      continue
     try:
       data = data_like_the_fit(fitted, from_json(how['config']).data)
       source = load_source(data, for_fit=False, rendering=fitted.rendering,
                            finest=fitted.finest)
       check_like_the_fit(fitted, source, reporter)
       place = {name: row for row, name in enumerate(source.ids)}
+      there = np.array([before.names[row] in place for row in rows], bool)
+      if there.any():
+        part = reordered(source, np.array([place[before.names[row]]
+                                           for row in rows[there]]))
+        found.append(Told(part, rows[there], fitted.assign(part, reporter),
+                          how['share']))
     except UserError as error:
       reporter.warning(f'Images that were added cannot be read: {error}')
-      place = {}
-    there = np.array([before.names[row] in place for row in rows])
+      there = np.zeros(len(rows), bool)
     gone += [before.ids[row] for row in rows[~there]]
-    if there.any():
-      rows = rows[there]
-      source = reordered(source, np.array([place[before.names[row]] for row in rows]))
-      found.append(Told(source, rows, fitted.assign(source, reporter), how['share']))
   if gone:
     reporter.warning(
         f'{len(gone)} of {len(before.ids)} images that were added are not there any '
@@ -712,8 +717,8 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   known, ids = deciding.read_gallery(workdir, table.ids), table.columns['file']
   features = known.features
   if table.others:
-    more, place = added.read(workdir), {name: row for row, name in enumerate(
-        added.ids_in(workdir))}
+    more = added.read(workdir)
+    place = {name: row for row, name in enumerate(more.ids)}
     features = np.concatenate([features, more.features[
         [place[name] for name in table.others]]])
   rows = images_of([image], ids)[0]

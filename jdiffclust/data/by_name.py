@@ -236,17 +236,18 @@ def images_of(names: Sequence[Any], ids: Sequence[str]) -> list[list[int]]:
     names: texts or numbers; None: of none.
     ids: of the images.
   """
-  by_base, whole = collections.defaultdict(list), {}
+  ends, whole = collections.defaultdict(list), {}
   for image, name in enumerate(ids):
     parts = _parts(name)
-    by_base[parts[:1]].append((parts, image))
     whole[parts] = image
+    for count in range(1, len(parts)):
+      ends[parts[:count]].append(image)
   found = []
   for name in names:
     parts = () if name is None else _parts(name)
-    found.append([whole[parts]] if parts in whole else [
-        image for own, image in by_base.get(parts[:1], ())
-        if own[:len(parts)] == parts[:len(own)]])
+    found.append([whole[parts]] if parts in whole else sorted([
+        *ends.get(parts, ()), *(whole[parts[:count]] for count in range(1, len(parts))
+                                if parts[:count] in whole)]))
   return found
 
 

@@ -28,7 +28,6 @@ import numpy as np
 from jdiffclust import files, graph_search
 from jdiffclust.evaluation import foreign, latent_space
 from jdiffclust.evaluation.interpolation import weighted
-from jdiffclust.graph_search import EXACT
 
 NEAREST = 10  # neighbours of an image that are told, and by which copies are judged
 MAP_IMAGES = 3000  # t-SNE of as many takes some ten seconds
@@ -37,6 +36,7 @@ SIGNATURE = 16
 ALIKE, CLOSER = .99, .4
 TINY = 1e-12  # distances of features below are none
 BLOCK = 1024  # images compared at once
+EXACT = 50_000  # images up to which comparing each with each takes no longer
 
 
 class Gallery(NamedTuple):

@@ -167,6 +167,11 @@ def test_added_to_a_run(commands, fit, run, tmp_path):
   assert len(laid) == 63 and 'x.png' in {path.name for path in laid if
                                          str(path.parent) == 'cluster 2'}
   assert commands.small('--mode=sort', f'--workdir={run}', '--action=undo').code == 0
+  # The folder of the run has grown: the new image alone is added, by itself.
+  save(pics / 'zz.png', DIGITS[72])
+  assert commands.small(*add, '--config.data.source=folder',
+                        f'--config.data.path={pics}').code == 0
+  assert column(run, 'file')[60:] == ['new/00.png', 'b/x.png', 'copy.png', 'zz.png']
   # Other weights: told anew, as far as they are there.
   last = read(run / 'results.csv')
   added.write(run, added.read(run)._replace(weights='others'))
@@ -174,21 +179,23 @@ def test_added_to_a_run(commands, fit, run, tmp_path):
   shutil.move(new / 'b', tmp_path / 'away')
   evaluate = '--mode=evaluate', f'--workdir={run}', '--config.quality.num_images=0'
   outcome = commands.small(*evaluate)
-  assert outcome.code == 0 and '1 of 3 images that were added' in outcome.err
-  assert column(run, 'file')[60:] == ['new/00.png', 'copy.png']
+  assert outcome.code == 0 and '1 of 4 images that were added' in outcome.err
+  assert column(run, 'file')[60:] == ['new/00.png', 'copy.png', 'zz.png']
   shutil.move(tmp_path / 'away', new / 'b')
   assert commands.small(*evaluate).code == 0
   again = read(run / 'results.csv')
   for name in ('file', 'cluster', 'foreign', 'duplicate_of'):
     assert [row[name] for row in again] == [row[name] for row in last]
-  check_error(commands.small(*add, '--undo'), "'b/x.png'", 'pinned.csv')
+  (run / 'pinned.csv').write_text('file,cluster\nzz.png,2\n')
+  check_error(commands.small(*add, '--undo'), "'zz.png'", 'pinned.csv')
   (run / 'pinned.csv').unlink()
   assert commands.small('--mode=decide', f'--workdir={run}', '--unsplit').code == 0
-  outcome = commands.small(*add, '--undo')
-  assert outcome.code == 0 and '3 images were taken back' in outcome.out
+  for count in (1, 3):
+    outcome = commands.small(*add, '--undo')
+    assert outcome.code == 0 and f'{count} images were taken back' in outcome.out
   for name in ('file', 'added', 'neighbor_files', 'duplicate_of', 'x'):
     assert column(run, name) == [row[name] for row in old]
-  assert not (run / added.FILE).exists() and pics.is_dir()
+  assert not (run / added.FILE).exists()
 
 
 def test_names_that_are_taken():

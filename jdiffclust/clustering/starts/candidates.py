@@ -16,8 +16,8 @@ import numpy as np
 
 from jdiffclust import graph_search
 from jdiffclust.batch import in_blocks
-from jdiffclust.graph_search import EXACT
 
+EXACT = 20000  # images of a sample that each one is compared with
 BLOCK = 64  # images compared with all at once
 
 
