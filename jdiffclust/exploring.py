@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from jdiffclust.clustering.starts.recognition import Recognised, cut
 from jdiffclust.clustering.starts.sample import sample_indices
@@ -162,7 +163,8 @@ def smaller_part(features: np.ndarray, members: np.ndarray,
   rows, others = np.flatnonzero(members), np.flatnonzero(~members)
   if not np.ptp(features[rows], axis=0).any():
     return None
-  parts = cut(features[rows], 2, integer_seed(seed, 'split'))
+  with threadpool_limits(1):  # as for every start
+    parts = cut(features[rows], 2, integer_seed(seed, 'split'))
   which = parts.argmax(axis=1)
   sizes = np.bincount(which, minlength=2)
   if not sizes.all():

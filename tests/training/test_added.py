@@ -156,7 +156,7 @@ def test_added_to_a_run(commands, fit, run, tmp_path):
   assert outcome.code == 0 and 'nothing is changed' in outcome.out
   # Found, by pictures of either kind; pinned; sorted.
   outcome = commands.small('--mode=similar', f'--workdir={run}', '--image=05.png')
-  assert outcome.out.splitlines()[2].split()[0::4] == ['0.000', 'copy.png']
+  assert outcome.out.splitlines()[2].split()[::3] == ['0.000', 'copy.png']
   (run / 'pinned.csv').write_text('file,cluster\nb/x.png,2\n')
   assert commands.small('--mode=decide', f'--workdir={run}', '--split=2').code == 0
   parts = column(run, 'cluster')
