@@ -1,7 +1,8 @@
 """The nearest of very many vectors, by a navigable graph instead of by comparing all.
 
 HNSW (Malkov and Yashunin, 2018; by faiss), of order N log N, at a recall of more than .99
-(docs/benchmarks.md). The graph hangs on the order in which vectors are added: one thread
+of some 200 neighbours (docs/benchmarks.md), and of .98 of ten (docs/results.md). The
+graph hangs on the order in which vectors are added: one thread
 adds them. What is then found hangs neither on the number of threads nor on which of them
 looks.
 """
@@ -12,7 +13,7 @@ import numpy as np
 
 # Of the graph: links of a vector, and how many vectors are held while one is added, and,
 # in multiples of the neighbours asked for, but no fewer, while they are looked for.
-LINKS, ADDING, LOOKING, FEWEST = 32, 80, 1.5, 160
+LINKS, ADDING, LOOKING, FEWEST = 32, 80, 1.5, 80
 ASKED = 4096  # vectors looked for at once
 
 
