@@ -2,9 +2,8 @@
 
 HNSW (Malkov and Yashunin, 2018; by faiss), of order N log N, at a recall of more than .99
 of some 200 neighbours (docs/benchmarks.md), and of .98 of ten (docs/results.md). The
-graph hangs on the order in which vectors are added: one thread
-adds them. What is then found hangs neither on the number of threads nor on which of them
-looks.
+graph hangs on the order in which vectors are added: one thread adds them. What is then
+found hangs neither on the number of threads nor on which of them looks.
 """
 
 from __future__ import annotations
