@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.common import add_fashion, kept, load_arrays, make_parser, markdown, names
-from jdiffclust import outputs
+from jdiffclust import deciding, outputs
 from jdiffclust.evaluation import foreign
 
 RATE = .01
@@ -160,7 +160,7 @@ def bounds_of(known: np.ndarray, new: dict[str, np.ndarray], seed: int) -> dict:
   for kind, images in new.items():
     grey = np.round((images[:400] + 1) * 127.5).astype(np.uint8)  # as the fit's are
     found[kind] = float(np.mean(
-        outputs.share_below(fitted.assign(grey).info.bound, fitted.bound) < RATE))
+        deciding.share_below(fitted.assign(grey).info.bound, fitted.bound) < RATE))
   return found
 
 

@@ -16,13 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
-from jdiffclust.clustering.starts.recognition import Recognised
+from jdiffclust.clustering.starts.recognition import Recognised, cut
 from jdiffclust.clustering.starts.sample import sample_indices
 from jdiffclust.data.dataset import ImageSource, images_at, read_images, scale_to_model
 from jdiffclust.evaluation import foreign, gallery
 from jdiffclust.evaluation.gallery import Copies, Gallery
 from jdiffclust.errors import UserError
+from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.progress import Reporter
 from jdiffclust.report import thumbnails
 from jdiffclust.streams import integer_seed
@@ -176,3 +178,37 @@ class Originals:
       return np.full((1, 1, 1), 128, np.uint8)
     return thumbnails.reduced(
         thumbnails.eight_bits(images_at(source.seen, [row])[0]), side)
+
+
+def smaller_part(features: np.ndarray, members: np.ndarray,
+                 seed: int) -> np.ndarray | None:
+  """The share of the smaller of two parts of a cluster in each image.
+
+  The members are cut by their neighbourhoods, as the start 'recognition' cuts all images;
+  the others have the shares of the members that are nearest to them.
+
+  Args:
+    features: of all images, [N, D].
+    members: which are of the cluster, bool [N], at least 4.
+    seed: of the cut.
+
+  Returns:
+    float32 [N] in [0, 1]; of parts of one size that without the first member is the
+    smaller one. None: there are no two parts.
+  """
+  rows, others = np.flatnonzero(members), np.flatnonzero(~members)
+  if not np.ptp(features[rows], axis=0).any():
+    return None
+  with threadpool_limits(1):  # as for every start
+    parts = cut(features[rows], 2, integer_seed(seed, 'split'))
+  which = parts.argmax(axis=1)
+  sizes = np.bincount(which, minlength=2)
+  if not sizes.all():
+    return None
+  smaller = 1 - which[0] if sizes[0] == sizes[1] else sizes.argmin()
+  share = np.zeros(len(features), np.float32)
+  share[rows] = parts[:, smaller]
+  if len(others):
+    near, away = gallery.nearest(features[others], features[rows], gallery.NEAREST)
+    share[others] = weighted(away, share[rows][near][..., None])[:, 0]
+  return share

@@ -41,13 +41,14 @@ from jdiffclust.memory import (  # noqa: E402
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
 
-MODES = ('fit', 'predict', 'sample', 'restore', 'evaluate', 'decide',
+MODES = ('fit', 'predict', 'add', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
 # Commands that images can be named for as arguments, and flags that take a value.
 WITH_IMAGES = ('fit', 'predict', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
-OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar'}
+OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar',
+           'split': 'decide', 'unsplit': 'decide', 'undo': 'add'}
 CHECK = 'check.png'  # of the workdir: what is seen of the images
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
@@ -73,6 +74,12 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
   flags.DEFINE_string('to', None, 'sort: where the folders go.', flag_values=values)
   flags.DEFINE_string('image', None, 'similar: a file, or an id of the run.',
                       flag_values=values)
+  flags.DEFINE_string('split', None, 'decide: a cluster to cut in two.',
+                      flag_values=values)
+  flags.DEFINE_boolean('unsplit', None, 'decide: takes the last split back.',
+                       flag_values=values)
+  flags.DEFINE_boolean('undo', None, 'add: takes the last images back.',
+                       flag_values=values)
   flags.DEFINE_boolean('quiet', False, 'Show warnings and errors only.',
                        flag_values=values)
 
@@ -97,6 +104,9 @@ def help_text(everything: bool = False) -> str:
            'workdir)',
            '  --dry-run           of sort: tell what would be done, and do nothing',
            '  --image=FILE        of similar: an image, or the id of one of the run',
+           '  --split=CLUSTER     of decide: cut a cluster, a number or a name, in two',
+           '  --unsplit           of decide: take the last split back',
+           '  --undo              of add: take the images that were added last back',
            '  --quiet             show warnings and errors only',
            '  --help=all          show all options', '',
            'Options, as --config.NAME=VALUE (default in brackets):']
@@ -258,7 +268,7 @@ def parse(argv: list[str]):
   if config is None:
     config = apply_overrides(workdir, overrides)
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
-    if values.mode in ('predict', 'restore') and named & others:
+    if values.mode in config_lib.NEW_IMAGES and named & others:
       # What the fit's are is not that of other images.
       for name, none in (('max_images', 0), ('labels', ''), ('metadata', ''),
                          ('embeddings', '')):
@@ -370,7 +380,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     command: the command line.
     begun: a `beginning.Begun`, if the images were named as arguments.
   """
-  from jdiffclust import beginning, decisions
+  from jdiffclust import added, beginning, decisions
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
@@ -388,7 +398,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
         show_images(source, config, workdir, reporter)
     tell_time(source, config, store, reporter)
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
-      decisions.read(workdir, config.num_clusters, source.ids)
+      decisions.read(workdir, config.num_clusters, source.ids, added.ids_in(workdir))
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts,
                             command=command)
@@ -455,13 +465,11 @@ def tell_time(source, config, store, reporter) -> None:
   reporter.line(reporter.clock.plan())
 
 
-def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
-  """Assigns the images of `config.data` to the clusters of a fitted workdir."""
+def new_images(mode: str, config, workdir: pathlib.Path, reporter, build):
+  """The fit of a workdir, and the images of `config.data` read as it reads its own."""
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import check_like_the_fit, data_like_the_fit, load, tell_of
-  from jdiffclust.outputs import write_predictions
-  files.check_writable(workdir)
-  options = config_lib.asked_of('predict', config_lib.fitted_config(workdir), config)
+  options = config_lib.asked_of(mode, config_lib.fitted_config(workdir), config)
   if config.predict.num_draws:
     options.e_step.num_draws = config.predict.num_draws
     options.e_step.max_draws = 0
@@ -471,7 +479,34 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
                        rendering=fitted.rendering, finest=fitted.finest)
   tell_of(source, reporter)
   check_like_the_fit(fitted, source, reporter)
+  return fitted, source
+
+
+def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
+  """Assigns the images of `config.data` to the clusters of a fitted workdir."""
+  from jdiffclust.outputs import write_predictions
+  files.check_writable(workdir)
+  fitted, source = new_images('predict', config, workdir, reporter, build)
   message = write_predictions(fitted, source, workdir, config.predict, reporter)
+  if message is not None:
+    print(message)
+
+
+def run_add(config, workdir: pathlib.Path, reporter, build, undo: bool | None) -> None:
+  """Adds the images of `config.data` to a fitted workdir, or takes the last ones back."""
+  from jdiffclust.outputs import add_images, undo_added
+  from jdiffclust.workdir import main_process_lock
+  files.check_writable(workdir)
+  with main_process_lock(workdir):
+    if undo:
+      print(undo_added(workdir, config_lib.fitted_config(workdir).num_clusters))
+      return
+    config = config_lib.copied(config)
+    for name in ('path', 'labels_path', 'labels', 'metadata', 'embeddings'):
+      if config.data[name]:  # they are read again, from wherever that is asked for
+        config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
+    fitted, source = new_images('add', config, workdir, reporter, build)
+    message = add_images(fitted, source, workdir, config, reporter)
   if message is not None:
     print(message)
 
@@ -488,19 +523,29 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
     print(message)
 
 
-def run_decide(workdir: pathlib.Path) -> None:
-  """Writes the results of a fit anew, as clusters.csv and pinned.csv say."""
-  from jdiffclust.outputs import write_decided
+def run_decide(workdir: pathlib.Path, asked: dict) -> None:
+  """Writes the results of a fit anew, as a person has decided; cuts a cluster in two."""
+  from jdiffclust import deciding
   from jdiffclust.workdir import main_process_lock
   files.check_writable(workdir)
+  if asked['split'] is not None and asked['unsplit']:
+    raise UserError('--split cuts a cluster, and --unsplit takes the last cut back: give '
+                    'one of them.')
+  fitted = config_lib.fitted_config(workdir)
   with main_process_lock(workdir):
-    print(write_decided(workdir, config_lib.fitted_config(workdir).num_clusters))
+    if asked['split'] is not None:
+      print(deciding.split(workdir, fitted.num_clusters, asked['split'], fitted.seed))
+    elif asked['unsplit']:
+      print(deciding.unsplit(workdir, fitted.num_clusters))
+    else:
+      print(deciding.write_decided(workdir, fitted.num_clusters))
 
 
 def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
   """Lays the images of a fit into folders by cluster, or takes that back."""
   from jdiffclust import sorting
-  from jdiffclust.outputs import clusters_decided
+  from jdiffclust.added import read
+  from jdiffclust.deciding import clusters_decided
   from jdiffclust.workdir import main_process_lock
   action = asked['action']
   if action not in sorting.ACTIONS:
@@ -523,10 +568,22 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     if fitted.data.source != 'folder':
       raise UserError(f'--mode=sort lays files into folders, but the images of '
                       f'config.data.source = {fitted.data.source!r} are no files.')
-    ids, clusters = clusters_decided(workdir, fitted.num_clusters)
+    table, clusters = clusters_decided(workdir, fitted.num_clusters)
     target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
     root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
-    plan = sorting.make_plan(action, ids, clusters, root, target)
+    ids, paths = list(table.ids), [root.absolute() / name for name in table.ids]
+    if table.others:
+      more = read(workdir)
+      for name, path in zip(more.ids, more.paths()):
+        if path is not None and name in set(table.others):
+          ids.append(name)
+          paths.append(pathlib.Path(path))
+      places = {name: row for row, name in enumerate(table.columns['file'])}
+      clusters = [clusters[places[name]] for name in ids]
+      left = len(places) - len(ids)
+      if left:
+        reporter.warning(f'{left} images that were added are no files, and stay out.')
+    plan = sorting.make_plan(action, ids, clusters, paths, root, target)
     if asked['dry_run']:
       for source, new in plan.pairs[:10]:
         print(f'{source} -> {new}')
@@ -689,7 +746,8 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'predict': lambda: run_predict(*given),
                 'sample': lambda: run_sample(*given),
                 'restore': lambda: run_restore(*given),
-                'decide': lambda: run_decide(workdir),
+                'add': lambda: run_add(*given, asked['undo']),
+                'decide': lambda: run_decide(workdir, asked),
                 'sort': lambda: run_sort(config, workdir, reporter, asked),
                 'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 import resource
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from jdiffclust import decisions, exploring, inspection
+from jdiffclust import added, deciding, decisions, exploring, inspection
+from jdiffclust.added import Added
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
@@ -27,10 +29,11 @@ from jdiffclust.clustering.starts.fit import fit_start
 from jdiffclust.clustering.starts.partitions import kmeans
 from jdiffclust.clustering.starts.sample import (
     fit_sample, partition, sample_embeddings, sample_indices)
-from jdiffclust.config import FULL, NEIGHBOURS, QUICK, copied
+from jdiffclust.config import FULL, NEIGHBOURS, QUICK, copied, from_json, to_json
 from jdiffclust.data.by_name import images_of
 from jdiffclust.data.dataset import (
-    ImageSource, embeddings_at, files_source, images_at)
+    ImageSource, embeddings_at, files_source, images_at, load_source)
+from jdiffclust.data.fingerprint import reordered
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
@@ -59,8 +62,8 @@ OF_EMBEDDINGS = 'kmeans_of_embeddings'  # where images have some
 QUALITY_IMAGES = 5000
 # What new images are compared with, in the folder of the fit.
 REFERENCE = 'foreign.npz'
-# All that is known of each image, .csv and .parquet: of the fit's, and of new ones.
-RESULTS, NEW_RESULTS = 'results', 'results_new'
+# All that is known of each new image, .csv and .parquet.
+NEW_RESULTS = 'results_new'
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
 # Of the history: what the report shows of the latents, by their names there.
@@ -127,7 +130,8 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   """
   began = time.perf_counter()
   config, method, progress = fitted.config, fitted.method, fitted.progress
-  decided = decisions.read(workdir, config.num_clusters, source.ids)
+  decided = decisions.read(workdir, config.num_clusters, source.ids,
+                           added.ids_in(workdir)).of(slice(source.num_images))
   pipeline = pipeline_of(method, source)
   baselines = baselines_of(fitted, source, reporter)
   notes = small_group_notes(fitted, source, baselines)
@@ -143,6 +147,10 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   wall_seconds = progress['wall_seconds'] + time.perf_counter() - began
   judged = (parts.generate(fitted, config.quality.num_images, reporter,
                            'samples to judge') if with_quality else None)
+  before, weights = added.read(workdir), weights_of(fitted)
+  if before is not None and before.weights != weights:
+    before = before._replace(told=np.zeros(len(before.ids), bool), weights=weights)
+  again = [] if before is None else told_again(fitted, before, reporter)
   if not is_main_process():
     return None
   verdict = keep_reference(fitted, source, workdir, reporter)
@@ -153,26 +161,36 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, wall_seconds, notes)
       | {'command': command or results.command_of(workdir)}, choice=fitted.choice,
-      quality=quality, latents=latents, names=decided.names)
+      quality=quality, latents=latents, names=decided.of_the_model)
+  told = 0 if before is None else int(before.told.sum()) + sum(
+      len(part.rows) for part in again)
   summary, drawn = results.write_results(
       workdir, outputs, source, lambda indices: images_at(source, indices),
       source.labels, reporter.warning, draw=parts.draw_figures)
   known = exploring.gallery_of(fitted.recogniser, source, config.seed, reporter,
                                parts.spread)
   gallery.write(workdir / gallery.FILE, known)
+  check_split_images(decided, known, workdir, reporter)
   beside = exploring.of_the_run(known)
-  columns = write_table(
-      workdir / RESULTS, fitted, source, fitted.responsibilities, fitted.bound, verdict,
-      config.predict.foreign_share, beside, None, decided)
-  sheets = thumbnails_of(source, columns, means, samples, workdir, reporter)
+  for part in again:
+    before = with_told(before, part, fitted, known, workdir, reporter)
+  added.write(workdir, before)
+  own = columns_of(fitted, source, fitted.responsibilities, fitted.bound, verdict,
+                   config.predict.foreign_share, beside, None, decided, added=False)
+  table = deciding.with_added(own, known, before)
+  columns = deciding.write_table(workdir, table, deciding.decided_of(
+      workdir, config.num_clusters, table))
+  sheets = thumbnails_of(source, own, means, samples, workdir, reporter)
   results.write_page(
       workdir, summary, drawn, config.to_dict(), fitted.responsibilities,
-      explorer.Explored(columns, decided, known.features, sheets))
+      explorer.Explored(own, decided, known.features, sheets), told)
   repeated, exact = beside.copies.of >= 0, beside.copies.exact
   if repeated.any():
     reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
-                  f'the pixel: duplicate_of in {RESULTS}.csv')
-  decisions.write_templates(workdir, summary['cluster_sizes'])
+                  f'the pixel: duplicate_of in {deciding.RESULTS}.csv')
+  sizes = np.bincount(columns['cluster'], minlength=len(decided.names))
+  decisions.write_templates(workdir, sizes if len(decided.splits.clusters) else
+                            summary['cluster_sizes'])
   return summary
 
 
@@ -199,15 +217,26 @@ def thumbnails_of(source: ImageSource, columns, means: np.ndarray, samples: np.n
   return sheets
 
 
-def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
-                responsibilities: np.ndarray, bound: np.ndarray,
-                verdict: foreign.Verdict | None, share: float,
-                beside: exploring.Beside, known_ids: Sequence[str] | None,
-                decided: Decisions) -> spreadsheet.Columns:
-  """Writes all that is known of images, as .csv and .parquet, and returns it.
+def check_split_images(decided: Decisions, known: gallery.Gallery, workdir,
+                       reporter: Reporter) -> None:
+  """Tells of images that have changed since a person has split their clusters."""
+  if not len(decided.splits.clusters):
+    return
+  changed = np.flatnonzero(decided.splits.digests != known.digests)
+  if len(changed):
+    reporter.warning(
+        f'{len(changed)} images, such as {known.ids[changed[0]]!r}, look otherwise than '
+        'when a cluster was split by hand: they stay in the parts that they had. '
+        f'--mode=decide --unsplit --workdir={workdir} takes the split back.')
+
+
+def columns_of(fitted: Fitted, source: ImageSource, responsibilities: np.ndarray,
+               bound: np.ndarray, verdict: foreign.Verdict | None, share: float,
+               beside: exploring.Beside, known_ids: Sequence[str] | None,
+               decided: Decisions, added: bool | None) -> spreadsheet.Columns:
+  """All that is known of images, by column.
 
   Args:
-    path: without its ending.
     fitted: the fit.
     source: n images, of the fit or new ones.
     responsibilities, bound: of these, [n, Q] and [n].
@@ -216,16 +245,15 @@ def write_table(path: pathlib.Path, fitted: Fitted, source: ImageSource,
     beside: what is near them among the run's images.
     known_ids: of the run's images; None: they are these.
     decided: by hand.
+    added: see `spreadsheet.columns_of`.
   """
   labels = (None if source.labels is None else
             results.label_texts(source.labels, source.label_names))
-  columns = spreadsheet.columns_of(
-      source.ids, responsibilities, bound, decided, share_below(bound, fitted.bound),
+  return spreadsheet.columns_of(
+      source.ids, responsibilities, bound, decided,
+      deciding.share_below(bound, fitted.bound),
       verdict and (verdict.p_values <= share, verdict.reasons), beside, known_ids,
-      labels, source.metadata, exploring.pictures_of(source))
-  spreadsheet.write_csv(path.with_suffix('.csv'), columns)
-  spreadsheet.write_parquet(path.with_suffix('.parquet'), columns)
-  return columns
+      labels, source.metadata, exploring.pictures_of(source), added)
 
 
 def baselines_of(fitted: Fitted, source: ImageSource,
@@ -477,21 +505,15 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   workdir = pathlib.Path(workdir)
   known = gallery.read(workdir / gallery.FILE)
   decided = decisions.read(workdir, fitted.config.num_clusters)
-  if fitted.start_alone and not options.likelihood:
-    tau = fitted.tell(source, reporter)
-    bound = np.full(len(tau), np.nan, np.float32)
-  else:
-    found = fitted.assign(source, reporter)
-    tau, bound = found.responsibilities, found.info.bound
+  tau, bound = told_and_bound(fitted, source, reporter)
   densities = (fitted.log_density(source, options, reporter) if options.likelihood
                else None)
   if not is_main_process():
     return None
   path = workdir / 'predictions.csv'
-  typicality = share_below(bound, fitted.bound)
-  by_bound = (np.ones(len(bound)) if fitted.start_alone else
-              foreign.p_values(-fitted.bound, -bound))
-  verdict = judge_all(source, workdir, by_bound, options.foreign_share, reporter)
+  typicality = deciding.share_below(bound, fitted.bound)
+  verdict = judge_all(source, workdir, unusual_by_bound(fitted, bound),
+                      options.foreign_share, reporter)
   alien = verdict.p_values <= options.foreign_share
   known_bound = np.isfinite(bound)
   further = {'bound': [f'{value:.2f}' * bool(has)
@@ -519,17 +541,209 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                      f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
                      '--mode=evaluate writes it.')
     return message + ending
-  write_table(workdir / NEW_RESULTS, fitted, source, tau, bound, verdict,
-              options.foreign_share,
-              exploring.look_at(fitted.recogniser, known, source, reporter),
-              known.ids.tolist(),
-              decided.for_others(source.num_images))
+  beside = exploring.look_at(fitted.recogniser, known, source, reporter)
+  columns = columns_of(fitted, source, tau, bound, verdict, options.foreign_share, beside,
+                       known.ids.tolist(), decided.for_others(beside.near, beside.away),
+                       added=None)
+  spreadsheet.write_csv(workdir / f'{NEW_RESULTS}.csv', columns)
+  spreadsheet.write_parquet(workdir / f'{NEW_RESULTS}.parquet', columns)
   return (f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
           f'{ending}')
 
 
-def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
-  """Writes results and report anew as a person's tables say, from what a fit has left.
+def weights_of(fitted: Fitted) -> str:
+  """A text that tells the weights of a fit from others."""
+  leaves = jax.tree.leaves(to_host(fitted.params))
+  known = [] if fitted.recogniser is None else [fitted.recogniser.features]
+  digest = hashlib.blake2b(digest_size=16)
+  for leaf in (*leaves, *known):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def told_and_bound(fitted: Fitted, source: ImageSource,
+                   reporter: Reporter) -> tuple[np.ndarray, np.ndarray]:
+  """Responsibilities [n, Q] and bounds [n] of new images; after the start alone NaN."""
+  if fitted.start_alone:
+    tau = fitted.tell(source, reporter)
+    return tau, np.full(len(tau), np.nan, np.float32)
+  found = fitted.assign(source, reporter)
+  return found.responsibilities, np.asarray(found.info.bound)
+
+
+def unusual_by_bound(fitted: Fitted, bound: np.ndarray) -> np.ndarray:
+  """The share of the fit's images whose bound is as low as each, [n]; 1 if unknown."""
+  if fitted.start_alone:
+    return np.ones(len(bound))
+  return foreign.p_values(-fitted.bound, -bound)
+
+
+class Told(NamedTuple):
+  """New images, and what the model says of them.
+
+  Attributes:
+    source: the images.
+    rows: of an `Added`, whose images they are, int [n].
+    responsibilities, bound: of `told_and_bound`.
+    share: the false alarm rate of `foreign`.
+  """
+
+  source: ImageSource
+  rows: np.ndarray
+  responsibilities: np.ndarray
+  bound: np.ndarray
+  share: float
+
+
+def told_again(fitted: Fitted, before: Added, reporter: Reporter) -> list[Told]:
+  """The images that were added to a run and are yet to be told; a part each batch.
+
+  Those whose files cannot be read any more are left out, and a line tells of them.
+  """
+  found, gone = [], []
+  for batch, how in enumerate(before.sources):
+    rows = np.flatnonzero((before.batches == batch) & ~before.told)
+    if not len(rows):
+      continue
+    try:
+      data = data_like_the_fit(fitted, from_json(how['config']).data)
+      source = load_source(data, for_fit=False, rendering=fitted.rendering,
+                           finest=fitted.finest)
+      check_like_the_fit(fitted, source, reporter)
+      place = {name: row for row, name in enumerate(source.ids)}
+      there = np.array([before.names[row] in place for row in rows], bool)
+      if there.any():
+        part = reordered(source, np.array([place[before.names[row]]
+                                           for row in rows[there]]))
+        found.append(Told(part, rows[there], *told_and_bound(fitted, part, reporter),
+                          how['share']))
+    except UserError as error:
+      reporter.warning(f'Images that were added cannot be read: {error}')
+      there = np.zeros(len(rows), bool)
+    gone += [before.ids[row] for row in rows[~there]]
+  if gone:
+    reporter.warning(
+        f'{len(gone)} of {len(before.ids)} images that were added are not there any '
+        f'more, such as {gone[0]!r}: the results are without them. Bring them back and '
+        'run --mode=evaluate, or --mode=add --undo, which takes the last ones back.')
+  return found
+
+
+def with_told(before: Added, part: Told, fitted: Fitted, known: gallery.Gallery,
+              workdir: pathlib.Path, reporter: Reporter) -> Added:
+  """Images that were added, some more of them told by the weights of now."""
+  now = describe_added(part, fitted, known, workdir, reporter)
+  changed = {'told': before.told.copy()}
+  changed['told'][part.rows] = True
+  for name in ('responsibilities', 'bound', 'foreign', 'features', 'signatures',
+               'digests'):
+    changed[name] = getattr(before, name).copy()
+    changed[name][part.rows] = getattr(now, name)
+  for name in ('reasons', 'pictures'):
+    changed[name] = list(getattr(before, name))
+    for row, cell in zip(part.rows, getattr(now, name)):
+      changed[name][row] = cell
+  return before._replace(**changed)
+
+
+def describe_added(part: Told, fitted: Fitted, known: gallery.Gallery,
+                   workdir: pathlib.Path, reporter: Reporter) -> Added:
+  """All that is kept of images that are added; ids and sources are yet to come."""
+  source, bound = part.source, part.bound
+  count = source.num_images
+  verdict = judge_all(source, workdir, unusual_by_bound(fitted, bound), part.share,
+                      reporter)
+  looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
+                             reporter)
+  labels = ([''] * count if source.labels is None else
+            results.label_texts(source.labels, source.label_names))
+  return Added(
+      ids=source.ids, names=source.ids, batches=np.zeros(count, int),
+      told=np.ones(count, bool), responsibilities=part.responsibilities,
+      bound=bound, foreign=verdict.p_values <= part.share, reasons=verdict.reasons,
+      features=looks.features, signatures=looks.signatures, digests=looks.digests,
+      labels=[label or None for label in labels],
+      metadata=[dict(zip(source.metadata, cells)) for cells in zip(
+          *source.metadata.values())] if source.metadata else [{}] * count,
+      pictures=exploring.pictures_of(source) or [None] * count, sources=[],
+      weights=weights_of(fitted))
+
+
+def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, config,
+               reporter: Reporter) -> str | None:
+  """Adds images to a finished run: they stand in its results from then on.
+
+  Args:
+    fitted: the fit.
+    source: the images.
+    workdir: the folder of the fit.
+    config: by which they are read again when the weights have changed.
+    reporter: shows progress.
+
+  Returns:
+    What to tell of it; None in processes that do not write.
+
+  Raises:
+    UserError: the fit has left nothing to set them beside.
+  """
+  workdir, share = pathlib.Path(workdir), config.predict.foreign_share
+  before, table = added.read(workdir), deciding.read_table(workdir)
+  known = deciding.read_gallery(workdir, table.ids)
+  if before is not None and before.weights != weights_of(fitted):
+    raise UserError(f'The results in {workdir} are by other weights than the newest '
+                    'checkpoint: run --mode=evaluate first.')
+  looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
+                             reporter)
+  there = set(zip(known.ids.tolist(), known.digests.tolist()))
+  if before is not None:
+    there |= set(zip(before.names, before.digests.tolist()))
+  again = np.array([pair in there for pair in
+                    zip(source.ids, looks.digests.tolist())])
+  told = f'{again.sum():,} images of {source.name} are in the run already, by name and '
+  told += 'to the pixel, and are not added again'
+  if again.all():
+    return f'{told}: nothing is changed.' if is_main_process() else None
+  if again.any():
+    reporter.line(told)
+    source = reordered(source, np.flatnonzero(~again))
+  tau, bound = told_and_bound(fitted, source, reporter)
+  if not is_main_process():
+    return None
+  new = describe_added(Told(source, np.arange(source.num_images), tau, bound, share),
+                       fitted, known, workdir, reporter)
+  sources = [] if before is None else before.sources
+  path = config.data.path and pathlib.Path(config.data.path)
+  called = (path.stem if path and path.is_file() else path.name if path else
+            config.data.source)
+  new = new._replace(
+      ids=added.distinct(source.ids, [*table.ids, *(before.ids if before else ())],
+                         called),
+      batches=np.full(source.num_images, len(sources)), sources=[
+          {'config': to_json(config), 'share': share,
+           'folder': str(path) if config.data.source == 'folder' else None}])
+  renamed = [one for one, name in zip(new.ids, new.names) if one != name]
+  every = new if before is None else before.and_(new)
+  table = deciding.with_added(table.own, known, every)
+  decided = decisions.read(workdir, fitted.config.num_clusters, table.ids, every.ids)
+  del decided  # a wrong table is told of before anything is written
+  added.write(workdir, every)
+  columns = deciding.rewrite(workdir, table, deciding.decided_of(
+      workdir, fitted.config.num_clusters, table))
+  last = range(len(columns['file']) - source.num_images, len(columns['file']))
+  repeat = [columns['duplicate'][row] for row in last if columns['duplicate'][row]]
+  if renamed:
+    reporter.line(f'{len(renamed):,} images have names that are taken, and are called '
+                  f'by their folder, too, such as {renamed[0]!r}')
+  return (f'{source.num_images:,} images of {source.name} added, {new.foreign.sum():,} '
+          f'of them foreign to all clusters; {len(repeat):,} repeat others, '
+          f"{repeat.count('exact'):,} to the pixel: {workdir / deciding.RESULTS}.csv, "
+          f'.parquet and report.html have {len(columns["file"]):,} images now; '
+          f'--mode=add --undo --workdir={workdir} takes these back'
+          + told_by(fitted, source))
+
+
+def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
+  """Takes the images that were added last out of a run again.
 
   Args:
     workdir: the folder of the run.
@@ -539,29 +753,20 @@ def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
     What to tell of it.
 
   Raises:
-    UserError: a fit has left no results there, or a table is wrong.
+    UserError: none were added, or a pinned one is among them.
   """
-  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
-  decided = decisions.read(workdir, num_clusters, columns['file'])
-  columns = spreadsheet.decided_anew(columns, decided)
-  results.rewrite_page(workdir, columns, decided)
-  spreadsheet.write_parquet(workdir / f'{RESULTS}.parquet', columns)
-  spreadsheet.write_csv(workdir / f'{RESULTS}.csv', columns)
-  groups, named = len(np.unique(decided.owners)), sum(map(bool, decided.names))
-  return (f'{named} of {num_clusters} clusters have a name, {groups} are left of them, '
-          f'{int(np.sum(decided.pins >= 0))} images are pinned: '
-          f'{workdir / RESULTS}.csv, .parquet and report.html say so')
-
-
-def clusters_decided(workdir: pathlib.Path,
-                     num_clusters: int) -> tuple[list[str], list[str]]:
-  """The ids of a fit's images, and what the cluster of each is called.
-
-  Args and raises: as of `write_decided`.
-  """
-  columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
-  decided = decisions.read(workdir, num_clusters, columns['file'])
-  return list(columns['file']), list(spreadsheet.decided_anew(columns, decided)['name'])
+  before, table = added.read(workdir), deciding.read_table(workdir)
+  if before is None:
+    raise UserError(f'There is nothing to undo: no images were added to {workdir}.')
+  after = before.without_last()
+  known = deciding.read_gallery(workdir, table.ids)
+  decisions.read(workdir, num_clusters, table.ids, after.ids)
+  table = deciding.with_added(table.own, known, after)
+  added.write(workdir, after)
+  deciding.rewrite(workdir, table, deciding.decided_of(workdir, num_clusters, table))
+  return (f'{len(before.ids) - len(after.ids):,} images were taken back: '
+          f'{workdir / deciding.RESULTS}.csv, .parquet and report.html have '
+          f"{len(table.columns['file']):,} images now")
 
 
 def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
@@ -578,11 +783,14 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   Raises:
     UserError: it is neither, or the fit has left nothing to compare with.
   """
-  known = gallery.read(workdir / gallery.FILE)
-  if known is None:
-    raise UserError(f'{workdir / gallery.FILE} is missing or damaged: --mode=evaluate '
-                    'writes it, as does the end of a fit.')
-  ids, names = clusters_decided(workdir, config.num_clusters)
+  table, names = deciding.clusters_decided(workdir, config.num_clusters)
+  known, ids = deciding.read_gallery(workdir, table.ids), table.columns['file']
+  features = known.features
+  if table.others:
+    more = added.read(workdir)
+    place = {name: row for row, name in enumerate(more.ids)}
+    features = np.concatenate([features, more.features[
+        [place[name] for name in table.others]]])
   rows = images_of([image], ids)[0]
   path = os.path.expanduser(image)
   if image not in ids and os.path.isfile(path):
@@ -593,10 +801,10 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
     check_like_the_fit(fitted, source, reporter)
     looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
                                reporter)
-    near, away = gallery.nearest(looks.features, known.features, gallery.NEAREST)
+    near, away = gallery.nearest(looks.features, features, gallery.NEAREST)
     head = f'The images of the run that are nearest to the file {path}:'
   elif len(rows) == 1:
-    near, away = gallery.nearest(known.features[rows], known.features, gallery.NEAREST,
+    near, away = gallery.nearest(features[rows], features, gallery.NEAREST,
                                  np.array(rows))
     head = f'The images of the run that are nearest to {ids[rows[0]]} ({names[rows[0]]}):'
   else:
@@ -664,11 +872,6 @@ def in_place_of(path: pathlib.Path) -> str:
   return ' (in the place of an earlier one)' if path.exists() else ''
 
 
-def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """The share of the reference [m] that is smaller than each of values [n], [n]."""
-  return np.searchsorted(np.sort(reference), values) / len(reference)
-
-
 def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
                   reporter: Reporter) -> str | None:
   """Draws images from clusters: samples.npy, and pictures.
@@ -685,13 +888,13 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   workdir = pathlib.Path(workdir)
   number = fitted.config.num_clusters
   decided = decisions.read(workdir, number)
-  given = [decided.numbers_of(cluster) for cluster in options.clusters]
+  given = [decided.drawn_for(cluster) for cluster in options.clusters]
   clusters = tuple(dict.fromkeys(sum(given, []))) or tuple(range(number))
   chosen = {name: value for name, value in options.items() if name != 'clusters'}
   drawn = fitted.sample(clusters, reporter, **chosen)
   if not is_main_process():
     return None
-  rows = figures.named(clusters, decided.names)
+  rows = figures.named(clusters, decided.of_the_model)
   if options.interpolate:
     ends = rows
     rows = [f'{share:.0%}' for share in np.linspace(0, 1, options.interpolate)]

@@ -64,14 +64,16 @@ def apart(names: Iterable[str]) -> list[str]:
 
 
 def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
-              root: pathlib.Path, target: pathlib.Path) -> Plan:
+              paths: Sequence[pathlib.Path], root: pathlib.Path,
+              target: pathlib.Path) -> Plan:
   """What it takes to lay files into folders.
 
   Args:
     action: copy, link or move.
-    ids: of N files, paths in `root`.
+    ids: of N files, texts as of paths.
     clusters: what the cluster of each is called.
-    root: the folder that they are in.
+    paths: where each is.
+    root: the folder that the first ones are in.
     target: where the clusters' folders go.
 
   Returns:
@@ -85,12 +87,14 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   if target.resolve().is_relative_to(root.resolve()):
     raise UserError(f'--to={target} is within the folder of the images, {root}: the run '
                     'would find them twice. Choose one outside.')
-  sources = [root / name for name in ids]
-  missing = [name for name, path in zip(ids, sources) if not path.is_file()]
+  missing = [path for path in paths if not path.is_file()]
   if missing:
-    raise UserError(f'{len(missing)} of {len(ids)} images are no files in {root}, such '
-                    f'as {missing[0]!r}: give their folder by --config.data.path.')
-  links = [path for path in sources if path.is_symlink()]
+    mend = ('give their folder by --config.data.path.'
+            if missing[0].is_relative_to(root) else
+            'these were added to the run: bring them back.')
+    raise UserError(f'{len(missing)} of {len(ids)} images are not there as files, such '
+                    f'as {str(missing[0])!r}: {mend}')
+  links = [path for path in paths if path.is_symlink()]
   if action == 'move' and links:
     raise UserError(f'{len(links)} images are links, such as {str(links[0])!r}, which '
                     'would lead nowhere after a move: take --action=copy or link.')
@@ -98,13 +102,14 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   folders = dict(zip(every, apart(map(plain_name, every))))
   pairs = []
   for cluster in every:
-    own = [name for name, one in zip(ids, clusters) if one == cluster]
+    rows = [row for row, one in enumerate(clusters) if one == cluster]
+    own = [ids[row] for row in rows]
     bases = [pathlib.PurePosixPath(name).name.casefold() for name in own]
     several = {base for base, count in collections.Counter(bases).items() if count > 1}
     names = apart(name.replace('/', '__') if base in several else
                   pathlib.PurePosixPath(name).name for name, base in zip(own, bases))
-    pairs += [[str(root / name), str(target / folders[cluster] / new)]
-              for name, new in zip(own, names)]
+    pairs += [[str(paths[row]), str(target / folders[cluster] / new)]
+              for row, new in zip(rows, names)]
   there = [new for _, new in pairs if os.path.lexists(new)]
   if there:
     raise UserError(f'{len(there)} files are there already, such as {there[0]!r}, and '

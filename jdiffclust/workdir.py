@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import psutil
 
+from jdiffclust import added, files
 from jdiffclust import config as config_lib
-from jdiffclust import files
 from jdiffclust.data.dataset import ImageSource
-from jdiffclust.data.fingerprint import as_before, fingerprint
+from jdiffclust.data.fingerprint import as_before, fingerprint, reordered
 from jdiffclust.errors import UserError
 from jdiffclust.report import results
 from jdiffclust.training.checkpoints import Checkpoints, Snapshot, numbers_in
@@ -286,6 +287,8 @@ def _last_good(workdir) -> str:
 def images_of_run(source: ImageSource, workdir) -> ImageSource:
   """The images in the order that the run of a workdir began with.
 
+  Those of the same folder that were added to the run since are left out.
+
   Args:
     source: the images found now.
     workdir: a folder; where no run has begun, or one of an earlier version, which did not
@@ -307,6 +310,12 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
     return source
   try:
     kept = json.loads(path.read_bytes())
+    later = set(source.ids) - set(kept['ids'])
+    folder = os.path.abspath(os.path.expanduser(
+        config_lib.fitted_config(workdir).data.path))
+    if later and later <= added.names_from(workdir, folder):
+      source = reordered(source, np.array([
+          row for row, name in enumerate(source.ids) if name not in later], int))
     return as_before(source, kept, repr(str(workdir)))
   except (ValueError, KeyError, TypeError):
     raise UserError(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jdiffclust import decisions
+from jdiffclust import decisions, splits
 from jdiffclust.decisions import CLUSTERS, PINNED
 from jdiffclust.report import spreadsheet
 from tests.helpers import refused
@@ -87,6 +87,66 @@ def test_a_column_that_means_nothing(tmp_path):
   write(tmp_path, 'cluster,name,merge_into\n1,,2\n')
   line = refused(decisions.read, tmp_path, 4, IDS)
   assert "'merge_into'" in line and 'same name' in line
+
+
+def split_of(share):
+  """Cluster 3 of 4 cut by shares of the images of IDS, and then its new part, 4."""
+  cut = splits.none_of(4, IDS, range(4)).one_more(3, np.array(share))
+  return cut.one_more(4, np.array([0, .5, 1, 1.]))
+
+
+def test_split_clusters(tmp_path):
+  """By hand: tau_4 = s tau_3, tau_5 = t tau_4; an image stays with its cluster's parts
+  though each of these is less than another cluster; new ones as their nearest."""
+  cut = split_of([1, .75, .25, 0])
+  splits.write(tmp_path, cut)
+  found = decisions.read(tmp_path, 4, IDS)
+  assert [found.splits.root(q) for q in range(6)] == [0, 1, 2, 3, 3, 3]
+  assert found.splits.whole(3) == [3, 4, 5] and found.splits.whole(2) == [2]
+  kept, parts = found.merged(TAU)
+  assert kept.tolist() == [0, 1, 2, 3, 4, 5]
+  np.testing.assert_allclose(parts[1], [.1, .2, .3, .1, .15, .15])
+  np.testing.assert_allclose(parts[2], [.05, .5, .05, .3, 0, .1])
+  np.testing.assert_allclose(parts.sum(axis=1), 1)
+  assert found.clusters_of(TAU).tolist() == [0, 4, 1, 0]  # not 2, of .3, but a part
+  columns = spreadsheet.assigned(TAU, BOUND, found)
+  assert columns['cluster'] == [0, 4, 1, 0] and columns['second'][1] == 2
+  assert columns['model_cluster'] == [0, 3, 1, 0]
+  # Far from all but the second, or amid the first and the last.
+  near, away = np.array([[1, 0], [0, 3]]), np.array([[1e-4, 9], [1., 1]])
+  others = found.for_others(near, away)
+  np.testing.assert_allclose(others.shares, [[.75, .5], [.5, .5]], atol=1e-4)
+  assert found.and_others(near, away).shares.shape == (6, 2)
+
+
+def test_parts_of_one_name_are_the_cluster_again(tmp_path):
+  """Names of parts; of some of them the model knows nothing."""
+  splits.write(tmp_path, split_of([1, .75, .25, 0]))
+  write(tmp_path, 'cluster,name\n3,a\n4,a\n5,A\n')
+  found = decisions.read(tmp_path, 4, IDS)
+  np.testing.assert_allclose(found.merged(TAU)[1], TAU)
+  assert found.clusters_of(TAU).tolist() == TAU.argmax(axis=1).tolist()
+  assert found.of_the_model == ('', '', '', 'a')
+  assert found.drawn_for('a') == [3] == found.drawn_for(3)
+  write(tmp_path, 'cluster,name\n3,a\n4,b\n')
+  found = decisions.read(tmp_path, 4, IDS)
+  assert found.of_the_model == ('', '', '', 'a + b + cluster 5')
+  assert 'cluster 3' in refused(found.drawn_for, 'b')
+  write(tmp_path, 'cluster,name\n6,a\n')
+  assert '0..5' in refused(decisions.read, tmp_path, 4, IDS)
+
+
+@pytest.mark.parametrize('text', [
+    '\ufeffname;cluster\r\nb;2.0\r\n;3\r\n', 'cluster,images,name\n2,5,b\n3,1,\n'])
+def test_a_row_comes_and_goes(text, tmp_path):
+  """What a person has written, and how, stays."""
+  path = tmp_path / CLUSTERS
+  path.write_bytes(text.encode())
+  decisions.with_row(tmp_path, 4, 9)
+  lines = path.read_text('utf-8-sig').split()
+  assert lines == [*text.lstrip('\ufeff').split(), ';4' if ';' in text else '4,9,']
+  decisions.without_row(tmp_path, 2)
+  assert path.read_text('utf-8-sig').split() == [lines[0], *lines[2:]]
 
 
 def test_tables_to_fill_in(tmp_path):

@@ -32,6 +32,7 @@ ABOVE = {
     'estimator': {'__init__'},
     'fitted': {'main', 'outputs', 'estimator', '__init__'},
     'outputs': {'main'},
+    'deciding': {'main', 'outputs'},
     'workdir': {'main', 'fitted', 'outputs', 'estimator'},
 }
 

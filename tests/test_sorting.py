@@ -35,7 +35,9 @@ def images(tmp_path):
 
 
 def plan_of(folder, action):
-  return sorting.make_plan(action, IDS, CLUSTERS, folder / 'pics', folder / 'out/sorted')
+  paths = [folder / 'pics' / name for name in IDS]
+  return sorting.make_plan(action, IDS, CLUSTERS, paths, folder / 'pics',
+                           folder / 'out/sorted')
 
 
 NEW = ('cats/a__x.png', 'cats/b__X.png', 'G1_S/y.png', 'cats/z.png')
@@ -155,11 +157,12 @@ def test_a_moved_file_whose_place_is_taken(images):
 
 
 def test_what_cannot_be_sorted(images):
-  of = lambda ids, root, target: refused(sorting.make_plan, 'move', ids, CLUSTERS,
-                                         pathlib.Path(root), pathlib.Path(target))
+  of = lambda ids, root, target: refused(
+      sorting.make_plan, 'move', ids, CLUSTERS, [root / name for name in ids],
+      root, pathlib.Path(target))
   pics = images / 'pics'
   assert 'within the folder' in of(IDS, pics, pics / 'sorted')
-  assert "'gone.png'" in of(('gone.png', *IDS[1:]), pics, images / 'out')
+  assert "gone.png'" in of(('gone.png', *IDS[1:]), pics, images / 'out')
   (pics / 'l.png').symlink_to('z.png')
   assert 'links' in of(('l.png', *IDS[1:]), pics, images / 'out')
 

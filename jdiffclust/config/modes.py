@@ -16,6 +16,7 @@ EMBEDDINGS = 'data.embeddings'
 # Sections and options that a command is asked by, of a model that is fitted already.
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
+    'add': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
     'restore': (*DEVICES, *READING, 'restore'),
     'decide': (), 'sort': ('data.path',), 'similar': (*DEVICES, 'data.unreadable'),
@@ -24,7 +25,8 @@ ASKED = {
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
            'data.range', 'data.frames', 'data.max_images')
-NEW_IMAGES = {'predict': (*_OTHERS, EMBEDDINGS), 'restore': _OTHERS}
+NEW_IMAGES = {'predict': (*_OTHERS, EMBEDDINGS), 'add': (*_OTHERS, EMBEDDINGS),
+              'restore': _OTHERS}
 
 
 def _covers(names: Iterable[str], option: str) -> bool:

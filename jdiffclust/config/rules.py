@@ -180,7 +180,8 @@ def _check_samples(config) -> None:
          if chosen and type(q) is int and q >= config.num_clusters]
   if bad:
     raise UserError(f'config.sample.clusters names cluster {bad[0]}, but there are '
-                    f'clusters 0..{config.num_clusters - 1}.')
+                    f'clusters 0..{config.num_clusters - 1} (the parts of one that was '
+                    'split by hand are drawn together, by the number of the whole).')
   for name in ('interpolate', 'trajectory'):
     if config.sample[name] == 1:
       raise UserError(f'config.sample.{name} = 1: set it to 0 for none, or to 2 or more, '

@@ -3,8 +3,9 @@
 A table is a CSV file (with commas, semicolons or tabs, UTF-8, as Excel writes it) or a
 Parquet file. A row is of an image if its name is the image's id, or if the one is the end
 of the other at a '/': `a.png` is of `cats/a.png`, and so is `/home/me/pics/cats/a.png`.
-A row of several images, such as `a.png` of `cats/a.png` and `dogs/a.png`, is of none; nor
-are the rows of an image that contradict each other. Both are counted.
+A row of several images, such as `a.png` of `cats/a.png` and `dogs/a.png`, is of none. Of
+several rows of one image those count whose name is the whole id; labels and metadata that
+contradict each other are left out and counted, two embeddings of one image are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import collections
 import csv
 import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +24,19 @@ from jdiffclust import errors
 from jdiffclust.data.sources.common import Labels, checked_labels, one_line
 
 # What the column of the names is called; else it is the first one.
-NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name')
+NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
+         'file_path', 'image_path', 'key')
 LABELS = ('label', 'class', 'target')
 # A cell that begins with one of these is a formula to a spreadsheet.
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 DELIMITERS = ',;\t'
+# Texts that a spreadsheet would take for a number, a time or a day, and show as another
+# text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
+PLAIN = re.compile(r'0|[1-9]\d{0,14}|\d{1,9}\.\d{0,5}[1-9]|\d{4}-\d\d-\d\d')
+MONTHS = '(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*'
+CHANGED = re.compile(
+    rf'(?=.*\d)[\d.$€£¥][\d., /:%$€£¥-]*(e[+-]?\d+)?|{MONTHS}[ ./-]?\d{{1,4}}|'
+    rf'\d{{1,4}}[ ./-]?{MONTHS}([ ./-]?\d{{2,4}})?', re.IGNORECASE)
 
 
 class Table(NamedTuple):
@@ -38,6 +48,20 @@ class Table(NamedTuple):
   def num_rows(self) -> int:
     """How many rows there are."""
     return len(next(iter(self.columns.values()), ()))
+
+
+class Matches(NamedTuple):
+  """Which rows of a table may be of which image.
+
+  Attributes:
+    rows: of each image, rising; empty: none.
+    of_none: those of no image.
+    of_several: those of several images, which are left out.
+  """
+
+  rows: list[list[int]]
+  of_none: list[int]
+  of_several: list[int]
 
 
 class Joined(NamedTuple):
@@ -53,14 +77,20 @@ class Joined(NamedTuple):
 
 
 def as_text(text: str) -> str:
-  """A text as a spreadsheet shows it and does not compute it."""
-  return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+  """A text as a spreadsheet shows it, and neither computes nor changes it."""
+  return f"'{text}" if _is_touched(text.lstrip("'")) else text
 
 
 def as_given(text: str) -> str:
   """The text that `as_text` made this of."""
-  quoted = text[:1] == "'" and text.lstrip("'").startswith(FORMULA)
+  quoted = text[:1] == "'" and _is_touched(text.lstrip("'"))
   return text[1:] if quoted else text
+
+
+def _is_touched(text: str) -> bool:
+  """Whether a spreadsheet would make something else of a text."""
+  return text.startswith(FORMULA) or bool(
+      CHANGED.fullmatch(text) and not PLAIN.fullmatch(text))
 
 
 def read_table(path: str, option: str, header: Sequence[str] | None = None) -> Table:
@@ -115,22 +145,57 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
   return Table(columns)
 
 
+def layout_of(data: bytes) -> tuple[str, str]:
+  """The encoding and the delimiter of a CSV file, by how it begins."""
+  encoding = 'utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
+  first = data.decode(encoding, 'replace').lstrip('\r\n').splitlines()[:1] or ['']
+  return encoding, max(DELIMITERS, key=first[0].count)
+
+
+def rows_of(data: bytes) -> list[list[str]]:
+  """The cells of each line of a CSV file that is not empty, as they stand there."""
+  return [cells for _, cells in _cells(data)]
+
+
 def _cells(data: bytes):
   """Yields (line number, cells) of each line of a CSV file that is not empty."""
-  text = data.decode('utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig')
-  first = text.lstrip('\r\n').splitlines()[:1] or ['']
-  delimiter = max(DELIMITERS, key=first[0].count)
-  reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
+  encoding, delimiter = layout_of(data)
+  reader = csv.reader(io.StringIO(data.decode(encoding), newline=''),
+                      delimiter=delimiter)
   for cells in reader:
     if any(cell.strip() for cell in cells):
       yield reader.line_num, cells
 
 
 def _read_parquet(path: str) -> Table:
+  table = arrow_of_parquet(path)
+  return Table({name: table.column(name).to_pylist() for name in table.column_names})
+
+
+def arrow_of_parquet(path: str):
+  """The `pyarrow.Table` of a Parquet file, without the row numbers of pandas."""
   import pyarrow.parquet  # not before it is needed: it takes a while
   table = pyarrow.parquet.read_table(os.path.expanduser(path))
-  return Table({name: table.column(name).to_pylist() for name in table.column_names
-                if not name.startswith('__index_level_')})  # of pandas
+  return table.drop_columns([name for name in table.column_names
+                             if name.startswith('__index_level_')])
+
+
+def arrow_of_csv(path: str, named: Callable[[Sequence[str]], bool]):
+  """The `pyarrow.Table` of a CSV file, its cells typed: for very many numbers.
+
+  Args:
+    path: of the file, as `read_table` takes it.
+    named: whether the cells of the first line name the columns.
+  """
+  import pyarrow.csv
+  with open(os.path.expanduser(path), 'rb') as file:
+    encoding, delimiter = layout_of(file.read(2**20))
+  options = {'encoding': encoding.removesuffix('-sig')}  # Arrow knows the mark
+  parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+  read = lambda **more: pyarrow.csv.read_csv(
+      path, parse_options=parse, read_options=pyarrow.csv.ReadOptions(**options, **more))
+  table = read()
+  return table if named(table.column_names) else read(autogenerate_column_names=True)
 
 
 def column_of(table: Table, known: Sequence[str], place: int, what: str, path: str,
@@ -171,18 +236,39 @@ def images_of(names: Sequence[Any], ids: Sequence[str]) -> list[list[int]]:
     names: texts or numbers; None: of none.
     ids: of the images.
   """
-  by_base, whole = collections.defaultdict(list), {}
+  ends, whole = collections.defaultdict(list), {}
   for image, name in enumerate(ids):
     parts = _parts(name)
-    by_base[parts[:1]].append((parts, image))
     whole[parts] = image
+    for count in range(1, len(parts)):
+      ends[parts[:count]].append(image)
   found = []
   for name in names:
     parts = () if name is None else _parts(name)
-    found.append([whole[parts]] if parts in whole else [
-        image for own, image in by_base.get(parts[:1], ())
-        if own[:len(parts)] == parts[:len(own)]])
+    found.append([whole[parts]] if parts in whole else sorted([
+        *ends.get(parts, ()), *(whole[parts[:count]] for count in range(1, len(parts))
+                                if parts[:count] in whole)]))
   return found
+
+
+def matches(names: Sequence[Any], ids: Sequence[str]) -> Matches:
+  """Which rows may be of which image; see the module's text.
+
+  Args:
+    names: of each row; None: it has none.
+    ids: of the images.
+  """
+  found, of_none, of_several = [[] for _ in ids], [], []
+  for row, images in enumerate(images_of(names, ids)):
+    if len(images) == 1:
+      found[images[0]].append(row)
+    else:
+      (of_several if images else of_none).append(row)
+  # The whole id counts before its end.
+  rows = [own if len(own) < 2 else
+          [row for row in own if _parts(names[row]) == _parts(ids[image])] or own
+          for image, own in enumerate(found)]
+  return Matches(rows, of_none, of_several)
 
 
 def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
@@ -195,25 +281,18 @@ def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
     values: what each row says, by which rows of one image contradict each other.
     where: what the note calls the table.
   """
-  found: dict[int, list[int]] = collections.defaultdict(list)
-  nobody: list[str] = []
-  several: list[str] = []
-  for row, (name, images) in enumerate(zip(names, images_of(names, ids))):
-    if len(images) == 1:
-      found[images[0]].append(row)
-    else:
-      (several if images else nobody).append(name)
+  found = matches(names, ids)
   rows, torn = np.full(len(ids), -1), []
-  for image, own in found.items():
-    # The whole id counts before its end.
-    exact = [row for row in own if _parts(names[row]) == _parts(ids[image])] or own
-    if any(values[row] != values[exact[0]] for row in exact):
+  for image, own in enumerate(found.rows):
+    if any(values[row] != values[own[0]] for row in own):
       torn.append(ids[image])
-    else:
-      rows[image] = exact[0]
+    elif own:
+      rows[image] = own[0]
+  named = lambda rows: [names[row] for row in rows]
   told = [f'{len(which)} {what} (such as {which[0]!r})' for which, what in (
-      (nobody, 'rows are of no image here'),
-      (several, 'rows are of several images, by their names, and left out'),
+      (named(found.of_none), 'rows are of no image here'),
+      (named(found.of_several),
+       'rows are of several images, by their names, and left out'),
       (torn, 'images have rows that contradict each other, and get none')) if which]
   missing = int(np.sum(rows < 0))
   if missing:

@@ -339,7 +339,7 @@ def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool,
         f'embeddings are given, and config.data.embeddings = {data.embeddings!r}, too: '
         'give one of them.')
   found = opened(data.embeddings if given is None else given)
-  return matched(found, raw.ids, data.path if data.source == 'folder' else '', for_fit)
+  return matched(found, raw.ids, for_fit)
 
 
 def embeddings_at(source: ImageSource,

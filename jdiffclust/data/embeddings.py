@@ -1,7 +1,7 @@
 """Embeddings: vectors that another network has made of the images, one for each image.
 
 A file of them has its rows in the order of the images, or says by file names whose they
-are:
+are, by the rule of all tables (`by_name.py`):
 
   .npy            an array [N, D], mapped rather than read
   .npz            `embeddings` (or features, x, arr_0, or the only array), and perhaps
@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jdiffclust.data.by_name import (
+    LABELS, NAMES, arrow_of_csv, arrow_of_parquet, as_given, matches)
 from jdiffclust.data.sources.common import one_line, row_ids
 from jdiffclust.errors import UserError
 
@@ -30,10 +32,7 @@ OPTION = '--config.data.embeddings'
 KINDS = ('.npy', '.npz', '.parquet', '.csv')
 VECTOR_KEYS = ('embeddings', 'features', 'x', 'arr_0')
 NAME_KEYS = ('names', 'ids', 'files', 'paths', 'filenames')
-# Columns of texts that are file names, where there are several.
-NAME_COLUMNS = ('file', 'filename', 'file_name', 'path', 'filepath', 'file_path', 'name',
-                'id', 'image', 'image_path', 'key')
-LABELS = ('label', 'labels', 'class', 'classes', 'target', 'y', 'cluster')
+REFUSED = (*LABELS, 'labels', 'classes', 'y', 'cluster')
 BLOCK = 4096  # rows looked at at once
 CONSTANT = 3  # numbers in a vector, from which on it is odd if all are the same
 
@@ -116,15 +115,10 @@ def _read_npz(path: str) -> Embeddings:
 def _read_table(path: str) -> Embeddings:
   """Embeddings of a table; Arrow is imported here, since most runs have none."""
   import pyarrow as pa
-  import pyarrow.csv
-  import pyarrow.parquet
   if path.lower().endswith('.parquet'):
-    table = pa.parquet.read_table(path)
+    table = arrow_of_parquet(path)
   else:
-    table = pa.csv.read_csv(path)
-    if _are_values(table.column_names):
-      table = pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(
-          autogenerate_column_names=True))
+    table = arrow_of_csv(path, lambda header: not _are_values(header))
   types = pa.types
   of = {name: table.schema.field(name).type for name in table.column_names}
   if len(of) < len(table.column_names):
@@ -150,9 +144,9 @@ def _read_table(path: str) -> Embeddings:
   if fractions:  # a column that is 0 throughout is written as whole numbers
     column = lambda name: table[name].to_numpy()
     whole = [name for name in whole if len(np.unique(column(name))) > 1]
-    refused = whole + [name for name in fractions if name.lower() in LABELS]
+    refused = whole + [name for name in fractions if name.lower() in REFUSED]
   else:
-    refused = [name for name in whole if name.lower() in LABELS]
+    refused = [name for name in whole if name.lower() in REFUSED]
   if refused:
     raise UserError(f'{path!r}: column {refused[0]!r} looks like labels or numbers of '
                     'rows, which would become part of the vectors: leave it out, or '
@@ -184,7 +178,7 @@ def _names_in(table, texts: list[str], path: str):
   """The file names in a table [M] or None, and what there is to say of other texts."""
   if not texts:
     return None, ()
-  chosen = [name for name in texts if name.lower() in NAME_COLUMNS] or texts
+  chosen = [name for name in texts if name.lower() in NAMES] or texts
   if len(chosen) > 1:
     raise UserError(f"{path!r} has several columns of texts ({', '.join(chosen)}): leave "
                     'but the one of file names.')
@@ -194,7 +188,7 @@ def _names_in(table, texts: list[str], path: str):
                     f'{chosen[0]!r}: fill it in, or leave the column out.')
   rest = [name for name in texts if name != chosen[0]]
   notes = (f"{path!r}: column {', '.join(map(repr, rest))} is not used",) * bool(rest)
-  return tuple(names), notes
+  return tuple(map(as_given, names)), notes
 
 
 def _of_lists(column, path: str) -> np.ndarray:
@@ -225,18 +219,13 @@ def _checked(found: Embeddings) -> Embeddings:
   return found
 
 
-def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
+def matched(found: Embeddings, ids: Sequence[str],
             for_fit: bool = True) -> tuple[np.ndarray, tuple[str, ...]]:
   """The embeddings of images.
-
-  Names are compared as they are; or as paths, from the folder of the images or from the
-  working directory on; or, if these differ for all images, without their folders: the
-  first of these ways by which every image has a vector.
 
   Args:
     found: of these images; where it has names, perhaps of more.
     ids: of the N images, see `ImageSource`.
-    folder: where the images are; '': they are no files.
     for_fit: whether vectors that are all the same are refused.
 
   Returns:
@@ -252,7 +241,7 @@ def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
                  'taken in their order; their names are not looked at')
     named = False
   if named:
-    rows = _rows_by_name(found, ids, folder)
+    rows = _rows_by_name(found, ids)
     left = len(values) - len(rows)
     if left:
       notes.append(f'{found.where}: {left} of {len(values)} vectors are of none of the '
@@ -267,46 +256,20 @@ def matched(found: Embeddings, ids: Sequence[str], folder: str = '',
   return values, tuple(notes)
 
 
-def _rows_by_name(found: Embeddings, ids: Sequence[str], folder: str) -> np.ndarray:
+def _rows_by_name(found: Embeddings, ids: Sequence[str]) -> np.ndarray:
   """The row of each image, int [N]."""
-  missing, names = None, found.names or ()
-  for of_names, of_ids in _ways(folder):
-    wanted = list(map(of_ids, ids))
-    if len(set(wanted)) < len(ids):
-      continue
-    places: dict[str, int] = {}
-    again: dict[str, int] = {}
-    for row, name in enumerate(map(of_names, names)):
-      if places.setdefault(name, row) != row:
-        again.setdefault(name, row)
-    lacking = next((name for name, own in zip(ids, wanted) if own not in places), None)
-    missing = missing or lacking
-    if lacking is not None:
-      continue
-    twice = next((name for name in wanted if name in again), None)
-    if twice is not None:
-      raise UserError(f'{found.where}: two vectors for {twice!r}, in rows '
-                      f'{places[twice]} and {again[twice]}: leave one.')
-    return np.array([places[name] for name in wanted])
-  raise UserError(f'{found.where}: no vector for the image {missing!r}; the names there '
-                  f"begin with {', '.join(map(repr, names[:2])) or 'none'}: name "
-                  'the file of each image, as assignments.csv does.')
-
-
-def _ways(folder: str) -> Iterator[tuple[Callable[[str], str], Callable[[str], str]]]:
-  """How names of a file, and those of images, can be compared; the strictest first."""
-  root, as_path = os.path.abspath(os.path.expanduser(folder)), os.path.normpath
-  inside = lambda name: (os.path.relpath(name, root) if os.path.isabs(name)
-                         else as_path(name))
-  yield str, str
-  yield inside, as_path
-  yield lambda name: inside(os.path.abspath(name)), as_path
-  yield _base, _base
-
-
-def _base(name: str) -> str:
-  """A name without its folders, of any system."""
-  return name.replace('\\', '/').rpartition('/')[2]
+  rows = matches(found.names, ids).rows
+  missing = next((name for name, own in zip(ids, rows) if not own), None)
+  if missing is not None:
+    raise UserError(
+        f'{found.where}: no vector for the image {missing!r}; the names there begin with '
+        f"{', '.join(map(repr, found.names[:2])) or 'none'}: name the file of each "
+        'image, as assignments.csv does, or by its path.')
+  twice = next((image for image, own in enumerate(rows) if len(own) > 1), None)
+  if twice is not None:
+    raise UserError(f'{found.where}: two vectors for {ids[twice]!r}, in rows '
+                    f'{rows[twice][0]} and {rows[twice][1]}: leave one.')
+  return np.array([own[0] for own in rows])
 
 
 def _check_values(values: np.ndarray, ids: Sequence[str], where: str,

@@ -1,8 +1,10 @@
 """The images of a run as what others are compared with: nearest ones, copies, a map.
 
-Distances are Euclidean, of features that the caller brings. The map is t-SNE of at most
-`MAP_IMAGES` images; the others, and new images, lie at the mean of the `ANCHORS` images
-of these that are nearest to them, weighted by the inverse of the squared distance.
+Distances are Euclidean, of features that the caller brings. Beyond `EXACT` images the
+nearest are looked for in a graph (`graph_search.py`): no part of this grows as the square
+of their number. The map is t-SNE of at most `MAP_IMAGES` images; the others, and new
+images, lie at the mean of the `ANCHORS` images of these that are nearest to them,
+weighted by the inverse of the squared distance.
 
 An image is an *exact* copy of one whose pixels are the same, as the run reads them. It is
 a *near* copy by its signature s: averaged over blocks to `SIGNATURE` pixels a side at
@@ -23,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdiffclust import files
+from jdiffclust import files, graph_search
 from jdiffclust.evaluation import foreign, latent_space
 from jdiffclust.evaluation.interpolation import weighted
 
@@ -34,8 +36,8 @@ ANCHORS = 3
 SIGNATURE = 16
 ALIKE, CLOSER = .99, .4
 TINY = 1e-12  # distances of features below are none
-MOST_COMPARED = 100_000  # images up to which near copies are looked for
 BLOCK = 1024  # images compared at once
+EXACT = 50_000  # images up to which comparing each with each takes no longer
 
 
 class Gallery(NamedTuple):
@@ -89,23 +91,47 @@ def nearest(rows: np.ndarray, known: np.ndarray, count: int,
   rows, known = (np.asarray(a, np.float32) for a in (rows, known))
   count = min(count, len(known) - (own is not None))
   found, away = np.zeros((len(rows), count), int), np.zeros((len(rows), count))
-  if not count:
+  if not count or not len(rows):
     return found, away
-  norms = np.einsum('md,md->m', known, known)
+  # A graph is worth its making for many that ask, among many.
+  look = _by_graph if min(len(rows), len(known)) > EXACT else _by_all
+  near = look(rows, known, count, own)
   for begin in range(0, len(rows), BLOCK):
-    block = rows[begin:begin + BLOCK]
-    here = slice(begin, begin + len(block))
-    between = norms - 2 * block @ known.T  # but for the norm of the row itself
-    if own is not None:
-      between[np.arange(len(block)), own[here]] = np.inf
-    near = np.argpartition(between, count - 1, axis=1)[:, :count]
+    here = slice(begin, begin + BLOCK)
     # Exactly, of the few: differences of large numbers would leave nothing of small ones.
-    exact = np.sqrt(np.sum((known[near].astype(np.float64)
-                            - block[:, None].astype(np.float64))**2, axis=-1))
-    order = np.lexsort((near, exact))
-    found[here] = np.take_along_axis(near, order, axis=1)
+    exact = np.sqrt(np.sum((known[near[here]].astype(np.float64)
+                            - rows[here, None].astype(np.float64))**2, axis=-1))
+    order = np.lexsort((near[here], exact))
+    found[here] = np.take_along_axis(near[here], order, axis=1)
     away[here] = np.take_along_axis(exact, order, axis=1)
   return found, away
+
+
+def _by_all(rows, known, count, own):
+  """The places [n, k] of the nearest, in no order: each is compared with each."""
+  found = np.zeros((len(rows), count), int)
+  norms = np.einsum('md,md->m', known, known)
+  for begin in range(0, len(rows), BLOCK):
+    here = slice(begin, begin + BLOCK)
+    between = norms - 2 * rows[here] @ known.T  # but for the norm of the row itself
+    if own is not None:
+      between[np.arange(len(between)), own[here]] = np.inf
+    found[here] = np.argpartition(between, count - 1, axis=1)[:, :count]
+  return found
+
+
+def _by_graph(rows, known, count, own):
+  """The same by a graph; a few of them may be missed for others that are near."""
+  near = graph_search.search(rows, known, count + (own is not None))[1]
+  short = np.flatnonzero((near < 0).any(axis=1))
+  if own is not None:
+    # Itself goes last, and off; else the farthest does.
+    order = np.argsort(near == own[:, None], axis=1, kind='stable')
+    near = np.take_along_axis(near, order, axis=1)[:, :count]
+  if len(short):
+    near[short] = _by_all(rows[short], known, count,
+                          None if own is None else own[short])
+  return near
 
 
 def spread(features: np.ndarray, seed: int, most: int = MAP_IMAGES) -> np.ndarray:
@@ -164,7 +190,7 @@ def copies_among(marks: np.ndarray, pixels: np.ndarray) -> Copies:
   """Which images of a collection repeat an earlier one.
 
   Args:
-    marks: signatures [N, S]; of more than `MOST_COMPARED` only exact copies are found.
+    marks: signatures [N, S].
     pixels: digests [N].
 
   Returns:
@@ -173,7 +199,7 @@ def copies_among(marks: np.ndarray, pixels: np.ndarray) -> Copies:
   _, first, group = np.unique(pixels, return_index=True, return_inverse=True)
   of = first[group.reshape(-1)]
   singles = np.flatnonzero(of == np.arange(len(of)))
-  if NEAREST < len(singles) <= MOST_COMPARED:
+  if NEAREST < len(singles):
     owner = np.arange(len(of))
 
     def root(row):
@@ -209,7 +235,7 @@ def copies_of(marks: np.ndarray, pixels: np.ndarray, known: Gallery) -> Copies:
   same = order[np.minimum(place, len(order) - 1)]
   exact = known.digests[same] == pixels
   of = np.where(exact, same, -1)
-  if NEAREST < len(known.ids) <= MOST_COMPARED:
+  if NEAREST < len(known.ids):
     near, away = nearest(marks, known.signatures, NEAREST)
     seen = np.any(np.asarray(marks, np.float32) != 0, axis=1)
     rows = np.flatnonzero(_alike(away[:, 0], away[:, -1]) & seen & ~exact)

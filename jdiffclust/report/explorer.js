@@ -205,8 +205,10 @@
     const found = [
       ['Cluster', titleOf(data.cluster[image])],
       ['Rank in it', `${data.rank[image].toLocaleString('en')} of ${size(image).toLocaleString('en')}, 1 is the most typical`],
-      ['As likely as', `more likely than ${percent(data.typicality[image])} of the images, to the model`],
     ];
+    if (data.typicality[image] != null) {
+      found.push(['As likely as', `more likely than ${percent(data.typicality[image])} of the images, to the model`]);
+    }
     if (data.label?.[image] != null) found.push(['Label', data.label[image]]);
     if (pinned.has(image)) found.push(['Pinned', 'by hand, whatever the model says']);
     if (image in data.why) found.push(['Unlike others', data.why[image] || 'yes']);

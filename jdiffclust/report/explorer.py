@@ -243,18 +243,20 @@ def _cards(explored: Explored, cluster, probability, mixing, shown,
     own = probability[cluster == q]
     # The least certain ones of few would be the typical ones once more.
     tail = members[max(TYPICAL, len(members) - UNSURE):][::-1]
-    tiles = {part: np.flatnonzero(sheets.rows == part) for part in parts}
+    # The model knows the whole of a cluster that was split by hand alone.
+    roots = list(dict.fromkeys(decided.splits.root(part) for part in parts))
+    tiles = {root: np.flatnonzero(sheets.rows == root) for root in roots}
     drawn = lambda places: [tile_of('clusters', sheets, int(place)) for place in places]
     near = _nearest_clusters(q, mixing, kept, together[cluster == q])
-    each = max(1, GENERATED // len(parts))
+    each = max(1, GENERATED // len(roots))
     cards.append({
         'number': q, 'name': decided.name(q), 'title': title_of(decided, q),
         'colour': figures.COLOURS[place % len(figures.COLOURS)], 'parts': parts,
         'size': len(own), 'share': len(own) / len(cluster), **_sureness(own),
         'certainty': float(own.mean()) if len(own) else None,
         'pinned': int(np.sum(decided.pins == q)),
-        'means': drawn(tiles[part][0] for part in parts) if len(own) else [],
-        'generated': drawn(place for part in parts for place in tiles[part][1:1 + each]),
+        'means': drawn(tiles[root][0] for root in roots) if len(own) else [],
+        'generated': drawn(place for root in roots for place in tiles[root][1:1 + each]),
         'typical': [picture(int(row)) for row in members[:TYPICAL]],
         'unsure': [picture(int(row)) for row in tail],
         'nearest': [{'number': other, 'title': title_of(decided, other), 'share': share}
@@ -396,7 +398,7 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
       'probability': [round(p, 6) for p in at('probability')],
       'second': at('second'), 'secondProbability': [
           None if p is None else round(p, 6) for p in at('second_probability')],
-      'typicality': [round(p, 4) for p in at('typicality')],
+      'typicality': [None if p is None else round(p, 4) for p in at('typicality')],
       'why': {place: columns['why'][row] or '' for row, place in places.items()
               if columns['foreign'][row]},
       'copy': {place: [columns['duplicate_of'][row], columns['duplicate'][row]]
@@ -442,7 +444,7 @@ def _metadata(columns: Columns, rows: np.ndarray) -> dict[str, list[str]] | None
 
 # The columns that are not the user's.
 OURS = {'file', 'cluster', 'name', 'probability', 'second', 'second_probability', 'rank',
-        'model_cluster', 'pinned', 'bound', 'typicality', 'foreign', 'why',
+        'model_cluster', 'pinned', 'added', 'bound', 'typicality', 'foreign', 'why',
         'duplicate_of', 'duplicate', 'x', 'y', 'neighbor_files', 'neighbor_distances',
         'neighbors', 'probabilities', 'image', 'label'}
 

@@ -220,13 +220,14 @@ def command_of(workdir) -> str | None:
 
 
 def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
-                 decided: Decisions) -> None:
+                 decided: Decisions, added: int = 0) -> None:
   """Writes report.html anew from what is in the folder.
 
   Args:
     workdir: the folder.
-    columns: of the images, as they are decided.
+    columns: of the run's own images, as they are decided.
     decided: by hand.
+    added: how many images were added to them.
 
   Raises:
     UserError: something is missing there.
@@ -248,11 +249,12 @@ def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
            if path.stem != 'restored'}
   write_page(workdir, summary, drawn, config, tau, explorer.Explored(
-      columns, decided, known.features, sheets))
+      columns, decided, known.features, sheets), added)
 
 
 def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
-               responsibilities: np.ndarray, explored: explorer.Explored) -> None:
+               responsibilities: np.ndarray, explored: explorer.Explored,
+               added: int = 0) -> None:
   """Writes report.html.
 
   Args:
@@ -261,13 +263,18 @@ def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
     drawn: paths of figures by name.
     config: as plain types.
     responsibilities: [N, Q].
-    explored: what is known of the images.
+    explored: what is known of the run's own images.
+    added: how many images were added to them.
   """
+  if added:
+    text = (f'{added:,} images were added after the fit: they stand in results.csv, and '
+            'are not shown here')
+    summary = summary | {'warnings': [*summary.get('warnings', ()), text]}
   decided = explored.decided
   table = [dict(row) for row in scores.cluster_table(responsibilities)]
   groups = ()
   if decided.any:
-    for row, name in zip(table, decided.names):
+    for row, name in zip(table, decided.of_the_model):
       row['name'] = name
     final = decided.clusters_of(responsibilities)
     groups = [{'name': decided.name(q),

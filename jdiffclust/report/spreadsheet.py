@@ -24,6 +24,7 @@ PREFIX = 'metadata_'  # of a column of the user's whose name is taken
 DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f',
           'bound': '.2f', 'x': '.3f', 'y': '.3f', 'neighbor_distances': '.4g'}
 
+NOTE = b'jdiffclust'  # in a Parquet file's own metadata
 IN_PARQUET = ('probabilities', 'neighbors', 'image')  # columns that the CSV leaves out
 
 Columns = dict[str, Sequence[Any]]
@@ -36,8 +37,9 @@ def assigned(responsibilities: np.ndarray, bound: np.ndarray,
   Args:
     responsibilities: [N, Q].
     bound: nats, [N]; it orders images of equal probability.
-    decided: what a person did: clusters that are one add their probabilities, and a
-      pinned image belongs to its cluster, however probable that is.
+    decided: what a person did: clusters that are one add their probabilities, those that
+      were split share them out, and a pinned image belongs to its cluster, however
+      probable that is.
 
   Returns:
     cluster, its name and probability; second and second_probability, of the most probable
@@ -46,11 +48,11 @@ def assigned(responsibilities: np.ndarray, bound: np.ndarray,
     alone; and pinned.
   """
   kept, together = decided.merged(responsibilities)
-  rows, pinned = np.arange(len(together)), decided.pins >= 0
+  rows, first = np.arange(len(together)), decided.first(kept, together)
   preferred = together.copy()
-  preferred[rows[pinned], np.searchsorted(kept, decided.pins[pinned])] = np.inf
+  preferred[rows, first] = np.inf
   order = np.argsort(-preferred, axis=1, kind='stable')
-  cluster, probability = kept[order[:, 0]], together[rows, order[:, 0]]
+  cluster, probability = kept[first], together[rows, first]
   second = [None] * len(rows), [None] * len(rows)
   if len(kept) > 1:
     second = kept[order[:, 1]].tolist(), together[rows, order[:, 1]].tolist()
@@ -63,7 +65,7 @@ def assigned(responsibilities: np.ndarray, bound: np.ndarray,
           'probability': probability.tolist(), 'second': second[0],
           'second_probability': second[1], 'rank': rank.tolist(),
           'model_cluster': responsibilities.argmax(axis=1).tolist(),
-          'pinned': pinned.tolist()}
+          'pinned': (decided.pins >= 0).tolist()}
 
 
 def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarray,
@@ -71,7 +73,8 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
                foreign: tuple[np.ndarray, Sequence[str]] | None, beside,
                known_ids: Sequence[str] | None, labels: Sequence[str] | None,
                metadata: Mapping[str, Sequence[Any]],
-               pictures: Sequence[bytes] | None = None) -> Columns:
+               pictures: Sequence[bytes | None] | None = None,
+               added: bool | None = False) -> Columns:
   """All columns, in their order.
 
   Args:
@@ -85,6 +88,8 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
     labels: the class of each image, '' where unknown; None: there are none.
     metadata: see `with_metadata`.
     pictures: PNG files of the images; None: there are none.
+    added: whether they were added to the run, whose table they will stand in; None: they
+      have a table of their own.
   """
   known = ids if known_ids is None else known_ids
   name = lambda row: str(known[row])
@@ -92,6 +97,7 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
   nothing = [None] * len(ids)
   columns = {
       'file': list(ids), **assigned(responsibilities, bound, decided),
+      **({} if added is None else {'added': [added] * len(ids)}),
       'bound': _known(bound), 'typicality': _known(np.where(np.isnan(bound), np.nan,
                                                             typicality)),
       'foreign': nothing if alien is None else [bool(yes) for yes in alien],
@@ -105,12 +111,12 @@ def columns_of(ids: Sequence[str], responsibilities: np.ndarray, bound: np.ndarr
       'neighbor_files': [[name(row) for row in rows] for rows in beside.near],
       'neighbor_distances': beside.away.tolist()}
   columns['probabilities'] = np.asarray(responsibilities, np.float32)
-  if known_ids is None:
+  if added is not None:
     # As Embedding Atlas reads them: rows of this table, which CSV leaves out.
     columns['neighbors'] = [{'ids': rows, 'distances': away} for rows, away in zip(
         beside.near.tolist(), beside.away.tolist())]
   if pictures is not None:  # as Hugging Face's datasets have them, which tools know
-    columns['image'] = [{'bytes': picture, 'path': str(one)}
+    columns['image'] = [picture and {'bytes': picture, 'path': str(one)}
                         for picture, one in zip(pictures, ids)]
   if labels is not None:
     columns['label'] = [label or None for label in labels]
@@ -135,6 +141,28 @@ def with_metadata(columns: Columns, metadata: Mapping[str, Sequence[Any]]) -> Co
         name += '_'
     found[name] = cells
   return found
+
+
+def one_below_the_other(columns: Columns, more: Columns) -> Columns:
+  """Two tables as one; a cell of a column that one of them lacks is empty.
+
+  Pictures are left out where a table has none.
+  """
+  counts, found = [len(part['file']) for part in (columns, more)], {}
+  for name in dict.fromkeys([*columns, *more]):
+    parts = [part.get(name, [None] * count)
+             for part, count in zip((columns, more), counts)]
+    if name == 'probabilities':
+      found[name] = np.concatenate(parts)
+    elif name != 'image' or name in columns and name in more:
+      found[name] = [*parts[0], *parts[1]]
+  return found
+
+
+def of_rows(columns: Columns, rows: Sequence[int]) -> Columns:
+  """Some rows of a table."""
+  return {name: cells[rows] if isinstance(cells, np.ndarray) else
+          [cells[row] for row in rows] for name, cells in columns.items()}
 
 
 def _cell(name: str, value: Any) -> str:
@@ -165,11 +193,16 @@ def write_csv(path, columns: Columns) -> None:
         writer.writerow([_cell(name, cell) for name, cell in zip(shown, cells)])
 
 
-def write_parquet(path, columns: Columns) -> None:
+def write_parquet(path, columns: Columns, note: str = '') -> None:
   """Writes columns of N cells as a Parquet file, atomically.
 
   A column of cells of several types, or without any, becomes texts; an array [N, Q] a
   column of lists.
+
+  Args:
+    path: the file.
+    columns: by name.
+    note: a text that goes with the table.
   """
   import pyarrow  # takes a while, and is needed at the end alone
   import pyarrow.parquet
@@ -188,7 +221,33 @@ def write_parquet(path, columns: Columns) -> None:
     if arrays[name].type == pyarrow.null():
       arrays[name] = arrays[name].cast(pyarrow.string())
   with files.replacing(path) as temporary:
-    pyarrow.parquet.write_table(pyarrow.table(arrays), temporary)
+    table = pyarrow.table(arrays)
+    if note:
+      table = table.replace_schema_metadata({NOTE: note})
+    pyarrow.parquet.write_table(table, temporary)
+
+
+def read_arrays(path, names: Sequence[str] | None,
+                types: Mapping[str, Any]) -> tuple[Columns, str]:
+  """Columns that `write_parquet` wrote, and their note.
+
+  Args:
+    path: the file.
+    names: of the columns; None: all.
+    types: of those that are arrays, of numbers [N] or [N, Q].
+  """
+  import pyarrow.parquet
+  table = pyarrow.parquet.read_table(path, columns=names)
+  found = {}
+  for name in table.column_names:
+    cells = table.column(name).combine_chunks()
+    if name not in types:
+      found[name] = cells.to_pylist()
+    elif pyarrow.types.is_list(cells.type):
+      found[name] = cells.flatten().to_numpy().reshape(len(cells), -1).astype(types[name])
+    else:
+      found[name] = cells.to_numpy(zero_copy_only=False).astype(types[name])
+  return found, table.schema.metadata[NOTE].decode()
 
 
 def read_parquet(path) -> Columns:
@@ -205,6 +264,7 @@ def read_parquet(path) -> Columns:
         table.num_rows, -1) if name == 'probabilities' else table.column(name).to_pylist()
                for name in table.column_names}
     columns['file'], columns['probabilities'], columns['bound']
+    columns.setdefault('added', [False] * table.num_rows)  # of an earlier version
   except (OSError, pyarrow.ArrowInvalid, KeyError):
     raise UserError(f'{path} is missing or damaged: --mode=evaluate writes it, as does '
                     'the end of a fit.') from None

@@ -77,6 +77,21 @@ def test_columns_have_types():
     assert by_name.typed(texts) == texts
 
 
+@pytest.mark.parametrize('text', [
+    '007', '1E5', '1.50', '3/4', '1-2', '12:30', '5%', '$5', '1,5', '1.2.3', 'Mar 1',
+    'MARCH1', '1-Sept', '00123456789012345', '1234567890123456', '=1', "'007"])
+def test_what_a_spreadsheet_would_change(text):
+  """A text then, which is read again as it was given."""
+  assert by_name.as_text(text) == f"'{text}" and by_name.as_given(f"'{text}") == text
+
+
+@pytest.mark.parametrize('text', [
+    '7', '0', '1.5', '2026-03-01', '007.png', '1E5.png', '2026-03-01.png', 'a 1', "x'",
+    'Marx 1 b', '3b', '', "'x"])
+def test_what_a_spreadsheet_leaves_alone(text):
+  assert by_name.as_text(text) == text == by_name.as_given(text)
+
+
 @hypothesis.given(st.text(alphabet="'=+-@\ta1"))
 def test_no_text_is_computed_and_none_is_lost(text):
   shown = by_name.as_text(text)

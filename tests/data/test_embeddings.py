@@ -73,7 +73,7 @@ WRITERS = {
 def test_every_kind_of_file_gives_the_same_vectors(name, tmp_path):
   """Up to what a text of a number keeps."""
   WRITERS[name](tmp_path / name)
-  values, notes = matched(opened(tmp_path / name), NAMES, '/images')
+  values, notes = matched(opened(tmp_path / name), NAMES)
   np.testing.assert_allclose(values, VALUES, rtol=1e-6)
   assert notes == ()
 

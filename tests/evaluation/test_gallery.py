@@ -22,6 +22,24 @@ def test_nearest(own):
   np.testing.assert_allclose(away, np.sort(expected, axis=1)[:, :4], rtol=1e-6)
 
 
+@pytest.mark.parametrize('own', [False, True])
+def test_nearest_of_many(own, monkeypatch):
+  """By the graph, of which hardly any are missed; an image itself is left out, also of a
+  heap of equal ones."""
+  monkeypatch.setattr(gallery, 'EXACT', 100)
+  known = RNG.normal(size=(600, 6)).astype(np.float32)
+  known[:40] = 9.
+  rows = known if own else RNG.normal(size=(150, 6)).astype(np.float32)
+  places = np.arange(600) if own else None
+  found, away = gallery.nearest(rows, known, 4, places)
+  expected = cdist(rows.astype(float), known.astype(float))
+  if own:
+    np.fill_diagonal(expected, np.inf)
+    assert (found != places[:, None]).all()
+  np.testing.assert_allclose(away, np.take_along_axis(expected, found, axis=1))
+  assert np.mean(away[:, 3] <= np.sort(expected, axis=1)[:, 3] + 1e-5) > .99
+
+
 def test_few_images():
   """Fewer neighbours than asked for, down to none."""
   one = np.zeros((1, 2))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet
 
 from jdiffclust.data import by_name
-from jdiffclust.decisions import Decisions, none_of
+from jdiffclust.decisions import none_of
 from jdiffclust.evaluation.gallery import Copies
 from jdiffclust.report import spreadsheet
 from tests.helpers import refused
@@ -82,7 +82,8 @@ def test_other_decisions(tmp_path):
   """What was decided changes its columns alone, and is undone to the last digit."""
   spreadsheet.write_parquet(tmp_path / 'x.parquet', columns())
   before = spreadsheet.read_parquet(tmp_path / 'x.parquet')
-  decided = Decisions(('cat', '', 'Cat'), np.array([0, 1, 0]), np.array([-1, 1, -1, -1]))
+  decided = none_of(3, 4)._replace(names=('cat', '', 'Cat'), owners=np.array([0, 1, 0]),
+                                   pins=np.array([-1, 1, -1, -1]))
   after = spreadsheet.decided_anew(before, decided)
   assert after['cluster'] == [0, 1, 1, 0] and list(after) == list(before)
   same = [name for name in before if name != 'probabilities']

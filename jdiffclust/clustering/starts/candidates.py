@@ -1,12 +1,8 @@
 """Which images are near, by plain distance: of all, or of very many.
 
 Up to EXACT images each is compared with each, by products of matrices. That grows as the
-square of their number; beyond, neighbours are looked for in a navigable graph (HNSW,
-Malkov and Yashunin, 2018; by faiss), whose cost is of order N log N, at a recall of
-more than .99 (docs/benchmarks.md).
-
-The graph hangs on the order in which images are added: one thread adds them. What is
-then found hangs neither on the number of threads nor on which of them looks.
+square of their number; beyond, neighbours are looked for in a graph (`graph_search.py`),
+whose cost is of order N log N.
 """
 
 from __future__ import annotations
@@ -18,14 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiffclust.batch import blocks, in_blocks
+from jdiffclust import graph_search
+from jdiffclust.batch import in_blocks
 
 EXACT = 20000  # images of a sample that each one is compared with
 BLOCK = 64  # images compared with all at once
-# Of the graph: links of an image, and how many images are held while one is added, and,
-# in multiples of the neighbours asked for, while they are looked for.
-LINKS, ADDING, LOOKING = 32, 80, 1.5
-ASKED = 4096  # images looked for at once
 
 
 class Near(NamedTuple):
@@ -95,21 +88,7 @@ def by_graph(rows: np.ndarray, parts: Sequence[np.ndarray], num: int) -> Near:
 
 def _of_graph(rows, sample, num):
   """Squared distances and indices [n, num] of those that are found in a graph."""
-  import faiss  # not needed by most runs
-  index = faiss.IndexHNSWFlat(sample.shape[1], LINKS)
-  index.hnsw.efConstruction = ADDING
-  threads = faiss.omp_get_max_threads()
-  faiss.omp_set_num_threads(1)
-  try:
-    index.add(sample)
-  finally:
-    faiss.omp_set_num_threads(threads)
-  index.hnsw.efSearch = round(LOOKING * num)
-  squares, found = np.empty((len(rows), num), np.float32), np.empty((len(rows), num), int)
-  for block, valid in blocks(len(rows), ASKED):
-    squares[block[:valid]], found[block[:valid]] = index.search(
-        np.ascontiguousarray(rows[block[:valid]]), num)
-  # Where many images are equal, they link to each other alone, and too few are found.
+  squares, found = graph_search.search(rows, sample, num)
   short = np.flatnonzero((found < 0).any(axis=1))
   if len(short):
     exact = all_pairs(rows[short], [sample], num)
