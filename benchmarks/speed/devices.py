@@ -4,7 +4,7 @@
       [--rate=IMAGES_PER_SECOND] [--fixed=MS] [--bandwidth=1,10,100] [--latency=10]
 
 Question:  which part of a step are collectives, and what would 8, 64, 512 devices train?
-Time:      three minutes on two cores.
+Time:      some ten minutes on two cores, nearly all of them compiling.
 Kept:      docs/benchmarks.md, Many devices.
 
 Counted in the program that XLA has compiled for one device of n: floating-point
@@ -277,12 +277,13 @@ def report(options) -> None:
   for step, cost in zip(('M-step', 'E-step'), in_two_processes(name, share)):
     rows.append(cells(f'{step}, 2 processes', Cost(**cost)))
   print(markdown((f'{name}, {share} images a device', 'GFLOP', 'MiB touched',
-                  'collectives', 'MiB handed on', 'of the bytes'), rows) + '\n')
+                  'collectives', 'MiB handed on', 'of the bytes'), rows) + '\n',
+        flush=True)
 
   here = fitted({images: cpu_of_step(name, 1, images, options.steps)
                  for images in (share // 2, share, 2 * share)})
   print(f'One virtual device: {1000 * here.fixed:.0f} ms of CPU a step and '
-        f'{here.rate:.0f} images/s beyond.\n')
+        f'{here.rate:.0f} images/s beyond.\n', flush=True)
   rows = []
   for devices in DEVICES:
     steps = devices * here.seconds(share)
