@@ -1,12 +1,12 @@
-# `make cluster` clusters the digits; `make test` runs the tests. Both make their own
-# virtual environment first, from constraints.txt.
+# `make cluster` clusters the digits; `make test` runs the tests; `make docs` builds the
+# pages. Each makes its own virtual environment first, from constraints.txt.
 PYTHON ?= python3
 # Processes that share the tests, file by file.
 JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: cluster test install clean
+.PHONY: cluster test docs install clean
 
 cluster: $(VENV)/.ready
 	$(RUN) -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
@@ -15,6 +15,10 @@ cluster: $(VENV)/.ready
 test: $(VENV)/.ready-test
 	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+docs: $(VENV)/.ready-docs
+	$(RUN) -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@echo "Open $(CURDIR)/build/docs/index.html"
 
 install: $(VENV)/.ready
 
@@ -28,10 +32,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt \
+	  -e '.[test,docs]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Removes the environment and caches; your results in runs/ stay.
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	rm -rf $(VENV) build docs/notebooks *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -59,7 +59,8 @@ default_role = 'code'
 nitpick_ignore_regex = [('py:.*', r'(?!jdiffclust\.).*')]
 # Parts that no user of the library meets.
 nitpick_ignore = [('py:class', f'jdiffclust.{name}') for name in (
-    'config.options.Config', 'clustering.starts.recognition.Recognised')]
+    'config.options.Config', 'clustering.starts.recognition.Recognised',
+    'training.storage.Store')]
 
 SECTION = re.compile(r'(Args|Attributes|Returns|Raises|Yields)( and \w+)?:$')
 
@@ -109,7 +110,7 @@ def without_fields(app, what, name, obj, skip, options):
 
 
 MATHML = 'http://www.w3.org/1998/Math/MathML'
-ACCENTS = '\u02c9\u02dc\u00af~'
+ACCENTS = {'\u02c9': '\u00af', '\u00af': '\u00af', '\u02dc': '\u02dc', '~': '\u02dc'}
 ElementTree.register_namespace('', MATHML)
 
 
@@ -131,7 +132,7 @@ def options_table() -> str:
         continue
       section = name.rpartition('.')[0]
       if section != before:
-        parts += ['', f"### {level}: {section or 'the run'}", '',
+        parts += ['', f"### {f'`{section}`' if section else 'The run'}", '',
                   '| option | default | allowed | meaning |', '|---|---|---|---|']
         before = section
       readers = f" (of {', '.join(option.methods)})" if option.methods else ''
@@ -193,24 +194,33 @@ def without_private(app, what, name, obj, options, signature, returned):
   return signature and re.sub(r', _\w+: .*\)$', ')', signature), returned
 
 
-def with_indices_below_right(text: str) -> str:
-  """The indices of letters with a bar or tilde, which docutils sets as limits."""
+def well_set(text: str) -> str:
+  """MathML of docutils with the bars and tildes of letters clear of them.
+
+  Their indices stand at the letter's foot, not below it as limits do.
+  """
   named = re.sub(r'&(?!lt;|gt;|amp;)\w+;', lambda m: html.unescape(m[0]), text)
   root = ElementTree.fromstring(named)
-  for node in root.iter(f'{{{MATHML}}}munderover'):
-    base, index, accent = node
-    if accent.text in ACCENTS:
+  for node in root.iter():
+    *_, accent = [None, *node]
+    if accent is None or accent.text not in ACCENTS:
+      continue
+    accent.text = ACCENTS[accent.text]
+    if node.tag == f'{{{MATHML}}}munderover':
+      base, index, _ = node
       over = ElementTree.Element(f'{{{MATHML}}}mover')
       over.extend([base, accent])
       node.tag = f'{{{MATHML}}}msub'
       node[:] = [over, index]
+    elif node.tag == f'{{{MATHML}}}mover':
+      node.attrib.pop('accent', None)
   return ElementTree.tostring(root, encoding='unicode')
 
 
 def mathml(writer, node, block):
   """Writes a formula as MathML, which browsers show without a script or a network."""
   try:
-    written = with_indices_below_right(tex2mathml(node.astext(), as_block=block))
+    written = well_set(tex2mathml(node.astext(), as_block=block))
   except MathError as error:
     logging.getLogger(__name__).warning(
         'the formula %r: %s', node.astext(), error, location=node)

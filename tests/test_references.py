@@ -7,6 +7,7 @@ import inspect
 import pathlib
 import pkgutil
 import re
+import types
 
 import pytest
 
@@ -115,8 +116,9 @@ def methods_of(name):
   thing = getattr(jdiffclust, name)
   if not inspect.isclass(thing):
     return [thing] if callable(thing) else []
-  return [getattr(thing, each) for each in vars(thing) if not each.startswith('_')
-          and callable(getattr(thing, each))]
+  return [getattr(thing, each) for each, value in vars(thing).items()
+          if not each.startswith('_') and isinstance(value, (types.FunctionType,
+                                                             classmethod))]
 
 
 @pytest.mark.parametrize('name', jdiffclust.__all__)
@@ -127,7 +129,7 @@ def test_what_users_import_is_described(name):
     names = set(inspect.signature(thing).parameters) - {'self'}
     text = inspect.getdoc(thing) or ''
     if names and described(text) is None and not re.search(
-        r'\b[Aa]rgs and raises:? as of `', text):
+        r'\b[Aa]rgs\s+and\s+raises:?\s+as\s+of\s+`', text):
       untold.append(thing.__qualname__)
   assert untold == []
 
