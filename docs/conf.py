@@ -54,7 +54,7 @@ add_module_names = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_numpy_docstring = False
-default_role = 'code'
+default_role, highlight_language = 'code', 'none'
 # What other libraries document cannot be looked up offline.
 nitpick_ignore_regex = [('py:.*', r'(?!jdiffclust\.).*')]
 # Parts that no user of the library meets.
