@@ -63,9 +63,9 @@ def test_example_runs(name, number, code, given):
 COMMANDS = sorted({
     (path.name, ' '.join(line.replace('\\\n', ' ').split()))
     for path in [ROOT / 'README.md', *DOCS]
-    for block in re.findall(r'^```\n(.*?)^```', path.read_text(encoding='utf-8'),
-                            re.M | re.S)
-    for line in re.split(r'(?<!\\)\n', block) if 'jdiffclust' in line})
+    for language, block in re.findall(r'^```(.*?)\n(.*?)^```$',
+                                      path.read_text(encoding='utf-8'), re.M | re.S)
+    for line in re.split(r'(?<!\\)\n', block) if not language and 'jdiffclust' in line})
 
 
 @pytest.fixture(scope='module')
