@@ -23,7 +23,8 @@ from tests.tiny import NO_FIGURES, SHARED, SMALL, TINY, TINY_NETWORKS
 COLAB = pathlib.Path(__file__).parents[1] / 'colab'
 NOTEBOOKS = sorted(path.stem for path in COLAB.glob('*.ipynb'))
 BUILD = functools.partial(SHARED, TINY_NETWORKS)
-OPTIONS = [option for option in TINY if 'every' not in option]
+OPTIONS = [option for option in TINY
+           if 'every' not in option and 'diffusion' not in option]
 SHORT = {
     'digits': {'options': OPTIONS},
     'samplers': {'options': OPTIONS, 'num_points': 50, 'steps': (4,)},
