@@ -1,6 +1,6 @@
 # `make cluster` clusters the digits; `make test` runs the tests, `make lint` looks at
-# style and types, `make dist` makes what is published. All make their own virtual
-# environment first, from constraints.txt.
+# style and types, `make docs` builds the pages, `make dist` makes what is published. All
+# make their own virtual environment first, from constraints.txt.
 PYTHON ?= python3
 # Processes that share the tests, file by file.
 JOBS ?= 2
@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 # Of `make test-all` and `make try-dist`: an interpreter of each supported version.
 PYTHONS ?= python3.11 python3.12 python3.13
 
-.PHONY: cluster test test-jax test-all lint dist try-dist install clean
+.PHONY: cluster test test-jax test-all lint docs dist try-dist install clean
 
 cluster: $(VENV)/.ready
 	$(RUN) -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
@@ -42,6 +42,10 @@ dist: $(VENV)/.ready-dist
 try-dist: dist
 	.ci/try_dist $(PYTHONS)
 
+docs: $(VENV)/.ready-docs
+	$(RUN) -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@echo "Open $(CURDIR)/build/docs/index.html"
+
 install: $(VENV)/.ready
 
 .venv: $(VENV)/.ready
@@ -53,11 +57,18 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+# The pages are built by a test, too.
+$(VENV)/.ready-test: $(VENV)/.ready
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt \
+	  -e '.[test,docs]'
+	@touch $@
+
 $(VENV)/.ready-%: $(VENV)/.ready
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 # Removes the environment and caches; your results in runs/ stay.
 clean:
-	rm -rf $(VENV) .venv-python3* build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-python3* build dist docs/notebooks *.egg-info
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -208,6 +208,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
     Not distances: the model has none. They are what is known of an image's cluster, in
     [0, 1] and of sum 1, whatever the method. Of the type of X, if that is float64.
+    Args and raises as of `predict`.
     """
     found, wide = self.predict_proba(X), getattr(X, 'dtype', None) == np.float64
     return found.astype(np.float64) if wide else found
@@ -216,12 +217,18 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     """The variational bound on log p(x) of each image, nats, float32 [n].
 
     It is estimated by draws of noise, the same for the same image. Of images with grey
-    levels p is a probability, of floats a density of pixels in [-1, 1].
+    levels p is a probability, of floats a density of pixels in [-1, 1]. Args and raises
+    as of `predict`, but there are no embeddings.
     """
     return self._asked(X, lambda *given: Fitted.assign(*given).info.bound)
 
   def score(self, X, y=None) -> float:
-    """The mean of `score_samples`, nats an image: for searches, the higher the better."""
+    """The mean of `score_samples`, nats an image: for searches, the higher the better.
+
+    Args:
+      X: as of `predict`.
+      y: not looked at.
+    """
     del y
     return float(np.mean(self.score_samples(X), dtype=np.float64))
 
@@ -259,7 +266,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
   @_telling
   def restore(self, operator, y, sigma=0., **options) -> Restored:
-    """Draws images given what is seen of them; see `Fitted.restore`."""
+    """Draws images given what is seen of them; args and raises as of `Fitted.restore`."""
     check_is_fitted(self)
     return self.fitted_.restore(operator, y, sigma, reporter=self._reporter, **options)
 
@@ -314,6 +321,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
     Its arguments have all that defines the fit. If it was not `save`, vectors are taken
     for images of the model's size, and there are no `cluster_means_`.
+
+    Args:
+      path: the folder.
 
     Raises:
       ValueError: there is no finished fit.

@@ -1,7 +1,16 @@
-"""The Python examples of docs/ and the README run as they stand."""
+"""The examples of docs/ and the README run, or are understood, and the site is built."""
 
+import contextlib
+import functools
+import importlib.util
+import os
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
+import zlib
+from unittest import mock
 
 import jax
 import numpy as np
@@ -9,6 +18,9 @@ import pytest
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust import main
+from jdiffclust.config import to_json
+from tests.tiny import SHARED, TINY_NETWORKS, Small
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
@@ -16,17 +28,95 @@ EXAMPLES = [(path.name, number, code) for path in DOCS for number, code in enume
     re.findall(r'```python\n(.*?)```', path.read_text(encoding='utf-8'), re.S))]
 
 
+BUILD = functools.partial(SHARED, TINY_NETWORKS)
+
+
+@pytest.fixture(scope='module')
+def given():
+  """What pages speak of without making it: images [60, 8, 8], a config and a fit."""
+  images, config = datasets.load_digits().images[:60], tiny_config()
+  config.num_clusters = 3
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+    fitted = jdiffclust.fit(config, images, build=BUILD)
+  return {'images': images, 'config': config, 'fitted': fitted}
+
+
+def with_tiny_networks():
+  """`jdiffclust` whose fits take no time, of a config that is given."""
+  return mock.patch.multiple(
+      jdiffclust, create=True, DiffusionClustering=Small,
+      fit=functools.partial(jdiffclust.fit, build=BUILD),
+      load=functools.partial(jdiffclust.load, build=BUILD))
+
+
 @pytest.mark.parametrize('name, number, code', EXAMPLES,
                          ids=[f'{name}-{number}' for name, number, _ in EXAMPLES])
-def test_example_runs(name, number, code):
+def test_example_runs(name, number, code, given):
   """With what a user has: promotion of ranks allowed."""
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    exec(compile(code, f'{name}, example {number}', 'exec'), {})
+  program = compile(code, f'{name}, example {number}', 'exec')
+  short = 'config' in program.co_names and 'default_config' not in program.co_names
+  with (jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'),
+        with_tiny_networks() if short else contextlib.nullcontext()):
+    exec(program, dict(given))
+
+
+COMMANDS = sorted({
+    (path.name, ' '.join(line.replace('\\\n', ' ').split()))
+    for path in [ROOT / 'README.md', *DOCS]
+    for language, block in re.findall(r'^```(.*?)\n(.*?)^```$',
+                                      path.read_text(encoding='utf-8'), re.M | re.S)
+    for line in re.split(r'(?<!\\)\n', block) if not language and 'jdiffclust' in line})
+
+
+@pytest.fixture(scope='module')
+def fitted_folder(tmp_path_factory):
+  """A folder with the config of a fit of a folder of images, which commands ask for."""
+  folder = tmp_path_factory.mktemp('run')
+  config = jdiffclust.default_config()
+  config.data.source, config.data.path, config.num_clusters = 'folder', 'images', 5
+  (folder / 'config.json').write_text(to_json(config), encoding='utf-8')
+  return folder
+
+
+@pytest.mark.parametrize('name, command', COMMANDS)
+def test_command_is_understood(name, command, fitted_folder):
+  """Its flags, options and values, and that the mode reads them; nothing is run."""
+  del name
+  words = shlex.split(command, comments=True)
+  words = words[words.index('jdiffclust.main' if '-m' in words else 'jdiffclust'):]
+  fits = not any(word.startswith('--mode') for word in words)
+  main.parse([f'--workdir={fitted_folder}' if word.startswith('--workdir') and not fits
+              else word for word in words])
 
 
 def test_there_are_examples():
-  """The pattern finds some."""
-  assert EXAMPLES
+  """The patterns find some."""
+  assert len(EXAMPLES) > 8 and len(COMMANDS) > 20
+
+
+def test_site_builds(tmp_path):
+  """Offline and without a warning, a page for each file, every public name in it."""
+  for name in ('sphinx', 'myst_nb', 'sphinx_book_theme'):
+    if importlib.util.find_spec(name) is None:
+      pytest.skip(f'{name} is not installed: pip install -e .[docs]')
+  built = subprocess.run(
+      [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-n', '-q', '-b', 'html',
+       '-d', tmp_path / 'trees', ROOT / 'docs', tmp_path / 'site'],
+      capture_output=True, text=True, timeout=600, env={**os.environ, 'http_proxy': '-',
+                                                        'https_proxy': '-'})
+  assert built.returncode == 0, built.stderr
+  site = tmp_path / 'site'
+  for path in [*DOCS, *(ROOT / 'colab').glob('*.ipynb')]:
+    page = site / ('notebooks' if path.suffix == '.ipynb' else '') / f'{path.stem}.html'
+    assert page.exists(), page
+    # Read offline as well: no script, style or picture is of another place.
+    assert not re.search(r'<(?:script|img|link rel="stylesheet")[^>]* (?:src|href)="http',
+                         page.read_text(encoding='utf-8')), page
+  assert '<math' in (site / 'formulas.html').read_text(encoding='utf-8')
+  header, names = (site / 'objects.inv').read_bytes().split(b'zlib.\n')
+  known = {line.split()[0].rpartition('.')[2]
+           for line in zlib.decompress(names).decode().splitlines()}
+  assert set(jdiffclust.__all__) - {'__version__'} <= known
 
 
 def tiny_config():

@@ -3,9 +3,11 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import pathlib
 import pkgutil
 import re
+import types
 
 import pytest
 
@@ -81,6 +83,87 @@ def test_docstrings_name_what_is_there(path):
   assert unknown == []
 
 
+def arguments(node):
+  """Names of a function's arguments, as a docstring may write them."""
+  found = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs,
+           *filter(None, (node.args.vararg, node.args.kwarg))]
+  return [item.arg for item in found if item.arg not in ('self', 'cls')]
+
+
+def described(text):
+  """The names before the colons of the section Args of a docstring; None without one."""
+  section = re.search(r'^Args:\n((?:  .*\n?|\n)*)', text, re.M)
+  if section is None:
+    return None
+  lines = re.findall(r'^  (\S[^:\n]*?):', section[1], re.M)
+  return [name.strip().lstrip('*') for line in lines for name in line.split(',')]
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arguments_are_described(path):
+  """Where a docstring has Args, they are those of the function, and all of them."""
+  wrong = []
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.FunctionDef):
+      found = described(ast.get_docstring(node) or '')
+      if found is not None and sorted(found) != sorted(arguments(node)):
+        wrong.append((node.name, found, arguments(node)))
+  assert wrong == []
+
+
+def methods_of(name):
+  """What a name of `jdiffclust` can be called by: itself, or its public methods."""
+  thing = getattr(jdiffclust, name)
+  if not inspect.isclass(thing):
+    return [thing] if callable(thing) else []
+  return [getattr(thing, each) for each, value in vars(thing).items()
+          if not each.startswith('_') and isinstance(value, (types.FunctionType,
+                                                             classmethod))]
+
+
+@pytest.mark.parametrize('name', jdiffclust.__all__)
+def test_what_users_import_is_described(name):
+  """Each function and method tells its arguments, or which other tells them."""
+  untold = []
+  for thing in methods_of(name):
+    names = set(inspect.signature(thing).parameters) - {'self'}
+    text = inspect.getdoc(thing) or ''
+    if names and described(text) is None and not re.search(
+        r'\b[Aa]rgs\s+and\s+raises:?\s+as\s+of\s+`', text):
+      untold.append(thing.__qualname__)
+  assert untold == []
+
+
+def test_the_glossary_names_what_is_there():
+  """The last column of each row is of options, or of names in the package."""
+  text = (ROOT / 'docs' / 'glossary.md').read_text(encoding='utf-8')
+  rows = [line.rstrip(' |').rpartition('|')[2] for line in text.splitlines()
+          if line.startswith('| ') and 'in the code' not in line]
+  named = [name for row in rows for name in re.findall('`([^`]*)`', row)]
+  assert len(rows) > 40 and len(named) >= len(rows)
+  assert [name for name in named if not known(name, 'jdiffclust.main')] == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+  """To files of the project, and headings of its pages."""
+  lost = []
+  for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text(encoding='utf-8')):
+    if not target.startswith('http'):
+      path, _, heading = target.partition('#')
+      there = page.parent / path if path else page
+      if not there.exists() or heading and heading not in headings(there):
+        lost.append(target)
+  assert lost == []
+
+
+def headings(page):
+  """The anchors of a page's headings, as GitHub and the site name them."""
+  text = re.sub(r'^```.*?^```', '', page.read_text(encoding='utf-8'), flags=re.M | re.S)
+  return {re.sub(r'[^\w\- ]', '', line.lower()).replace(' ', '-')
+          for line in re.findall(r'^#+ (.*)$', text, re.M)}
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
 def test_pages_name_what_is_there(page):
   """Options, files of the project and commands of the benchmarks."""
@@ -105,6 +188,8 @@ def test_the_patterns_find_what_is_wrong():
   assert not known('bound.terms.missing', 'jdiffclust.main')
   assert not known('clustering.mixture.responsibilities', 'jdiffclust.main')
   assert re.findall(DOTTED, 'see `a.b` and `c`') == ['a.b']
+  assert described('One.\n\nArgs:\n  a, b: two.\n  **c: more: of it.') == ['a', 'b', 'c']
+  assert described('One.') is None
 
 
 def test_one_version():

@@ -190,7 +190,7 @@ class Method(abc.ABC):
     return self.e_estimator
 
   def feature_maps(self, params) -> dict:
-    """What the model has learned to see: `features.FeatureMap`s by name.
+    """What the model has learned to see, by name: each a `features.FeatureMap`.
 
     Args:
       params: on the host.
