@@ -69,9 +69,9 @@ class Added(NamedTuple):
   def of(self, rows: np.ndarray) -> Added:
     """Those of some rows, int [n] or bool [M]; the sources stay."""
     rows = np.arange(len(self.ids))[rows]
-    return self._replace(
-        **{name: getattr(self, name)[rows] for name in ARRAYS},
-        **{name: [getattr(self, name)[row] for row in rows] for name in LISTS})
+    changed: dict[str, Any] = {name: getattr(self, name)[rows] for name in ARRAYS}
+    changed |= {name: [getattr(self, name)[row] for row in rows] for name in LISTS}
+    return self._replace(**changed)
 
   def without_last(self) -> Added:
     """Without the last batch."""
@@ -80,11 +80,12 @@ class Added(NamedTuple):
 
   def and_(self, other: Added) -> Added:
     """These, and a batch that comes after them."""
-    return self._replace(
-        **{name: np.concatenate([getattr(self, name), getattr(other, name)])
-           for name in ARRAYS},
-        **{name: [*getattr(self, name), *getattr(other, name)] for name in LISTS},
-        sources=[*self.sources, *other.sources], weights=other.weights)
+    changed: dict[str, Any] = {
+        name: np.concatenate([getattr(self, name), getattr(other, name)])
+        for name in ARRAYS}
+    changed |= {name: [*getattr(self, name), *getattr(other, name)]
+                for name in (*LISTS, 'sources')}
+    return self._replace(**changed, weights=other.weights)
 
   def paths(self) -> list[str | None]:
     """The file of each; None: it is none."""
@@ -131,7 +132,7 @@ def read(workdir) -> Added | None:
     UserError: the file is damaged.
   """
   columns = _read(workdir)
-  return columns and Added(**columns)
+  return None if columns is None else Added(**columns)
 
 
 def ids_in(workdir) -> list[str]:

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
       path yet.
     name: for the workdir.
     what: for a person.
-    count: how many images; None: unknown before they are read.
+    number: of images; None: unknown before they are read.
     sizes: (height, width) of some of them, int [n, 2].
     files: the paths of several image files, absolute.
     names: of the files of a folder.
@@ -61,7 +61,7 @@ class Seen(NamedTuple):
   path: str
   name: str
   what: str
-  count: int | None
+  number: int | None
   sizes: np.ndarray
   files: tuple[str, ...] = ()
   names: tuple[str, ...] = ()
@@ -130,10 +130,11 @@ def _one(path: str) -> Seen:
                 len(names), sizes, names=tuple(names))
   stem = slug(os.path.splitext(whole)[0])
   if ending in ARRAYS:
-    shape = _shape_of(path) if ending == '.npy' else None
+    shape = _shape_of(path) if ending == '.npy' else ()
     sizes = np.array([shape[1:3]] if shape and len(shape) in (3, 4) else [], int)
     return Seen('npz', whole, stem, 'an array of images' + (
-        f' {list(shape)}' if shape else ''), shape and shape[0], sizes.reshape(-1, 2))
+        f' {list(shape)}' if shape else ''), shape[0] if shape else None,
+                sizes.reshape(-1, 2))
   if ending in LISTS:
     from jdiffclust.data.sources.folder import listed
     root, names = listed(whole)
@@ -220,7 +221,7 @@ def chosen(seen: Seen, named: Sequence[str] = ()) -> dict[str, str]:
       f'({size[0]},{size[1]})',
       'num_clusters': config_lib.AUTO, 'effort': config_lib.QUICK}
   if 'num_clusters' not in named:
-    count = MOST_CLUSTERS * IMAGES_EACH if seen.count is None else seen.count
+    count = MOST_CLUSTERS * IMAGES_EACH if seen.number is None else seen.number
     if count < FEWEST:
       raise UserError(
           f'{count} images are too few to choose the number of clusters by, of which '

@@ -32,26 +32,26 @@ class Table(NamedTuple):
 
   Attributes:
     columns: of all images, see `spreadsheet.columns_of`.
-    count: N, the run's own images, which come first.
+    number: N, of the run's own images, which come first.
   """
 
   columns: Columns
-  count: int
+  number: int
 
   @property
   def own(self) -> Columns:
     """The rows of the run's own images."""
-    return spreadsheet.of_rows(self.columns, range(self.count))
+    return spreadsheet.of_rows(self.columns, range(self.number))
 
   @property
-  def ids(self) -> list[str]:
+  def ids(self) -> Sequence[str]:
     """The ids of the run's own images."""
-    return self.columns['file'][:self.count]
+    return self.columns['file'][:self.number]
 
   @property
-  def others(self) -> list[str]:
+  def others(self) -> Sequence[str]:
     """The ids of the images that were added."""
-    return self.columns['file'][self.count:]
+    return self.columns['file'][self.number:]
 
 
 def read_table(workdir: pathlib.Path) -> Table:
@@ -108,7 +108,7 @@ def decided_of(workdir: pathlib.Path, num_clusters: int, table: Table,
                                                 table.columns['file']]])
   if not table.others:
     return decided
-  near, away = (table.columns[name][table.count:]
+  near, away = (table.columns[name][table.number:]
                 for name in ('neighbor_files', 'neighbor_distances'))
   return decided.and_others(np.array([[place[name] for name in row] for row in near]),
                             np.array(away))
@@ -128,7 +128,7 @@ def rewrite(workdir: pathlib.Path, table: Table, decided: Decisions) -> Columns:
   Raises:
     UserError: something that the report shows is missing.
   """
-  of_own = decided.of(slice(table.count))
+  of_own = decided.of(slice(table.number))
   results.rewrite_page(workdir, spreadsheet.decided_anew(table.own, of_own), of_own,
                        len(table.others))
   return write_table(workdir, table, decided)
@@ -230,8 +230,8 @@ def split(workdir: pathlib.Path, num_clusters: int, which: str, seed: int) -> st
   number, name = _one_cluster(decided, which)
   known = read_gallery(workdir, table.ids)
   # Where a person has pinned an image says nothing of how it looks.
-  alone = decided.of(slice(table.count))._replace(pins=np.full(table.count, -1))
-  tau = np.asarray(table.columns['probabilities'])[:table.count]
+  alone = decided.of(slice(table.number))._replace(pins=np.full(table.number, -1))
+  tau = np.asarray(table.columns['probabilities'])[:table.number]
   members = alone.clusters_of(tau) == number
   if members.sum() < splits.FEWEST:
     raise UserError(f'{name} has {members.sum()} images: it takes {splits.FEWEST} or '

@@ -58,8 +58,8 @@ class Inspection(NamedTuple):
 
   num_images: int
   num_looked_at: int
-  image_shape: tuple[int, int, int]
-  seen_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
+  seen_shape: tuple[int, ...]
   odd: dict[str, np.ndarray]
   first: np.ndarray
   lost: float
@@ -172,7 +172,7 @@ def cautions(found: Inspection, num_clusters: int | str) -> list[str]:
     found: of the images.
     num_clusters: as asked for; 'auto': unknown.
   """
-  told, (height, width, _) = [], found.seen_shape
+  told, (height, width) = [], found.seen_shape[:2]
   if min(height, width) < LEAST_SIDE:
     told.append(f'Images of {height}x{width} pixels may be too small to tell clusters '
                 f'apart: {LEAST_SIDE} pixels a side or more are better '
@@ -183,7 +183,7 @@ def cautions(found: Inspection, num_clusters: int | str) -> list[str]:
         f'{found.contrast:.0%} of their contrast: what sets them apart may be too fine '
         f'to be seen. --config.recognition.max_side={2 * max(height, width)} sees more, '
         'and takes four times as long.')
-  if num_clusters != 'auto' and 1 < num_clusters and (
+  if not isinstance(num_clusters, str) and 1 < num_clusters and (
       found.num_images < IMAGES_EACH * num_clusters):
     told.append(
         f'{num_clusters} clusters are many for {found.num_images} images, '

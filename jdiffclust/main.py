@@ -320,7 +320,7 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
                       'one, a list of them (.txt), or their folder.')
     return parse([argv[0], *rest, f'--config.data.source={seen.source}',
                   f'--config.data.path={seen.path}'])
-  if seen.count == 1:
+  if seen.number == 1:
     raise UserError(f'{paths[0]!r} is one image: nothing to cluster. Name a folder of '
                     'images; or ask a run which of its clusters the image is of: '
                     f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
@@ -572,8 +572,8 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
     root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
     ids, paths = list(table.ids), [root.absolute() / name for name in table.ids]
-    if table.others:
-      more = read(workdir)
+    more = read(workdir) if table.others else None
+    if more is not None:
       for name, path in zip(more.ids, more.paths()):
         if path is not None and name in set(table.others):
           ids.append(name)

@@ -43,9 +43,9 @@ def return_what_compilers_leave() -> None:
   from jax import monitoring  # slow to import
   malloc_trim = ctypes.CDLL(None).malloc_trim
 
-  def heard(event: str, seconds: float, **kwargs) -> None:
+  def heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
     del kwargs
-    if event == COMPILED and seconds >= LEAST_SECONDS:
+    if event == COMPILED and duration_secs >= LEAST_SECONDS:
       malloc_trim(0)
 
   monitoring.register_event_duration_secs_listener(heard)

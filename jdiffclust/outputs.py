@@ -172,8 +172,9 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   gallery.write(workdir / gallery.FILE, known)
   check_split_images(decided, known, workdir, reporter)
   beside = exploring.of_the_run(known)
-  for part in again:
-    before = with_told(before, part, fitted, known, workdir, reporter)
+  if before is not None:
+    for part in again:
+      before = with_told(before, part, fitted, known, workdir, reporter)
   added.write(workdir, before)
   own = columns_of(fitted, source, fitted.responsibilities, fitted.bound, verdict,
                    config.predict.foreign_share, beside, None, decided, added=False)
@@ -188,7 +189,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   if repeated.any():
     reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
                   f'the pixel: duplicate_of in {deciding.RESULTS}.csv')
-  sizes = np.bincount(columns['cluster'], minlength=len(decided.names))
+  sizes = np.bincount(columns['cluster'], minlength=len(decided.names)).tolist()
   decisions.write_templates(workdir, sizes if len(decided.splits.clusters) else
                             summary['cluster_sizes'])
   return summary
@@ -611,10 +612,10 @@ def told_again(fitted: Fitted, before: Added, reporter: Reporter) -> list[Told]:
                            finest=fitted.finest)
       check_like_the_fit(fitted, source, reporter)
       place = {name: row for row, name in enumerate(source.ids)}
-      there = np.array([before.names[row] in place for row in rows], bool)
+      there = np.isin([before.names[row] for row in rows.tolist()], source.ids)
       if there.any():
         part = reordered(source, np.array([place[before.names[row]]
-                                           for row in rows[there]]))
+                                           for row in rows[there].tolist()]))
         found.append(Told(part, rows[there], *told_and_bound(fitted, part, reporter),
                           how['share']))
     except UserError as error:
@@ -633,7 +634,7 @@ def with_told(before: Added, part: Told, fitted: Fitted, known: gallery.Gallery,
               workdir: pathlib.Path, reporter: Reporter) -> Added:
   """Images that were added, some more of them told by the weights of now."""
   now = describe_added(part, fitted, known, workdir, reporter)
-  changed = {'told': before.told.copy()}
+  changed: dict[str, Any] = {'told': before.told.copy()}
   changed['told'][part.rows] = True
   for name in ('responsibilities', 'bound', 'foreign', 'features', 'signatures',
                'digests'):
@@ -786,8 +787,8 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   table, names = deciding.clusters_decided(workdir, config.num_clusters)
   known, ids = deciding.read_gallery(workdir, table.ids), table.columns['file']
   features = known.features
-  if table.others:
-    more = added.read(workdir)
+  more = added.read(workdir) if table.others else None
+  if more is not None:
     place = {name: row for row, name in enumerate(more.ids)}
     features = np.concatenate([features, more.features[
         [place[name] for name in table.others]]])

@@ -68,7 +68,7 @@ def none_of(num_clusters: int, ids: Sequence[str] = (), digests=()) -> Splits:
                 np.array(digests, np.uint64))
 
 
-def expanded(responsibilities: np.ndarray, clusters: Sequence[int],
+def expanded(responsibilities: np.ndarray, clusters: Sequence[int] | np.ndarray,
              shares: np.ndarray) -> np.ndarray:
   """Responsibilities of all parts; see the module's text.
 

@@ -258,7 +258,9 @@ def matches(names: Sequence[Any], ids: Sequence[str]) -> Matches:
     names: of each row; None: it has none.
     ids: of the images.
   """
-  found, of_none, of_several = [[] for _ in ids], [], []
+  found: list[list[int]] = [[] for _ in ids]
+  of_none: list[int] = []
+  of_several: list[int] = []
   for row, images in enumerate(images_of(names, ids)):
     if len(images) == 1:
       found[images[0]].append(row)

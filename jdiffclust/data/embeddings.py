@@ -258,12 +258,13 @@ def matched(found: Embeddings, ids: Sequence[str],
 
 def _rows_by_name(found: Embeddings, ids: Sequence[str]) -> np.ndarray:
   """The row of each image, int [N]."""
-  rows = matches(found.names, ids).rows
+  names = found.names or ()
+  rows = matches(names, ids).rows
   missing = next((name for name, own in zip(ids, rows) if not own), None)
   if missing is not None:
     raise UserError(
         f'{found.where}: no vector for the image {missing!r}; the names there begin with '
-        f"{', '.join(map(repr, found.names[:2])) or 'none'}: name the file of each "
+        f"{', '.join(map(repr, names[:2])) or 'none'}: name the file of each "
         'image, as assignments.csv does, or by its path.')
   twice = next((image for image, own in enumerate(rows) if len(own) > 1), None)
   if twice is not None:

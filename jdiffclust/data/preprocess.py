@@ -136,7 +136,8 @@ def reduced(images: np.ndarray, longest: int) -> np.ndarray:
 def small_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
   """A size (height, width) in its proportions, reduced to no side above `longest`."""
   factor = min(1, longest / max(size))
-  return tuple(max(1, round(factor * side)) for side in size)
+  height, width = (max(1, round(factor * side)) for side in size)
+  return height, width
 
 
 def finer_size(size: tuple[int, int], longest: int) -> tuple[int, int] | None:

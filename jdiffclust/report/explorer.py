@@ -207,7 +207,8 @@ def _sureness(probability: np.ndarray) -> dict[str, int]:
 
 def _mixing(columns: Columns, cluster: np.ndarray) -> dict[tuple[int, int], float]:
   """Of the nearest images of those of a cluster, the share in each other one."""
-  sizes, found = {}, {}
+  sizes: dict[int, int] = {}
+  found: dict[tuple[int, int], float] = {}
   for own, near in zip(cluster.tolist(), columns['neighbors']):
     ids = near['ids']
     sizes[own] = sizes.get(own, 0) + len(ids)
@@ -331,7 +332,7 @@ def _foreign(columns: Columns, places, picture) -> dict[str, Any]:
 def _copies(columns: Columns, places, picture) -> dict[str, Any]:
   """How many images repeat others, and pictures of some groups that are the same."""
   row_of = {file: row for row, file in enumerate(columns['file'])}
-  groups = {}
+  groups: dict[int, list[int]] = {}
   for row, first in enumerate(columns['duplicate_of']):
     if first is not None:
       groups.setdefault(row_of[first], []).append(row)
@@ -340,8 +341,8 @@ def _copies(columns: Columns, places, picture) -> dict[str, Any]:
        for row in (first, *others) if row in places]
       for first, others in list(groups.items())[:MOST_GROUPS]]
   exact = sum(kind == 'exact' for kind in columns['duplicate'])
-  return {'count': sum(map(len, groups.values())), 'exact': exact, 'groups': len(groups),
-          'some': [group for group in some if len(group) > 1]}
+  return {'count': sum(len(own) for own in groups.values()), 'exact': exact,
+          'groups': len(groups), 'some': [group for group in some if len(group) > 1]}
 
 
 def _matrix(columns: Columns, cluster: np.ndarray) -> dict[str, Any] | None:
@@ -462,8 +463,8 @@ def nearest_of_both(features: np.ndarray, cluster: np.ndarray, second: np.ndarra
   Returns:
     n pairs of lists of at most k places, nearest first, and their distances.
   """
-  places = [[[], []] for _ in cluster]
-  aways = [[[], []] for _ in cluster]
+  places: list[list[list[int]]] = [[[], []] for _ in cluster]
+  aways: list[list[list[float]]] = [[[], []] for _ in cluster]
   members = {int(q): np.flatnonzero(cluster == q) for q in np.unique(cluster)}
 
   def look(rows: np.ndarray, known: np.ndarray, side: int, own=None) -> None:

@@ -27,7 +27,7 @@ DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f'
 NOTE = b'jdiffclust'  # in a Parquet file's own metadata
 IN_PARQUET = ('probabilities', 'neighbors', 'image')  # columns that the CSV leaves out
 
-Columns = dict[str, Sequence[Any]]
+Columns = dict[str, Any]  # sequences of cells, and the array of probabilities
 
 
 def assigned(responsibilities: np.ndarray, bound: np.ndarray,
@@ -148,7 +148,8 @@ def one_below_the_other(columns: Columns, more: Columns) -> Columns:
 
   Pictures are left out where a table has none.
   """
-  counts, found = [len(part['file']) for part in (columns, more)], {}
+  counts = [len(part['file']) for part in (columns, more)]
+  found: Columns = {}
   for name in dict.fromkeys([*columns, *more]):
     parts = [part.get(name, [None] * count)
              for part, count in zip((columns, more), counts)]

@@ -131,7 +131,7 @@ def reduced(picture: np.ndarray, side: int) -> np.ndarray:
 
 def write(path, named: dict[str, Sheets]) -> None:
   """Writes sheets by name as an .npz file, atomically."""
-  arrays = {}
+  arrays: dict[str, np.ndarray] = {}
   for name, sheets in named.items():
     lengths = [len(file) for file in sheets.files]
     arrays |= {

@@ -145,7 +145,7 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
   Raises:
     UserError: there is no list, it is empty, or it has a name twice.
   """
-  path = existing_file(path)
+  path = os.fspath(existing_file(path))
   root, ending = pathlib.Path(path).parent, pathlib.Path(path).suffix.lower()
   if ending == '.txt':
     try:
