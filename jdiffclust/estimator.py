@@ -343,8 +343,8 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     kept.keep_config(config)
     kept.keep_choice(folder.choice())
     kept.keep_symmetries(folder.symmetries())
-    if (arrays := folder.recogniser()) is not None:
-      kept.keep_recogniser(arrays)
+    if model.fitted_.recogniser is not None:  # else there is no file of it
+      kept.keep_recogniser(folder.recogniser() or {})
     kept.keep_examples(model.fitted_.examples)
     kept.images = folder.fingerprint()
     kept.save(int(snapshot.state.step) + snapshot.progress['iteration'], snapshot)
