@@ -9,7 +9,7 @@ Kept:      docs/benchmarks.md, Many devices.
 
 Counted in the program that XLA has compiled for one device of n: floating-point
 operations and bytes touched, by its own cost analysis, and the bytes that collectives
-hand over; for eight virtual devices of this process, and for two processes of one device.
+hand over.
 
 The model: a step on b images takes a device s(b) = fixed + b / rate seconds, and a ring
 of n devices hands G bytes on in 2 (n - 1) / n G / bandwidth + 2 (n - 1) latency; nothing
@@ -22,14 +22,9 @@ measured alone.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from typing import NamedTuple
@@ -149,11 +144,9 @@ def step_of(name: str, devices: int, share: int):
       'm_step.batch_size': size, 'e_step.batch_size': size})
   mesh = mesh_of(config)
   method = build(config, (side, side, 1), 256, mesh)
-  mine = share * len(mesh.local_devices)
-  images = np.random.default_rng(0).uniform(-1, 1, (mine, side, side, 1))
-  first = mine * jax.process_index()
-  batch = split_rows(Batch(images.astype(np.float32),
-                           np.arange(first, first + mine, dtype=np.int32)), mesh)
+  images = np.random.default_rng(0).uniform(-1, 1, (size, side, side, 1))
+  batch = split_rows(Batch(images.astype(np.float32), np.arange(size, dtype=np.int32)),
+                     mesh)
   tau = replicate(np.full((size, config.num_clusters), 1 / config.num_clusters,
                           np.float32), mesh)
   key, state = jax.random.key(0), method.init_state()
@@ -199,35 +192,6 @@ def cpu_of_sum(devices: int, size: int, repeats: int) -> float:
   return cpu_of(lambda: total(given).block_until_ready(), repeats)
 
 
-def in_two_processes(name: str, share: int) -> list[dict]:
-  """The costs that two processes of one device each find, [M-step, E-step]."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  started = [subprocess.Popen(
-      [sys.executable, '-m', 'benchmarks.speed.devices', f'--config={name}',
-       f'--share={share}', f'--child={number}', f'--port={port}'],
-      stdout=subprocess.PIPE, text=True,
-      env=os.environ | {'XLA_FLAGS': '', 'JAX_NUM_CPU_DEVICES': '1'})
-      for number in range(2)]
-  told = [process.communicate()[0] for process in started]
-  if any(process.returncode for process in started):
-    sys.exit('One of two processes failed.')
-  return json.loads(told[0].splitlines()[-1])
-
-
-def child(options) -> None:
-  """One of the two processes: prints its costs."""
-  from jdiffclust import processes
-  section = config_of(options.config).distributed
-  section.update(coordinator=f'localhost:{options.port}', num_processes=2,
-                 process_id=options.child)
-  processes.join(section)
-  m_step, given, e_step, images = step_of(options.config, 2, options.share)
-  found = cost_of(2, m_step, *given), cost_of(2, e_step, *images)
-  print(json.dumps([cost._asdict() for cost in found]))
-
-
 # ------------------------------------------------------------------------------ tables
 
 
@@ -248,12 +212,7 @@ def main() -> None:
   parser.add_argument('--fixed', type=float, default=0., help='ms a step, with --rate')
   parser.add_argument('--bandwidth', type=numbers, default='1,10,100', help='GB/s')
   parser.add_argument('--latency', type=float, default=10., help='microseconds')
-  parser.add_argument('--child', type=int, help=argparse.SUPPRESS)
-  parser.add_argument('--port', type=int, help=argparse.SUPPRESS)
   options = parser.parse_args()
-  if options.child is not None:
-    child(options)
-    return
   os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
                              + f' --xla_force_host_platform_device_count={DEVICES[-1]}')
   keep_freed_memory()  # as the command does, before JAX starts its threads
@@ -274,8 +233,6 @@ def report(options) -> None:
     size = max(size, found[0].handed)
     rows += [cells(f'{step}, {devices} device(s)', cost)
              for step, cost in zip(('M-step', 'E-step'), found)]
-  for step, cost in zip(('M-step', 'E-step'), in_two_processes(name, share)):
-    rows.append(cells(f'{step}, 2 processes', Cost(**cost)))
   print(markdown((f'{name}, {share} images a device', 'GFLOP', 'MiB touched',
                   'collectives', 'MiB handed on', 'of the bytes'), rows) + '\n',
         flush=True)
