@@ -565,12 +565,14 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
       return
     sorting.check_unsorted(workdir)
     fitted = config_lib.fitted_config(workdir)
-    if fitted.data.source != 'folder':
+    if fitted.data.source not in ('folder', 'files'):
       raise UserError(f'--mode=sort lays files into folders, but the images of '
                       f'config.data.source = {fitted.data.source!r} are no files.')
     table, clusters = clusters_decided(workdir, fitted.num_clusters)
     target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
     root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
+    searched = root if fitted.data.source == 'folder' else None
+    root = root if searched else root.parent  # of a list
     ids, paths = list(table.ids), [root.absolute() / name for name in table.ids]
     more = read(workdir) if table.others else None
     if more is not None:
@@ -583,7 +585,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
       left = len(places) - len(ids)
       if left:
         reporter.warning(f'{left} images that were added are no files, and stay out.')
-    plan = sorting.make_plan(action, ids, clusters, paths, root, target)
+    plan = sorting.make_plan(action, ids, clusters, paths, searched, target)
     if asked['dry_run']:
       for source, new in plan.pairs[:10]:
         print(f'{source} -> {new}')

@@ -64,7 +64,7 @@ def apart(names: Iterable[str]) -> list[str]:
 
 
 def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
-              paths: Sequence[pathlib.Path], root: pathlib.Path,
+              paths: Sequence[pathlib.Path], root: pathlib.Path | None,
               target: pathlib.Path) -> Plan:
   """What it takes to lay files into folders.
 
@@ -73,7 +73,7 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
     ids: of N files, texts as of paths.
     clusters: what the cluster of each is called.
     paths: where each is.
-    root: the folder that the first ones are in.
+    root: the folder in which the run finds its images; None: they are listed.
     target: where the clusters' folders go.
 
   Returns:
@@ -83,15 +83,14 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   Raises:
     UserError: a file is not there, or something is where it would go.
   """
-  root, target = root.absolute(), target.absolute()
-  if target.resolve().is_relative_to(root.resolve()):
+  root, target = root and root.absolute(), target.absolute()
+  if root and target.resolve().is_relative_to(root.resolve()):
     raise UserError(f'--to={target} is within the folder of the images, {root}: the run '
                     'would find them twice. Choose one outside.')
   missing = [path for path in paths if not path.is_file()]
   if missing:
     mend = ('give their folder by --config.data.path.'
-            if missing[0].is_relative_to(root) else
-            'these were added to the run: bring them back.')
+            if root and missing[0].is_relative_to(root) else 'bring them back.')
     raise UserError(f'{len(missing)} of {len(ids)} images are not there as files, such '
                     f'as {str(missing[0])!r}: {mend}')
   links = [path for path in paths if path.is_symlink()]

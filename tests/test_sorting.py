@@ -156,6 +156,17 @@ def test_a_moved_file_whose_place_is_taken(images):
   assert (images / 'pics/z.png').read_bytes().startswith(b'content of z')
 
 
+def test_listed_files(images):
+  """Folders may lie beside files that a list names, since no folder is searched."""
+  paths = [images / 'pics' / name for name in IDS]
+  plan = sorting.make_plan('copy', IDS, CLUSTERS, paths, None, images / 'pics/sorted')
+  assert {pathlib.Path(new).relative_to(images / 'pics/sorted').as_posix()
+          for _, new in plan.pairs} == set(NEW)
+  assert 'bring them back' in refused(
+      sorting.make_plan, 'copy', ('gone.png',), ('cats',), [images / 'gone.png'], None,
+      images / 'out')
+
+
 def test_what_cannot_be_sorted(images):
   of = lambda ids, root, target: refused(
       sorting.make_plan, 'move', ids, CLUSTERS, [root / name for name in ids],
