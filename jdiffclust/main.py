@@ -395,7 +395,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     if is_main_process():
       files.write_text(workdir / COMMAND, command + '\n')
       if not store.resumes:
-        show_images(source, config, workdir, reporter)
+        show_images(source, config, workdir, reporter, parts)
     tell_time(source, config, store, reporter)
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids, added.ids_in(workdir))
@@ -430,16 +430,15 @@ def tell_more(config, source, command: str) -> None:
         + shlex.join([*rest, '--config.effort=full']))
 
 
-def show_images(source, config, workdir: pathlib.Path, reporter) -> None:
+def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:
   """Tells what is seen of the images before a fit: check.png, check.json."""
   from jdiffclust import inspection
-  from jdiffclust.report import check, figures
   found = inspection.inspect(source, config.data)
   for line in found.lines():
     reporter.line(line)
   for line in inspection.cautions(found, config.num_clusters):
     reporter.warning(line)
-  figures.save_figure(check.check(inspection.tiles(found, source)), workdir / CHECK)
+  parts.draw_check(found, source, workdir / CHECK)
   files.write_text((workdir / CHECK).with_suffix('.json'),
                    json.dumps(found.as_dict(), indent=2) + '\n')
   reporter.line(f'  {workdir / CHECK} shows some of them as they are seen.')

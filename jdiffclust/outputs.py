@@ -49,7 +49,7 @@ from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
 from jdiffclust.registry import EMBEDDINGS
 from jdiffclust.report import (
-    explorer, figures, restored, results, spreadsheet, thumbnails)
+    check, explorer, figures, restored, results, spreadsheet, thumbnails)
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.workdir import is_main_process
@@ -97,15 +97,22 @@ def generate(fitted: Fitted, count: int, reporter: Reporter, name: str) -> np.nd
                            task).images
 
 
+def draw_check(found: inspection.Inspection, source: ImageSource, path) -> None:
+  """Draws some of the images, and those of each kind, as they are seen: a PNG."""
+  figures.save_figure(check.check(inspection.tiles(found, source)), path)
+
+
 class Parts(NamedTuple):
   """What results are made by; others may be handed in.
 
   Attributes:
+    draw_check: as `draw_check`.
     draw_figures: as `results.draw_figures`.
     generate: as `generate`.
     spread: as `gallery.spread`.
   """
 
+  draw_check: Callable = draw_check
   draw_figures: Callable = results.draw_figures
   generate: Callable = generate
   spread: Callable = gallery.spread

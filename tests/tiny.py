@@ -93,7 +93,8 @@ def no_map(features, seed):
 
 TINY_NETWORKS = method.Networks(denoiser=lambda _: TinyDenoiser(), latent=tiny_networks)
 # Results without figures, which take seconds too; and without generated images.
-NO_FIGURES = outputs.Parts(draw_figures=lambda *args: {}, spread=no_map)
+NO_FIGURES = outputs.Parts(draw_check=lambda *args: None,
+                           draw_figures=lambda *args: {}, spread=no_map)
 NO_PICTURES = NO_FIGURES._replace(generate=no_samples)
 
 
