@@ -60,7 +60,7 @@ nitpick_ignore_regex = [('py:.*', r'(?!jdiffclust\.).*')]
 # Parts that no user of the library meets.
 nitpick_ignore = [('py:class', f'jdiffclust.{name}') for name in (
     'config.options.Config', 'clustering.starts.recognition.Recognised',
-    'training.storage.Store')]
+    'data.sources.common.Stored', 'training.storage.Store')]
 
 SECTION = re.compile(r'(Args|Attributes|Returns|Raises|Yields)( and \w+)?:$')
 

@@ -15,6 +15,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import datasets
 
 import jdiffclust
@@ -72,6 +73,10 @@ COMMANDS = sorted({
 def fitted_folder(tmp_path_factory):
   """A folder with the config of a fit of a folder of images, which commands ask for."""
   folder = tmp_path_factory.mktemp('run')
+  (folder / 'images').mkdir()
+  for number in range(8):
+    pixels = np.full((8, 8), 30 * number, np.uint8)
+    Image.fromarray(pixels).save(folder / 'images' / f'{number}.png')
   config = jdiffclust.default_config()
   config.data.source, config.data.path, config.num_clusters = 'folder', 'images', 5
   (folder / 'config.json').write_text(to_json(config), encoding='utf-8')
@@ -83,10 +88,13 @@ def test_command_is_understood(name, command, fitted_folder):
   """Its flags, options and values, and that the mode reads them; nothing is run."""
   del name
   words = shlex.split(command, comments=True)
-  words = words[words.index('jdiffclust.main' if '-m' in words else 'jdiffclust'):]
+  names = [pathlib.PurePath(word).name for word in words]
+  words = words[names.index('jdiffclust.main' if '-m' in words else 'jdiffclust'):]
   fits = not any(word.startswith('--mode') for word in words)
-  main.parse([f'--workdir={fitted_folder}' if word.startswith('--workdir') and not fits
-              else word for word in words])
+  given = {'--workdir': f'--workdir={fitted_folder}'} if not fits else {}
+  main.parse([words[0], *(
+      given.get(word.partition('=')[0], word) if word.startswith('-')
+      else str(fitted_folder / 'images') for word in words[1:])])
 
 
 def test_there_are_examples():
