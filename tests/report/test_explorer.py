@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from jdiffclust.decisions import Decisions
+from jdiffclust import splits
+from jdiffclust.decisions import none_of
 from jdiffclust.report import explorer, page
 from tests.report.exploring import (
     CLUSTERS, COPY, FOREIGN, N, NASTY, ORIGINAL, Q, TORN, explored, features)
@@ -77,7 +78,8 @@ def test_what_is_decided_shows():
   """Names, a merge and a pin, as results.csv has them."""
   pins = np.full(N, -1)
   pins[4] = 0
-  decided = Decisions(('', '<b>cats', '<b>cats', ''), np.array([0, 1, 1, 3]), pins)
+  decided = none_of(Q, N)._replace(
+      names=('', '<b>cats', '<b>cats', ''), owners=np.array([0, 1, 1, 3]), pins=pins)
   view = explorer.view(explored(decided))
   assert [card['title'] for card in view['cards']] == [
       'Cluster 0', '1 · <b>cats', 'Cluster 3']
@@ -85,6 +87,22 @@ def test_what_is_decided_shows():
   assert view['cards'][0]['pinned'] == 1 and view['data']['pinned'] == [4]
   assert len(view['cards'][1]['means']) == 2  # of both that are one
   assert view['data']['cluster'][4] == 0 and view['data']['cluster'][2] == 1
+
+
+def test_a_split_shows():
+  """A part has a card of its own, with the pictures of the whole that the model knows."""
+  share = (np.arange(N) % 2).astype(np.float32)  # of every second image
+  cut = splits.none_of(Q, ['?'] * N).one_more(0, share)
+  decided = none_of(Q, N)._replace(
+      names=('even', '', '', '', 'odd'), owners=np.arange(Q + 1), splits=cut,
+      shares=share[:, None])
+  cards = explorer.view(explored(decided))['cards']
+  assert [card['title'] for card in cards] == [
+      '0 · even', 'Cluster 1', 'Cluster 2', 'Cluster 3', '4 · odd']
+  members = np.flatnonzero(CLUSTERS == 0)
+  assert cards[0]['size'] == np.sum(members % 2 == 0)
+  assert cards[4]['size'] == np.sum(members % 2 == 1)
+  assert cards[4]['means'] == cards[0]['means'] and len(cards[4]['means']) == 1
 
 
 def test_unusual_images_and_copies(view):
