@@ -12,6 +12,7 @@ factor of two is what they are meant for (docs/benchmarks.md).
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -43,8 +44,9 @@ class Stage(NamedTuple):
   seconds: float
 
 
+@functools.cache
 def speed(times: int = 5) -> float:
-  """How fast this machine is now, in units of the reference.
+  """How fast this machine is, in units of the reference; a process asks it once.
 
   Cores count by the root of their number: not all of a fit gains from more.
   """

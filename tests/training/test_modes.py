@@ -14,7 +14,7 @@ from sklearn import datasets
 
 from jdiffclust.clustering.cddpm.density import Densities
 from jdiffclust.fitted import Fitted
-from jdiffclust.outputs import share_below
+from jdiffclust.deciding import share_below
 from tests.helpers import check_error, summary_of
 
 
