@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jdiffclust.outputs import draw_check
 from tests.helpers import check_error, summary_of
-from tests.tiny import TINY
+from tests.tiny import NO_FIGURES, TINY, TINY_NETWORKS
 
 # The recognition network is as small as it can be.
 RECOGNISED = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=2',
@@ -85,7 +86,8 @@ def test_images_named_as_arguments(commands, tmp_path):
     Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).save(path)
   workdir = tmp_path / 'run'
   asked = *TINY, '--config.data.max_images=0', f'--workdir={workdir}'
-  outcome = commands.small(*paths, *asked)
+  outcome = commands.run(*paths, *asked, networks=TINY_NETWORKS,
+                         parts=NO_FIGURES._replace(draw_check=draw_check))
   assert outcome.code == 0, outcome.err
   for text in ('12 image files', 'The whole command', 'Nothing odd', 'This will take'):
     assert text in outcome.err, text
