@@ -146,7 +146,7 @@ class Decisions(NamedTuple):
     """The clusters of the model that a number or a name means, rising.
 
     Raises:
-      UserError: there is none, or it is but a part of one.
+      UserError: none has the name, or it is but a part of one.
     """
     found = self.numbers_of(cluster)
     if isinstance(cluster, str):
@@ -156,7 +156,9 @@ class Decisions(NamedTuple):
           raise UserError(
               f'{cluster!r} is a part of cluster {root}, which was split by hand: the '
               f'model knows the whole of it alone. Ask for {root}, which draws that.')
-    return sorted({self.splits.root(number) for number in found})
+    # A number of no cluster stays one, to be refused with those that there are.
+    return sorted({number if number >= len(self.names) else self.splits.root(number)
+                   for number in found})
 
   def numbers_of(self, cluster: int | str) -> list[int]:
     """The clusters that a number or a name means, rising.
