@@ -35,7 +35,8 @@ def pytest_collection_finish():
 
 
 # Other files that take half a minute and more.
-SLOW = ('test_fitted.py', 'test_docs.py', 'test_recognition.py')
+SLOW = ('test_fitted.py', 'test_docs.py', 'test_notebooks.py', 'test_recognition.py',
+        'test_methods_oracles.py')
 
 
 def pytest_collection_modifyitems(items):
