@@ -744,8 +744,8 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
                   f'by their folder, too, such as {renamed[0]!r}')
   return (f'{source.num_images:,} images of {source.name} added, {new.foreign.sum():,} '
           f'of them foreign to all clusters; {len(repeat):,} repeat others, '
-          f"{repeat.count('exact'):,} to the pixel: {workdir / deciding.RESULTS}.csv, "
-          f'.parquet and report.html have {len(columns["file"]):,} images now; '
+          f"{repeat.count('exact'):,} to the pixel: {workdir / deciding.RESULTS}.csv "
+          f'and .parquet have {len(columns["file"]):,} images now; '
           f'--mode=add --undo --workdir={workdir} takes these back'
           + told_by(fitted, source))
 
@@ -773,7 +773,7 @@ def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
   added.write(workdir, after)
   deciding.rewrite(workdir, table, deciding.decided_of(workdir, num_clusters, table))
   return (f'{len(before.ids) - len(after.ids):,} images were taken back: '
-          f'{workdir / deciding.RESULTS}.csv, .parquet and report.html have '
+          f'{workdir / deciding.RESULTS}.csv and .parquet have '
           f"{len(table.columns['file']):,} images now")
 
 
