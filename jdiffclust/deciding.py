@@ -306,3 +306,25 @@ def unsplit(workdir: pathlib.Path, num_clusters: int) -> str:
   back = int(decided.splits.clusters[-1])
   return (f'Cluster {last} is gone{name}: its images are back in cluster {back}. '
           f'{workdir / RESULTS}.csv, .parquet and report.html say so')
+
+
+def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
+  """Takes the images that were added last out of a run again.
+
+  Args and returns: as of `write_decided`.
+
+  Raises:
+    UserError: none were added, or a pinned one is among them.
+  """
+  before, table = added.read(workdir), read_table(workdir)
+  if before is None:
+    raise UserError(f'There is nothing to undo: no images were added to {workdir}.')
+  after = before.without_last()
+  known = read_gallery(workdir, table.ids)
+  decisions.read(workdir, num_clusters, table.ids, after.ids)
+  table = with_added(table.own, known, after)
+  added.write(workdir, after)
+  rewrite(workdir, table, decided_of(workdir, num_clusters, table))
+  return (f'{len(before.ids) - len(after.ids):,} images were taken back: '
+          f'{workdir / RESULTS}.csv and .parquet have '
+          f"{len(table.columns['file']):,} images now")

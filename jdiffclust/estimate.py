@@ -23,8 +23,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from jdiffclust import config as config_lib
+from jdiffclust.clustering.starts.agreement import MOST_IMAGES, SIGN_IMAGES
+from jdiffclust.evaluation.gallery import MAP_IMAGES
 from jdiffclust.progress import in_words
-from jdiffclust.registry import COMPARING_STARTS, RECOGNISED
+from jdiffclust.registry import COMPARING_STARTS, NEIGHBOURHOODS, RECOGNISED
+from jdiffclust.state import steps_until
 
 # Products of matrices of SIDE on one thread, REPEATS at a time, their seconds on the
 # reference, and its cores.
@@ -119,8 +122,8 @@ def stages_of(config, count: int, image_shape: Sequence[int],
   kinds = options.candidates if options.kind == config_lib.BEST else (options.kind,)
   if options.repeats and number > 1 and 'sign' not in done:
     plain = config_lib.copied(config)
-    plain.views.sets, some = 1, min(count, 1000)
-    halves = 2 * (1 + options.repeats / 2) * start_seconds('neighbours', plain, some,
+    plain.views.sets, some = 1, min(count, SIGN_IMAGES)
+    halves = 2 * (1 + options.repeats / 2) * start_seconds(NEIGHBOURHOODS, plain, some,
                                                            seen_shape)
     found.append(Stage('sign of clusters', 'whether there are any', 2 + halves))
   if 'start' not in done:
@@ -131,11 +134,11 @@ def stages_of(config, count: int, image_shape: Sequence[int],
   kind = config_lib.repeated_start(config)
   if kind and 'agreement' not in done:
     found.append(Stage('the start anew', 'which clusters come back', options.repeats * (
-        start_seconds(kind, config, min(fitted, 2000) // 2, seen_shape))))
+        start_seconds(kind, config, min(fitted, MOST_IMAGES) // 2, seen_shape))))
   if config.effort == config_lib.FULL and 'model' not in done:
     found += model_stages(config_lib.for_collection(config, count), count, number,
                           image_shape)
-  some = min(count, 3000)
+  some = min(count, MAP_IMAGES)
   return found + [
       Stage('baselines', 'results', 1 + 2e-7 * fitted * math.prod(image_shape)),
       Stage('reference for new images', 'results', 2.5 + .0003 * min(count, 5000)),
@@ -150,9 +153,7 @@ def model_stages(config, count: int, number: int,
   draw = FORWARD * image * (1 + .07 * number)
   rounds, found = config.em.max_iterations, []
   for k in range(1, rounds + 1):
-    steps = config.m_step.num_steps
-    if k == 1 and config.m_step.first_num_steps:
-      steps = config.m_step.first_num_steps
+    steps = steps_until(config.m_step, k) - steps_until(config.m_step, k - 1)
     first = k == 1
     found += [
         Stage(f'EM {k}/{rounds} M-step', 'the diffusion model',

@@ -9,18 +9,20 @@ Nothing is left out or changed for it; and no labels are looked at.
 
 from __future__ import annotations
 
+import json
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jdiffclust.data.dataset import ImageSource, images_at, read_images
+from jdiffclust.data.fingerprint import BLOCK, MOST_DECODED
 from jdiffclust.data.sources.common import LazyImages
 from jdiffclust.evaluation import gallery
 
+PICTURE, FILE = 'check.png', 'check.json'  # in the folder of a run
 SHOWN = 24  # images of the picture
 EXAMPLES = 6  # of what is odd, in the picture
-MOST_DECODED = 4096  # images looked at where each access decodes a file
-BLOCK = 1024
 ONE_COLOUR = 2 / 255  # of the range of pixels: what JPEG leaves of one colour
 CROPPED = .1  # the share of a picture beyond which its loss is told of
 # Times the usual longer side, and the usual proportions, beyond which a size is odd.
@@ -145,6 +147,19 @@ def inspect(source: ImageSource, data) -> Inspection:
   return Inspection(count, len(rows), source.image_shape, seen.image_shape, odd,
                     rows[of[repeats]], lost, contrast, source.rendering.background,
                     len(source.skipped), tuple(source.ids))
+
+
+def of_run(workdir, source: ImageSource, data) -> dict[str, Any]:
+  """`Inspection.as_dict` of the images of a run: as it was kept, or else looked at now.
+
+  Args:
+    workdir: the folder of the run.
+    source, data: as of `inspect`.
+  """
+  try:
+    return json.loads((pathlib.Path(workdir) / FILE).read_bytes())
+  except (OSError, ValueError):
+    return inspect(source, data).as_dict()
 
 
 def cropped(sizes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

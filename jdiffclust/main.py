@@ -49,7 +49,6 @@ IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar',
            'split': 'decide', 'unsplit': 'decide', 'undo': 'add'}
-CHECK = 'check.png'  # of the workdir: what is seen of the images
 HELP_ALL = ('--help=all', '--helpfull', '--helpfull=true')
 # Where the configs are that jdiffclust comes with: of a checkout, of an installed wheel.
 CONFIGS = (pathlib.Path(__file__).parents[1] / 'configs',
@@ -400,8 +399,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     if config.num_clusters != config_lib.AUTO:  # a wrong table shall not wait for the end
       decisions.read(workdir, config.num_clusters, source.ids, added.ids_in(workdir))
     fitted = fit(config, source, store, reporter, build)
-    summary = write_outputs(fitted, source, workdir, reporter, parts=parts,
-                            command=command)
+    summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
     print_summary(summary, workdir)
     if fitted.start_alone:
@@ -438,10 +436,10 @@ def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:
     reporter.line(line)
   for line in inspection.cautions(found, config.num_clusters):
     reporter.warning(line)
-  parts.draw_check(found, source, workdir / CHECK)
-  files.write_text((workdir / CHECK).with_suffix('.json'),
+  parts.draw_check(found, source, workdir / inspection.PICTURE)
+  files.write_text(workdir / inspection.FILE,
                    json.dumps(found.as_dict(), indent=2) + '\n')
-  reporter.line(f'  {workdir / CHECK} shows some of them as they are seen.')
+  reporter.line(f'  {workdir / inspection.PICTURE} shows some of them as they are seen.')
 
 
 def tell_time(source, config, store, reporter) -> None:
@@ -493,7 +491,8 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
 
 def run_add(config, workdir: pathlib.Path, reporter, build, undo: bool | None) -> None:
   """Adds the images of `config.data` to a fitted workdir, or takes the last ones back."""
-  from jdiffclust.outputs import add_images, undo_added
+  from jdiffclust.deciding import undo_added
+  from jdiffclust.outputs import add_images
   from jdiffclust.workdir import main_process_lock
   files.check_writable(workdir)
   with main_process_lock(workdir):
@@ -575,8 +574,9 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     ids, paths = list(table.ids), [root.absolute() / name for name in table.ids]
     more = read(workdir) if table.others else None
     if more is not None:
+      told = set(table.others)
       for name, path in zip(more.ids, more.paths()):
-        if path is not None and name in set(table.others):
+        if path is not None and name in told:
           ids.append(name)
           paths.append(pathlib.Path(path))
       places = {name: row for row, name in enumerate(table.columns['file'])}

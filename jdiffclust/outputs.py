@@ -52,7 +52,7 @@ from jdiffclust.report import (
     check, explorer, figures, restored, results, spreadsheet, thumbnails)
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.streams import integer_seed
-from jdiffclust.workdir import is_main_process
+from jdiffclust.workdir import command_of, is_main_process
 
 # Partitions that a result is set beside.
 BASELINES = ('kmeans', 'gaussian_mixture')
@@ -120,7 +120,7 @@ class Parts(NamedTuple):
 
 def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
                   reporter: Reporter, with_quality: bool = False,
-                  parts: Parts = Parts(), command: str | None = None) -> dict | None:
+                  parts: Parts = Parts()) -> dict | None:
   """Baselines, samples and perhaps their quality, summary, figures and page of a fit.
 
   Args:
@@ -130,7 +130,6 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
     reporter: shows progress.
     with_quality: whether generated images are compared with real ones.
     parts: what the results are made by.
-    command: the command line of the fit; None: that of the results in the folder.
 
   Returns:
     The summary, as written; None in processes that do not write.
@@ -166,8 +165,7 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       responsibilities=fitted.responsibilities, start=fitted.start,
       baselines=baselines, bound=fitted.bound, means=means, samples=samples,
       history=fitted.history, noise_bands=method.noise_bands(),
-      facts=facts_of(fitted, source, wall_seconds, notes)
-      | {'command': command or results.command_of(workdir)}, choice=fitted.choice,
+      facts=facts_of(fitted, source, workdir, wall_seconds, notes), choice=fitted.choice,
       quality=quality, latents=latents, names=decided.of_the_model)
   told = 0 if before is None else int(before.told.sum()) + sum(
       len(part.rows) for part in again)
@@ -314,13 +312,14 @@ def small_group_notes(fitted: Fitted, source: ImageSource,
           for group in small_groups(fitted.clusters, baselines['kmeans'])]
 
 
-def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
-             notes: Sequence[str] = ()) -> dict:
+def facts_of(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
+             wall_seconds: float, notes: Sequence[str] = ()) -> dict:
   """The entries of the summary that no result decides.
 
   Args:
     fitted: the fit.
     source: its images.
+    workdir: the folder of the run.
     wall_seconds: of the run.
     notes: what else a person should know.
   """
@@ -339,7 +338,8 @@ def facts_of(fitted: Fitted, source: ImageSource, wall_seconds: float,
           'size': source.embeddings.shape[1], 'beside': [
               name for name in config.start.spaces if name != EMBEDDINGS],
           'distance': config.start.embeddings_distance},
-      'input': inspection.inspect(source, config.data).as_dict(),
+      'input': inspection.of_run(workdir, source, config.data),
+      'command': command_of(workdir),
       'effort': QUICK if fitted.start_alone else FULL,
       'agreement': fitted.agreement,
       'bought': None if fitted.start_alone else bought(fitted),
@@ -640,7 +640,9 @@ def told_again(fitted: Fitted, before: Added, reporter: Reporter) -> list[Told]:
 def with_told(before: Added, part: Told, fitted: Fitted, known: gallery.Gallery,
               workdir: pathlib.Path, reporter: Reporter) -> Added:
   """Images that were added, some more of them told by the weights of now."""
-  now = describe_added(part, fitted, known, workdir, reporter)
+  looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, part.source,
+                             reporter)
+  now = describe_added(part, looks, fitted, workdir, reporter)
   changed: dict[str, Any] = {'told': before.told.copy()}
   changed['told'][part.rows] = True
   for name in ('responsibilities', 'bound', 'foreign', 'features', 'signatures',
@@ -654,15 +656,13 @@ def with_told(before: Added, part: Told, fitted: Fitted, known: gallery.Gallery,
   return before._replace(**changed)
 
 
-def describe_added(part: Told, fitted: Fitted, known: gallery.Gallery,
+def describe_added(part: Told, looks: exploring.Looks, fitted: Fitted,
                    workdir: pathlib.Path, reporter: Reporter) -> Added:
   """All that is kept of images that are added; ids and sources are yet to come."""
   source, bound = part.source, part.bound
   count = source.num_images
   verdict = judge_all(source, workdir, unusual_by_bound(fitted, bound), part.share,
                       reporter)
-  looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
-                             reporter)
   labels = ([''] * count if source.labels is None else
             results.label_texts(source.labels, source.label_names))
   return Added(
@@ -714,11 +714,14 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
   if again.any():
     reporter.line(told)
     source = reordered(source, np.flatnonzero(~again))
+    # To the bits that `predict` has of these alone: sums depend on the batch.
+    looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
+                               reporter)
   tau, bound = told_and_bound(fitted, source, reporter)
   if not is_main_process():
     return None
   new = describe_added(Told(source, np.arange(source.num_images), tau, bound, share),
-                       fitted, known, workdir, reporter)
+                       looks, fitted, workdir, reporter)
   sources = [] if before is None else before.sources
   path = config.data.path and pathlib.Path(config.data.path)
   called = (path.stem if path and path.is_file() else path.name if path else
@@ -748,33 +751,6 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
           f'and .parquet have {len(columns["file"]):,} images now; '
           f'--mode=add --undo --workdir={workdir} takes these back'
           + told_by(fitted, source))
-
-
-def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
-  """Takes the images that were added last out of a run again.
-
-  Args:
-    workdir: the folder of the run.
-    num_clusters: Q.
-
-  Returns:
-    What to tell of it.
-
-  Raises:
-    UserError: none were added, or a pinned one is among them.
-  """
-  before, table = added.read(workdir), deciding.read_table(workdir)
-  if before is None:
-    raise UserError(f'There is nothing to undo: no images were added to {workdir}.')
-  after = before.without_last()
-  known = deciding.read_gallery(workdir, table.ids)
-  decisions.read(workdir, num_clusters, table.ids, after.ids)
-  table = deciding.with_added(table.own, known, after)
-  added.write(workdir, after)
-  deciding.rewrite(workdir, table, deciding.decided_of(workdir, num_clusters, table))
-  return (f'{len(before.ids) - len(after.ids):,} images were taken back: '
-          f'{workdir / deciding.RESULTS}.csv and .parquet have '
-          f"{len(table.columns['file']):,} images now")
 
 
 def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,

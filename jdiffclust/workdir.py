@@ -284,6 +284,12 @@ def _last_good(workdir) -> str:
           else 'There is no checkpoint yet.')
 
 
+def command_of(workdir) -> str | None:
+  """The command line of the fit in a folder; None: it is not known."""
+  path = pathlib.Path(workdir) / COMMAND
+  return path.read_text(encoding='utf-8').strip() if path.is_file() else None
+
+
 def images_of_run(source: ImageSource, workdir) -> ImageSource:
   """The images in the order that the run of a workdir began with.
 

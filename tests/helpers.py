@@ -1,5 +1,6 @@
 """What several files of tests ask of a run or of a mistake."""
 
+import csv
 import json
 
 import pytest
@@ -15,6 +16,12 @@ def summary_of(workdir) -> dict:
 def metrics_of(workdir) -> list[dict]:
   """The lines of metrics.jsonl."""
   return [json.loads(line) for line in open(workdir / 'metrics.jsonl', encoding='utf-8')]
+
+
+def predicted(workdir) -> list[int]:
+  """The clusters of predictions.csv."""
+  with open(workdir / 'predictions.csv', encoding='utf-8', newline='') as file:
+    return [int(row['cluster']) for row in csv.DictReader(file)]
 
 
 def check_error(outcome, *fragments) -> None:

@@ -22,7 +22,7 @@ from jdiffclust.decisions import Decisions
 from jdiffclust.evaluation import gallery
 from jdiffclust.evaluation.diagnostics import CERTAIN, OVERLAP, overlaps
 from jdiffclust.report import figures, thumbnails
-from jdiffclust.report.spreadsheet import Columns
+from jdiffclust.report.spreadsheet import OURS, Columns
 from jdiffclust.report.thumbnails import Sheets
 
 FILE = 'thumbnails.npz'  # in the folder of a run
@@ -441,13 +441,6 @@ def _metadata(columns: Columns, rows: np.ndarray) -> dict[str, list[str]] | None
                 for row in rows] for name in columns if name not in OURS}
   length = sum(len(cell) for cells in own.values() for cell in cells)
   return own if length <= MOST_METADATA else None
-
-
-# The columns that are not the user's.
-OURS = {'file', 'cluster', 'name', 'probability', 'second', 'second_probability', 'rank',
-        'model_cluster', 'pinned', 'added', 'bound', 'typicality', 'foreign', 'why',
-        'duplicate_of', 'duplicate', 'x', 'y', 'neighbor_files', 'neighbor_distances',
-        'neighbors', 'probabilities', 'image', 'label'}
 
 
 def nearest_of_both(features: np.ndarray, cluster: np.ndarray, second: np.ndarray,

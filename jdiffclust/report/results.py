@@ -210,15 +210,6 @@ def write_results(workdir, results: Results, source, images_at, labels,
   return summary, drawn
 
 
-def command_of(workdir) -> str | None:
-  """The command line of the fit in a folder, as its summary has it; None: unknown."""
-  try:
-    text = (pathlib.Path(workdir) / 'summary.json').read_bytes()
-    return json.loads(text).get('command')
-  except (OSError, ValueError, AttributeError):
-    return None
-
-
 def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
                  decided: Decisions, added: int = 0) -> None:
   """Writes report.html anew from what is in the folder.

@@ -25,6 +25,11 @@ DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f'
           'bound': '.2f', 'x': '.3f', 'y': '.3f', 'neighbor_distances': '.4g'}
 
 NOTE = b'jdiffclust'  # in a Parquet file's own metadata
+# The columns that are not the user's.
+OURS = {'file', 'cluster', 'name', 'probability', 'second', 'second_probability', 'rank',
+        'model_cluster', 'pinned', 'added', 'bound', 'typicality', 'foreign', 'why',
+        'duplicate_of', 'duplicate', 'x', 'y', 'neighbor_files', 'neighbor_distances',
+        'neighbors', 'probabilities', 'image', 'label'}
 IN_PARQUET = ('probabilities', 'neighbors', 'image')  # columns that the CSV leaves out
 
 Columns = dict[str, Any]  # sequences of cells, and the array of probabilities

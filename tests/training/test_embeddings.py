@@ -1,17 +1,15 @@
 """A fit whose embeddings decide: what the command makes of them, from the fit on."""
 
-import csv
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jdiffclust
 from jdiffclust.evaluation.scores import accuracy
-from tests.helpers import check_error, summary_of
+from tests.helpers import check_error, predicted, summary_of
 from tests.tiny import Small, build, small
 
 COUNT = 60
@@ -46,17 +44,7 @@ def options(folder):
 @pytest.fixture(scope='module')
 def run(commands, options, tmp_path_factory):
   """The workdir of a fit."""
-  path = tmp_path_factory.mktemp('embedded') / 'run'
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    outcome = commands.fit(path, *options)
-  assert outcome.code == 0, outcome.err
-  return path
-
-
-def predicted(workdir) -> list[int]:
-  """The clusters of predictions.csv."""
-  with open(workdir / 'predictions.csv', encoding='utf-8', newline='') as file:
-    return [int(row['cluster']) for row in csv.DictReader(file)]
+  return commands.new_workdir(tmp_path_factory, 'embedded', *options)
 
 
 def test_the_clusters_are_those_of_the_embeddings(run):

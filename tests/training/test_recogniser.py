@@ -1,6 +1,5 @@
 """A fit whose start is by recognition: it goes on telling the clusters of new images."""
 
-import csv
 import pathlib
 import shutil
 
@@ -12,7 +11,7 @@ from sklearn import datasets
 import jdiffclust
 from jdiffclust.config import fitted_config
 from jdiffclust.files import read_npz
-from tests.helpers import check_error
+from tests.helpers import check_error, predicted
 from tests.tiny import build
 
 OPTIONS = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=6',
@@ -44,12 +43,6 @@ def run(commands, options, tmp_path_factory):
   assert outcome.code == 0, outcome.err
   assert 'start (recognition): 100/100' in outcome.err
   return path
-
-
-def predicted(workdir) -> list[int]:
-  """The clusters of predictions.csv."""
-  with open(workdir / 'predictions.csv', encoding='utf-8', newline='') as file:
-    return [int(row['cluster']) for row in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize('method', [(), OTHER, FINER])

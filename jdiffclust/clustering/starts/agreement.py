@@ -106,7 +106,7 @@ class Agreement(NamedTuple):
     return {**self._asdict(), 'text': self.in_words()}
 
 
-def overlaps(clusters: np.ndarray, others: np.ndarray, num_clusters: int) -> np.ndarray:
+def jaccards(clusters: np.ndarray, others: np.ndarray, num_clusters: int) -> np.ndarray:
   """J_q of each cluster, [Q]; 0 of one without members.
 
   Args:
@@ -143,7 +143,7 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     other = copy.deepcopy(config)
     other.seed, other.num_clusters = seed, min(config.num_clusters, len(half))
     told = _start(kind, sample, image_shape, other, vectors, half, rest)
-    found.append(overlaps(clusters[rest], told, config.num_clusters))
+    found.append(jaccards(clusters[rest], told, config.num_clusters))
     rand.append(float(adjusted_rand_score(clusters[rest], told)))
     advance()
   found = np.array(found)

@@ -28,11 +28,11 @@ def groups(number, each, spread, seed=0):
   return np.clip(rows, -1, 1).astype(np.float32), labels
 
 
-def test_overlaps_by_hand():
+def test_jaccards_by_hand():
   """The Jaccard indices of four small clusters, the last of which is empty."""
   clusters = np.array([0, 0, 0, 0, 1, 1, 2, 2])
   others = np.array([1, 1, 1, 0, 0, 0, 2, 1])
-  found = agreement.overlaps(clusters, others, 4)
+  found = agreement.jaccards(clusters, others, 4)
   # {0..3} and {0, 1, 2, 7}; {4, 5} and {3, 4, 5}; {6, 7} and {6}.
   np.testing.assert_allclose(found, [3 / 5, 2 / 3, 1 / 2, 0])
 
