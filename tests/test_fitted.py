@@ -90,7 +90,7 @@ def test_fit_needs_no_workdir(method):
   assert found.bound.shape == (60,) and found.start.shape == shape
 
 
-def test_advice_is_of_the_last_iteration():
+def test_advice_is_of_the_last_iteration(tmp_path):
   """What an earlier one gave cause for is no finding, nor is what an earlier version of
   the project wrote down of it."""
   found = fitted('cddpm')
@@ -101,7 +101,7 @@ def test_advice_is_of_the_last_iteration():
                found.history[1] | last]
     facts = outputs.facts_of(dataclasses.replace(found, progress=found.progress | {
         'history': history, 'warnings': ['EM 1: 0 and 1 may be one', 'EM 1: empty']}),
-                             source, 1.)
+                             source, tmp_path, 1.)
     assert ('melting' in facts['advice']) == (last is flat)
     assert 'EM 1: empty' in facts['warnings']
     assert not any('may be one' in text for text in facts['warnings'])
