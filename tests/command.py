@@ -45,7 +45,7 @@ def _in_child(function, arguments, log, environment):
 
 
 @functools.cache
-def _server():
+def server():
   """What forks processes; it imports once."""
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(['tests.command'])
@@ -65,7 +65,7 @@ class Forked:
       function: of a module that can be imported.
     """
     open(log, 'a', encoding='utf-8').close()  # who waits for a line may read it at once
-    self._process = _server().Process(
+    self._process = server().Process(
         target=_in_child, args=(function, arguments, str(log), environment))
     self._process.start()
     self.pid = self._process.pid

@@ -1,6 +1,5 @@
 """The examples of docs/ and the README run, or are understood, and the site is built."""
 
-import contextlib
 import functools
 import importlib.util
 import os
@@ -43,7 +42,7 @@ def given():
 
 
 def with_tiny_networks():
-  """`jdiffclust` whose fits take no time, of a config that is given."""
+  """`jdiffclust` whose fits take no time."""
   return mock.patch.multiple(
       jdiffclust, create=True, DiffusionClustering=Small,
       fit=functools.partial(jdiffclust.fit, build=BUILD),
@@ -53,11 +52,10 @@ def with_tiny_networks():
 @pytest.mark.parametrize('name, number, code', EXAMPLES,
                          ids=[f'{name}-{number}' for name, number, _ in EXAMPLES])
 def test_example_runs(name, number, code, given):
-  """With what a user has: promotion of ranks allowed."""
+  """With what a user has, promotion of ranks allowed, but for the networks."""
   program = compile(code, f'{name}, example {number}', 'exec')
-  short = 'config' in program.co_names and 'default_config' not in program.co_names
   with (jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'),
-        with_tiny_networks() if short else contextlib.nullcontext()):
+        with_tiny_networks()):
     exec(program, dict(given))
 
 
@@ -147,7 +145,8 @@ def test_the_library_in_the_readme():
   for lines in (estimator, code):
     assert len(lines.strip().splitlines()) <= 6
   names = {'images': datasets.load_digits().images[:40], 'tiny_config': tiny_config}
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
+  with (jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'),
+        with_tiny_networks()):
     exec(estimator.replace('n_clusters=3', 'n_clusters=3, config=tiny_config()'), names)
     assert names['how_sure'].shape == (5, 3) and names['new_images'].shape == (4, 8, 8)
     labels = names['clusters']

@@ -1,11 +1,10 @@
 """The lock on a workdir, and runs whose shell was killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import psutil
@@ -13,28 +12,28 @@ import pytest
 
 from jdiffclust.errors import UserError
 from jdiffclust.workdir import workdir_lock
+from tests.command import server
 
-# Holds the workdir of its first argument for a minute; deaf to SIGTERM by its second.
-HOLD = '''
-import os, signal, sys, time
-from jdiffclust.workdir import workdir_lock
-if sys.argv[2] == 'deaf':
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-with workdir_lock(sys.argv[1]):
-  print('held by', os.getpid(), flush=True)
-  time.sleep(60)
-'''
+
+def stay(workdir, how, shell, told):
+  """Holds a workdir for a minute, or has a process of its own do so; tells its pid."""
+  if shell and os.fork():
+    os.wait()
+    return
+  if how == 'deaf':
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  with workdir_lock(workdir):
+    told.send(os.getpid())
+    time.sleep(60)
 
 
 def hold(workdir, how='plain', shell=False):
-  """Starts a holder, under a shell of its own if asked; returns (Popen, holder's pid)."""
-  command = [sys.executable, '-c', HOLD, str(workdir), how]
-  if shell:  # the shell has something to do afterwards: it stays the parent
-    command = ['sh', '-c', '"$@"; true', 'sh', *command]
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-  line = process.stdout.readline()
-  assert line.startswith('held by ')
-  return process, int(line.split()[-1])
+  """Starts a holder, under another process, as a shell, if asked; returns it, the pid."""
+  here, there = multiprocessing.Pipe()
+  process = server().Process(target=stay, args=(workdir, how, shell, there))
+  process.start()
+  assert here.poll(60)
+  return process, here.recv()
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def holder(request, tmp_path):
   process, pid = hold(tmp_path, getattr(request, 'param', 'plain'), shell=True)
   assert process.pid != pid
   process.kill()
-  process.wait()
+  process.join()
   yield pid
   try:
     os.kill(pid, signal.SIGKILL)
@@ -89,7 +88,7 @@ def test_lock_of_another_process_ends_with_kill_9(tmp_path):
     check_refused(tmp_path, pid)
   finally:
     process.kill()
-    process.wait()
+    process.join()
   with workdir_lock(tmp_path):
     assert json.loads((tmp_path / '.lock').read_text())['pid'] == os.getpid()
 
@@ -104,7 +103,7 @@ def test_run_with_a_living_parent_is_left_alone(shell, tmp_path):
     assert not told and psutil.pid_exists(pid)
   finally:
     os.kill(pid, signal.SIGKILL)
-    process.wait()
+    process.join()
 
 
 @pytest.mark.parametrize('holder', ('plain', 'deaf'), indirect=True)

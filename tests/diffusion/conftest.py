@@ -54,7 +54,7 @@ def sliced_distance(x, y, num_slices=100):
   return np.sqrt(np.mean((sort(x) - sort(y))**2))
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def world():
   """What this file defines."""
   return types.SimpleNamespace(

@@ -38,10 +38,12 @@ def exact(data, seed):
   return np.asarray(data.sample(jax.random.key(100 + seed), NUM), np.float64)
 
 
-def chance(data, function):
-  """The largest of `function` over 6 pairs of exact samples."""
-  return np.max([function(exact(data, 2 * i), exact(data, 2 * i + 1))
-                 for i in range(6)], axis=0)
+@pytest.fixture(scope='module')
+def chance(world):
+  """From a distance to the largest over 6 pairs of exact samples."""
+  data = world.mixture(DIM)
+  return functools.cache(lambda distance: np.max([
+      distance(exact(data, 2 * i), exact(data, 2 * i + 1)) for i in range(6)], axis=0))
 
 
 def moments_apart(x, y):
@@ -54,7 +56,7 @@ def moments_apart(x, y):
 @pytest.mark.parametrize('kind, name', [
     *(('vp', name) for name in SETTINGS),
     *(('cddpm', name) for name in ('ddpm step', 'euler', 'euler_maruyama', 'adaptive'))])
-def test_draws_are_those_of_the_data(world, kind, name):
+def test_draws_are_those_of_the_data(world, chance, kind, name):
   """Mean, covariance, sliced Wasserstein distance: as of two exact samples, + .015."""
   path, data = path_of(world, kind), world.mixture(DIM)
   steps, grid, options = SETTINGS[name]
@@ -62,14 +64,14 @@ def test_draws_are_those_of_the_data(world, kind, name):
   x = np.asarray(draw(*made, path, data, world.keys(NUM, seed=7)), np.float64)
   truth = exact(data, 0)
   for distance in (moments_apart, world.sliced_distance):
-    found, allowed = distance(x, truth), chance(data, distance) + .015
+    found, allowed = distance(x, truth), chance(distance) + .015
     assert np.all(found < allowed), (found, allowed)
 
 
-def test_the_distance_sees_what_is_wrong(world):
+def test_the_distance_sees_what_is_wrong(world, chance):
   """Modes twice as wide, or weights mixed up, lie beyond the threshold used above."""
   data = world.mixture(DIM)
-  allowed = chance(data, world.sliced_distance) + .015
+  allowed = chance(world.sliced_distance) + .015
   for wrong in (data._replace(variances=4 * data.variances),
                 data._replace(log_weights=data.log_weights[::-1])):
     assert world.sliced_distance(exact(wrong, 1), exact(data, 0)) > allowed
