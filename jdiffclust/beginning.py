@@ -24,6 +24,7 @@ from PIL import Image
 
 from jdiffclust import config as config_lib
 from jdiffclust import files as files_lib
+from jdiffclust.data.formats import image_endings
 from jdiffclust.errors import UserError
 
 LISTED = 'files.txt'  # in the workdir: several image files that were named
@@ -144,14 +145,14 @@ def _one(path: str) -> Seen:
     return Seen('idx', whole, stem, 'a file of images (idx)', None, np.zeros((0, 2), int))
   if is_image(path):
     return Seen('files', whole, stem, 'one image', 1, sizes_of([path]))
-  raise UserError(f'{path!r} is no image, and no file of images: name {WHAT}.')
+  more = (' (HEIC is read where pillow-heif is installed: pip install pillow-heif.)'
+          if ending in ('.heic', '.heif') else '')
+  raise UserError(f'{path!r} is no image, and no file of images: name {WHAT}.{more}')
 
 
 def is_image(path: str) -> bool:
   """Whether a file has the ending of an image that Pillow reads."""
-  forms = Image.registered_extensions()
-  return os.path.isfile(path) and forms.get(
-      pathlib.Path(path).suffix.lower()) in Image.OPEN or path.lower().endswith('.heic')
+  return os.path.isfile(path) and pathlib.Path(path).suffix.lower() in image_endings()
 
 
 def slug(path: str) -> str:
@@ -179,6 +180,15 @@ def sizes_of(paths: Sequence[str | os.PathLike]) -> np.ndarray:
     except Exception:  # pylint: disable=broad-except
       continue  # it is told of when it is decoded
   return np.array(found, int).reshape(-1, 2)
+
+
+def pages_of(path: str) -> int:
+  """How many pictures an image file holds, pages or frames; 0: it cannot be read."""
+  try:
+    with Image.open(path) as image:
+      return getattr(image, 'n_frames', 1)
+  except Exception:  # pylint: disable=broad-except
+    return 0  # as in `sizes_of`
 
 
 def model_size(sizes: np.ndarray) -> tuple[int, int]:
@@ -221,7 +231,9 @@ def chosen(seen: Seen, named: Sequence[str] = ()) -> dict[str, str]:
       f'({size[0]},{size[1]})',
       'num_clusters': config_lib.AUTO, 'effort': config_lib.QUICK}
   if 'num_clusters' not in named:
-    count = MOST_CLUSTERS * IMAGES_EACH if seen.number is None else seen.number
+    # Files may hold several images each.
+    unknown = seen.number is None or 'data.frames' in named
+    count = MOST_CLUSTERS * IMAGES_EACH if unknown else seen.number
     if count < FEWEST:
       raise UserError(
           f'{count} images are too few to choose the number of clusters by, of which '

@@ -319,8 +319,11 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
                       'one, a list of them (.txt), or their folder.')
     return parse([argv[0], *rest, f'--config.data.source={seen.source}',
                   f'--config.data.path={seen.path}'])
-  if seen.number == 1:
-    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. Name a folder of '
+  if seen.number == 1 and 'data.frames' not in named:
+    pages = beginning.pages_of(paths[0])
+    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. ' + (
+        f'(It holds {pages}: --config.data.frames=all takes each for an image.) '
+        if pages > 1 else '') + 'Name a folder of '
                     'images; or ask a run which of its clusters the image is of: '
                     f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
                     f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')

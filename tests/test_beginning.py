@@ -116,6 +116,7 @@ def test_one_image_is_asked_about(here):
   image = folder / '000.png'
   message = refused(parsed, image)
   assert 'nothing to cluster' in message and '--mode=predict' in message
+  assert 'frames' not in message
   config, workdir, _ = parsed(folder)
   workdir.mkdir(parents=True)
   config.num_clusters = 2
@@ -125,9 +126,18 @@ def test_one_image_is_asked_about(here):
   assert (config.data.source, config.data.path) == ('files', str(image))
 
 
+def test_pages_of_a_file_are_images_where_asked(here):
+  """One file of 9 pages is one image, or nine."""
+  first, *rest = [Image.new('L', (8, 8), 20 * k) for k in range(9)]
+  first.save('stack.tif', save_all=True, append_images=rest)
+  assert 'holds 9: --config.data.frames=all' in refused(parsed, 'stack.tif')
+  config, *_ = parsed('stack.tif', '--config.data.frames=all')
+  assert config.data.source == 'files' and config.data.path.endswith('stack.tif')
+
+
 @pytest.mark.parametrize('argv, fragments', [
     (['nowhere'], ["'nowhere'", 'no such', '--NAME=VALUE']),
-    (['code.py'], ["'code.py'", 'no image']),
+    (['code.py'], ["'code.py'", 'no image']), (['x.h5'], ["'x.h5'", 'no image']),
     (['a', 'code.py'], ["'a'", 'no image file']),
     (['a', '--config.data.path=b'], ['named twice']),
     (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', 'predict']),
@@ -137,6 +147,7 @@ def test_mistakes(argv, fragments, here):
   pictures(here / 'a', [(8, 8)] * 8)
   pictures(here / 'few', [(8, 8)] * 3)
   (here / 'code.py').write_text('')
+  (here / 'x.h5').write_bytes(b'\x89HDF\r\n\x1a\n')
   before = sorted(here.rglob('*'))
   message = refused(parsed, *argv)
   assert all(fragment in message for fragment in fragments), message

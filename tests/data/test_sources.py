@@ -416,10 +416,20 @@ def test_labels_are_names(options, case):
   np.testing.assert_array_equal(source.labels[:, None] == source.labels[None], same)
 
 
-@pytest.mark.parametrize('shape', [(64, 48, 3), (28, 28, 500), (300, 200, 4)])
+@pytest.mark.parametrize('shape', [(64, 48, 3), (28, 28, 500), (28, 28, 20),
+                                   (300, 200, 4)])
 def test_axes_that_look_transposed(npz, shape):
   message = refused(npz({'x': np.zeros(shape, np.uint8)}))
   assert str(shape) in message and 'moveaxis' in message
+
+
+def test_hidden_pixels_are_not_shown(options):
+  """A mask over an array is not silently lifted; one that hides nothing is none."""
+  hidden = np.ma.masked_array(IMAGES, IMAGES == IMAGES.flat[0])
+  with pytest.raises(errors.UserError, match='1 pixels .*filled'):
+    dataset.array_source(hidden, options())
+  source = dataset.array_source(np.ma.masked_array(IMAGES), options())
+  np.testing.assert_array_equal(source.images[..., 0], IMAGES)
 
 
 def test_transparent_pictures_lie_where_they_are_seen(npz):
@@ -780,13 +790,15 @@ def test_pages_and_films(options, tmp_path):
 def test_what_is_passed_over_is_told(folder, tmp_path):
   """Other endings, runs of our own, pipes; nothing of it becomes an image."""
   data = folder({'a.png': grey(1), 'b.png': grey(200), 'x.HEIF2': b'', 'y.dng': b'',
-                 'z': b'', 'run/config.json': b'{}', 'run/checkpoints/1': b'',
+                 'z': b'', 'film.MPG': b'', 'x.h5': b'', 'run/config.json': b'{}',
+                 'run/checkpoints/1': b'',
                  'run/figures/means.png': grey(3)})
   os.mkfifo(tmp_path / 'images' / 'pipe.png')
   source = dataset.load_source(data)
   assert source.ids == ('a.png', 'b.png')
   told = ' '.join(source.notes)
-  assert '1 without extension, 1 .dng, 1 .heif2' in told and 'run/' in told
+  assert '1 without extension, 1 .dng, 1 .h5, 1 .heif2, 1 .mpg' in told
+  assert 'run/' in told
 
 
 @pytest.mark.parametrize('files, names', [

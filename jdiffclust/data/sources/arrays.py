@@ -44,8 +44,8 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     A Raw.
 
   Raises:
-    UserError: a wrong shape or type, NaN or infinite pixels, alpha beyond its range,
-      floats that are all equal, or a number of labels that is not N.
+    UserError: a wrong shape or type, hidden, NaN or infinite pixels, alpha beyond its
+      range, floats that are all equal, or a number of labels that is not N.
   """
   try:
     images = np.asanyarray(images)
@@ -53,6 +53,11 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     raise errors.UserError(
         f'{where}: not an array ({one_line(error)}); images of one shape are needed'
     ) from None
+  hidden = int(np.ma.getmaskarray(images).sum()) if np.ma.isMA(images) else 0
+  if hidden:
+    raise errors.UserError(
+        f'{where}: {hidden:,} pixels of a masked array are hidden, but images must be '
+        'whole; give them a value, such as array.filled(0)')
   images = with_channels(images, where)
   names = None
   if labels is not None:

@@ -147,11 +147,14 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
     [N, H, W, C], C 1, 3 or 4.
 
   Raises:
-    UserError: another shape.
+    UserError: another shape, or one that looks like transposed axes.
   """
   transposed = images.ndim == 3 and (
-      images.shape[-1] in (3, 4) and min(images.shape[:2]) >= 16
-      or images.shape[-1] > 8 * max(images.shape[:2]))
+      images.shape[-1] > 8 * max(images.shape[:2])
+      or min(images.shape[:2]) >= 16 and (
+          images.shape[-1] in (3, 4)
+          # Rather squares along the last axis than as many images as these have rows.
+          or images.shape[0] == images.shape[1] != images.shape[2]))
   if transposed:
     raise errors.UserError(
         f'{path}: an array of shape {images.shape} looks like one colour image '

@@ -18,6 +18,7 @@ from PIL import Image
 from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import NAMES, column_of, read_table
+from jdiffclust.data.formats import image_endings, register_formats
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
@@ -103,7 +104,7 @@ def read_files(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDi
   Raises:
     UserError: a file is unreadable, or sizes differ, as in `read_folder`.
   """
-  _register_further_formats()
+  register_formats()
   names = [os.path.expanduser(os.fspath(path)) for path in paths]
   found = Found(names, [], [], collections.Counter())
   return _raw(pathlib.Path(), found, data, rendering, 'files')
@@ -123,7 +124,7 @@ def read_listed(data: ml_collections.ConfigDict,
   Raises:
     UserError: as of `listed` and `read_files`.
   """
-  _register_further_formats()
+  register_formats()
   root, names = listed(data.path)
   data = copy.deepcopy(data)
   data.use_labels = False
@@ -261,10 +262,7 @@ def find_files(root: pathlib.Path) -> Found:
   Raises:
     UserError: the folder cannot be read, or it has no image file.
   """
-  _register_further_formats()
-  found = Found([], [], [], collections.Counter())
-  readable = {extension for extension, form in Image.registered_extensions().items()
-              if form in Image.OPEN}
+  found, readable = Found([], [], [], collections.Counter()), image_endings()
   try:
     for name in _walk(root, found):
       ending = pathlib.PurePosixPath(name).suffix.lower()
@@ -281,15 +279,6 @@ def find_files(root: pathlib.Path) -> Found:
         'the other types Pillow reads are allowed; set --config.data.path to where they '
         'are')
   return found
-
-
-def _register_further_formats() -> None:
-  """Lets Pillow read HEIC where pillow-heif is installed."""
-  try:
-    import pillow_heif
-  except ImportError:
-    return
-  pillow_heif.register_heif_opener()
 
 
 def _counts(others: collections.Counter) -> str:
