@@ -231,9 +231,9 @@ def chosen(seen: Seen, named: Sequence[str] = ()) -> dict[str, str]:
       f'({size[0]},{size[1]})',
       'num_clusters': config_lib.AUTO, 'effort': config_lib.QUICK}
   if 'num_clusters' not in named:
-    # Files may hold several images each.
-    unknown = seen.number is None or 'data.frames' in named
-    count = MOST_CLUSTERS * IMAGES_EACH if unknown else seen.number
+    count = seen.number
+    if count is None or 'data.frames' in named:  # of which each file may have several
+      count = MOST_CLUSTERS * IMAGES_EACH
     if count < FEWEST:
       raise UserError(
           f'{count} images are too few to choose the number of clusters by, of which '

@@ -26,7 +26,7 @@ import numpy as np
 
 from jdiffclust import files, splits
 from jdiffclust.data.by_name import (
-    NAMES, column_of, images_of, layout_of, read_table, rows_of)
+    NAMES, Layout, column_of, images_of, layout_of, read_table, rows_of)
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.splits import Splits
@@ -336,7 +336,7 @@ def with_row(workdir, cluster: int, size: int) -> None:
   header, *rows = rows_of(data)
   told = {'cluster': cluster, 'images': size}
   _write(path, [header, *rows, [told.get(key.strip().lower(), '') for key in header]],
-         *layout_of(data))
+         layout_of(data))
 
 
 def without_row(workdir, cluster: int) -> None:
@@ -349,7 +349,7 @@ def without_row(workdir, cluster: int) -> None:
   place = [key.strip().lower() for key in header].index('cluster')
   kept = [row for row in rows if not _is_number(row[place] if place < len(row) else '',
                                                 cluster)]
-  _write(path, [header, *kept], *layout_of(data))
+  _write(path, [header, *kept], layout_of(data))
 
 
 def _is_number(text: str, number: int) -> bool:
@@ -359,8 +359,10 @@ def _is_number(text: str, number: int) -> bool:
     return False
 
 
-def _write(path: pathlib.Path, rows: Sequence[Sequence], encoding: str = 'utf-8-sig',
-           delimiter: str = ',') -> None:
+def _write(path: pathlib.Path, rows: Sequence[Sequence],
+           layout: Layout = Layout('utf-8-sig', ',', said=False)) -> None:
   with files.replacing(path) as temporary:
-    with open(temporary, 'w', newline='', encoding=encoding) as file:
-      csv.writer(file, delimiter=delimiter).writerows(rows)
+    with open(temporary, 'w', newline='', encoding=layout.encoding) as file:
+      if layout.said:
+        file.write(f'sep={layout.delimiter}\r\n')
+      csv.writer(file, delimiter=layout.delimiter).writerows(rows)

@@ -137,16 +137,17 @@ def test_parts_of_one_name_are_the_cluster_again(tmp_path):
 
 
 @pytest.mark.parametrize('text', [
-    '\ufeffname;cluster\r\nb;2.0\r\n;3\r\n', 'cluster,images,name\n2,5,b\n3,1,\n'])
+    '\ufeffname;cluster\r\nb;2.0\r\n;3\r\n', 'cluster,images,name\n2,5,b\n3,1,\n',
+    'sep=;\r\nname;cluster\r\nb;2.0\r\n;3\r\n'])
 def test_a_row_comes_and_goes(text, tmp_path):
   """What a person has written, and how, stays."""
-  path = tmp_path / CLUSTERS
+  path, above = tmp_path / CLUSTERS, 1 if 'sep' in text else 0
   path.write_bytes(text.encode())
   decisions.with_row(tmp_path, 4, 9)
   lines = path.read_text('utf-8-sig').split()
   assert lines == [*text.lstrip('\ufeff').split(), ';4' if ';' in text else '4,9,']
   decisions.without_row(tmp_path, 2)
-  assert path.read_text('utf-8-sig').split() == [lines[0], *lines[2:]]
+  assert path.read_text('utf-8-sig').split() == [*lines[:above + 1], *lines[above + 2:]]
 
 
 def test_tables_to_fill_in(tmp_path):

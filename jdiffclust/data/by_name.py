@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ LABELS = ('label', 'class', 'target')
 # A cell that begins with one of these is a formula to a spreadsheet.
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 DELIMITERS = ',;\t'
+BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # Texts that a spreadsheet would take for a number, a time or a day, and show as another
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
 PLAIN = re.compile(r'0|[1-9]\d{0,14}|\d{1,9}\.\d{0,5}[1-9]|\d{4}-\d\d-\d\d')
@@ -145,11 +147,27 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
   return Table(columns)
 
 
-def layout_of(data: bytes) -> tuple[str, str]:
-  """The encoding and the delimiter of a CSV file, by how it begins."""
+class Layout(NamedTuple):
+  """How a CSV file is written: its encoding, its delimiter, whether a line says that."""
+
+  encoding: str
+  delimiter: str
+  said: bool
+
+
+def layout_of(data: bytes) -> Layout:
+  """How a CSV file is written, by its first line; `sep=;` there is of Excel's kind.
+
+  Raises:
+    ValueError: it is a workbook or another archive.
+  """
+  if data.startswith(BINARY):
+    raise ValueError('it is a workbook or an archive, not text')
   encoding = 'utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
-  first = data.decode(encoding, 'replace').lstrip('\r\n').splitlines()[:1] or ['']
-  return encoding, max(DELIMITERS, key=first[0].count)
+  first = (data.decode(encoding, 'replace').lstrip('\r\n').splitlines() or [''])[0]
+  said = re.fullmatch(r'"?sep=(.)"?', first.strip(), re.IGNORECASE)
+  return Layout(encoding, said[1] if said else max(DELIMITERS, key=first.count),
+                said is not None)
 
 
 def rows_of(data: bytes) -> list[list[str]]:
@@ -159,12 +177,12 @@ def rows_of(data: bytes) -> list[list[str]]:
 
 def _cells(data: bytes):
   """Yields (line number, cells) of each line of a CSV file that is not empty."""
-  encoding, delimiter = layout_of(data)
-  reader = csv.reader(io.StringIO(data.decode(encoding), newline=''),
-                      delimiter=delimiter)
-  for cells in reader:
-    if any(cell.strip() for cell in cells):
-      yield reader.line_num, cells
+  layout = layout_of(data)
+  reader = csv.reader(io.StringIO(data.decode(layout.encoding), newline=''),
+                      delimiter=layout.delimiter)
+  lines = ((reader.line_num, cells) for cells in reader
+           if any(cell.strip() for cell in cells))
+  yield from itertools.islice(lines, int(layout.said), None)
 
 
 def _read_parquet(path: str) -> Table:
@@ -189,9 +207,10 @@ def arrow_of_csv(path: str, named: Callable[[Sequence[str]], bool]):
   """
   import pyarrow.csv
   with open(os.path.expanduser(path), 'rb') as file:
-    encoding, delimiter = layout_of(file.read(2**20))
-  options = {'encoding': encoding.removesuffix('-sig')}  # Arrow knows the mark
-  parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
+    layout = layout_of(file.read(2**20))
+  options = {'encoding': layout.encoding.removesuffix('-sig'),  # Arrow knows the mark
+             'skip_rows': int(layout.said)}
+  parse = pyarrow.csv.ParseOptions(delimiter=layout.delimiter)
   read = lambda **more: pyarrow.csv.read_csv(
       path, parse_options=parse, read_options=pyarrow.csv.ReadOptions(**options, **more))
   table = read()
@@ -345,6 +364,10 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
   option = 'config.data.metadata'
   table = read_table(path, option)
   name = column_of(table, NAMES, 0, 'the names of the files', path, option)
+  if any(images_of([name], ids)):
+    raise errors.UserError(
+        f'{option} = {path!r} names an image, {name!r}, in its first line, where its '
+        "columns are named: put a line such as 'file,species' above.")
   rest = {key: typed(column) for key, column in table.columns.items() if key != name}
   values = list(zip(*rest.values())) if rest else [()] * table.num_rows
   joined = join(table.columns[name], ids, values, path)
@@ -362,7 +385,10 @@ def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,
   """
   if (joined.rows < 0).all():
     name = column_of(table, NAMES, 0, 'the names of the files', path, option)
-    shown = next(iter(table.columns[name]), None)
+    if not table.num_rows:
+      raise errors.UserError(f'{option} = {path!r} has no line below its first one: give '
+                             'a line for each image.')
+    shown = table.columns[name][0]
     raise errors.UserError(
         f'{option} = {path!r} has no row that is of one image: its column {name!r} has '
         f'names such as {shown!r}, the images {ids[0]!r}. Name them alike, or leave the '

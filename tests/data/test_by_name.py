@@ -47,6 +47,7 @@ def test_rows_that_contradict_each_other():
     'file,label\na.png,cat\n-b.png,dog\n'.encode(),
     '\ufefffile;label\r\na.png;cat\r\n\'-b.png;dog\r\n;\r\n'.encode(),
     'file\tlabel\na.png\tcat\n-b.png\tdog\n'.encode('utf-16'),
+    b'sep=;\r\nfile;label\r\na.png;cat\r\n-b.png;dog\r\n',
     b'a.png,cat\n-b.png,dog\n', b'Label,FileName\ncat,a.png\ndog,-b.png\n'])
 def test_labels_as_excel_and_others_write_them(data, tmp_path):
   """With and without a header; a third image has none."""
@@ -60,13 +61,24 @@ def test_labels_as_excel_and_others_write_them(data, tmp_path):
     ('file,label\na.png,Käse\n'.encode('cp1252'), 'CSV UTF-8'), (b'', 'is empty'),
     (b'file,label\nz.png,cat\n', "'z.png', the images 'a.png'"),
     (b'file,label\na.png,b,cat\n', 'line 2: 3 cells'), (b'file\na.png\n', "'label'"),
-    (b'file,label,label\na.png,b,c\n', "two columns 'label'")])
+    (b'file,label,label\na.png,b,c\n', "two columns 'label'"),
+    (b'PK\x03\x04\n', 'a workbook')])
 def test_tables_that_are_wrong(data, fragment, tmp_path):
   (tmp_path / 'x.csv').write_bytes(data)
   path = str(tmp_path / 'x.csv')
   line = refused(by_name.read_labels, path, ('a.png', 'b.png'))
   assert fragment in line and path in line
   assert 'cannot be read' in refused(by_name.read_labels, path + 'x', ('a.png',))
+
+
+@pytest.mark.parametrize('data, fragment', [
+    (b'a.png,cat\nb.png,dog\n', "names an image, 'a.png', in its first line"),
+    (b'file,kind\n', 'no line below'), (b'file,kind\nz.png,cat\n', "'z.png'")])
+def test_metadata_of_no_image(data, fragment, tmp_path):
+  """Their columns have names: none is taken from what is of an image."""
+  (tmp_path / 'x.csv').write_bytes(data)
+  line = refused(by_name.read_metadata, str(tmp_path / 'x.csv'), ('a.png', 'b.png'))
+  assert fragment in line
 
 
 def test_columns_have_types():
