@@ -423,6 +423,27 @@ def test_axes_that_look_transposed(npz, shape):
   assert str(shape) in message and 'moveaxis' in message
 
 
+class NoArray:
+  """As PyTorch's tensors that cannot be made arrays."""
+
+  def __init__(self, error):
+    self.error = error
+
+  def __array__(self, *given, **more):
+    raise self.error
+
+
+@pytest.mark.parametrize('given, fragment', [
+    (NoArray(RuntimeError('requires grad')), 'requires grad'),
+    (NoArray(TypeError('BFloat16')), 'BFloat16'), (None, 'NoneType'),
+    ({'a': IMAGES}, 'dict'), ((image for image in IMAGES), 'generator'),
+    (np.zeros((9, 3, 20, 30)), 'np.moveaxis(array, 1, -1)')])
+def test_what_is_no_array_of_images(given, fragment, options):
+  with pytest.raises(errors.UserError) as caught:
+    dataset.array_source(given, options())
+  assert fragment in str(caught.value)
+
+
 def test_hidden_pixels_are_not_shown(options):
   """A mask over an array is not silently lifted; one that hides nothing is none."""
   hidden = np.ma.masked_array(IMAGES, IMAGES == IMAGES.flat[0])

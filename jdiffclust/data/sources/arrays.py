@@ -47,12 +47,16 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     UserError: a wrong shape or type, hidden, NaN or infinite pixels, alpha beyond its
       range, floats that are all equal, or a number of labels that is not N.
   """
+  given = type(images).__name__
   try:
     images = np.asanyarray(images)
-  except ValueError as error:
+  except (ValueError, TypeError, RuntimeError) as error:  # the last two: of PyTorch's
     raise errors.UserError(
         f'{where}: not an array ({one_line(error)}); images of one shape are needed'
     ) from None
+  if not images.ndim:
+    raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or [N, H, W, C] '
+                           'is needed, or a list of equally large images')
   hidden = int(np.ma.getmaskarray(images).sum()) if np.ma.isMA(images) else 0
   if hidden:
     raise errors.UserError(

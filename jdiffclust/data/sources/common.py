@@ -164,9 +164,12 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
   if images.ndim == 3:
     images = images[..., None]
   if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+    channels_first = images.ndim == 4 and images.shape[1] in (1, 3, 4)
     raise errors.UserError(
         f'{path}: images of shape {images.shape}; [N, H, W] or [N, H, W, C] with C 1, '
-        '3 or 4 (channels last) are allowed; reshape or transpose the array')
+        '3 or 4 (channels last) are allowed; ' + (
+            'np.moveaxis(array, 1, -1) puts its channels last' if channels_first else
+            'reshape or transpose the array'))
   return images
 
 
