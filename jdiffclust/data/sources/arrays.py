@@ -55,8 +55,8 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
         f'{where}: not an array ({one_line(error)}); images of one shape are needed'
     ) from None
   if not images.ndim:
-    raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or [N, H, W, C] '
-                           'is needed, or a list of equally large images')
+    raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or '
+                           '[N, H, W, C], or a list of equally large images is needed')
   hidden = int(np.ma.getmaskarray(images).sum()) if np.ma.isMA(images) else 0
   if hidden:
     raise errors.UserError(
