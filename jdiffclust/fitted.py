@@ -765,10 +765,12 @@ def check_like_the_fit(fitted: Fitted, source: ImageSource, reporter: Reporter) 
     raise UserError(f'{source.name} has images of {source.image_shape}, but the model '
                     f'was fitted to {fitted.method.image_shape}: convert them.')
   levels = fitted.progress['levels']
-  if (source.levels is None) != (levels is None):
-    raise UserError(
-        f"{source.name} has {source.levels or 'no'} grey levels, but the model was "
-        f"fitted to images of {levels or 'none'}: convert them to the same type.")
+  if source.levels is None and levels is not None:
+    raise UserError(f'{source.name} has no grey levels, but the model was fitted to '
+                    f'images of {levels}: give whole numbers in the range of those.')
+  if source.levels is not None and levels is None:
+    raise UserError(f'{source.name} has {source.levels} grey levels, but the model was '
+                    'fitted to floats: give floats, in the range of those.')
   if source.levels != levels:
     reporter.warning(f'{source.name} has {source.levels} grey levels, the model was '
                      f'fitted to images of {levels}; both are scaled to [-1, 1].')

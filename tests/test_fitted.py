@@ -173,7 +173,16 @@ def test_assign(method):
   assert np.isfinite(whole.info.bound).all()
   again = found.assign(IMAGES[..., None])
   np.testing.assert_array_equal(again.responsibilities, whole.responsibilities)
-  assert 'grey levels' in refused(found.assign, IMAGES.astype(np.float32))
+  assert 'grey levels' in refused(found.assign, IMAGES / 16)
+
+
+def test_whole_numbers_as_floats():
+  """What a fit had as integers may come as floats; not what lies between, or beyond."""
+  found = fitted('cddpm')
+  np.testing.assert_array_equal(found.tell(IMAGES.astype(np.float32)),
+                                found.tell(IMAGES))
+  for other in (IMAGES + .5, IMAGES * 2., -1. * IMAGES, np.minimum(IMAGES, 1.)):
+    assert 'grey levels' in refused(found.tell, other)
 
 
 def test_log_density():

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
-    FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
-    kind_of, to_levels)
+    CONTAINERS, FAINT, Rendering, best_background, composited, contrast, faint_note,
+    integer_range, kind_of, to_levels)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
 
@@ -71,11 +71,33 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     raise errors.UserError(
         f'{where}: pixels of type {images.dtype}; truth values, integers and floats '
         'are allowed; convert the array')
+  images = whole_numbers(images, rendering)
   images, background = on_ground(images, data, rendering, where)
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
              rendering=Rendering(found, background), notes=notes)
+
+
+def whole_numbers(images: np.ndarray, rendering: Rendering | None) -> np.ndarray:
+  """Floats as the integers that a fit had, where that is what they are.
+
+  Libraries hand out pixels of 0..255 or 0..16 as floats; a fit to integers would have no
+  range for them. Floats between 0 and 1 stay what they are: they may be scaled.
+
+  Args:
+    images: of any shape.
+    rendering: of the fit that they are for; None: of none.
+  """
+  if rendering is None or 'real' in rendering.ranges or not images.size or (
+      kind_of(images.dtype) != 'real'):
+    return images
+  kind, integer = ('wide', np.int64) if 'wide' in rendering.ranges else ('byte', np.uint8)
+  low, high = rendering.ranges.get(kind, CONTAINERS[kind])
+  least, most = images.min(), images.max()
+  if not low <= least <= most <= high or most <= 1 < high or (images % 1 != 0).any():
+    return images  # NaN is not in any range
+  return images.astype(integer)
 
 
 def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
