@@ -1,13 +1,14 @@
 """Clusters images with a mixture of conditional diffusion models.
 
-  python -m jdiffclust.main path/to/images
-  python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
-  python -m jdiffclust.main --mode=predict --workdir=runs/digits \\
-      --config=configs/folder.py --config.data.path=new_images
-  python -m jdiffclust.main --mode=sample --workdir=runs/digits \\
-      --config.sample.clusters=0,3
-  python -m jdiffclust.main --mode=restore --workdir=runs/digits \\
-      --config=configs/folder.py --config.data.path=damaged --config.restore.mask=mask.png
+  jdiffclust path/to/images                           # results in runs/images
+  jdiffclust path/to/images --config.effort=full      # and the diffusion model
+  jdiffclust --mode=decide --workdir=runs/images      # names, from its clusters.csv
+  jdiffclust --mode=sort --workdir=runs/images --action=copy
+  jdiffclust new_images --mode=predict --workdir=runs/images
+  jdiffclust --mode=sample --workdir=runs/images --config.sample.clusters=0,3
+  jdiffclust damaged --mode=restore --workdir=runs/images \\
+      --config.restore.mask=mask.png
+  jdiffclust --config=digits --workdir=runs/digits    # with a config
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pathlib
 import shlex
 import sys
 import sysconfig
+import textwrap
 import time
 import traceback
 import warnings
@@ -32,7 +34,7 @@ import ml_collections  # noqa: E402
 from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from jdiffclust import config as config_lib  # noqa: E402
+from jdiffclust import __version__, config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
 from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
 from jdiffclust.memory import (  # noqa: E402
@@ -44,7 +46,7 @@ from jdiffclust.memory import (  # noqa: E402
 MODES = ('fit', 'predict', 'add', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
 # Commands that images can be named for as arguments, and flags that take a value.
-WITH_IMAGES = ('fit', 'predict', 'restore')
+WITH_IMAGES = ('fit', 'predict', 'add', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar',
@@ -91,7 +93,8 @@ def help_text(everything: bool = False) -> str:
   """
   lines = [__doc__.strip(), '', 'Images, as arguments: a folder, several image files, a '
            'list of them (.txt, .csv) or an array',
-           '(.npy, .npz). What is chosen then, and the whole command, are told.', '',
+           '(.npy, .npz). What is chosen then, and the whole command, are told; of '
+           'what is not chosen, the', 'config `folder` has the values.', '',
            'Flags:',
            '  --config=FILE       a config file, or the name of one of ours, such as '
            'folder (predict: of the new images)',
@@ -107,14 +110,18 @@ def help_text(everything: bool = False) -> str:
            '  --unsplit           of decide: take the last split back',
            '  --undo              of add: take the images that were added last back',
            '  --quiet             show warnings and errors only',
+           '  --version           show the version',
            '  --help=all          show all options', '',
-           'Options, as --config.NAME=VALUE (default in brackets):']
+           'Options, as --config.NAME=VALUE (in brackets the value where no config, and '
+           'no choice by', 'the images, says otherwise):']
   known = config_lib.all_options()
   for name, option in known.items():
     if everything or option.level == 'person':
       lines.append(f'  {name} [{option.default!r}]')
       readers = f" (read by {', '.join(option.methods)})" if option.methods else ''
-      lines.append(f'      {option.meaning}; {option.allowed}{readers}')
+      lines.append(textwrap.fill(
+          f'{option.meaning}; {option.allowed}{readers}', 90, break_on_hyphens=False,
+          initial_indent=' ' * 6, subsequent_indent=' ' * 6))
   if not everything:
     hidden = sum(option.level != 'person' for option in known.values())
     lines += ['', f'{hidden} more, of the machine and of the model: --help=all']
@@ -172,8 +179,10 @@ def _of_one_line(error: Exception) -> str:
 
 def meant(flag: str) -> str:
   """Returns ' Did you mean ...?' for an unknown flag, which may be an option's name."""
-  options = [name for name in config_lib.all_options()
-             if flag in (name, name.split('.')[-1])]
+  known = config_lib.all_options()
+  # `n_clusters` and `clusters` are first of all how many there shall be.
+  first = config_lib.closest(flag, [name for name in known if '.' not in name], .75)
+  options = first or [name for name in known if flag in (name, name.split('.')[-1])]
   if len(options) == 1:
     return f' Did you mean --config.{options[0]}?'
   return config_lib.nearest(flag, ('config', 'workdir', 'mode', 'quiet'))
@@ -236,7 +245,7 @@ def parse(argv: list[str]):
     config = ml_collections.ConfigDict(values.config) if given else None
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'Unknown flag --{error.flagname}.' + meant(error.flagname)
-                    + ' `python -m jdiffclust.main --help` lists them.') from None
+                    + ' `jdiffclust --help` lists them.') from None
   except flags.Error as error:
     raise UserError('The command line is wrong: ' + _of_one_line(error)) from None
   except UserError as error:
@@ -255,6 +264,9 @@ def parse(argv: list[str]):
                       f'--mode={values.mode}: leave it out, or set the mode.')
   if len(rest) > 1:
     return begun(whole, rest[1:], values.mode, values.workdir, bool(given))
+  if len(whole) == 1:
+    raise UserError('Nothing is asked for. To cluster images, name them: jdiffclust '
+                    'FOLDER. What else there is: jdiffclust --help')
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
                     '--workdir=runs/mine; or name images alone: jdiffclust FOLDER.')
@@ -300,9 +312,16 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     UserError: as of `parse`, or there are no such images.
   """
   from jdiffclust import beginning
+  word = next((path for path in paths if path in MODES and not os.path.exists(path)), '')
+  if word:
+    raise UserError(f'{word!r} is no folder or file. If the command is meant, write '
+                    f'--mode={word}.')
   if mode not in WITH_IMAGES:
-    raise UserError(f'Unexpected argument {paths[0]!r}: --mode={mode} is asked of a run; '
-                    f"images are named for {', '.join(WITH_IMAGES)}.")
+    run_of = paths[0] if config_lib.has_config(paths[0]) else (
+        workdir or beginning.newest_run() or 'runs/NAME')
+    raise UserError(f'--mode={mode} is about a run, and takes no images: write '
+                    f'--workdir={shlex.quote(run_of)} in the place of {paths[0]!r}. '
+                    f"Images are named for {', '.join(WITH_IMAGES)}.")
   rest = list(argv[1:])
   for path in paths:
     rest.pop(next(k for k in reversed(range(len(rest))) if rest[k] == path and not (
@@ -314,14 +333,20 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     raise UserError(f'Images are named twice: by {paths[0]!r} and by --config.{twice}. '
                     'Leave one of them out.')
   if mode != 'fit':
-    if seen.files:
+    if not workdir:
+      raise UserError(f'--workdir is missing: which run is asked? Add --workdir='
+                      f"{beginning.newest_run() or 'runs/NAME'}, or another one.")
+    if seen.files and mode == 'add':  # they are read again later, by their list
       raise UserError(f'{len(seen.files)} image files are named: for --mode={mode} name '
                       'one, a list of them (.txt), or their folder.')
-    return parse([argv[0], *rest, f'--config.data.source={seen.source}',
-                  f'--config.data.path={seen.path}'])
+    listing = pathlib.Path(workdir).expanduser() / beginning.LISTED_NEW
+    parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
+                    f'--config.data.path={listing if seen.files else seen.path}'])
+    return *parsed[:4], parsed[4] | {'new': seen.files}
   if seen.number == 1:
-    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. Name a folder of '
-                    'images; or ask a run which of its clusters the image is of: '
+    what = 'is' if os.path.isfile(paths[0]) else 'has'
+    raise UserError(f'{paths[0]!r} {what} one image: nothing to cluster. Name a folder '
+                    'of images; or ask a run which of its clusters the image is of: '
                     f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
                     f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')
   asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
@@ -725,12 +750,16 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
   absl.logging.set_verbosity(absl.logging.FATAL)
   absl.logging.use_absl_handler()
   try:
-    asked = [arg for arg in argv[1:] if arg in HELP]
+    word = argv[1] if len(argv) == 2 and not os.path.exists(argv[1]) else ''
+    if word in ('--version', 'version'):
+      print(f'jdiffclust {__version__}', flush=True)
+      return 0
+    asked = [arg for arg in argv[1:] if arg in HELP or word == 'help']
     if asked:
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
     config, workdir, mode, quiet, asked = parse(argv)
-    from jdiffclust import processes, programs
+    from jdiffclust import beginning, processes, programs
     return_what_compilers_leave()
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
@@ -753,6 +782,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
+      if asked.get('new') and main_process:
+        files.check_writable(workdir)
+        files.write_text(workdir / beginning.LISTED_NEW, '\n'.join(asked['new']) + '\n')
       commands[mode]()
   except NonFiniteError as error:
     return _ended(1, f'error: {error}')
