@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import sysconfig
 import textwrap
@@ -317,6 +318,10 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     raise UserError(f'{word!r} is no folder or file. If the command is meant, write '
                     f'--mode={word}.')
   if mode not in WITH_IMAGES:
+    if mode == 'similar':
+      raise UserError(f'--mode=similar is asked about one image, by --image: write '
+                      f'{shlex.quote(f"--image={paths[0]}")} in the place of '
+                      f'{paths[0]!r}.')
     run_of = paths[0] if config_lib.has_config(paths[0]) else (
         workdir or beginning.newest_run() or 'runs/NAME')
     raise UserError(f'--mode={mode} is about a run, and takes no images: write '
@@ -427,6 +432,13 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
     print_summary(summary, workdir)
+    if config.method != 'sr3':
+      here = shlex.quote(f'--workdir={workdir}')
+      print(f'Name and join clusters in {workdir / decisions.CLUSTERS}, then: jdiffclust '
+            f'--mode=decide {here}')
+      if config.data.source in ('folder', 'files'):
+        print('Lay the files into folders by cluster: jdiffclust --mode=sort '
+              f'--action=copy {here}')
     if fitted.start_alone:
       tell_more(fitted.config, source, command)
 
@@ -441,16 +453,37 @@ def tell_more(config, source, command: str) -> None:
   """
   from jdiffclust import estimate
   from jdiffclust.progress import in_words
-  stages = estimate.model_stages(
-      config_lib.for_collection(config, source.num_images), source.num_images,
-      config.num_clusters, source.image_shape)
+  done = ['start', 'sign', *['agreement'] * bool(config_lib.repeated_start(config))]
+  config = config_lib.copied(config)
+  config.effort = config_lib.FULL
+  stages = estimate.stages_of(config, source.num_images, source.image_shape,
+                              source.seen.image_shape, done)
   seconds = sum(stage.seconds for stage in stages) / estimate.speed()
-  rest = [word for word in shlex.split(command)
-          if not word.lstrip('-').startswith('config.effort=')]
   print('These are the clusters of the start. The diffusion model, which tells how '
         'likely images are, draws new ones and restores damaged ones, would take about '
-        f'{in_words(seconds)} more; nothing is repeated:\n'
-        + shlex.join([*rest, '--config.effort=full']))
+        f'{in_words(seconds)} more; nothing is repeated:\n' + with_full_effort(command))
+
+
+def with_full_effort(command: str) -> str:
+  """The command of a fit that goes on where that of a quick one ended."""
+  rest = [word for word in shlex.split(command)
+          if not word.lstrip('-').startswith('config.effort=')]
+  return shlex.join([*rest, '--config.effort=full'])
+
+
+def check_has_model(workdir: pathlib.Path) -> None:
+  """Checks, before anything is read, that a run has a diffusion model.
+
+  Raises:
+    UserError: it ended with its start, by a command that is known.
+  """
+  from jdiffclust.report import results
+  from jdiffclust.workdir import COMMAND
+  if results.effort_of(workdir) == config_lib.QUICK and (workdir / COMMAND).is_file():
+    command = (workdir / COMMAND).read_text(encoding='utf-8').strip()
+    raise UserError('The run has clusters, but no diffusion model yet that could do '
+                    'this. Train it, which goes on from there: '
+                    + with_full_effort(command))
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:
@@ -539,6 +572,7 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
   files.check_writable(workdir)
+  check_has_model(workdir)
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
@@ -638,6 +672,7 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.fitted import damaged_images, load
   from jdiffclust.outputs import write_restored
   files.check_writable(workdir)
+  check_has_model(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
@@ -675,6 +710,9 @@ def print_summary(summary: dict, workdir) -> None:
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
+    print('Scores by the labels, which no fit sees (of a folder, the names of its '
+          'sub-folders: pass over this\nif they are no classes). ACC: the share of '
+          'images in the cluster of their label; NMI, ARI: 0 as\nby chance, 1 perfect.')
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
@@ -722,6 +760,7 @@ def leave(code: int) -> NoReturn:
   Args:
     code: the exit code.
   """
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of a library's exit
   jax = sys.modules.get('jax')  # not there when a mistake has been answered at once
   if code and jax and jax.distributed.is_initialized():
     sys.stdout.flush()

@@ -129,6 +129,8 @@ class Reporter:
       del number, frame
       self.check_stopped()
       self.stop_requested = True
+      self.line('Stopping at the next safe moment, which may take a while; Ctrl-C again: '
+                'at once.')
 
     old = {number: signal.signal(number, request)
            for number in (signal.SIGINT, signal.SIGTERM)}
