@@ -688,6 +688,7 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   from jdiffclust.fitted import finest_of, load
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
+  check_has_model(workdir)
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   with main_process_lock(workdir):
     fitted = load(workdir, options, reporter, build)
