@@ -28,8 +28,10 @@ from jdiffclust.data.formats import image_endings
 from jdiffclust.errors import UserError
 
 LISTED = 'files.txt'  # in the workdir: several image files that were named
+LISTED_NEW = 'files_new.txt'  # the same, of a command that asks about others
 RUNS = 'runs'  # the folder of workdirs that were not named
 ARRAYS, LISTS = ('.npy', '.npz'), ('.txt', '.csv', '.parquet')
+ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
 LOOKED_AT = 500  # files whose sizes are looked at, at most
 LONGEST = 16  # pixels of the longer side, of the diffusion model, as in configs/folder.py
 STEP = 4  # what its two halvings divide
@@ -102,7 +104,7 @@ def look(paths: Sequence[str]) -> Seen:
   paths = [os.path.expanduser(path) for path in paths]
   for path in paths:
     if not os.path.exists(path):
-      raise UserError(f'Unexpected argument {path!r}: there is no such folder or file. '
+      raise UserError(f'{path!r}: there is no such folder or file.{_meant(path, paths)} '
                       f'Name {WHAT}; options are --NAME=VALUE.')
   if len(paths) == 1:
     return _one(paths[0])
@@ -117,6 +119,18 @@ def look(paths: Sequence[str]) -> Seen:
   above = os.path.commonpath([os.path.dirname(path) for path in files])
   return Seen('files', '', slug(above), f'{len(files):,} image files', len(files),
               sizes_of(files), files)
+
+
+def _meant(path: str, paths: Sequence[str]) -> str:
+  """What may be meant by a path that there is not, of several; '': nobody knows."""
+  together = ' '.join(paths)
+  if len(paths) > 1 and os.path.exists(together):
+    return f' A name with spaces takes quotes: {together!r}.'
+  above, name = os.path.split(path.rstrip('/'))
+  try:
+    return config_lib.nearest(name, os.listdir(above or '.'))
+  except OSError:
+    return f' {above!r} is not there, either, or cannot be looked into.'
 
 
 def _one(path: str) -> Seen:
@@ -145,6 +159,9 @@ def _one(path: str) -> Seen:
     return Seen('idx', whole, stem, 'a file of images (idx)', None, np.zeros((0, 2), int))
   if is_image(path):
     return Seen('files', whole, stem, 'one image', 1, sizes_of([path]))
+  if ending in ARCHIVES:
+    raise UserError(f'{path!r} is an archive: unpack it, and name the folder that comes '
+                    'of it.')
   more = (' (HEIC is read where pillow-heif is installed: pip install pillow-heif.)'
           if ending in ('.heic', '.heif') else '')
   raise UserError(f'{path!r} is no image, and no file of images: name {WHAT}.{more}')

@@ -194,8 +194,9 @@ def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
   parts = len(decided.splits.clusters)
   split = f' and {parts} split off' * bool(parts)
   groups, named = len(np.unique(decided.owners)), sum(map(bool, decided.names))
+  pinned = int(np.sum(decided.pins >= 0))
   return (f'{named} of {num_clusters} clusters{split} have a name, {groups} are left of '
-          f'them, {int(np.sum(decided.pins >= 0))} images are pinned: '
+          f"them, {pinned} image{' is' if pinned == 1 else 's are'} pinned: "
           f'{workdir / RESULTS}.csv, .parquet and report.html say so')
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -1015,9 +1016,14 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
     return None
   chosen = sample_indices(len(tracked), MOST_IMAGES, config.seed)
   rows, seen = tracked[chosen], source.seen
-  with reporter.task('the start anew', repeats, 'times') as task:
+  reporter.line(f'The start is made anew {repeats} times, of halves of the images, to '
+                'see which clusters come back (--config.start.repeats=0: it is not).')
+  ended = itertools.count(1)
+  with reporter.task('the start anew', 100 * repeats, 'percent') as task:
     found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
-                  repeats, kind, lambda: task.advance(1), embeddings_at(seen, rows))
+                  repeats, kind,
+                  lambda: task.advance(100 * next(ended) - task.done),
+                  embeddings_at(seen, rows), task.advance)
   reporter.line(found.in_words())
   return found.as_dict()
 

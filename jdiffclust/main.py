@@ -1,13 +1,14 @@
 """Clusters images with a mixture of conditional diffusion models.
 
-  python -m jdiffclust.main path/to/images
-  python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
-  python -m jdiffclust.main --mode=predict --workdir=runs/digits \\
-      --config=configs/folder.py --config.data.path=new_images
-  python -m jdiffclust.main --mode=sample --workdir=runs/digits \\
-      --config.sample.clusters=0,3
-  python -m jdiffclust.main --mode=restore --workdir=runs/digits \\
-      --config=configs/folder.py --config.data.path=damaged --config.restore.mask=mask.png
+  jdiffclust path/to/images                           # results in runs/images
+  jdiffclust path/to/images --config.effort=full      # and the diffusion model
+  jdiffclust --mode=decide --workdir=runs/images      # names, from its clusters.csv
+  jdiffclust --mode=sort --workdir=runs/images --action=copy
+  jdiffclust new_images --mode=predict --workdir=runs/images
+  jdiffclust --mode=sample --workdir=runs/images --config.sample.clusters=0,3
+  jdiffclust damaged --mode=restore --workdir=runs/images \\
+      --config.restore.mask=mask.png
+  jdiffclust --config=digits --workdir=runs/digits    # with a config
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import sysconfig
+import textwrap
 import time
 import traceback
 import warnings
@@ -32,7 +35,7 @@ import ml_collections  # noqa: E402
 from absl import flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from jdiffclust import config as config_lib  # noqa: E402
+from jdiffclust import __version__, config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
 from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
 from jdiffclust.memory import (  # noqa: E402
@@ -44,7 +47,7 @@ from jdiffclust.memory import (  # noqa: E402
 MODES = ('fit', 'predict', 'add', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
 # Commands that images can be named for as arguments, and flags that take a value.
-WITH_IMAGES = ('fit', 'predict', 'restore')
+WITH_IMAGES = ('fit', 'predict', 'add', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar',
@@ -91,7 +94,8 @@ def help_text(everything: bool = False) -> str:
   """
   lines = [__doc__.strip(), '', 'Images, as arguments: a folder, several image files, a '
            'list of them (.txt, .csv) or an array',
-           '(.npy, .npz). What is chosen then, and the whole command, are told.', '',
+           '(.npy, .npz). What is chosen then, and the whole command, are told; of '
+           'what is not chosen, the', 'config `folder` has the values.', '',
            'Flags:',
            '  --config=FILE       a config file, or the name of one of ours, such as '
            'folder (predict: of the new images)',
@@ -107,14 +111,18 @@ def help_text(everything: bool = False) -> str:
            '  --unsplit           of decide: take the last split back',
            '  --undo              of add: take the images that were added last back',
            '  --quiet             show warnings and errors only',
+           '  --version           show the version',
            '  --help=all          show all options', '',
-           'Options, as --config.NAME=VALUE (default in brackets):']
+           'Options, as --config.NAME=VALUE (in brackets the value where no config, and '
+           'no choice by', 'the images, says otherwise):']
   known = config_lib.all_options()
   for name, option in known.items():
     if everything or option.level == 'person':
       lines.append(f'  {name} [{option.default!r}]')
       readers = f" (read by {', '.join(option.methods)})" if option.methods else ''
-      lines.append(f'      {option.meaning}; {option.allowed}{readers}')
+      lines.append(textwrap.fill(
+          f'{option.meaning}; {option.allowed}{readers}', 90, break_on_hyphens=False,
+          initial_indent=' ' * 6, subsequent_indent=' ' * 6))
   if not everything:
     hidden = sum(option.level != 'person' for option in known.values())
     lines += ['', f'{hidden} more, of the machine and of the model: --help=all']
@@ -172,8 +180,10 @@ def _of_one_line(error: Exception) -> str:
 
 def meant(flag: str) -> str:
   """Returns ' Did you mean ...?' for an unknown flag, which may be an option's name."""
-  options = [name for name in config_lib.all_options()
-             if flag in (name, name.split('.')[-1])]
+  known = config_lib.all_options()
+  # `n_clusters` and `clusters` are first of all how many there shall be.
+  first = config_lib.closest(flag, [name for name in known if '.' not in name], .75)
+  options = first or [name for name in known if flag in (name, name.split('.')[-1])]
   if len(options) == 1:
     return f' Did you mean --config.{options[0]}?'
   return config_lib.nearest(flag, ('config', 'workdir', 'mode', 'quiet'))
@@ -236,7 +246,7 @@ def parse(argv: list[str]):
     config = ml_collections.ConfigDict(values.config) if given else None
   except flags.UnrecognizedFlagError as error:
     raise UserError(f'Unknown flag --{error.flagname}.' + meant(error.flagname)
-                    + ' `python -m jdiffclust.main --help` lists them.') from None
+                    + ' `jdiffclust --help` lists them.') from None
   except flags.Error as error:
     raise UserError('The command line is wrong: ' + _of_one_line(error)) from None
   except UserError as error:
@@ -255,6 +265,9 @@ def parse(argv: list[str]):
                       f'--mode={values.mode}: leave it out, or set the mode.')
   if len(rest) > 1:
     return begun(whole, rest[1:], values.mode, values.workdir, bool(given))
+  if len(whole) == 1:
+    raise UserError('Nothing is asked for. To cluster images, name them: jdiffclust '
+                    'FOLDER. What else there is: jdiffclust --help')
   if not values.workdir:
     raise UserError('--workdir is missing: name the folder of the run, such as '
                     '--workdir=runs/mine; or name images alone: jdiffclust FOLDER.')
@@ -300,9 +313,20 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     UserError: as of `parse`, or there are no such images.
   """
   from jdiffclust import beginning
+  word = next((path for path in paths if path in MODES and not os.path.exists(path)), '')
+  if word:
+    raise UserError(f'{word!r} is no folder or file. If the command is meant, write '
+                    f'--mode={word}.')
   if mode not in WITH_IMAGES:
-    raise UserError(f'Unexpected argument {paths[0]!r}: --mode={mode} is asked of a run; '
-                    f"images are named for {', '.join(WITH_IMAGES)}.")
+    if mode == 'similar':
+      raise UserError(f'--mode=similar is asked about one image, by --image: write '
+                      f'{shlex.quote(f"--image={paths[0]}")} in the place of '
+                      f'{paths[0]!r}.')
+    run_of = paths[0] if config_lib.has_config(paths[0]) else (
+        workdir or beginning.newest_run() or 'runs/NAME')
+    raise UserError(f'--mode={mode} is about a run, and takes no images: write '
+                    f'--workdir={shlex.quote(run_of)} in the place of {paths[0]!r}. '
+                    f"Images are named for {', '.join(WITH_IMAGES)}.")
   rest = list(argv[1:])
   for path in paths:
     rest.pop(next(k for k in reversed(range(len(rest))) if rest[k] == path and not (
@@ -314,17 +338,25 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     raise UserError(f'Images are named twice: by {paths[0]!r} and by --config.{twice}. '
                     'Leave one of them out.')
   if mode != 'fit':
-    if seen.files:
+    if not workdir:
+      raise UserError(f'--workdir is missing: which run is asked? Add --workdir='
+                      f"{beginning.newest_run() or 'runs/NAME'}, or another one.")
+    if seen.files and mode == 'add':  # they are read again later, by their list
       raise UserError(f'{len(seen.files)} image files are named: for --mode={mode} name '
                       'one, a list of them (.txt), or their folder.')
-    return parse([argv[0], *rest, f'--config.data.source={seen.source}',
-                  f'--config.data.path={seen.path}'])
+    listing = pathlib.Path(workdir).expanduser() / beginning.LISTED_NEW
+    parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
+                    f'--config.data.path={listing if seen.files else seen.path}'])
+    return *parsed[:4], parsed[4] | {'new': seen.files}
   if seen.number == 1 and 'data.frames' not in named:
-    pages = beginning.pages_of(paths[0])
-    raise UserError(f'{paths[0]!r} is one image: nothing to cluster. ' + (
-        f'(It holds {pages}: --config.data.frames=all takes each for an image.) '
-        if pages > 1 else '') + 'Name a folder of '
-                    'images; or ask a run which of its clusters the image is of: '
+    what, pages = 'has', 1
+    if os.path.isfile(paths[0]):
+      what, pages = 'is', beginning.pages_of(paths[0])
+    several = (f'(It holds {pages}: --config.data.frames=all takes each for an image.) '
+               if pages > 1 else '')
+    raise UserError(f'{paths[0]!r} {what} one image: nothing to cluster. {several}Name '
+                    'a folder of images; or ask a run which of its clusters the image is '
+                    'of: '
                     f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
                     f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')
   asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
@@ -405,6 +437,13 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
     print_summary(summary, workdir)
+    if config.method != 'sr3':
+      here = shlex.quote(f'--workdir={workdir}')
+      print(f'Name and join clusters in {workdir / decisions.CLUSTERS}, then: jdiffclust '
+            f'--mode=decide {here}')
+      if config.data.source in ('folder', 'files'):
+        print('Lay the files into folders by cluster: jdiffclust --mode=sort '
+              f'--action=copy {here}')
     if fitted.start_alone:
       tell_more(fitted.config, source, command)
 
@@ -419,16 +458,37 @@ def tell_more(config, source, command: str) -> None:
   """
   from jdiffclust import estimate
   from jdiffclust.progress import in_words
-  stages = estimate.model_stages(
-      config_lib.for_collection(config, source.num_images), source.num_images,
-      config.num_clusters, source.image_shape)
+  done = ['start', 'sign', *['agreement'] * bool(config_lib.repeated_start(config))]
+  config = config_lib.copied(config)
+  config.effort = config_lib.FULL
+  stages = estimate.stages_of(config, source.num_images, source.image_shape,
+                              source.seen.image_shape, done)
   seconds = sum(stage.seconds for stage in stages) / estimate.speed()
-  rest = [word for word in shlex.split(command)
-          if not word.lstrip('-').startswith('config.effort=')]
   print('These are the clusters of the start. The diffusion model, which tells how '
         'likely images are, draws new ones and restores damaged ones, would take about '
-        f'{in_words(seconds)} more; nothing is repeated:\n'
-        + shlex.join([*rest, '--config.effort=full']))
+        f'{in_words(seconds)} more; nothing is repeated:\n' + with_full_effort(command))
+
+
+def with_full_effort(command: str) -> str:
+  """The command of a fit that goes on where that of a quick one ended."""
+  rest = [word for word in shlex.split(command)
+          if not word.lstrip('-').startswith('config.effort=')]
+  return shlex.join([*rest, '--config.effort=full'])
+
+
+def check_has_model(workdir: pathlib.Path) -> None:
+  """Checks, before anything is read, that a run has a diffusion model.
+
+  Raises:
+    UserError: it ended with its start, by a command that is known.
+  """
+  from jdiffclust.report import results
+  from jdiffclust.workdir import COMMAND
+  if results.effort_of(workdir) == config_lib.QUICK and (workdir / COMMAND).is_file():
+    command = (workdir / COMMAND).read_text(encoding='utf-8').strip()
+    raise UserError('The run has clusters, but no diffusion model yet that could do '
+                    'this. Train it, which goes on from there: '
+                    + with_full_effort(command))
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:
@@ -517,6 +577,7 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
   files.check_writable(workdir)
+  check_has_model(workdir)
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
@@ -616,6 +677,7 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
   from jdiffclust.fitted import damaged_images, load
   from jdiffclust.outputs import write_restored
   files.check_writable(workdir)
+  check_has_model(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
@@ -631,6 +693,7 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   from jdiffclust.fitted import finest_of, load
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
+  check_has_model(workdir)
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   with main_process_lock(workdir):
     fitted = load(workdir, options, reporter, build)
@@ -653,6 +716,9 @@ def print_summary(summary: dict, workdir) -> None:
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
+    print('Scores by the labels, which no fit sees (of a folder, the names of its '
+          'sub-folders: pass over this\nif they are no classes). ACC: the share of '
+          'images in the cluster of their label; NMI, ARI: 0 as\nby chance, 1 perfect.')
     for name, row in rows.items():
       print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
             f"ARI {row['ari']:.3f}")
@@ -700,6 +766,7 @@ def leave(code: int) -> NoReturn:
   Args:
     code: the exit code.
   """
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of a library's exit
   jax = sys.modules.get('jax')  # not there when a mistake has been answered at once
   if code and jax and jax.distributed.is_initialized():
     sys.stdout.flush()
@@ -728,12 +795,16 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
   absl.logging.set_verbosity(absl.logging.FATAL)
   absl.logging.use_absl_handler()
   try:
-    asked = [arg for arg in argv[1:] if arg in HELP]
+    word = argv[1] if len(argv) == 2 and not os.path.exists(argv[1]) else ''
+    if word in ('--version', 'version'):
+      print(f'jdiffclust {__version__}', flush=True)
+      return 0
+    asked = [arg for arg in argv[1:] if arg in HELP or word == 'help']
     if asked:
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
     config, workdir, mode, quiet, asked = parse(argv)
-    from jdiffclust import processes, programs
+    from jdiffclust import beginning, processes, programs
     return_what_compilers_leave()
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
@@ -756,6 +827,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
+      if asked.get('new') and main_process:
+        files.check_writable(workdir)
+        files.write_text(workdir / beginning.LISTED_NEW, '\n'.join(asked['new']) + '\n')
       commands[mode]()
   except NonFiniteError as error:
     return _ended(1, f'error: {error}')

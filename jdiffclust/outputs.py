@@ -64,6 +64,7 @@ QUALITY_IMAGES = 5000
 REFERENCE = 'foreign.npz'
 # All that is known of each new image, .csv and .parquet.
 NEW_RESULTS = 'results_new'
+MOST_TOLD = 20  # new images, of which the command itself tells the clusters
 # Images that are reconstructed from their latents, and walks between clusters.
 NUM_RECONSTRUCTED, NUM_WALKS = 12, 5
 # Of the history: what the report shows of the latents, by their names there.
@@ -530,8 +531,10 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                             for value, has in zip(typicality, known_bound)],
              'foreign': [('no', 'yes')[value] for value in alien.astype(int)],
              'why': [why * bool(yes) for why, yes in zip(verdict.reasons, alien)]}
-  message = (f'{source.num_images:,} images of {source.name} assigned, {alien.sum():,} '
-             f'of them foreign to all clusters: {path}{in_place_of(path)}')
+  count = source.num_images
+  message = (f"{count:,} image{'s' * (count != 1)} of {source.name} assigned, "
+             f'{alien.sum():,} of them foreign to all clusters: {path}'
+             + in_place_of(path))
   ending = told_by(fitted, source)
   if densities is not None:
     size = np.prod(fitted.method.image_shape)
@@ -555,8 +558,11 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                        added=None)
   spreadsheet.write_csv(workdir / f'{NEW_RESULTS}.csv', columns)
   spreadsheet.write_parquet(workdir / f'{NEW_RESULTS}.parquet', columns)
-  return (f'{message}; all that is known of each: {workdir / NEW_RESULTS}.csv, .parquet'
-          f'{ending}')
+  few = range(source.num_images) if source.num_images <= MOST_TOLD else ()
+  told = [f"{columns['probability'][row]:7.1%}  {columns['name'][row]:<20}  "
+          f"{columns['file'][row]}" + '  (foreign)' * bool(alien[row]) for row in few]
+  return '\n'.join([*told, f'{message}; all that is known of each: '
+                    f'{workdir / NEW_RESULTS}.csv, .parquet{ending}'])
 
 
 def weights_of(fitted: Fitted) -> str:

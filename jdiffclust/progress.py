@@ -54,11 +54,16 @@ class Task:
     else:
       self.counted += parts
     if self._bar is not None and self._reporter.bars is not None:
-      rate = f'{self.rate:,.0f} {self.unit}/s' if self.rate else ''
+      rate = self._in_words() if self.rate else ''
       self._reporter.bars.update(self._bar, completed=self.done,
                                  note='  '.join(filter(None, (rate, note))))
     elif not self._reporter.quiet:
       self._print(note)
+
+  def _in_words(self) -> str:
+    """The rate as a person says it: 12 images/s, or 3.4 s each."""
+    rate = self.rate or 0.
+    return f'{rate:,.0f} {self.unit}/s' if rate >= 1 else f'{1 / rate:,.1f} s each'
 
   def _print(self, note):
     now = time.perf_counter()
@@ -69,7 +74,7 @@ class Task:
     parts = [f'{self.name}: {self.done:,}/{self.total:,}']
     if self.rate:
       left = (self.total - self.done) / self.rate
-      parts += [f'{self.rate:,.0f} {self.unit}/s', f'{left:.0f} s left']
+      parts += [self._in_words(), 'done' if finished else f'{left:.0f} s left']
     self._reporter.line(', '.join(parts + [note] * bool(note)))
 
 
@@ -124,6 +129,8 @@ class Reporter:
       del number, frame
       self.check_stopped()
       self.stop_requested = True
+      self.line('Stopping at the next safe moment, which may take a while; Ctrl-C again: '
+                'at once.')
 
     old = {number: signal.signal(number, request)
            for number in (signal.SIGINT, signal.SIGTERM)}

@@ -122,8 +122,16 @@ def test_one_image_is_asked_about(here):
   config.num_clusters = 2
   (workdir / 'config.json').write_text(config_lib.to_json(config))
   assert f'--workdir={workdir}' in refused(parsed, image)
-  config, *_ = parsed(image, '--mode=predict', f'--workdir={workdir}')
-  assert (config.data.source, config.data.path) == ('files', str(image))
+  for mode in ('predict', 'add', 'restore'):
+    config, *_ = parsed(image, f'--mode={mode}', f'--workdir={workdir}')
+    assert (config.data.source, config.data.path) == ('files', str(image))
+  several = [folder / '001.png', folder / '000.png']
+  command = ['jdiffclust', *map(str, several), f'--workdir={workdir}', '--mode=predict']
+  config, _, _, _, asked = main.parse(command)
+  assert config.data.path == str(workdir / 'files_new.txt')
+  assert asked['new'] == tuple(map(str, several))  # in their order
+  assert 'their folder' in refused(parsed, *several, f'--workdir={workdir}', '--mode=add')
+  assert str(workdir) in refused(parsed, image, '--mode=predict')  # which run?
 
 
 def test_pages_of_a_file_are_images_where_asked(here):
@@ -140,14 +148,23 @@ def test_pages_of_a_file_are_images_where_asked(here):
     (['code.py'], ["'code.py'", 'no image']), (['x.h5'], ["'x.h5'", 'no image']),
     (['a', 'code.py'], ["'a'", 'no image file']),
     (['a', '--config.data.path=b'], ['named twice']),
-    (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', 'predict']),
+    (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', '--workdir=w', 'predict']),
+    (['a', '--mode=sort', '--action=copy'], ['--workdir=runs/NAME']),
+    (['a', '--mode=predict'], ['--workdir is missing']),
+    (['fw'], ["Did you mean 'few'?"]),
+    (['my', 'photos'], ["takes quotes: 'my photos'"]),
+    (['sort', '--workdir=w'], ['--mode=sort']),
+    (['a.zip'], ['archive', 'unpack']),
+    (['single'], ['has one image']),
     (['few'], ['3 images', '--config.num_clusters=2'])])
 def test_mistakes(argv, fragments, here):
   """One line, and nothing is made."""
   pictures(here / 'a', [(8, 8)] * 8)
   pictures(here / 'few', [(8, 8)] * 3)
-  (here / 'code.py').write_text('')
-  (here / 'x.h5').write_bytes(b'\x89HDF\r\n\x1a\n')
+  pictures(here / 'single', [(8, 8)])
+  (here / 'my photos').mkdir()
+  for name in ('code.py', 'a.zip', 'x.h5'):
+    (here / name).write_text('')
   before = sorted(here.rglob('*'))
   message = refused(parsed, *argv)
   assert all(fragment in message for fragment in fragments), message

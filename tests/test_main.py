@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import jdiffclust
 from jdiffclust import config as config_lib, main
 from jdiffclust.clustering import method
 from jdiffclust.workdir import workdir_lock
@@ -91,6 +92,7 @@ MISTAKES = {
                      ['noise_range = (0.5, 0.4)', 'LOW < HIGH']),
     'unknown mode': ([DIGITS, '--mode=evalute'], ["'evaluate'", 'fit, predict']),
     'unknown flag': ([DIGITS, '--quite'], ["'quiet'"]),
+    'option as flag': ([DIGITS, '--n_clusters=3'], ['--config.num_clusters']),
     'stray argument': ([DIGITS, 'digits'], ["'digits'", '--NAME=VALUE']),
     'single dash': ([DIGITS, '-x'], ['x']),
     'too many devices': ([DIGITS, '--config.num_devices=9'],
@@ -134,7 +136,7 @@ def test_mistake_is_refused_in_one_line(name, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('argv', [[DIGITS], [DIGITS, '--workdir='], []])
+@pytest.mark.parametrize('argv', [[DIGITS], [DIGITS, '--workdir=']])
 def test_missing_workdir(argv):
   """--workdir is asked for."""
   check_refused(command(*argv), '--workdir is missing')
@@ -191,10 +193,13 @@ def test_workdir_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
 @pytest.mark.parametrize('config', [(), (DIGITS,)])
 def test_modes_need_a_fit(mode, config, tmp_path):
-  """Without config.json, --mode=fit is proposed and no folder made."""
+  """Without config.json, a fit is proposed, runs are named and no folder made."""
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'config.json').write_text('{}')
   outcome = command(*config, f'--mode={mode}', f'--workdir={tmp_path}/w')
-  check_refused(outcome, '--mode=fit')
-  assert list(tmp_path.iterdir()) == []
+  check_refused(outcome, f'jdiffclust FOLDER --workdir={tmp_path}/w',
+                f'{tmp_path}/other')
+  assert list(tmp_path.iterdir()) == [tmp_path / 'other']
 
 
 @pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
@@ -293,16 +298,25 @@ def test_last_of_two_values_counts():
     assert main.parse(argv)[0].seed == 8
 
 
-@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull', '--help=all'])
+@pytest.mark.parametrize('flag', ['--help', '-h', 'help', '--helpfull', '--help=all'])
 def test_help_names_the_options(flag):
   """--help lists what a person needs, --help=all every option, on stdout."""
   code, out, err = command(flag)
   assert code == 0 and err == ''
+  told = ' '.join(out.split())  # lines are broken anywhere
   for name, option in config_lib.options():
-    line = f'  {name} [{option.default!r}]\n      {option.meaning}'
-    assert (line in out) == (option.level == 'person' or 'all' in flag or 'full' in flag)
+    line = ' '.join(f' {name} [{option.default!r}] {option.meaning};'.split())
+    assert (f' {line}' in told) == (option.level == 'person' or 'all' in flag
+                                    or 'full' in flag)
   shown = sum(option.level == 'person' for _, option in config_lib.options())
   assert 25 <= shown <= 45
+
+
+def test_version_and_nothing():
+  """Either spelling tells the version; a bare command says how to begin."""
+  for word in ('--version', 'version'):
+    assert command(word) == (0, f'jdiffclust {jdiffclust.__version__}\n', '')
+  check_refused(command(), 'jdiffclust FOLDER', '--help')
 
 
 def test_a_mistake_is_answered_without_jax():

@@ -654,4 +654,4 @@ def unknown_option(name: str, known: Iterable[str] = ()) -> UserError:
   hint = (f" Did you mean {' or '.join(map(repr, same))}?" if same else
           nearest(name, known or every) or nearest(leaf, every))
   return UserError(f'Unknown option config.{shown}.{hint} '
-                   '`python -m jdiffclust.main --help=all` lists them all.')
+                   '`jdiffclust --help=all` lists them all.')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shlex
 from typing import Any
 
 import ml_collections
@@ -127,6 +128,11 @@ def fitted_config(workdir):
     UserError: there is none.
   """
   if not has_config(workdir):
+    beside = sorted(path.parent for path in
+                    pathlib.Path(workdir).parent.glob('*/config.json'))
+    there = ', '.join(map(str, beside[:5])) + ', ...' * (len(beside) > 5)
     raise UserError(f'The workdir {str(workdir)!r} has no fitted model (no config.json): '
-                    'run --mode=fit there first, or correct --workdir.')
+                    'cluster images there first (jdiffclust FOLDER '
+                    f'--workdir={shlex.quote(str(workdir))}), or correct --workdir'
+                    + (f'; beside it are the runs {there}.' if beside else '.'))
   return from_json((pathlib.Path(workdir) / 'config.json').read_bytes())

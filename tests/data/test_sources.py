@@ -1,5 +1,6 @@
 """Each source against data written here byte by byte, and each of its messages."""
 
+import collections
 import errno
 import functools
 import gzip
@@ -18,6 +19,7 @@ import pytest
 from jdiffclust import errors
 from jdiffclust.data import dataset, preprocess
 from jdiffclust.data.sources import tfds as tfds_reader
+from jdiffclust.data.sources.folder import Found, left_out_notes
 from jdiffclust.data.sources.idx import read_idx, read_idx_images
 
 FEW = hypothesis.settings(
@@ -641,6 +643,16 @@ def test_folder_unreadable_files(folder):
   source = dataset.load_source(data)
   assert source.skipped == ('cut.jpg', 'empty.gif', 'link.png', 'text.png')
   assert source.ids == ('0.png', '1.png', '2.png', 'whole.jpg')
+
+
+def test_what_helps_with_photographs(folder, monkeypatch):
+  """A huge picture, and those of a telephone, are told of in words that help."""
+  data = folder({'a.png': grey(1), 'b.png': np.zeros((9, 9), np.uint8)}, image_size=2)
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 40)
+  assert 'b.png (of more than 0 million pixels: make it smaller)' in refused(data)
+  found = Found([], [], [], collections.Counter({'.heic': 2, '.txt': 1}))
+  note, = left_out_notes(found, [], [], 'first')
+  assert '2 .heic' in note and 'pip install pillow-heif' in note
 
 
 def test_folder_with_nothing_readable(folder):

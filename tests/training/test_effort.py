@@ -92,6 +92,9 @@ def test_images_named_as_arguments(commands, tmp_path):
   for text in ('12 image files', 'The whole command', 'Nothing odd', 'This will take'):
     assert text in outcome.err, text
   assert '--config.effort=full' in outcome.out.splitlines()[-1]
+  assert f'--mode=decide --workdir={workdir}' in outcome.out  # what comes next
+  sample = commands.small('--mode=sample', f'--workdir={workdir}')
+  check_error(sample, outcome.out.splitlines()[-1])  # the same command
   assert (workdir / 'files.txt').read_text().split() == list(map(str, paths))
   assert 'effort=quick' in (workdir / 'command.txt').read_text()
   check = json.loads((workdir / 'check.json').read_bytes())
@@ -103,9 +106,14 @@ def test_images_named_as_arguments(commands, tmp_path):
   again = commands.small(*paths, *asked, '--config.effort=full')
   assert again.code == 0 and 'Resuming' in again.err and 'Nothing odd' not in again.err
   assert 'What the diffusion model has added' in again.out
-  outcome = commands.small(paths[0], '--mode=predict', f'--workdir={workdir}')
-  assert outcome.code == 0, outcome.err
-  assert len(rows_of(workdir / 'predictions.csv')) == 1
+  for asked in (paths[:1], paths[2:0:-1]):  # in their order
+    outcome = commands.small(*asked, '--mode=predict', f'--workdir={workdir}')
+    assert outcome.code == 0, outcome.err
+    told = rows_of(workdir / 'predictions.csv')
+    assert [row['id'].endswith(path.name) for row, path in zip(told, asked)] == (
+        [True] * len(asked))
+    for row, line in zip(told, outcome.out.splitlines()):
+      assert f"cluster {row['cluster']} " in line and line.endswith(row['id'])
 
 
 @pytest.mark.parametrize('options, fragment', [

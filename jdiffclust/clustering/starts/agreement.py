@@ -122,7 +122,8 @@ def jaccards(clusters: np.ndarray, others: np.ndarray, num_clusters: int) -> np.
 
 def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats: int,
           kind: str, advance: Callable[[], None] = lambda: None,
-          vectors: np.ndarray | None = None) -> Agreement:
+          vectors: np.ndarray | None = None,
+          within: Callable[[int], None] | None = None) -> Agreement:
   """Makes a start anew, `repeats` times, and asks which clusters come back.
 
   Args:
@@ -134,6 +135,7 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     kind: of the start.
     advance: called after each repeat.
     vectors: embeddings of the images, [n, E]; None: they have none.
+    within: called with the percents that are done of each, as of `fit_start`.
   """
   found, rand = [], []
   for repeat in range(1, repeats + 1):
@@ -142,7 +144,7 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     half, rest = np.sort(order[:len(order) // 2]), np.sort(order[len(order) // 2:])
     other = copy.deepcopy(config)
     other.seed, other.num_clusters = seed, min(config.num_clusters, len(half))
-    told = _start(kind, sample, image_shape, other, vectors, half, rest)
+    told = _start(kind, sample, image_shape, other, vectors, half, rest, within)
     found.append(jaccards(clusters[rest], told, config.num_clusters))
     rand.append(float(adjusted_rand_score(clusters[rest], told)))
     advance()
@@ -151,10 +153,11 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
                    found.mean(axis=0).tolist(), rand)
 
 
-def _start(kind, sample, image_shape, config, vectors, fitted, asked) -> np.ndarray:
+def _start(kind, sample, image_shape, config, vectors, fitted, asked,
+           within=None) -> np.ndarray:
   """Clusters of some images by a start that is fitted to some."""
   of = lambda rows: None if vectors is None else vectors[rows]
-  assign = fit_start(kind, sample[fitted], image_shape, config, None, of(fitted))
+  assign = fit_start(kind, sample[fitted], image_shape, config, within, of(fitted))
   own = () if vectors is None else (vectors[asked],)
   return assign(sample[asked], asked, *own).argmax(axis=1)
 

@@ -323,8 +323,10 @@ def left_out_notes(found: Found, names: Sequence[str], headers: Sequence[Header]
   """Tells of what is not used: other files, runs, further frames."""
   notes = []
   if found.others:
+    photos = any(ending in found.others for ending in ('.heic', '.heif'))
     notes.append(f'{found.others.total()} files were passed over, since they are no '
-                 f'images that can be read here: {_counts(found.others)}')
+                 f'images that can be read here: {_counts(found.others)}'
+                 + ' (for .heic: pip install pillow-heif)' * photos)
   if found.runs:
     notes.append(f"the folders of runs were passed over: {', '.join(found.runs[:5])}"
                  + ' ...' * (len(found.runs) > 5))
@@ -358,6 +360,9 @@ def _verify(root: pathlib.Path, decoding: Decoding, kept: Kept,
   # struct.error, KeyError, DecompressionBombError, ... Whatever it is, the file is
   # unreadable, and the exception is the reason to show.
   except Exception as error:  # pylint: disable=broad-except
+    if isinstance(error, Image.DecompressionBombError):
+      most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow has it
+      return f'of more than {most / 1e6:,.0f} million pixels: make it smaller'
     return 'not an image' if isinstance(error, Image.UnidentifiedImageError) else (
         one_line(error))
   for frame, picture in enumerate(pictures):

@@ -1,0 +1,33 @@
+"""What a person sees of progress, and of a stop."""
+
+import signal
+
+import pytest
+
+from jdiffclust import progress
+
+
+@pytest.mark.parametrize('seconds, said', [(.25, '4 images/s'), (4., '4.0 s each')])
+def test_rates_are_said_as_a_person_would(seconds, said, monkeypatch, capsys):
+  """Parts a second, or seconds a part; the last line says that it is done."""
+  reporter = progress.Reporter(every=0.)
+  monkeypatch.setattr(progress.Task, 'rate', property(lambda task: 1 / seconds))
+  with reporter.task('look', 3, 'images') as task:
+    for _ in range(3):
+      task.advance(1)
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.split(', ')[0] for line in lines] == [f'look: {k}/3' for k in (1, 2, 3)]
+  assert lines[1] == f'look: 2/3, {said}, {seconds:.0f} s left'
+  assert lines[2] == f'look: 3/3, {said}, done'
+
+
+def test_a_stop_is_answered_at_once(capsys):
+  """The first Ctrl-C says what comes; the next safe moment or a second one stops."""
+  reporter = progress.Reporter()
+  with reporter.stopping_safely():
+    signal.raise_signal(signal.SIGINT)
+    assert 'Ctrl-C again' in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+      reporter.check_stopped()
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
