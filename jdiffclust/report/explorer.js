@@ -15,7 +15,7 @@
   const byId = (id) => document.getElementById(id);
   const clusterOf = new Map(data.clusters.map((one) => [one.number, one]));
   const titleOf = (number) => clusterOf.get(number)?.title ?? `Cluster ${number}`;
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
   const pinned = new Set(data.pinned);
   const own = count - data.added; // images of the fit; those that were added come last
   const isAdded = (image) => image >= own;
@@ -38,8 +38,8 @@
     return made;
   }
 
-  // May be broken after its marks, rather than within words.
-  const broken = (name) => (name.match(/[^_.-]+[_.-]*|[_.-]+/g) ?? []).flatMap(
+  // A file name is broken after _ and -, rather than within words.
+  const broken = (name) => (name.match(/[^_-]+[_-]*|[_-]+/g) ?? []).flatMap(
     (part, k) => (k ? [element('wbr'), part] : [part]));
 
   const shortName = (file) => {
@@ -142,7 +142,8 @@
     const { keeps } = FILTERS[state.filter.kind];
     const words = state.query.toLowerCase();
     isShown = Uint8Array.from(data.file, (_, image) =>
-      keeps(image, state.filter) && (state.added || !isAdded(image)) && haystacks[image].includes(words) ? 1 : 0);
+      keeps(image, state.filter) && (state.added || !isAdded(image))
+        && haystacks[image].includes(words) ? 1 : 0);
     shown = [...isShown.keys()].filter((image) => isShown[image]);
     shown.sort(ORDERS[state.order]);
   }
@@ -283,6 +284,7 @@
     let view = { scale: 1, left: 0, top: 0 }; // of the canvas, in pixels of the page
     let fitted = 1; // the scale of the whole map
     let chosen = { level: null, images: [] }; // those whose pictures are drawn
+    let strokes = []; // of the marks of images that were added: colours and widths
     let asked = false; // whether a frame is asked for
     let pictures = true;
     let lasso = null; // the points of the lasso while it is drawn
@@ -381,6 +383,7 @@
       asked = false;
       if (!width) return;
       const style = getComputedStyle(canvas);
+      strokes = [[style.getPropertyValue('--paper'), 4], [style.getPropertyValue('--ink'), 2]];
       context.setTransform(density, 0, 0, density, 0, 0);
       context.clearRect(0, 0, width, height);
       const near = Math.min(1.6, (view.scale / fitted) ** .25);
@@ -402,7 +405,7 @@
         dots(images, false);
       }
       if (pictures) paintPictures(style.getPropertyValue('--paper'));
-      if (data.added && state.added) paintRings(dot, style);
+      markDots();
       paintNames(style);
       if (state.picked !== null) ring(state.picked, style.getPropertyValue('--ink'));
       if (lasso) paintLasso(style.getPropertyValue('--accent'));
@@ -410,22 +413,24 @@
 
     const thumbSize = () => THUMB * Math.min(2.2, Math.max(1, (view.scale / fitted / 4) ** .4));
 
-    // Around the dots of images that were added, or the pictures, in a colour of no cluster.
-    function paintRings(dot, style) {
-      const framed = new Set(pictures ? chosen.images : []);
-      const half = (thumbSize() / 2) * Math.SQRT2 + 2;
-      for (const [colour, line] of [['--paper', 4], ['--ink', 2]]) {
-        context.strokeStyle = style.getPropertyValue(colour);
+    // Marks images that were added, in a colour of no cluster: a ring around a dot, a frame
+    // around a picture of so many pixels.
+    function mark(image, box = null) {
+      const [x, y] = [toX(data.x[image]), toY(data.y[image])];
+      for (const [colour, line] of strokes) {
+        context.strokeStyle = colour;
         context.lineWidth = line;
-        for (let image = own; image < count; image++) {
-          if (!isShown[image]) continue;
-          const radius = framed.has(image) ? half : dot / 2 + 3;
-          const [x, y] = [toX(data.x[image]), toY(data.y[image])];
-          if (x < -half || y < -half || x > width + half || y > height + half) continue;
-          context.beginPath();
-          context.arc(x, y, radius, 0, 2 * Math.PI);
-          context.stroke();
-        }
+        context.beginPath();
+        if (box) context.rect(x - box[0] / 2 - 3, y - box[1] / 2 - 3, box[0] + 6, box[1] + 6);
+        else context.arc(x, y, DOT / 2 + 4, 0, 2 * Math.PI);
+        context.stroke();
+      }
+    }
+
+    function markDots() {
+      const framed = new Set(pictures ? chosen.images : []);
+      for (let image = own; image < count; image++) {
+        if (isShown[image] && !framed.has(image)) mark(image);
       }
     }
 
@@ -447,6 +452,7 @@
           sheet, tile.column * tile.side + Math.floor((tile.side - tile.width) / 2),
           tile.row * tile.side + Math.floor((tile.side - tile.height) / 2), tile.width,
           tile.height, x - w / 2, y - h / 2, w, h);
+        if (isAdded(image)) mark(image, [w, h]);
       }
     }
 

@@ -436,14 +436,14 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def _breaks(name: str) -> markupsafe.Markup:
-  """A file name that is broken after its marks, rather than within words."""
-  return markupsafe.Markup('<wbr>').join(re.findall(r'[^_.-]+[_.-]*|[_.-]+', name))
+  """A file name that is broken after _ and -, rather than within words."""
+  return markupsafe.Markup('<wbr>').join(re.findall('[^_-]+[_-]*|[_-]+', name))
 
 
 def _percent(value: float | None) -> str:
   if value is None or not math.isfinite(value):
     return _DASH
-  return f'{100 * value:.1f} %'
+  return f'{100 * value:.1f}\N{NO-BREAK SPACE}%'
 
 
 def _unit(value: float | None, unit: str, digits: int = 0) -> str:
