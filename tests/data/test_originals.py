@@ -73,5 +73,5 @@ def test_what_was_shown_is_not_read_again(options, tmp_path):
   shades = [int(later(row, 15).mean()) for row in range(3)]
   assert shades == [99, 120, 99] and not later.others
   late = Originals(source, known, seconds=-1)
-  assert late(2, 15).shape == (10, 15, 1) and late(2, 9).shape == (8, 8, 1)
+  assert late(2, 15).shape[:2] == (10, 15) and late(2, 9).shape == (8, 8, 1)
   assert late.others == {2}
