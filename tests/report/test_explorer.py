@@ -152,6 +152,8 @@ def test_images_that_were_added(view, tmp_path):
   shades = [tile.mean() for tile in thumbnails.tiles_of(known.sheets['added'])]
   assert shades == [99, 199]
   assert [one['place'] for one in found['foreign']['some']] == [N + 1, FOREIGN]
+  counts = [[cell['count'] for cell in row['cells']] for row in found['matrix']['rows']]
+  assert counts == np.diag([13, 14, 13]).tolist()  # one of them has a label
   assert 't-added-0' in found['foreign']['some'][0]['classes']
   result, _ = written(tmp_path, found)
   for expected in ('images, 2 of them added after the fit', '1 of them added',
