@@ -31,8 +31,8 @@ MOST_SHOWN = 10_000
 # images), and some images larger, which the cards show.
 SHEETS = {'images': 10_000_000, 'clusters': 2_000_000, 'close': 2_000_000}
 OF_IMAGES = ('images', 'close')
-# Images that were added have a sheet of their own, which is made with the page. As many
-# are shown, or more where the fit's own images leave room.
+# Images that were added have a sheet of their own, which is made with the page: so many
+# are shown, or more where the fit's own images leave room; of more some, at random.
 ADDED = 'added'
 MOST_ADDED, ADDED_PIXELS, ADDED_BYTES = 2_500, 4_000_000, 2_500_000
 CLOSE_PIXELS, CLOSE_SIDE, CLUSTER_PIXELS = 4_000_000, 128, 3_000_000
