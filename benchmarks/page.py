@@ -1,6 +1,6 @@
 """The page of many images: its size, and how smoothly its map moves.
 
-  python -m benchmarks.page [--images 10000] [--clusters 20] [--keep FOLDER]
+  python -m benchmarks.page [--images 10000] [--added 0] [--clusters 20] [--keep FOLDER]
 
 The images are made here: coloured pictures of 96 x 72 pixels, each noisy, which compress
 worse than most photographs; so are their rows, with long file names. Frames a second are
@@ -21,16 +21,17 @@ from benchmarks.chromium import Browser, find
 from jdiffclust import decisions
 from jdiffclust.data import preprocess
 from jdiffclust.evaluation import gallery
-from jdiffclust.report import explorer, page, spreadsheet
+from jdiffclust.report import explorer, page, spreadsheet, thumbnails
 from jdiffclust.exploring import Beside
 
 
-def made(num_images: int, num_clusters: int, seed: int = 0):
+def made(num_images: int, num_clusters: int, num_added: int = 0, seed: int = 0):
   """Rows and pictures of images.
 
   Args:
     num_images: N.
     num_clusters: Q.
+    num_added: of the N, the last ones, that were added after a fit.
     seed: of all.
 
   Returns:
@@ -65,8 +66,14 @@ def made(num_images: int, num_clusters: int, seed: int = 0):
     return preprocess.resized(image, preprocess.small_size((72, 96), side), 'squash', 0,
                               255)
 
-  means = base / 127.5 - 1
-  sheets = explorer.make_sheets(columns, thumbnail, means, np.stack([means] * 5, 1))
+  means, first = base / 127.5 - 1, num_images - num_added
+  sheets = explorer.make_sheets(spreadsheet.of_rows(columns, range(first)), thumbnail,
+                                means, np.stack([means] * 5, 1))
+  if num_added:
+    columns['added'] = [row >= first for row in range(num_images)]
+    sheets = explorer.with_added(
+        sheets, first, [thumbnails.packed(thumbnail(row, thumbnails.LARGEST))
+                        for row in range(first, num_images)], [None] * num_added)
   return explorer.Explored(columns, decided, features, sheets)
 
 
@@ -90,19 +97,21 @@ def main() -> None:
   """Prints the figures."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--images', type=int, default=10_000)
+  parser.add_argument('--added', type=int, default=0, help='after a fit, besides')
   parser.add_argument('--clusters', type=int, default=20)
   parser.add_argument('--keep', help='a folder to keep report.html in')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as temporary:
     path = pathlib.Path(args.keep or temporary).resolve() / 'report.html'
     began = time.perf_counter()
-    explored = made(args.images, args.clusters)
+    number = args.images + args.added
+    explored = made(number, args.clusters, args.added)
     made_by = time.perf_counter() - began
-    page.write_report(path, {'dataset': 'made', 'num_images': args.images,
+    page.write_report(path, {'dataset': 'made', 'num_images': number,
                              'num_clusters': args.clusters}, {}, {}, [],
                       view=explorer.view(explored))
-    print(f'images {args.images}, of which the page shows '
-          f"{len(explored.sheets['images'].rows)}, tiles of "
+    print(f'images {number}, of which the page shows '
+          f"{len(explorer.shown_of(explored.sheets))}, tiles of "
           f"{explored.sheets['images'].side} pixels")
     print(f'seconds for rows and pictures {made_by:.1f}, for the page '
           f'{time.perf_counter() - began - made_by:.1f}')

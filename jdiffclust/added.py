@@ -25,7 +25,7 @@ FILE = 'added.parquet'  # in the folder of a run
 ARRAYS = {'batches': np.int64, 'told': bool, 'responsibilities': np.float32,
           'bound': np.float64, 'foreign': bool, 'features': np.float32,
           'signatures': np.float16, 'digests': np.uint64}
-LISTS = ('ids', 'names', 'reasons', 'labels', 'metadata', 'pictures')
+LISTS = ('ids', 'names', 'reasons', 'labels', 'metadata', 'pictures', 'originals')
 
 
 class Added(NamedTuple):
@@ -43,7 +43,8 @@ class Added(NamedTuple):
     features, signatures, digests: see `evaluation.gallery.Gallery`.
     labels: the class of each; None: unknown.
     metadata: what else is known of each, M dicts by column.
-    pictures: PNG files of them; None: there were too many.
+    pictures: PNG files of them, as the run sees them; None: there were too many.
+    originals: small pictures of what they are read from, see `exploring.originals_of`.
     sources: how each batch is read again: `config`, as JSON; `share`, the false alarm
       rate of `foreign`; `folder`, where its files are, None if they are no files.
     weights: of the fit, by which they were told: a text that tells them from others.
@@ -63,6 +64,7 @@ class Added(NamedTuple):
   labels: Sequence[str | None]
   metadata: Sequence[dict]
   pictures: Sequence[bytes | None]
+  originals: Sequence[bytes | None]
   sources: Sequence[dict[str, Any]]
   weights: str
 
@@ -167,6 +169,7 @@ def _read(workdir, names: Sequence[str] | None = None) -> dict[str, Any] | None:
       columns['metadata'] = list(map(json.loads, columns['metadata']))
     found = {**columns, **json.loads(notes)}
     if names is None:
+      found.setdefault('originals', [None] * len(found['ids']))  # of an earlier version
       Added(**found)
     return found
   # On a damaged file Arrow and json raise nearly anything.

@@ -6,7 +6,7 @@ A table has the run's own N images first, and behind them those that were added 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation import gallery
 from jdiffclust.evaluation.gallery import Copies, Gallery
 from jdiffclust.exploring import Beside
-from jdiffclust.report import results, spreadsheet
+from jdiffclust.report import explorer, results, spreadsheet
 from jdiffclust.report.spreadsheet import Columns
+from jdiffclust.report.thumbnails import Sheets
 from jdiffclust.splits import Splits
 
 # All that is known of each image, .csv and .parquet.
@@ -128,10 +129,39 @@ def rewrite(workdir: pathlib.Path, table: Table, decided: Decisions) -> Columns:
   Raises:
     UserError: something that the report shows is missing.
   """
-  of_own = decided.of(slice(table.number))
-  results.rewrite_page(workdir, spreadsheet.decided_anew(table.own, of_own), of_own,
-                       len(table.others))
+  columns = spreadsheet.decided_anew(table.columns, decided)
+  results.rewrite_page(workdir, lambda known, sheets: explored(
+      workdir, table, columns, decided, known, sheets))
   return write_table(workdir, table, decided)
+
+
+def added_of(workdir: pathlib.Path, table: Table) -> Added | None:
+  """The images that were added to a run, as a table has them; None: it has none."""
+  more = added.read(workdir) if table.others else None
+  if more is None:
+    return None
+  place = {name: row for row, name in enumerate(more.ids)}
+  return more.of(np.array([place[name] for name in table.others]))
+
+
+def explored(workdir: pathlib.Path, table: Table, columns: Columns, decided: Decisions,
+             known: Gallery, sheets: Mapping[str, Sheets]) -> explorer.Explored:
+  """What the page shows of a run.
+
+  Args:
+    workdir: its folder.
+    table: its results.
+    columns: the same as was decided.
+    decided: of all images.
+    known: what its own images look like.
+    sheets: pictures of these.
+  """
+  more = added_of(workdir, table)
+  if more is None:
+    return explorer.Explored(columns, decided, known.features, sheets)
+  return explorer.Explored(
+      columns, decided, np.concatenate([known.features, more.features]),
+      explorer.with_added(sheets, table.number, more.originals, more.pictures))
 
 
 def share_below(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

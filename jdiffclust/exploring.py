@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,14 @@ from threadpoolctl import threadpool_limits
 from jdiffclust.clustering.starts.recognition import Recognised, cut
 from jdiffclust.clustering.starts.sample import sample_indices
 from jdiffclust.data.dataset import ImageSource, images_at, read_images, scale_to_model
+from jdiffclust.data.sources.common import threaded_map
 from jdiffclust.evaluation import foreign, gallery
 from jdiffclust.evaluation.gallery import Copies, Gallery
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.progress import Reporter
 from jdiffclust.report import thumbnails
+from jdiffclust.report.thumbnails import Sheets
 from jdiffclust.streams import integer_seed
 
 BLOCK = 1024  # images read at once
@@ -151,33 +153,56 @@ class Originals:
   """Small pictures of the originals of a source; what is in memory, where that fails.
 
   Attributes:
-    others: how many were not of the originals, since these took too long, or were gone.
+    others: the rows of which it had none, since these took too long, or were gone.
   """
 
-  def __init__(self, source: ImageSource, seconds: float = SECONDS):
+  def __init__(self, source: ImageSource, known: Sequence[Sheets] = (),
+               seconds: float = SECONDS):
     """Begins now.
 
     Args:
       source: N images.
+      known: pictures of them that were made before, which are not made again.
       seconds: after which originals are decoded no longer.
     """
     self._source, self._end = source, time.monotonic() + seconds
-    self.others = 0
+    # Those that are whole serve for every size.
+    self._known = {
+        (int(row), 0 if sheets.exact else sheets.side): np.atleast_3d(tile)
+        for sheets in known for row, missing, tile in zip(
+            sheets.rows, sheets.missing, thumbnails.tiles_of(sheets)) if not missing}
+    self.others: set[int] = set()
 
   def __call__(self, row: int, side: int) -> np.ndarray:
     """A picture uint8 [h, w, 1 or 3] with no side above `side`, of an image."""
     source = self._source
+    known = self._known.get((int(row), side), self._known.get((int(row), 0)))
+    if known is not None:
+      return thumbnails.reduced(known, side)
     if source.thumbnail is not None:
       if time.monotonic() < self._end:
         try:
           return source.thumbnail(int(row), side)
         except (UserError, OSError, ValueError):  # it was there when the run began
           pass
-      self.others += 1
+      self.others.add(int(row))
     if not isinstance(source.seen.images, np.ndarray):
       return np.full((1, 1, 1), 128, np.uint8)
     return thumbnails.reduced(
         thumbnails.eight_bits(images_at(source.seen, [row])[0]), side)
+
+
+def originals_of(source: ImageSource) -> list[bytes | None]:
+  """Small pictures of the originals as WebP files; None: it took too long, or is gone.
+
+  Of more than `MOST_SHOWN` images some have one, drawn at random.
+  """
+  find, count = Originals(source), source.num_images
+  rows = np.sort(np.random.default_rng(0).permutation(count)[:MOST_SHOWN]).tolist()
+  files = threaded_map(lambda k: thumbnails.packed(find(rows[k], thumbnails.LARGEST)),
+                       range(len(rows)))
+  found = {row: file for row, file in zip(rows, files) if row not in find.others}
+  return [found.get(row) for row in range(count)]
 
 
 def smaller_part(features: np.ndarray, members: np.ndarray,

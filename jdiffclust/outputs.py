@@ -168,8 +168,6 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       history=fitted.history, noise_bands=method.noise_bands(),
       facts=facts_of(fitted, source, workdir, wall_seconds, notes), choice=fitted.choice,
       quality=quality, latents=latents, names=decided.of_the_model)
-  told = 0 if before is None else int(before.told.sum()) + sum(
-      len(part.rows) for part in again)
   summary, drawn = results.write_results(
       workdir, outputs, source, lambda indices: images_at(source, indices),
       source.labels, reporter.warning, draw=parts.draw_figures)
@@ -185,12 +183,12 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
   own = columns_of(fitted, source, fitted.responsibilities, fitted.bound, verdict,
                    config.predict.foreign_share, beside, None, decided, added=False)
   table = deciding.with_added(own, known, before)
-  columns = deciding.write_table(workdir, table, deciding.decided_of(
-      workdir, config.num_clusters, table))
+  of_all = deciding.decided_of(workdir, config.num_clusters, table)
+  columns = deciding.write_table(workdir, table, of_all)
   sheets = thumbnails_of(source, own, means, samples, workdir, reporter)
   results.write_page(
       workdir, summary, drawn, config.to_dict(), fitted.responsibilities,
-      explorer.Explored(own, decided, known.features, sheets), told)
+      deciding.explored(workdir, table, columns, of_all, known, sheets))
   repeated, exact = beside.copies.of >= 0, beside.copies.exact
   if repeated.any():
     reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
@@ -211,16 +209,22 @@ def thumbnails_of(source: ImageSource, columns, means: np.ndarray, samples: np.n
     workdir: the folder to write in.
     reporter: shows progress.
   """
+  before = thumbnails.read(workdir / explorer.FILE, explorer.OF_IMAGES) or {}
+  unfinished = any(one.missing.any() for one in before.values())
   with reporter.task('thumbnails', 1, 'pages') as task:
-    originals = exploring.Originals(source)
+    originals = exploring.Originals(source, list(before.values()) if unfinished else ())
     sheets = explorer.make_sheets(columns, originals, means, samples)
+    for name in explorer.OF_IMAGES:
+      sheets[name] = sheets[name]._replace(
+          missing=np.isin(sheets[name].rows, list(originals.others)))
     thumbnails.write(workdir / explorer.FILE, sheets)
     task.advance(1)
   if originals.others:
     reporter.warning(
-        f'{originals.others:,} of {len(sheets["images"].rows):,} thumbnails of the '
+        f'{len(originals.others):,} of {len(sheets["images"].rows):,} thumbnails of the '
         'report are not of the original files, which are gone, or took more than '
-        f'{exploring.SECONDS} s to read once more: they are as the run sees the images.')
+        f'{exploring.SECONDS} s to read once more: they are as the run sees the images, '
+        'or grey. --mode=evaluate goes on with them.')
   return sheets
 
 
@@ -655,7 +659,7 @@ def with_told(before: Added, part: Told, fitted: Fitted, known: gallery.Gallery,
                'digests'):
     changed[name] = getattr(before, name).copy()
     changed[name][part.rows] = getattr(now, name)
-  for name in ('reasons', 'pictures'):
+  for name in ('reasons', 'pictures', 'originals'):
     changed[name] = list(getattr(before, name))
     for row, cell in zip(part.rows, getattr(now, name)):
       changed[name][row] = cell
@@ -671,6 +675,15 @@ def describe_added(part: Told, looks: exploring.Looks, fitted: Fitted,
                       reporter)
   labels = ([''] * count if source.labels is None else
             results.label_texts(source.labels, source.label_names))
+  with reporter.task('thumbnails', 1, 'batches') as task:
+    originals = exploring.originals_of(source)
+    task.advance(1)
+  gone = min(count, exploring.MOST_SHOWN) - sum(map(bool, originals))
+  if gone:
+    reporter.warning(f'{gone:,} thumbnails of images that are added are not of the '
+                     'original files, which are gone, or took more than '
+                     f'{exploring.SECONDS} s to read once more: they are as the run sees '
+                     'the images.')
   return Added(
       ids=source.ids, names=source.ids, batches=np.zeros(count, int),
       told=np.ones(count, bool), responsibilities=part.responsibilities,
@@ -679,8 +692,8 @@ def describe_added(part: Told, looks: exploring.Looks, fitted: Fitted,
       labels=[label or None for label in labels],
       metadata=[dict(zip(source.metadata, cells)) for cells in zip(
           *source.metadata.values())] if source.metadata else [{}] * count,
-      pictures=exploring.pictures_of(source) or [None] * count, sources=[],
-      weights=weights_of(fitted))
+      pictures=exploring.pictures_of(source) or [None] * count, originals=originals,
+      sources=[], weights=weights_of(fitted))
 
 
 def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, config,
@@ -775,12 +788,10 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   """
   table, names = deciding.clusters_decided(workdir, config.num_clusters)
   known, ids = deciding.read_gallery(workdir, table.ids), table.columns['file']
+  more = deciding.added_of(workdir, table)
   features = known.features
-  more = added.read(workdir) if table.others else None
   if more is not None:
-    place = {name: row for row, name in enumerate(more.ids)}
-    features = np.concatenate([features, more.features[
-        [place[name] for name in table.others]]])
+    features = np.concatenate([features, more.features])
   rows = images_of([image], ids)[0]
   path = os.path.expanduser(image)
   if image not in ids and os.path.isfile(path):

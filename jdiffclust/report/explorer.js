@@ -15,12 +15,15 @@
   const byId = (id) => document.getElementById(id);
   const clusterOf = new Map(data.clusters.map((one) => [one.number, one]));
   const titleOf = (number) => clusterOf.get(number)?.title ?? `Cluster ${number}`;
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
   const pinned = new Set(data.pinned);
+  const own = count - data.added; // images of the fit; those that were added come last
+  const isAdded = (image) => image >= own;
   const [FIRST, MORE] = [48, 240]; // images that are listed at first, and further ones
 
   const state = {
     filter: { kind: 'all' }, query: '', order: 'typical', picked: null, listed: FIRST,
+    added: true, // whether images that were added are shown
   };
   let shown = []; // the images that the filter and the query leave, in order
   let isShown = new Uint8Array(count).fill(1);
@@ -35,6 +38,10 @@
     return made;
   }
 
+  // A file name is broken after _ and -, rather than within words.
+  const broken = (name) => (name.match(/[^_-]+[_-]*|[_-]+/g) ?? []).flatMap(
+    (part, k) => (k ? [element('wbr'), part] : [part]));
+
   const shortName = (file) => {
     const name = file.split('/').filter(Boolean).pop() ?? file;
     return name.length <= 20 ? name : `…${name.slice(-19)}`;
@@ -43,8 +50,8 @@
   // Which tile shows an image, the larger one if there is one.
   function tileOf(image, large) {
     const close = large ? data.close[image] : undefined;
-    const name = close === undefined ? 'images' : 'close';
-    const place = close ?? image;
+    const name = close !== undefined ? 'close' : isAdded(image) ? 'added' : 'images';
+    const place = close ?? (isAdded(image) ? image - own : image);
     const tiles = data.tiles[name];
     const each = tiles.columns ** 2;
     return {
@@ -71,8 +78,11 @@
     const button = element('button', {
       type: 'button', className: 'pick', title: data.file[image],
       data: { 'data-image': image } }, picture(image),
-    element('span', { className: 'name', textContent: shortName(data.file[image]) }));
+    element('span', { className: 'name' }, ...broken(shortName(data.file[image]))));
     if (more) button.append(element('span', { className: 'more', textContent: more }));
+    if (isAdded(image)) {
+      button.append(element('span', { className: 'more mark', textContent: 'added' }));
+    }
     return element('li', {}, button);
   }
 
@@ -102,6 +112,7 @@
       keeps: (image) => image in data.copy || originals.has(data.file[image]),
       title: () => 'Copies and what they repeat' },
     pinned: { keeps: (image) => pinned.has(image), title: () => 'Images pinned by hand' },
+    added: { keeps: isAdded, title: () => 'Images added after the fit' },
     cluster: {
       keeps: (image, filter) => data.cluster[image] === filter.number,
       title: (filter) => titleOf(filter.number) },
@@ -131,7 +142,8 @@
     const { keeps } = FILTERS[state.filter.kind];
     const words = state.query.toLowerCase();
     isShown = Uint8Array.from(data.file, (_, image) =>
-      keeps(image, state.filter) && haystacks[image].includes(words) ? 1 : 0);
+      keeps(image, state.filter) && (state.added || !isAdded(image))
+        && haystacks[image].includes(words) ? 1 : 0);
     shown = [...isShown.keys()].filter((image) => isShown[image]);
     shown.sort(ORDERS[state.order]);
   }
@@ -146,6 +158,7 @@
 
   function setFilter(filter) {
     state.filter = filter;
+    if (filter.kind === 'added') state.added = true;
     refresh();
   }
 
@@ -156,7 +169,8 @@
     list.replaceChildren(...shown.slice(0, state.listed).map((image) =>
       pick(image, state.order === 'unsure' ? percent(data.probability[image]) : '')));
     const title = FILTERS[state.filter.kind].title(state.filter)
-      + (state.query ? ` with “${state.query}”` : '');
+      + (state.query ? ` with “${state.query}”` : '')
+      + (state.added ? '' : ' but those added');
     byId('found').textContent = `${title}: ${shown.length.toLocaleString('en')}`;
     byId('status').textContent = `${numbered(shown.length, 'image')} listed`;
     byId('more').hidden = shown.length <= state.listed;
@@ -167,6 +181,7 @@
     const { kind, number } = state.filter;
     const value = kind === 'cluster' ? `cluster ${number}` : kind;
     byId('filter').value = value; // none, of a lasso or a cell
+    byId('added')?.setAttribute('aria-pressed', state.added);
     for (const chip of byId('chips').querySelectorAll('.chip')) {
       chip.setAttribute('aria-pressed', chip.dataset.filter === value);
     }
@@ -183,22 +198,24 @@
 
   function choice(image) { // its cluster and the rival, in words
     const second = data.second[image];
-    const own = `${titleOf(data.cluster[image])}: ${percent(data.probability[image])} sure.`;
-    return second === null ? own
-      : `${own} Next best: ${titleOf(second)}, ${percent(data.secondProbability[image])}.`;
+    const first = `${isAdded(image) ? 'Added after the fit. ' : ''}${
+      titleOf(data.cluster[image])}: ${percent(data.probability[image])} sure.`;
+    return second === null ? first
+      : `${first} Next best: ${titleOf(second)}, ${percent(data.secondProbability[image])}.`;
   }
 
   function reason(image) {
-    const [own, rival] = data.away[image];
+    const [near, rival] = data.away[image];
     const second = titleOf(data.second[image]);
-    if (!own.length && !rival.length) return 'There is no other image to compare it with.';
-    if (!own.length) return 'It is the only image of its cluster that is shown.';
-    if (!rival.length) return `It lies ${own[0]} from the nearest image of its cluster.`;
-    return own[0] <= rival[0]
-      ? `It looks more like images of its own cluster (nearest: ${own[0]} away) than like `
+    const other = data.added ? 'other image of the fit' : 'other image';
+    if (!near.length && !rival.length) return `There is no ${other} to compare it with.`;
+    if (!near.length) return `No ${other} of its cluster is shown.`;
+    if (!rival.length) return `It lies ${near[0]} from the nearest image of its cluster.`;
+    return near[0] <= rival[0]
+      ? `It looks more like images of its own cluster (nearest: ${near[0]} away) than like `
         + `those of ${second} (nearest: ${rival[0]} away).`
       : `A doubtful case: the nearest image of ${second} is nearer (${rival[0]} away) than `
-        + `the nearest of its own cluster (${own[0]} away).`;
+        + `the nearest of its own cluster (${near[0]} away).`;
   }
 
   function facts(image) {
@@ -210,6 +227,7 @@
       found.push(['As likely as', `more likely than ${percent(data.typicality[image])} of the images, to the model`]);
     }
     if (data.label?.[image] != null) found.push(['Label', data.label[image]]);
+    if (isAdded(image)) found.push(['Added', 'after the fit, which has not seen it']);
     if (pinned.has(image)) found.push(['Pinned', 'by hand, whatever the model says']);
     if (image in data.why) found.push(['Unlike others', data.why[image] || 'yes']);
     if (image in data.copy) found.push([`${data.copy[image][1] === 'exact' ? 'Exact' : 'Near'} copy`, `of ${data.copy[image][0]}`]);
@@ -222,7 +240,7 @@
 
   function showWhy(image) {
     state.picked = image;
-    const [own, rival] = data.near[image];
+    const [near, rival] = data.near[image];
     const away = (side) => (_, k) => `${data.away[image][side][k]} away`;
     const parts = [
       element('h3', { textContent: data.file[image] }),
@@ -231,8 +249,8 @@
       element('h4', { textContent: 'Why is it here?' }),
       element('p', { textContent: reason(image) }),
     ];
-    if (own.length) {
-      parts.push(element('h4', { textContent: 'Nearest in its own cluster' }), picks(own, away(0)));
+    if (near.length) {
+      parts.push(element('h4', { textContent: 'Nearest in its own cluster' }), picks(near, away(0)));
     }
     if (rival.length) {
       parts.push(element('h4', { textContent: `Nearest in ${titleOf(data.second[image])}` }),
@@ -260,12 +278,13 @@
     const THUMB = 40; // pixels of a picture on the map, at least
     const MARGIN = 24;
     const DOT = 5;
-    const sheets = [];
+    const sheets = { images: [], added: [] };
     const order = [...data.file.keys()].sort(ORDERS.typical);
     let [width, height, density] = [0, 0, 1];
     let view = { scale: 1, left: 0, top: 0 }; // of the canvas, in pixels of the page
     let fitted = 1; // the scale of the whole map
     let chosen = { level: null, images: [] }; // those whose pictures are drawn
+    let strokes = []; // of the marks of images that were added: colours and widths
     let asked = false; // whether a frame is asked for
     let pictures = true;
     let lasso = null; // the points of the lasso while it is drawn
@@ -286,16 +305,17 @@
 
     function load() { // the sheets are there already, as pictures of the style
       resize();
-      const tiles = data.tiles.images;
-      for (let k = 0; k < tiles.sheets; k++) {
-        const probe = element('i', { className: `t-images-${k}` });
-        document.body.append(probe);
-        const source = getComputedStyle(probe).backgroundImage;
-        probe.remove();
-        const sheet = new Image();
-        sheet.onload = draw;
-        sheet.src = source.slice(source.indexOf('(') + 1, -1).replace(/^["']|["']$/g, '');
-        sheets.push(sheet);
+      for (const [name, found] of Object.entries(sheets)) {
+        for (let k = 0; k < (data.tiles[name]?.sheets ?? 0); k++) {
+          const probe = element('i', { className: `t-${name}-${k}` });
+          document.body.append(probe);
+          const source = getComputedStyle(probe).backgroundImage;
+          probe.remove();
+          const sheet = new Image();
+          sheet.onload = draw;
+          sheet.src = source.slice(source.indexOf('(') + 1, -1).replace(/^["']|["']$/g, '');
+          found.push(sheet);
+        }
       }
     }
 
@@ -363,6 +383,7 @@
       asked = false;
       if (!width) return;
       const style = getComputedStyle(canvas);
+      strokes = [[style.getPropertyValue('--paper'), 4], [style.getPropertyValue('--ink'), 2]];
       context.setTransform(density, 0, 0, density, 0, 0);
       context.clearRect(0, 0, width, height);
       const near = Math.min(1.6, (view.scale / fitted) ** .25);
@@ -384,6 +405,7 @@
         dots(images, false);
       }
       if (pictures) paintPictures(style.getPropertyValue('--paper'));
+      markDots();
       paintNames(style);
       if (state.picked !== null) ring(state.picked, style.getPropertyValue('--ink'));
       if (lasso) paintLasso(style.getPropertyValue('--accent'));
@@ -391,24 +413,46 @@
 
     const thumbSize = () => THUMB * Math.min(2.2, Math.max(1, (view.scale / fitted / 4) ** .4));
 
+    // Marks images that were added, in a colour of no cluster: a ring around a dot, a frame
+    // around a picture of so many pixels.
+    function mark(image, box = null) {
+      const [x, y] = [toX(data.x[image]), toY(data.y[image])];
+      for (const [colour, line] of strokes) {
+        context.strokeStyle = colour;
+        context.lineWidth = line;
+        context.beginPath();
+        if (box) context.rect(x - box[0] / 2 - 3, y - box[1] / 2 - 3, box[0] + 6, box[1] + 6);
+        else context.arc(x, y, DOT / 2 + 4, 0, 2 * Math.PI);
+        context.stroke();
+      }
+    }
+
+    function markDots() {
+      const framed = new Set(pictures ? chosen.images : []);
+      for (let image = own; image < count; image++) {
+        if (isShown[image] && !framed.has(image)) mark(image);
+      }
+    }
+
     function paintPictures(paper) {
       choosePictures();
       const size = thumbSize();
-      context.imageSmoothingEnabled = !data.tiles.images.exact;
       for (const image of chosen.images) {
         const [x, y] = [toX(data.x[image]), toY(data.y[image])];
         if (x < -size || y < -size || x > width + size || y > height + size) continue;
         const tile = tileOf(image, false);
-        const sheet = sheets[tile.sheet];
+        const sheet = sheets[tile.name][tile.sheet];
         if (!sheet?.complete || !sheet.naturalWidth) continue;
         const [w, h] = [(size * tile.width) / tile.side, (size * tile.height) / tile.side];
         context.fillStyle = colours[image];
         context.fillRect(x - w / 2 - 2, y - h / 2 - 2, w + 4, h + 4);
         context.fillStyle = paper;
+        context.imageSmoothingEnabled = !data.tiles[tile.name].exact;
         context.drawImage(
           sheet, tile.column * tile.side + Math.floor((tile.side - tile.width) / 2),
           tile.row * tile.side + Math.floor((tile.side - tile.height) / 2), tile.width,
           tile.height, x - w / 2, y - h / 2, w, h);
+        if (isAdded(image)) mark(image, [w, h]);
       }
     }
 
@@ -579,6 +623,13 @@
       event.currentTarget.setAttribute('aria-pressed', pictures);
       draw();
     };
+    if (byId('added')) {
+      byId('added').onclick = () => {
+        state.added = !state.added;
+        if (state.filter.kind === 'added') state.filter = { kind: 'all' };
+        refresh();
+      };
+    }
     new ResizeObserver(resize).observe(canvas);
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
 
@@ -593,7 +644,8 @@
         byId('map').scrollIntoView({ block: 'nearest' });
       },
       // For tests: whether all sheets are there, and where an image is in the window.
-      loaded: () => Promise.all(sheets.map((sheet) => sheet.decode())).then(() => true),
+      loaded: () => Promise.all(Object.values(sheets).flat().map((sheet) => sheet.decode()))
+        .then(() => true),
       spot(image) {
         const box = canvas.getBoundingClientRect();
         return [box.left + toX(data.x[image]), box.top + toY(data.y[image])];
@@ -629,6 +681,7 @@
       second_probability: data.secondProbability, rank: data.rank,
       typicality: data.typicality,
       foreign: data.file.map((_, i) => (i in data.why ? 'yes' : 'no')),
+      added: data.file.map((_, i) => (isAdded(i) ? 'yes' : 'no')),
       duplicate_of: data.file.map((_, i) => data.copy[i]?.[0] ?? null),
       ...(data.label ? { label: data.label } : {}),
     };

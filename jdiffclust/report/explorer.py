@@ -30,6 +30,11 @@ MOST_SHOWN = 10_000
 # Names of sheets -> bytes that they may take: all images, clusters (means and generated
 # images), and some images larger, which the cards show.
 SHEETS = {'images': 10_000_000, 'clusters': 2_000_000, 'close': 2_000_000}
+OF_IMAGES = ('images', 'close')
+# Images that were added have a sheet of their own, which is made with the page: so many
+# are shown, or more where the fit's own images leave room; of more some, at random.
+ADDED = 'added'
+MOST_ADDED, ADDED_PIXELS, ADDED_BYTES = 2_500, 4_000_000, 2_500_000
 CLOSE_PIXELS, CLOSE_SIDE, CLUSTER_PIXELS = 4_000_000, 128, 3_000_000
 TYPICAL, UNSURE, GENERATED = 10, 5, 5  # pictures on a card
 TORN = .7  # an image is torn between clusters if its largest probability is smaller
@@ -47,10 +52,11 @@ class Explored(NamedTuple):
   """What is known of the images of a run for its page.
 
   Attributes:
-    columns: of all N images, see `spreadsheet.columns_of`.
+    columns: of all N images, see `spreadsheet.columns_of`; those that were added after
+      the fit come last.
     decided: by hand.
     features: by which neighbours are found, [N, D].
-    sheets: by the names in `SHEETS`.
+    sheets: by the names in `SHEETS`, and of images that were added.
   """
 
   columns: Columns
@@ -119,6 +125,36 @@ def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
   return {name: found[name] for name in SHEETS}
 
 
+def with_added(sheets: Mapping[str, Sheets], first: int,
+               originals: Sequence[bytes | None],
+               pictures: Sequence[bytes | None]) -> dict[str, Sheets]:
+  """The pictures of a page, with those of images that were added.
+
+  Args:
+    sheets: of the run's own images.
+    first: the row of the first image that was added.
+    originals, pictures: of these, see `added.Added`; those that have neither are not
+      shown.
+  """
+  files = [original or picture for original, picture in zip(originals, pictures)]
+  places = np.flatnonzero([file is not None for file in files])
+  most = max(MOST_ADDED, MOST_SHOWN - len(sheets['images'].rows))
+  places = np.sort(np.random.default_rng(0).permutation(places)[:most])
+  room = SHEETS['images'] - sum(map(len, sheets['images'].files))
+  made = thumbnails.sheets_of(
+      lambda tile, side: thumbnails.reduced(
+          thumbnails.unpacked(files[places[tile]]), side), first + places,
+      thumbnails.side_of(len(places), ADDED_PIXELS), max(ADDED_BYTES, room))
+  missing = np.array([originals[place] is None for place in places], bool)
+  return {**sheets, ADDED: made._replace(missing=missing)}
+
+
+def shown_of(sheets: Mapping[str, Sheets]) -> np.ndarray:
+  """The rows of the images that a page shows, int, rising."""
+  return np.concatenate([sheets[name].rows for name in ('images', ADDED)
+                         if name in sheets])
+
+
 def stylesheet(sheets: Mapping[str, Sheets]) -> str:
   """CSS by which an element of the classes `t` and `t-NAME-K` shows a tile."""
   lines = []
@@ -152,6 +188,9 @@ def view(explored: Explored) -> dict[str, Any]:
       data: for explorer.js, of plain JSON types;
       stylesheet: see `stylesheet`;
       total, shown: how many images there are, and on the page;
+      added: how many images were added after the fit;
+      missing: of how many images there is no picture of the original: of the fit's own
+        and of those that were added;
       cards: of each cluster, see `_cards`;
       sure, fair, torn: shares of all images;
       pairs: of clusters that are alike, see `_pairs`;
@@ -159,15 +198,17 @@ def view(explored: Explored) -> dict[str, Any]:
       foreign, copies, matrix: see `_foreign`, `_copies` and `_matrix`.
   """
   columns, sheets = explored.columns, explored.sheets
-  rows = sheets['images'].rows
+  rows, own = shown_of(sheets), len(sheets['images'].rows)
   places = {int(row): place for place, row in enumerate(rows)}
   close = {int(row): place for place, row in enumerate(sheets['close'].rows)}
 
   def picture(row: int) -> dict[str, Any]:
     """What a template shows of an image: its tile, name, place and probability."""
     tile = (tile_of('close', sheets['close'], close[row]) if row in close else
-            tile_of('images', sheets['images'], places[row]))
+            tile_of('images', sheets['images'], places[row]) if places[row] < own else
+            tile_of(ADDED, sheets[ADDED], places[row] - own))
     return {**tile, 'place': places[row], 'file': columns['file'][row],
+            'added': columns['added'][row],
             'short': short_name(columns['file'][row]),
             'title': title_of(explored.decided, columns['cluster'][row]),
             'probability': columns['probability'][row]}
@@ -180,7 +221,9 @@ def view(explored: Explored) -> dict[str, Any]:
   cards = _cards(explored, cluster, probability, mixing, members, picture)
   return {
       'data': _data(explored, rows, places, cards), 'stylesheet': stylesheet(sheets),
-      'total': len(cluster), 'shown': len(rows), 'cards': cards, 'pairs': pairs,
+      'total': len(cluster), 'shown': len(rows), 'added': sum(columns['added']),
+      'missing': [int(sheets[name].missing.sum()) if name in sheets else 0
+                  for name in ('images', ADDED)], 'cards': cards, 'pairs': pairs,
       **_sureness(probability), 'pinned': int(np.sum(explored.decided.pins >= 0)),
       'foreign': _foreign(columns, places, picture),
       'copies': _copies(columns, places, picture), 'matrix': _matrix(columns, cluster)}
@@ -231,11 +274,13 @@ def _cards(explored: Explored, cluster, probability, mixing, shown,
   """What is told of each cluster, those that are one together.
 
   Returns:
-    Dicts of number, name, title, colour, parts (the model's clusters), size, share of
-    all, sure, fair, torn, certainty (mean probability), pinned, means, typical, unsure,
-    generated (pictures), and nearest (number, title, share of the nearest images).
+    Dicts of number, name, title, colour, parts (the model's clusters), size, added (how
+    many of these were, after the fit), share of all, sure, fair, torn, certainty (mean
+    probability), pinned, means, typical, unsure, generated (pictures), and nearest
+    (number, title, share of the nearest images).
   """
   decided, sheets = explored.decided, explored.sheets['clusters']
+  added = np.array(explored.columns['added'], bool)
   kept, together = decided.merged(np.asarray(explored.columns['probabilities']))
   cards = []
   for place, q in enumerate(np.unique(decided.owners).tolist()):
@@ -253,7 +298,8 @@ def _cards(explored: Explored, cluster, probability, mixing, shown,
     cards.append({
         'number': q, 'name': decided.name(q), 'title': title_of(decided, q),
         'colour': figures.COLOURS[place % len(figures.COLOURS)], 'parts': parts,
-        'size': len(own), 'share': len(own) / len(cluster), **_sureness(own),
+        'size': len(own), 'added': int(np.sum(added[cluster == q])),
+        'share': len(own) / len(cluster), **_sureness(own),
         'certainty': float(own.mean()) if len(own) else None,
         'pinned': int(np.sum(decided.pins == q)),
         'means': drawn(tiles[root][0] for root in roots) if len(own) else [],
@@ -321,8 +367,12 @@ def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
 
 
 def _foreign(columns: Columns, places, picture) -> dict[str, Any]:
-  """How many images are unusual, and pictures of some, each with why."""
-  alien = [row for row, yes in enumerate(columns['foreign']) if yes]
+  """How many images are unusual, and pictures of some, each with why.
+
+  Those that were added come first: strays are looked for among new images.
+  """
+  alien = sorted((row for row, yes in enumerate(columns['foreign']) if yes),
+                 key=lambda row: not columns['added'][row])
   shown = [row for row in alien if row in places][:MOST_FOREIGN]
   known = any(yes is not None for yes in columns['foreign'])
   return {'count': len(alien), 'known': known,
@@ -387,7 +437,8 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
   cluster = np.array(at('cluster'))
   known, away = nearest_of_both(
       explored.features[rows], cluster,
-      np.array([-1 if q is None else q for q in at('second')]))
+      np.array([-1 if q is None else q for q in at('second')]),
+      ~np.array(at('added'), bool))
   points = np.stack([at('x'), at('y')], axis=1).astype(float)
   points -= points.min(axis=0)
   points = np.rint(points / max(points.max(), 1e-9) * 9999).astype(int)
@@ -405,6 +456,7 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
       'copy': {place: [columns['duplicate_of'][row], columns['duplicate'][row]]
                for row, place in places.items()
                if columns['duplicate_of'][row] is not None},
+      'added': sum(at('added')),  # which are the last ones
       'pinned': [place for row, place in places.items() if columns['pinned'][row]],
       'x': points[:, 0].tolist(), 'y': points[:, 1].tolist(),
       'near': known, 'away': away,
@@ -444,13 +496,14 @@ def _metadata(columns: Columns, rows: np.ndarray) -> dict[str, list[str]] | None
 
 
 def nearest_of_both(features: np.ndarray, cluster: np.ndarray, second: np.ndarray,
-                    count: int = WHY) -> tuple[list, list]:
-  """Of each image the nearest ones of its own cluster, and of the rival one.
+                    fitted: np.ndarray, count: int = WHY) -> tuple[list, list]:
+  """Of each image the nearest fitted ones of its own cluster, and of the rival one.
 
   Args:
     features: [n, D].
     cluster: of each, int [n].
     second: its rival, int [n]; -1: none.
+    fitted: which the fit has seen, bool [n]; the others are told by these.
     count: k, at most, of each of the two.
 
   Returns:
@@ -458,7 +511,8 @@ def nearest_of_both(features: np.ndarray, cluster: np.ndarray, second: np.ndarra
   """
   places: list[list[list[int]]] = [[[], []] for _ in cluster]
   aways: list[list[list[float]]] = [[[], []] for _ in cluster]
-  members = {int(q): np.flatnonzero(cluster == q) for q in np.unique(cluster)}
+  members = {int(q): np.flatnonzero((cluster == q) & fitted)
+             for q in np.unique(cluster)}
 
   def look(rows: np.ndarray, known: np.ndarray, side: int, own=None) -> None:
     near, away = gallery.nearest(features[rows], features[known], count, own)
@@ -466,8 +520,10 @@ def nearest_of_both(features: np.ndarray, cluster: np.ndarray, second: np.ndarra
       places[row][side] = known[found].tolist()
       aways[row][side] = [float(f'{one:.4g}') for one in distances]
 
-  for q, rows in members.items():
-    look(rows, rows, 0, np.arange(len(rows)))
+  for q, known in members.items():
+    look(known, known, 0, np.arange(len(known)))
+    look(np.flatnonzero((cluster == q) & ~fitted), known, 0)
+    rows = np.flatnonzero(cluster == q)
     for r in np.unique(second[rows]).tolist():
       if r in members:
         look(rows[second[rows] == r], members[r], 1)

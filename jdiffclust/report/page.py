@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
       autoescape=True, trim_blocks=True, lstrip_blocks=True,
       undefined=jinja2.StrictUndefined)
-  environment.filters.update(number=_number, percent=_percent)
+  environment.filters.update(number=_number, percent=_percent, breaks=_breaks)
   history = summary.get('history') or ()
   here = pathlib.Path(__file__).parent
   replaced = _REPLACED if view else ()
@@ -166,7 +167,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     replaced += ('confusion_matrix',)
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
-      facts=_facts(summary),
+      facts=_facts(summary, view),
       scores=_scores(summary),
       quick=summary.get('effort') == 'quick',
       agreement=[one['text'] for one in (summary.get('agreement') or {}).values() if one],
@@ -261,10 +262,15 @@ def _counted(count: int, word: str) -> str:
   return f"{_number(count)} {word}{'' if count == 1 else 's'}"
 
 
-def _facts(summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(summary: Mapping[str, Any],
+           view: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
   """The headline: (value, what it is) pairs."""
+  images = _number(summary.get('num_images')), 'images'
+  if view and view['added']:
+    images = (_number(view['total']),
+              f"images, {_number(view['added'])} of them added after the fit")
   return (
-      (_number(summary.get('num_images')), 'images'),
+      images,
       (_shape(summary.get('image_shape')), 'pixels each'),
       (_number(summary.get('num_clusters')),
        'clusters: groups of images that look alike'),
@@ -429,10 +435,15 @@ def _number(value: float | None, digits: int = 0) -> str:
   return f'{value:,.{digits}f}'
 
 
+def _breaks(name: str) -> markupsafe.Markup:
+  """A file name that is broken after _ and -, rather than within words."""
+  return markupsafe.Markup('<wbr>').join(re.findall('[^_-]+[_-]*|[_-]+', name))
+
+
 def _percent(value: float | None) -> str:
   if value is None or not math.isfinite(value):
     return _DASH
-  return f'{100 * value:.1f} %'
+  return f'{100 * value:.1f}\N{NO-BREAK SPACE}%'
 
 
 def _unit(value: float | None, unit: str, digits: int = 0) -> str:

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
-from jdiffclust.decisions import Decisions
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation import diagnostics, gallery, scores
 from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
-from jdiffclust.report import explorer, figures, page, spreadsheet, thumbnails
+from jdiffclust.report import explorer, figures, page, thumbnails
 
 VERSIONED = ('jdiffclust', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
              'scikit-learn')
@@ -210,15 +209,12 @@ def write_results(workdir, results: Results, source, images_at, labels,
   return summary, drawn
 
 
-def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
-                 decided: Decisions, added: int = 0) -> None:
+def rewrite_page(workdir: pathlib.Path, explored: Callable) -> None:
   """Writes report.html anew from what is in the folder.
 
   Args:
     workdir: the folder.
-    columns: of the run's own images, as they are decided.
-    decided: by hand.
-    added: how many images were added to them.
+    explored: from the run's gallery and sheets to what is known of its images.
 
   Raises:
     UserError: something is missing there.
@@ -239,13 +235,11 @@ def rewrite_page(workdir: pathlib.Path, columns: spreadsheet.Columns,
                     'as does the end of a fit.')
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
            if path.stem != 'restored'}
-  write_page(workdir, summary, drawn, config, tau, explorer.Explored(
-      columns, decided, known.features, sheets), added)
+  write_page(workdir, summary, drawn, config, tau, explored(known, sheets))
 
 
 def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
-               responsibilities: np.ndarray, explored: explorer.Explored,
-               added: int = 0) -> None:
+               responsibilities: np.ndarray, explored: explorer.Explored) -> None:
   """Writes report.html.
 
   Args:
@@ -253,21 +247,16 @@ def write_page(workdir: pathlib.Path, summary: dict, drawn, config: dict,
     summary: as in summary.json.
     drawn: paths of figures by name.
     config: as plain types.
-    responsibilities: [N, Q].
-    explored: what is known of the run's own images.
-    added: how many images were added to them.
+    responsibilities: of the fit's images, [N, Q].
+    explored: what is known of the run's images, those that were added included.
   """
-  if added:
-    text = (f'{added:,} images were added after the fit: they stand in results.csv, and '
-            'are not shown here')
-    summary = summary | {'warnings': [*summary.get('warnings', ()), text]}
   decided = explored.decided
   table = [dict(row) for row in scores.cluster_table(responsibilities)]
   groups = ()
   if decided.any:
     for row, name in zip(table, decided.of_the_model):
       row['name'] = name
-    final = decided.clusters_of(responsibilities)
+    final = np.array(explored.columns['cluster'])
     groups = [{'name': decided.name(q),
                'clusters': ', '.join(map(str, np.flatnonzero(decided.owners == q))),
                'size': int(np.sum(final == q)), 'pinned': int(np.sum(decided.pins == q))}

@@ -43,6 +43,7 @@ class Sheets(NamedTuple):
     heights, widths: of the pictures in their tiles, int [n].
     files: the sheets as WebP files.
     exact: whether the pictures are neither reduced nor compressed with loss.
+    missing: which pictures are not of the originals, yet, bool [n].
   """
 
   rows: np.ndarray
@@ -52,6 +53,7 @@ class Sheets(NamedTuple):
   widths: np.ndarray
   files: tuple[bytes, ...]
   exact: bool
+  missing: np.ndarray
 
 
 def side_of(count: int, pixels: int = PIXELS, largest: int = LARGEST) -> int:
@@ -78,7 +80,7 @@ def sheets_of(thumbnail: Callable[[int, int], np.ndarray], rows: np.ndarray, sid
   whole, side = longest < side, min(side, longest)
   columns = max(1, SHEET // side)
   grey = all(picture.shape[-1] == 1 for picture in pictures)
-  sheets = []
+  sheets, missing = [], np.zeros(len(pictures), bool)
   for begin in range(0, len(pictures), columns**2):
     part = pictures[begin:begin + columns**2]
     high = -(-len(part) // columns)
@@ -87,14 +89,41 @@ def sheets_of(thumbnail: Callable[[int, int], np.ndarray], rows: np.ndarray, sid
       _lay(sheet, picture, side, *divmod(place, columns))
     sheets.append(Image.fromarray(sheet[..., 0] if grey else sheet))
   if not pictures:
-    return Sheets(np.zeros(0, int), side, columns, heights, widths, (), False)
+    return Sheets(np.zeros(0, int), side, columns, heights, widths, (), False,
+                  missing)
   ways = [{'lossless': True}] * whole + [{'quality': q, 'method': 4} for q in QUALITIES]
   for way in ways:
     encoded = threaded_map(lambda sheet: _encoded(sheet, way), sheets)
     if sum(map(len, encoded)) <= most_bytes:
       break
   return Sheets(np.asarray(rows, int), side, columns, heights, widths, tuple(encoded),
-                whole and 'lossless' in way)
+                whole and 'lossless' in way, missing)
+
+
+def tiles_of(sheets: Sheets) -> list[np.ndarray]:
+  """The pictures that sheets have, n of uint8 [h, w, 1 or 3]."""
+  shown = [np.asarray(Image.open(io.BytesIO(file))) for file in sheets.files]
+  found = []
+  for place, (height, width) in enumerate(zip(sheets.heights, sheets.widths)):
+    number, rest = divmod(place, sheets.columns**2)
+    row, column = divmod(rest, sheets.columns)
+    top = row * sheets.side + (sheets.side - height) // 2
+    left = column * sheets.side + (sheets.side - width) // 2
+    found.append(shown[number][top:top + height, left:left + width])
+  return found
+
+
+def packed(picture: np.ndarray) -> bytes:
+  """A picture uint8 [h, w, 1 or 3] as a WebP file, small ones without loss."""
+  whole = max(picture.shape[:2]) < LARGEST
+  return _encoded(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture),
+                  {'lossless': True} if whole else {'quality': QUALITIES[0], 'method': 4})
+
+
+def unpacked(file: bytes) -> np.ndarray:
+  """The picture of a file, uint8 [h, w, 3]."""
+  with Image.open(io.BytesIO(file)) as image:
+    return np.asarray(image.convert('RGB'))
 
 
 def _lay(sheet: np.ndarray, picture: np.ndarray, side: int, row: int,
@@ -136,7 +165,8 @@ def write(path, named: dict[str, Sheets]) -> None:
     lengths = [len(file) for file in sheets.files]
     arrays |= {
         f'{name}_layout': np.array([sheets.side, sheets.columns, sheets.exact]),
-        f'{name}_tiles': np.stack([sheets.rows, sheets.heights, sheets.widths]),
+        f'{name}_tiles': np.stack([sheets.rows, sheets.heights, sheets.widths,
+                                    sheets.missing]),
         f'{name}_lengths': np.array(lengths, int),
         f'{name}_bytes': np.frombuffer(b''.join(sheets.files), np.uint8)}
   files.write_npz(path, arrays)
@@ -150,11 +180,11 @@ def read(path, names: Sequence[str]) -> dict[str, Sheets] | None:
     return None
   found = {}
   for name in names:
-    layout, (rows, heights, widths), lengths, data = (
+    layout, (rows, heights, widths, *missing), lengths, data = (
         arrays[f'{name}_{part}'] for part in parts)
     side, columns, exact = map(int, layout)
     ends = np.cumsum(lengths)
     found[name] = Sheets(rows, side, columns, heights, widths, tuple(
         data[end - length:end].tobytes() for end, length in zip(ends, lengths)),
-        bool(exact))
+        bool(exact), (missing[0] if missing else 0 * rows).astype(bool))
   return found

@@ -5,13 +5,15 @@ import numpy as np
 from jdiffclust import exploring
 from jdiffclust.decisions import none_of
 from jdiffclust.evaluation.gallery import Copies, nearest
-from jdiffclust.report import explorer, spreadsheet
+from jdiffclust.report import explorer, spreadsheet, thumbnails
 
 N, Q = 40, 4  # the last cluster is empty
 # A file name that would end a script, be markup, or be computed by a spreadsheet.
 NASTY = '</script><b onclick="x">&\u2028.png'
 CLUSTERS = np.arange(N) % 3
 COPY, ORIGINAL, FOREIGN, TORN = 39, 3, 5, 7
+ADDED = ('new/40.png', 'new/<i>41</i>.png')  # of the clusters 1 and 2, far from all
+AWAY = np.array([[10., -3.], [20., 9.]])
 
 
 def responsibilities():
@@ -54,3 +56,21 @@ def explored(decided=None, names=None):
   pictures[-1] = np.nan  # the mean of no image
   sheets = explorer.make_sheets(columns, thumbnail, pictures, np.stack([pictures] * 2, 1))
   return explorer.Explored(columns, decided, places, sheets)
+
+
+def explored_with_added():
+  """The same with two images that were added, the second of which is unusual."""
+  own = explored()
+  near, away = nearest(AWAY, features(), 10)
+  columns = spreadsheet.columns_of(
+      ADDED, responsibilities()[[1, 2]], -np.array([99., 98.]), none_of(Q, 2),
+      np.zeros(2), (np.array([False, True]), ['edges'] * 2),
+      exploring.Beside(near, away, AWAY, Copies(np.full(2, -1), np.zeros(2, bool))),
+      [*own.columns['file'], *ADDED], ['kind 1', ''], {}, None, True)
+  columns = spreadsheet.one_below_the_other(own.columns, columns)
+  decided = none_of(Q, N + 2)
+  shades = [thumbnails.packed(np.full((6, 9, 1), shade, np.uint8)) for shade in (99, 199)]
+  return explorer.Explored(
+      spreadsheet.decided_anew(columns, decided), decided,
+      np.concatenate([features(), AWAY]),
+      explorer.with_added(own.sheets, N, [shades[0], None], [None, shades[1]]))

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import chromium
 from jdiffclust.report import explorer, page
-from tests.report.exploring import CLUSTERS, N, NASTY, TORN, explored
+from tests.report.exploring import (
+    ADDED, CLUSTERS, N, NASTY, TORN, explored, explored_with_added)
 from tests.report.test_page import SUMMARY, TABLE
 
 pytestmark = pytest.mark.skipif(
@@ -20,6 +21,15 @@ def address(tmp_path_factory):
   """Of the page of 40 images."""
   path = tmp_path_factory.mktemp('page') / 'report.html'
   page.write_report(path, SUMMARY, {}, {}, TABLE, view=explorer.view(explored()))
+  return path.as_uri()
+
+
+@pytest.fixture(scope='module')
+def with_added(tmp_path_factory):
+  """The address of the page of the same images and two that were added."""
+  path = tmp_path_factory.mktemp('added') / 'report.html'
+  page.write_report(path, SUMMARY, {}, {}, TABLE,
+                    view=explorer.view(explored_with_added()))
   return path.as_uri()
 
 
@@ -69,7 +79,8 @@ def test_filter_and_search(browser, address):
   assert listed(browser) == [TORN]
   browser.value("document.querySelector('#list .pick').click()")
   why = browser.value("document.getElementById('why').innerText")
-  assert 'folder/07.png' in why and 'Next best: Cluster 2, 46.0 %' in why
+  assert 'folder/07.png' in why
+  assert 'Next best: Cluster 2, 46.0 %' in why.replace('\N{NO-BREAK SPACE}', ' ')
   browser.value("""{document.getElementById('filter').value = 'all';
       document.getElementById('filter').dispatchEvent(new Event('change'));
       const one = document.getElementById('query'); one.value = '<B ONCLICK';
@@ -114,4 +125,36 @@ def test_lasso_and_export(browser, address):
   browser.value("document.getElementById('export').click()")
   saved = browser.downloaded('images.csv').decode('utf-8-sig')
   assert len(list(csv.DictReader(io.StringIO(saved, newline='')))) == len(found)
+  assert browser.errors == []
+
+
+def test_images_that_were_added(browser, with_added, address):
+  """Found, filtered, exported and drawn as the others; switched off; told apart."""
+  browser.open(with_added, 380)
+  assert browser.value('jdiffclust.map.loaded()')
+  assert browser.value('document.documentElement.scrollWidth') <= 380
+  browser.open(with_added)
+  assert len(listed(browser)) == N + 2
+  choose = lambda kind: browser.value(f"""{{const one = document.getElementById('filter');
+      one.value = '{kind}'; one.dispatchEvent(new Event('change'))}}""")
+  choose('added')
+  assert sorted(listed(browser)) == [N, N + 1]
+  choose('cluster 1')
+  assert sorted(listed(browser)) == [i for i in range(N) if CLUSTERS[i] == 1] + [N]
+  browser.value("document.getElementById('added').click()")
+  assert N not in listed(browser)
+  assert 'but those added' in browser.value("document.getElementById('found').innerText")
+  choose('added')
+  assert sorted(listed(browser)) == [N, N + 1]
+  browser.value("document.querySelector('#list .pick').click()")
+  why = browser.value("document.getElementById('why').innerText")
+  assert ADDED[0] in why and 'Added after the fit' in why
+  text = browser.value(f'jdiffclust.table([0, {N}])')
+  assert [row['added'] for row in csv.DictReader(io.StringIO(text, newline=''))] == [
+      'no', 'yes']
+  x, y = spot(browser, N + 1)
+  browser.mouse('Moved', x, y)
+  assert ADDED[1] in browser.value("document.getElementById('hover').innerText")
+  browser.open(address)
+  assert browser.value("document.getElementById('added')") is None
   assert browser.errors == []

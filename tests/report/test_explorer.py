@@ -9,9 +9,10 @@ from scipy.spatial import distance
 
 from jdiffclust import splits
 from jdiffclust.decisions import none_of
-from jdiffclust.report import explorer, page
+from jdiffclust.report import explorer, page, thumbnails
 from tests.report.exploring import (
-    CLUSTERS, COPY, FOREIGN, N, NASTY, ORIGINAL, Q, TORN, explored, features)
+    ADDED, AWAY, CLUSTERS, COPY, FOREIGN, N, NASTY, ORIGINAL, Q, TORN, explored,
+    explored_with_added, features)
 from tests.report.test_page import SUMMARY, TABLE, outline
 
 
@@ -133,6 +134,37 @@ def test_of_many_images_some_are_shown(known):
   np.testing.assert_array_equal(explorer.shown_rows(known.columns, N), np.arange(N))
 
 
+def test_images_that_were_added(view, tmp_path):
+  """They count, have pictures, and are told by those of the fit, as the others are."""
+  known = explored_with_added()
+  found = explorer.view(known)
+  assert [(card['size'], card['added']) for card in found['cards']] == [
+      (14, 0), (14, 1), (14, 1), (0, 0)]
+  assert (found['total'], found['added'], found['data']['added']) == (N + 2, 2, 2)
+  assert found['missing'] == [0, 1]  # the second has but what the run sees
+  apart = distance.cdist(AWAY, features())
+  for row, q in enumerate((1, 2)):
+    np.testing.assert_allclose(found['data']['away'][N + row][0],
+                               np.sort(apart[row, CLUSTERS == q])[:3], rtol=1e-3)
+  for name in ('near', 'away', 'file', 'cluster'):  # nothing changes for the others
+    assert found['data'][name][:N] == view['data'][name]
+  assert found['data']['tiles']['images'] == view['data']['tiles']['images']
+  shades = [tile.mean() for tile in thumbnails.tiles_of(known.sheets['added'])]
+  assert shades == [99, 199]
+  assert [one['place'] for one in found['foreign']['some']] == [N + 1, FOREIGN]
+  counts = [[cell['count'] for cell in row['cells']] for row in found['matrix']['rows']]
+  assert counts == np.diag([13, 14, 13]).tolist()  # one of them has a label
+  assert 't-added-0' in found['foreign']['some'][0]['classes']
+  result, _ = written(tmp_path, found)
+  for expected in ('images, 2 of them added after the fit', '1 of them added',
+                   '2 images were added', 'the part for experts',
+                   '1 of the images on this page are not shown by their original'):
+    assert expected in result.text, expected
+  assert ADDED[1] in [attrs.get('title') for _, attrs in result.tags]
+  text = written(tmp_path, view)[0].text
+  assert 'added' not in text and 'original files' not in text
+
+
 def test_no_text_from_outside_is_markup(view, tmp_path):
   """Not within the JSON either, which is read as it was made."""
   result, source = written(tmp_path, view)
@@ -172,6 +204,7 @@ def test_hardly_any_images(count):
   """Two images, each a cluster, or three in two: nothing to compare them with."""
   near, away = explorer.nearest_of_both(np.arange(2. * count).reshape(count, 2),
                                         np.array([0, 1, 1][:count]),
-                                        np.array([1, -1, 0][:count]))
+                                        np.array([1, -1, 0][:count]),
+                                        np.ones(count, bool))
   assert near[0] == [[], list(range(1, count))] and near[1][1] == []
   assert Q and away[0][0] == []

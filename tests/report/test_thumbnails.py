@@ -43,6 +43,9 @@ def test_small_pictures_stay_as_they_are(monkeypatch):
   arrays = decoded(sheets)
   for place, picture in enumerate(pictures):
     np.testing.assert_array_equal(tile(sheets, arrays, place), picture)
+    np.testing.assert_array_equal(thumbnails.tiles_of(sheets)[place], picture)
+    np.testing.assert_array_equal(thumbnails.unpacked(thumbnails.packed(picture)),
+                                  picture)
   np.testing.assert_array_equal(sheets.rows, np.arange(7) * 3)
 
 
@@ -58,10 +61,12 @@ def test_the_bytes_are_kept(tmp_path):
   errors = [np.abs(tile(sheets[30_000], arrays, k) - noise[k].mean()).mean()
             for k in range(64)]
   assert max(errors) < 100 and not sheets[30_000].exact
+  sheets[30_000] = sheets[30_000]._replace(missing=np.arange(64) == 7)
   thumbnails.write(tmp_path / 'x.npz', {'a': sheets[10**6], 'b': sheets[30_000]})
   read = thumbnails.read(tmp_path / 'x.npz', ('a', 'b'))
   for one, other in zip(read.values(), sheets.values()):
     assert one.files == other.files and one.side == 32 and not one.exact
     np.testing.assert_array_equal(one.heights, other.heights)
+    np.testing.assert_array_equal(one.missing, other.missing)
   assert thumbnails.read(tmp_path / 'x.npz', ('a', 'c')) is None
   assert thumbnails.read(tmp_path / 'none.npz', ('a',)) is None

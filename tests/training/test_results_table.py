@@ -1,7 +1,11 @@
 """results.csv and .parquet of a fit and of new images, by the command; what a person
 makes of them: decisions, splits, images that are added, folders."""
 
+import base64
 import csv
+import io
+import json
+import re
 import shutil
 
 import numpy as np
@@ -229,6 +233,13 @@ def copied(folder, tmp_path):
   return shutil.copytree(folder[1], tmp_path / 'run')
 
 
+def on_the_page(run):
+  """What the page has of the images, as its script reads it."""
+  source = (run / 'report.html').read_text(encoding='utf-8')
+  return json.loads(re.search('<script type="application/json" id="data">(.*?)</script>',
+                              source, re.DOTALL)[1]), source
+
+
 def column(run, name):
   """A column of results.csv."""
   return [row[name] for row in read(run / 'results.csv')]
@@ -332,6 +343,13 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
     assert ranks == list(range(1, len(ranks) + 1))
   assert [row['added'] for row in rows[60:]] == ['yes'] * 3
   assert (rows[62]['duplicate_of'], rows[62]['duplicate']) == ('b/05.png', 'exact')
+  shown, source = on_the_page(run)
+  assert shown['added'] == 3 and shown['file'] == [row['file'] for row in rows]
+  assert [str(q) for q in shown['cluster']] == [row['cluster'] for row in rows]
+  sheet = re.search(r'[.]t-added-0 .*?base64,(.*?)[)]', source)[1]
+  pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet))).convert('L'))
+  for place, digit in enumerate((70, 71, 5)):  # in the order of rows: its originals
+    np.testing.assert_array_equal(pixels[:8, 8 * place:8 * place + 8], DIGITS[digit] * 15)
   (new / 'b' / '07.png').unlink()
   assert commands.small('--mode=predict', f'--workdir={run}', *of_new).code == 0
   told = read(run / 'results_new.csv')
@@ -352,6 +370,8 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
   assert commands.small('--mode=decide', f'--workdir={run}', '--split=2').code == 0
   parts = column(run, 'cluster')
   assert parts[61] == '2' and '3' in parts
+  shown, _ = on_the_page(run)
+  assert [str(q) for q in shown['cluster']] == parts and shown['pinned'] == [61]
   outcome = commands.small('--mode=sort', f'--workdir={run}', '--action=copy')
   assert outcome.code == 0 and '63 files went' in outcome.out, outcome.err
   laid = {path.relative_to(run / 'sorted') for path in (run / 'sorted').rglob('*.png')}
@@ -373,6 +393,7 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
   assert outcome.code == 0 and '1 of 4 images that were added' in outcome.err
   assert column(run, 'file')[60:] == ['new/a/00.png', 'copy.png', 'zz.png']
   again = read(run / 'results.csv')
+  assert on_the_page(run)[0]['file'] == column(run, 'file')
   del last[61]
   for name in ('file', 'cluster', 'foreign', 'duplicate_of', 'neighbor_files'):
     assert [row[name] for row in again] == [row[name] for row in last]
@@ -385,7 +406,9 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
     assert outcome.code == 0 and f'{count} images were taken back' in outcome.out
   for name in ('file', 'added', 'neighbor_files', 'duplicate_of', 'x'):
     assert column(run, name) == [row[name] for row in old]
-  assert not (run / added.FILE).exists()
+  shown, source = on_the_page(run)
+  assert shown['file'] == column(run, 'file') and shown['added'] == 0
+  assert 't-added' not in source and not (run / added.FILE).exists()
 
 
 def test_names_that_are_taken():
