@@ -191,8 +191,10 @@ def write_outputs(fitted: Fitted, source: ImageSource, workdir: pathlib.Path,
       deciding.explored(workdir, table, columns, of_all, known, sheets))
   repeated, exact = beside.copies.of >= 0, beside.copies.exact
   if repeated.any():
-    reporter.line(f'{repeated.sum():,} images repeat others, {exact.sum():,} of them to '
-                  f'the pixel: duplicate_of in {deciding.RESULTS}.csv')
+    which = ('1 image repeats another' if repeated.sum() == 1 else
+             f'{repeated.sum():,} images repeat others')
+    reporter.line(f'{which}, {exact.sum():,} of them to the pixel: duplicate_of in '
+                  f'{deciding.RESULTS}.csv')
   sizes = np.bincount(columns['cluster'], minlength=len(decided.names)).tolist()
   decisions.write_templates(workdir, sizes if len(decided.splits.clusters) else
                             summary['cluster_sizes'])
