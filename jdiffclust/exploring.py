@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -153,43 +153,49 @@ class Originals:
   """Small pictures of the originals of a source; what is in memory, where that fails.
 
   Attributes:
-    others: the rows of which it had none, since these took too long, or were gone.
+    others: of which rows, at which sides, it had none, since these took too long, or
+      were gone.
   """
 
-  def __init__(self, source: ImageSource, known: Sequence[Sheets] = (),
+  def __init__(self, source: ImageSource, known: Mapping[int, Sheets] | None = None,
                seconds: float = SECONDS):
     """Begins now.
 
     Args:
       source: N images.
-      known: pictures of them that were made before, which are not made again.
+      known: pictures of them that were made before, and are not made again, by the side
+        that they were asked for with.
       seconds: after which originals are decoded no longer.
     """
     self._source, self._end = source, time.monotonic() + seconds
-    # Those that are whole serve for every size.
     self._known = {
-        (int(row), 0 if sheets.exact else sheets.side): np.atleast_3d(tile)
-        for sheets in known for row, missing, tile in zip(
+        (int(row), side): np.atleast_3d(tile)
+        for side, sheets in (known or {}).items() for row, missing, tile in zip(
             sheets.rows, sheets.missing, thumbnails.tiles_of(sheets)) if not missing}
-    self.others: set[int] = set()
+    self.others: set[tuple[int, int]] = set()
 
   def __call__(self, row: int, side: int) -> np.ndarray:
     """A picture uint8 [h, w, 1 or 3] with no side above `side`, of an image."""
-    source = self._source
-    known = self._known.get((int(row), side), self._known.get((int(row), 0)))
-    if known is not None:
-      return thumbnails.reduced(known, side)
+    source, asked = self._source, (int(row), side)
+    if asked in self._known:
+      return self._known[asked]
     if source.thumbnail is not None:
       if time.monotonic() < self._end:
         try:
           return source.thumbnail(int(row), side)
         except (UserError, OSError, ValueError):  # it was there when the run began
           pass
-      self.others.add(int(row))
+      self.others.add(asked)
     if not isinstance(source.seen.images, np.ndarray):
       return np.full((1, 1, 1), 128, np.uint8)
     return thumbnails.reduced(
         thumbnails.eight_bits(images_at(source.seen, [row])[0]), side)
+
+
+def as_known(sheets: Sheets, side: int, originals: Originals) -> Sheets:
+  """Sheets that were asked for with a side, with those marked that are missing."""
+  return sheets._replace(missing=np.array(
+      [(row, side) in originals.others for row in sheets.rows.tolist()], bool))
 
 
 def originals_of(source: ImageSource) -> list[bytes | None]:
@@ -197,11 +203,10 @@ def originals_of(source: ImageSource) -> list[bytes | None]:
 
   Of more than `MOST_SHOWN` images some have one, drawn at random.
   """
-  find, count = Originals(source), source.num_images
+  find, count, side = Originals(source), source.num_images, thumbnails.LARGEST
   rows = np.sort(np.random.default_rng(0).permutation(count)[:MOST_SHOWN]).tolist()
-  files = threaded_map(lambda k: thumbnails.packed(find(rows[k], thumbnails.LARGEST)),
-                       range(len(rows)))
-  found = {row: file for row, file in zip(rows, files) if row not in find.others}
+  files = threaded_map(lambda row: thumbnails.packed(find(row, side)), rows)
+  found = {row: file for row, file in zip(rows, files) if (row, side) not in find.others}
   return [found.get(row) for row in range(count)]
 
 

@@ -212,19 +212,24 @@ def thumbnails_of(source: ImageSource, columns, means: np.ndarray, samples: np.n
     reporter: shows progress.
   """
   before = thumbnails.read(workdir / explorer.FILE, explorer.OF_IMAGES) or {}
-  unfinished = any(one.missing.any() for one in before.values())
+  sides, known = {}, {}
+  for name, (rows, side) in explorer.asked_of(columns).items():
+    sides[name] = side
+    if name in before and len(before[name].rows) == len(rows):  # of the same side, then
+      known[side] = before[name]
+  unfinished = any(one.missing.any() for one in known.values())
   with reporter.task('thumbnails', 1, 'pages') as task:
-    originals = exploring.Originals(source, list(before.values()) if unfinished else ())
+    originals = exploring.Originals(source, known if unfinished else None)
     sheets = explorer.make_sheets(columns, originals, means, samples)
     for name in explorer.OF_IMAGES:
-      sheets[name] = sheets[name]._replace(
-          missing=np.isin(sheets[name].rows, list(originals.others)))
+      sheets[name] = exploring.as_known(sheets[name], sides[name], originals)
     thumbnails.write(workdir / explorer.FILE, sheets)
     task.advance(1)
-  if originals.others:
+  missing = sheets['images'].missing
+  if missing.any():
     reporter.warning(
-        f'{len(originals.others):,} of {len(sheets["images"].rows):,} thumbnails of the '
-        'report are not of the original files, which are gone, or took more than '
+        f'{missing.sum():,} of {len(missing):,} thumbnails of the report are not of the '
+        'original files, which are gone, or took more than '
         f'{exploring.SECONDS} s to read once more: they are as the run sees the images, '
         'or grey. --mode=evaluate goes on with them.')
   return sheets

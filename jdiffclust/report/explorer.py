@@ -89,6 +89,14 @@ def close_rows(columns: Columns, rows: np.ndarray) -> np.ndarray:
   return rows[(rank <= TYPICAL) | (left < UNSURE)]
 
 
+def asked_of(columns: Columns) -> dict[str, tuple[np.ndarray, int]]:
+  """The images of which there are pictures, int, rising, and of which side, by sheet."""
+  rows = shown_rows(columns)
+  close = close_rows(columns, rows)
+  return {'images': (rows, thumbnails.side_of(len(rows))),
+          'close': (close, thumbnails.side_of(len(close), CLOSE_PIXELS, CLOSE_SIDE))}
+
+
 def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
                 samples: np.ndarray) -> dict[str, Sheets]:
   """The pictures of a page, by the names in `SHEETS`.
@@ -99,10 +107,8 @@ def make_sheets(columns: Columns, thumbnail, means: np.ndarray,
     means: of the clusters, [Q, H, W, C] in [-1, 1].
     samples: generated images, [Q, n, H, W, C].
   """
-  rows = shown_rows(columns)
-  close = close_rows(columns, rows)
-  side = thumbnails.side_of(len(rows))
-  large = thumbnails.side_of(len(close), CLOSE_PIXELS, CLOSE_SIDE)
+  asked = asked_of(columns)
+  (rows, side), (close, large) = (asked[name] for name in OF_IMAGES)
   pictures = thumbnails.eight_bits(np.concatenate(
       [means, *np.swapaxes(samples[:, :GENERATED], 0, 1)]))
   clusters = np.arange(len(pictures)) % len(means)
@@ -136,16 +142,17 @@ def with_added(sheets: Mapping[str, Sheets], first: int,
     originals, pictures: of these, see `added.Added`; those that have neither are not
       shown.
   """
-  files = [original or picture for original, picture in zip(originals, pictures)]
-  places = np.flatnonzero([file is not None for file in files])
+  found = [original or picture for original, picture in zip(originals, pictures)]
+  places = np.flatnonzero([file is not None for file in found])
   most = max(MOST_ADDED, MOST_SHOWN - len(sheets['images'].rows))
   places = np.sort(np.random.default_rng(0).permutation(places)[:most])
+  files = [file for file in (found[place] for place in places.tolist()) if file]
   room = SHEETS['images'] - sum(map(len, sheets['images'].files))
   made = thumbnails.sheets_of(
-      lambda tile, side: thumbnails.reduced(
-          thumbnails.unpacked(files[places[tile]]), side), first + places,
-      thumbnails.side_of(len(places), ADDED_PIXELS), max(ADDED_BYTES, room))
-  missing = np.array([originals[place] is None for place in places], bool)
+      lambda tile, side: thumbnails.reduced(thumbnails.unpacked(files[tile]), side),
+      first + places, thumbnails.side_of(len(places), ADDED_PIXELS),
+      max(ADDED_BYTES, room))
+  missing = np.array([originals[place] is None for place in places.tolist()], np.bool_)
   return {**sheets, ADDED: made._replace(missing=missing)}
 
 

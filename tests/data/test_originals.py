@@ -5,7 +5,7 @@ from PIL import Image
 
 from jdiffclust.data.dataset import array_source, load_source
 from jdiffclust.data.fingerprint import reordered
-from jdiffclust.exploring import Originals, originals_of
+from jdiffclust.exploring import Originals, as_known, originals_of
 from jdiffclust.report import thumbnails
 
 
@@ -55,10 +55,10 @@ def test_what_cannot_be_shown(options, tmp_path):
   shown = Originals(source)
   assert [shown(row, 15).shape for row in range(3)] == [
       (10, 15, 1), (8, 8, 1), (10, 15, 1)]
-  assert shown.others == {1} and (shown(1, 15) == 120).all()
+  assert shown.others == {(1, 15)} and (shown(1, 15) == 120).all()
   assert [file is None for file in originals_of(source)] == [False, True, False]
   late = Originals(source, seconds=-1)
-  assert late(0, 15).shape == (8, 8, 1) and late.others == {0}
+  assert late(0, 15).shape == (8, 8, 1) and late.others == {(0, 15)}
 
 
 def test_what_was_shown_is_not_read_again(options, tmp_path):
@@ -68,10 +68,12 @@ def test_what_was_shown_is_not_read_again(options, tmp_path):
   source = load_source(options(source='folder', path=str(tmp_path), image_size=8))
   sheets = thumbnails.sheets_of(lambda row, side: np.full((10, 15, 1), 99, np.uint8),
                                 np.arange(3), 15, 10**6)
-  known = [sheets._replace(missing=np.arange(3) == 1)]
+  known = {15: sheets._replace(missing=np.arange(3) == 1)}
   later = Originals(source, known)
   shades = [int(later(row, 15).mean()) for row in range(3)]
   assert shades == [99, 120, 99] and not later.others
   late = Originals(source, known, seconds=-1)
   assert late(2, 15).shape[:2] == (10, 15) and late(2, 9).shape == (8, 8, 1)
-  assert late.others == {2}
+  assert late.others == {(2, 9)}
+  assert not as_known(sheets, 15, late).missing.any()
+  assert as_known(sheets, 9, late).missing.tolist() == [False, False, True]
