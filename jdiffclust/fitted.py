@@ -1037,9 +1037,9 @@ def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
     choice = choose_number(sample, source.image_shape, config, lambda: task.advance(1),
                            vectors)
   low, high = options.auto_clusters
-  reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}: '
-                f'{choice.share(0):.0%} of the votes, {choice.share(1):.0%} within '
-                'one of it.')
+  reporter.line(f'{choice.chosen} clusters chosen among {low}..{high}. Random parts of '
+                f'the images vote: {choice.share(0):.0%} for {choice.chosen}, '
+                f'{choice.share(1):.0%} for it or one more or less.')
   if choice.chosen == high or choice.chosen == low > 2:
     reporter.warning(f'{choice.chosen} clusters is an end of config.em.auto_clusters = '
                      f'({low}, {high}): a wider range may hold a better number.')

@@ -224,6 +224,11 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
   Raises:
     UserError: as in `load_source`.
   """
+  if isinstance(images, (str, os.PathLike)):
+    raise errors.UserError(
+        f'{os.fspath(images)!r} is a path, where an array of images is needed: leave it '
+        "out and set config.data.source = 'folder' and config.data.path; or take "
+        'DiffusionClustering, or its load(workdir), which read paths')
   rendering = asked_for(rendering, data.range)
   return finished(raw_array(images, data, rendering, labels), data, for_fit, finest,
                   embeddings)

@@ -71,8 +71,8 @@ def read_mask(path: str, shape: tuple[int, int, int], padding: int = 0) -> np.nd
     mask = with_border(mask, padding)
   if mask.shape[:2] != tuple(shape[:2]):
     raise UserError(f'The mask {path!r} is of {mask.shape[0]}x{mask.shape[1]} pixels, '
-                    f'but the images are of {inner[0]}x{inner[1]}: make it of their '
-                    'size.')
+                    f'but the model sees images of {inner[0]}x{inner[1]}: make it of '
+                    'that size, whatever size your files have.')
   return mask
 
 

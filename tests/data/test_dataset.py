@@ -114,6 +114,12 @@ def test_one_image_is_refused(options, tmp_path):
   assert 'has 0 image' in refused(options(source='npz', path=path))
 
 
+def test_a_path_is_no_array(options):
+  """Whoever names a folder is told what reads it."""
+  with pytest.raises(errors.UserError, match="'photos' is a path.*data.path.*load"):
+    dataset.array_source('photos', options())
+
+
 def test_images_without_pixels_are_refused(options, tmp_path):
   path = save(tmp_path / 'flat.npz', images=np.zeros((3, 0, 4), np.uint8))
   assert '(0, 4, 1)' in refused(options(source='npz', path=path))
