@@ -40,7 +40,7 @@ from jdiffclust.data import preprocess, symmetry
 from jdiffclust.data.dataset import (
     ImageSource, array_source, embeddings_at, load_source, read_images, scale_to_model)
 from jdiffclust.data.fingerprint import fingerprint, first_difference
-from jdiffclust.data.masks import read_mask, read_npy, with_border
+from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
 from jdiffclust.data.rendering import Rendering, from_json
 from jdiffclust.data.symmetry import Symmetry
@@ -647,13 +647,15 @@ def units_of(pixel_range) -> Units:
   return Units(low, high)
 
 
-def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Operator:
+def operator_of(options, shape: tuple[int, int, int], padding: int,
+                fit: str) -> Operator:
   """The operator that the `restore` section of a config describes.
 
   Args:
     options: operator, and what it needs.
     shape: of the model's images.
     padding: pixels of the border that the fit has added; they are known.
+    fit: how images are resized, and a mask with them.
 
   Raises:
     UserError: a file is missing or of another shape, or an option does not fit.
@@ -664,7 +666,7 @@ def operator_of(options, shape: tuple[int, int, int], padding: int = 0) -> Opera
                     f'fit have a border of config.data.padding = {padding}, which it '
                     'would mix in: fit without it.')
   if name == 'mask':
-    mask = read_mask(options.mask, shape, padding)
+    mask = known_of(read_mask(options.mask), shape, padding, fit)
     return operators.inpainting(mask, shape)
   if name in ('kernel', 'matrix'):
     if not options.file:
@@ -706,7 +708,7 @@ def damaged_images(fitted: Fitted, data, options,
     reporter.warning(line)
   data = data_like_the_fit(fitted, data)
   data.embeddings = ''  # those of the fit, if any: damaged images have no others
-  operator = operator_of(options, shape, data.padding)
+  operator = operator_of(options, shape, data.padding, data.fit)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]
   if len(seen) == 3:
@@ -717,7 +719,13 @@ def damaged_images(fitted: Fitted, data, options,
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   tell_of(source, reporter)
-  if source.resized:
+  if isinstance(operator, operators.Inpainting) and options.operator == 'mask' and (
+      mask_is_resized(options.mask, source, data.padding)):
+    known = np.asarray(operator.mask)[..., 0] > 0
+    reporter.line(f'The mask is resized as the images are: {known.sum():,} of '
+                  f'{known.size:,} pixels are known, those in which what is hidden '
+                  'hardly shows.')
+  elif source.resized:
     size = preprocess.size_of(data.image_size)
     height, width = size if size is not None else source.image_shape[:2]
     reporter.warning(
@@ -735,6 +743,34 @@ def damaged_images(fitted: Fitted, data, options,
         f'{levels or "none"}. restore.sigma and restored.npy are in pixels of '
         f'{low:g} (black) to {high:g} (white); config.data.range sets those of yours.')
   return operator, source
+
+
+def mask_is_resized(path: str, source: ImageSource, padding: int) -> bool:
+  """Whether a mask is of the size that images had before they were resized.
+
+  Args:
+    path: of the mask.
+    source: the images, as the model sees them.
+    padding: of their border.
+
+  Raises:
+    UserError: it is of that size and the images were not, or of none of theirs.
+  """
+  size, seen = read_mask(path).shape[:2], source.image_shape[:2]
+  inner = tuple(side - 2 * padding for side in seen)
+  if size in (seen, inner):
+    return False
+  told = f'The mask {path!r} is of {size[0]}x{size[1]} pixels, but '
+  if source.stored is None:
+    raise UserError(f'{told}the model sees images of {inner[0]}x{inner[1]}: make it of '
+                    'that size.')
+  others = np.flatnonzero((source.stored.sizes != size).any(axis=1))
+  if others.size:
+    height, width = source.stored.sizes[others[0]]
+    raise UserError(f'{told}{source.ids[others[0]]} is of {height}x{width}: make it of '
+                    'the size of all images, which must be the same then, or of '
+                    f'{inner[0]}x{inner[1]}, which the model sees.')
+  return True
 
 
 def without_effect(options) -> list[str]:

@@ -459,8 +459,8 @@ OPTIONS: Mapping[str, Any] = {
                            'restore.mask hides, a box, random pixels; size (by means of '
                            'blocks, every n-th pixel, bicubic); sharpness (a Gaussian, '
                            'or any kernel); colour; or what a matrix tells', **ASKED),
-        'mask': text('', 'an image or npy file, white (or above 0) where pixels are '
-                     'known', **ASKED),
+        'mask': text('', 'an image or npy file of the size of the damaged images, white '
+                     '(or above 0) where pixels are known', **ASKED),
         'box': Option((.25, .25, .5, .5), 'four numbers (TOP, LEFT, HEIGHT, WIDTH) from '
                       '0 to 1', lambda v: len(v) == 4 and all(
                           type(x) in (int, float) and 0 <= x <= 1 for x in v),

@@ -98,22 +98,66 @@ def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
   height, width, channels = image.shape
   if (height, width) == tuple(size):
     return image
-  low = height * size[1] <= width * size[0]  # the image is lower, of its width
   if fit == 'pad':
-    inner = ((max(1, round(size[1] * height / width)), size[1]) if low
-             else (size[0], max(1, round(size[0] * width / height))))
+    inner = _inside(height, width, size)
     return _framed(resized(image, inner, 'squash', lowest, highest), image, size)
-  box_height, box_width = height, width
-  if fit == 'crop':
-    box_height = height if low else width * size[0] / size[1]
-    box_width = height * size[1] / size[0] if low else width
-  left, top = (width - box_width) / 2, (height - box_height) / 2
-  box = (left, top, left + box_width, top + box_height)
+  box = _box(height, width, size, fit)
   planes = [
       np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
           (size[1], size[0]), Image.Resampling.BICUBIC, box=box))
       for c in range(channels)]
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
+
+
+def _inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+  """The size at which a whole image fits into another one, in its own proportions."""
+  if height * size[1] <= width * size[0]:  # the image is lower, of its width
+    return max(1, round(size[1] * height / width)), size[1]
+  return size[0], max(1, round(size[0] * width / height))
+
+
+def _box(height: int, width: int, size: tuple[int, int],
+         fit: str) -> tuple[float, float, float, float]:
+  """The part of an image that is kept: left, top, right, bottom."""
+  low = height * size[1] <= width * size[0]
+  box_height, box_width = height, width
+  if fit == 'crop':
+    box_height = height if low else width * size[0] / size[1]
+    box_width = height * size[1] / size[0] if low else width
+  left, top = (width - box_width) / 2, (height - box_height) / 2
+  return left, top, left + box_width, top + box_height
+
+
+def share_of(pixels: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+  """How much some pixels of an image weigh in each pixel of it when it is resized.
+
+  Args:
+    pixels: which, bool [H, W].
+    size, fit: of `resized`.
+
+  Returns:
+    [height, width]: the sum of the absolute weights of these pixels, 0 where none of them
+    counts. With fit 'pad', 0 in the frame.
+  """
+  height, width = pixels.shape
+  if (height, width) == tuple(size):
+    return pixels.astype(np.float64)
+  if fit == 'pad':
+    inner = _inside(height, width, size)
+    top, left = ((size[i] - inner[i]) // 2 for i in (0, 1))
+    found = np.zeros(size)
+    found[top:top + inner[0], left:left + inner[1]] = share_of(pixels, inner, 'squash')
+    return found
+  left, top, right, bottom = _box(height, width, size, fit)
+
+  def weights(count, new, first, last):
+    """Those of `resized`, along one axis, [new, count]: of an image of unit vectors."""
+    unit = Image.fromarray(np.eye(count, dtype=np.float32))
+    return np.abs(np.asarray(unit.resize((count, new), Image.Resampling.BICUBIC,
+                                         box=(0, first, count, last))))
+
+  return (weights(height, size[0], top, bottom) @ pixels.astype(np.float64)
+          @ weights(width, size[1], left, right).T)
 
 
 def reduced(images: np.ndarray, longest: int) -> np.ndarray:

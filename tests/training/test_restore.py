@@ -241,6 +241,29 @@ def test_options_without_effect(commands, run):
   assert 'bicubic would' in warnings[0] and 'repaint would' in warnings[1]
 
 
+def test_a_mask_of_the_files_own_size(commands, run, tmp_path):
+  """Pixels that hidden ones do not reach are known, as they would be without damage."""
+  large = [np.kron(image * 15, np.ones((4, 4))) for image in DIGITS[3:5]]
+  known = np.ones((32, 32), bool)
+  known[16:, 8:24] = False  # of 8x8: rows 4 to 7, columns 2 to 5, and those beside them
+  path = picture(tmp_path / 'mask.png', np.where(known, 255, 0))
+  found = []
+  for name, fill in (('dark', 0), ('light', 255)):
+    options = folder_of(tmp_path / name, [np.where(known, image, fill)
+                                          for image in large])
+    outcome = done(restore(commands, run, *options, 'data.range=(0,255)',
+                           f'restore.mask={path}', 'restore.method=ddrm'))
+    assert '34 of 64 pixels are known' in outcome.err and 'warning' not in outcome.err
+    found.append(np.load(run / 'restored.npy'))
+  inside = np.ones((8, 8), bool)
+  inside[3:, 1:7] = False
+  assert inside.sum() == 34
+  assert np.abs(found[0] - found[1])[:, :, inside].max() < 5
+  folder_of(tmp_path / 'dark', [np.zeros((20, 30))], ['z.png'])
+  check_error(restore(commands, run, *options[:1], f'data.path={tmp_path}/dark',
+                      f'restore.mask={path}'), '32x32', 'z.png', '20x30', '8x8')
+
+
 def test_images_of_other_sizes_are_told(commands, run, mask, tmp_path):
   """Resizing mixes what is hidden with what is known."""
   options = folder_of(tmp_path / 'new', [np.kron(DIGITS[3] * 15, np.ones((2, 2))),
@@ -412,7 +435,8 @@ def test_bad_masks(commands, run, tmp_path):
   (tmp_path / 'text.png').write_text('no image')
   half = np.kron([[255, 0]], np.ones((8, 4)))
   cases = {
-      picture(tmp_path / 'large.png', np.ones((9, 8))): ['9x8', '8x8'],
+      picture(tmp_path / 'large.png', np.ones((9, 1)) * (np.arange(8) > 3)): [
+          '9x8', '8x8'],
       picture(tmp_path / 'white.png', np.full((8, 8), 255)): ['all of the pixels'],
       picture(tmp_path / 'black.png', np.zeros((8, 8))): ['none of the pixels'],
       tmp_path / 'missing.png': ['missing.png', 'cannot be read'],
@@ -429,11 +453,11 @@ def test_bad_masks(commands, run, tmp_path):
           'colour.png': np.stack([half] * 3, -1)}
   from jdiffclust.data.masks import read_mask
   for name, pixels in good.items():
-    found = read_mask(str(picture(tmp_path / name, pixels)), SHAPE)
+    found = read_mask(str(picture(tmp_path / name, pixels)))
     np.testing.assert_array_equal(found[..., 0], half > 0, err_msg=name)
   wide = tmp_path / 'wide.png'
   Image.fromarray(np.where(half > 0, 65535, 300).astype(np.uint16)).save(wide)
-  np.testing.assert_array_equal(read_mask(str(wide), SHAPE)[..., 0], half > 0)
+  np.testing.assert_array_equal(read_mask(str(wide))[..., 0], half > 0)
   assert not any((run / name).exists() for name in FILES)
 
 
@@ -485,7 +509,7 @@ def test_bad_arrays(commands, run, tmp_path):
 
 def test_without_a_fit(commands, tmp_path):
   """--mode=fit is proposed, and no folder made."""
-  check_error(commands.small('--mode=restore', f'--workdir={tmp_path}/w'), '--mode=fit')
+  check_error(commands.small('--mode=restore', f'--workdir={tmp_path}/w'), 'cluster images there first')
   assert list(tmp_path.iterdir()) == []
 
 
