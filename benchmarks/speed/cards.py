@@ -25,10 +25,10 @@ class Card(NamedTuple):
 
 
 # The makers' data sheets: NVIDIA's of the H200, H100, A100, L4, T4 and V100, without
-# sparsity (where a sheet gives figures with it alone, half of those); Google Cloud's pages
-# of each TPU. JAX multiplies float32 arrays as TF32 where a GPU has it, and in one pass of
-# bfloat16 on TPUs. T4 and V100 have neither TF32 nor bfloat16: float32's peak is both.
-# More special names come first.
+# sparsity (where a sheet gives figures with it alone, half of those); Google Cloud's
+# pages of each TPU. JAX multiplies float32 arrays as TF32 where a GPU has it, and in one
+# pass of bfloat16 on TPUs. T4 and V100 have neither TF32 nor bfloat16: float32's peak is
+# both. More special names come first.
 CARDS = (
     Card('H200', r'\bh200', 494e12, 989e12, 4.8e12),
     Card('H100 NVL', r'h100.*nvl', 418e12, 835e12, 3.9e12),

@@ -149,7 +149,7 @@ def changed(config, options: dict):
   return config
 
 
-# --------------------------------------------------------------------- what they consist of
+# ------------------------------------------------------------------- what they consist of
 
 
 class Operation(NamedTuple):

@@ -9,8 +9,8 @@ gradients have this form from the start.
 The sum of g * conv(x, w) is linear in x, w and g. Its derivatives with respect to the
 three are three bilinear maps, each a primitive below. The transposes of one are the other
 two, so that derivatives of any order, in both modes, stay among them. On other devices
-than CPUs they are what JAX makes of its own convolution, or of a product of matrices where
-the kernel is 1x1.
+than CPUs they are what JAX makes of its own convolution; with a kernel of 1x1, on every
+device, of a product of matrices.
 """
 
 from __future__ import annotations
