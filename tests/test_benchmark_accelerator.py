@@ -1,5 +1,7 @@
 """What `benchmarks.speed.accelerator` computes and counts, against sums by hand."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,12 @@ def test_budget_is_shared_and_ends():
   assert whole.left() == 0 and whole.share(1).left() == 0
 
 
+def test_counts_of_devices():
+  """Powers of two beyond one, and all."""
+  assert [accelerator.counts_up_to(n) for n in (2, 3, 4, 6, 8)] == [
+      [2], [2, 3], [2, 4], [2, 4, 6], [2, 4, 8]]
+
+
 def step_of(memory):
   """A step that has room for so many images, and the batches it was asked for."""
   asked = []
@@ -68,14 +76,14 @@ def test_batches_are_doubled_until_memory_ends():
   """Or a limit, or time; another error is none of memory."""
   endless = accelerator.Budget(1., lambda: 0.)
   rate, asked = step_of(50)
-  found = accelerator.doubled(rate, 8, 0, endless)
-  assert found.rates == {8: 80., 16: 160., 32: 320.} and asked == [8, 16, 32, 64]
+  found = accelerator.doubled(rate, {8: 80.}, 16, 0, endless)
+  assert found.rates == {8: 80., 16: 160., 32: 320.} and asked == [16, 32, 64]
   assert found.ended == 'out of memory at 64'
-  assert list(accelerator.doubled(step_of(50)[0], 8, 20, endless).rates) == [8, 16]
-  over = accelerator.doubled(rate, 8, 0, accelerator.Budget(0., lambda: 0.))
+  assert list(accelerator.doubled(step_of(50)[0], {}, 8, 20, endless).rates) == [8, 16]
+  over = accelerator.doubled(rate, {}, 8, 0, accelerator.Budget(0., lambda: 0.))
   assert over == ({}, 'no time left for 8')
   with pytest.raises(ZeroDivisionError):
-    accelerator.doubled(lambda size: size / 0, 8, 0, endless)
+    accelerator.doubled(lambda size: size / 0, {}, 8, 0, endless)
 
 
 def test_what_fails_loses_no_other_part():
@@ -102,7 +110,6 @@ def test_what_fails_loses_no_other_part():
 
 def test_a_process_that_dies_is_told():
   """What it told before it died, then how it ended; or that its time was over."""
-  import sys
   lines = lambda code, seconds: list(accelerator.lines_of(
       [sys.executable, '-c', code], accelerator.Budget(seconds, lambda: 0.)))
   said = "print('{\"part\": 1}', flush=True); import os, sys, time; "
@@ -143,10 +150,14 @@ def test_layout_work_by_hand():
 
 
 def test_what_asks_the_host_is_seen():
-  """A callback is; arithmetic is not. A loop that data end is counted, another is not."""
+  """A callback is, which JAX lowers for the device at hand alone; arithmetic is not.
+
+  A loop that data end is counted, another is not.
+  """
   ask = lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), jnp.float32), x)
   x = jnp.ones(3)
-  assert len(lowering.asks_host(lowered(lambda x: jax.lax.map(ask, x[None]), x))) == 1
+  asks = jax.jit(lambda x: jax.lax.map(ask, x[None])).lower(x)
+  assert len(lowering.asks_host(asks)) == 1
   assert lowering.asks_host(lowered(jnp.sin, x)) == []
   endless = jax.jit(lambda x: jax.lax.while_loop(
       lambda x: x.sum() > 1, lambda x: x / 2, jax.lax.fori_loop(

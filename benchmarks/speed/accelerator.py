@@ -44,7 +44,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,12 +62,15 @@ TORCH_PARTS = ('PyTorch',)
 # bfloat16); bfloat16, of 7.
 TOLERANCES = {'float32, highest precision': 1e-3, 'float32': 3e-2, 'bfloat16': .1}
 LEFT_OUT = 'left_out'
+MARGIN = 5  # seconds that ending takes
 # The networks of --small and of the check.
 SMALL = {'network.channels': 8, 'network.channel_multipliers': (1,),
          'network.attention_levels': (), 'network.blocks_per_level': 1,
          'network.num_groups': 4, 'network.num_heads': 2, 'network.head': 'small',
-         'posterior.channels': 8, 'posterior.num_views': 2, 'diffusion.num_steps': 50,
+         'em.posterior': 'monte_carlo', 'diffusion.num_steps': 50,
          'e_step.num_draws': 2, 'e_step.batch_size': 8, 'm_step.batch_size': 8}
+# What compiles the programs of --small in half the time, to run slowly.
+CARELESS = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 CHECKED = (8, 8, 3)  # the shape of the images of the check
 
 
@@ -113,18 +116,18 @@ class Doubled(NamedTuple):
   ended: str
 
 
-def doubled(rate: Callable[[int], float], first: int, most: int,
+def doubled(rate: Callable[[int], float], rates: dict[int, float], first: int, most: int,
             budget: Budget) -> Doubled:
   """Doubles a batch until memory, time or a limit ends it.
 
   Args:
     rate: images/s of a batch; it raises where memory has run out.
-    first: the first batch.
-    most: the largest that is tried; 0: there is no limit.
+    rates: those that are known.
+    first: the first batch that is tried.
+    most: the largest; 0: there is no limit.
     budget: none is begun when it is over.
   """
-  rates: dict[int, float] = {}
-  size = first
+  rates, size = dict(rates), first
   while not most or size <= most:
     if not budget.left():
       return Doubled(rates, f'no time left for {size}')
@@ -194,6 +197,8 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
   config = lambda batch=0, devices=1, further={}: config_for(
       name, options_for(dtype, batch, devices, args.small) | further)
 
+  own: dict[int, float] = {}  # images/s of the config's own batch, once it is known
+
   def images_per_second(config):
     step = stepper(config, shape, steps)
     seconds = median_seconds({'': step}, repeats)['']
@@ -202,6 +207,8 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
   def train(further={}):
     chosen = config(further=further)
     rate, batch = images_per_second(chosen), chosen.m_step.batch_size
+    if not further:
+      own[batch] = rate
     memory, whose = peak_memory()
     flops = cost_of_step(chosen, shape).flops
     used = utilisation(flops, batch / rate, 1, peak) if peak else None
@@ -215,8 +222,9 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
 
   def largest():
     batch = config().m_step.batch_size
-    most = args.most_batch or (4 * batch if on_cpu else 0)
-    found = doubled(lambda size: images_per_second(config(size)), batch, most, budget)
+    most = args.most_batch or (2 * batch if on_cpu else 0)
+    found = doubled(lambda size: images_per_second(config(size)), own,
+                    2 * batch if own else batch, most, budget)
     return {**found._asdict(), 'text': ', '.join(
         f'{size}: {rate:,.1f} images/s' for size, rate in found.rates.items())
         + f'; {found.ended}'}
@@ -225,9 +233,8 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
     if len(devices) == 1:
       return {LEFT_OUT: 'there is one device'}
     batch = config().m_step.batch_size
-    rates = {}
-    for count in sorted({len(devices), *(2**n for n in range(len(devices).bit_length())
-                                         if 2**n <= len(devices))}):
+    rates = {1: own.get(batch) or images_per_second(config())}
+    for count in counts_up_to(len(devices)):
       if not budget.left():
         break
       chosen = config(count * batch, count,
@@ -242,6 +249,11 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
           'samples': lambda: samples(config(), shape, 5 if args.small else 50, repeats),
           'one U-Net': lambda: train(ONE_UNET), 'largest batch': largest,
           'devices': scaling}
+
+
+def counts_up_to(number: int) -> list[int]:
+  """2, 4, 8, ... devices, and all of them."""
+  return sorted({*(2**n for n in range(1, number.bit_length())), number})
 
 
 def evaluations(config, shape, repeats: int) -> dict:
@@ -323,7 +335,7 @@ def answers(device, dtype: str, precision: str) -> dict[str, np.ndarray]:
   from jdiffclust.clustering.method import build
   from jdiffclust.sharding import DATA_AXIS, replicate, to_host
   config = config_for('cifar10', options_for(dtype, 8, 1, True) | {
-      'em.posterior': 'monte_carlo', 'network.dropout': 0.})
+      'network.dropout': 0.})
   rng = np.random.default_rng(0)
   mesh = jax.sharding.Mesh(np.array([device]), (DATA_AXIS,))
   with jax.default_device(device), jax.default_matmul_precision(precision):
@@ -443,17 +455,19 @@ def child(args) -> None:
   return run_parts(parts_of(name, dtype, args, budget), budget, tell)
 
 
-def lines_of(command: list[str], hard: Budget) -> Iterator[dict]:
+def lines_of(command: list[str], hard: Budget,
+             further: Mapping[str, str] = {}) -> Iterator[dict]:
   """What a process tells, line by line, and last how it ended if not well.
 
   Args:
     command: that starts it.
     hard: when it is over the process is ended.
+    further: variables of its environment.
   """
   with tempfile.TemporaryFile('w+') as errors:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
-        env={'XLA_PYTHON_CLIENT_MEM_FRACTION': '.92', **os.environ})
+        env={'XLA_PYTHON_CLIENT_MEM_FRACTION': '.92', **os.environ, **further})
     timer = threading.Timer(hard.left(), process.kill)
     timer.start()
     try:
@@ -476,7 +490,7 @@ def lines_of(command: list[str], hard: Budget) -> Iterator[dict]:
 
 def measure_all(args) -> dict:
   """Runs all processes, prints what they tell, and returns it."""
-  whole = Budget(time.time() + 60 * args.minutes)
+  whole = Budget(time.time() + 60 * args.minutes - MARGIN)
   cases = [('check', '', '', ('machine', 'check'))]
   cases += [('measure', name, dtype, PARTS) for name in args.configs
             for dtype in args.dtypes]
@@ -489,6 +503,8 @@ def measure_all(args) -> dict:
           flush=True)
   else:
     cases += torch
+  further = {'XLA_FLAGS': f"{os.environ.get('XLA_FLAGS', '')} {CARELESS}"} if (
+      args.small) else {}
   found: dict[str, dict] = {}
   for number, (kind, name, dtype, parts) in enumerate(cases):
     ends = whole.share(len(cases) - number).ends
@@ -501,7 +517,7 @@ def measure_all(args) -> dict:
                  if args.peak_tflops else [])]
     ended = 'no time left'
     if whole.left():
-      for told in lines_of(command, whole):
+      for told in lines_of(command, whole, further):
         if 'ended' in told:
           ended = told['ended']
         else:
@@ -556,7 +572,7 @@ def main() -> None:
   parser.add_argument('--peak-tflops', type=teraflops, help="a device's peak, TFLOP/s of "
                       'float32 and of bfloat16, where the table has it not')
   parser.add_argument('--most-batch', type=int, default=0, help='the largest batch that '
-                      'is tried; 0: on a CPU four times the first, else what fits')
+                      'is tried; 0: on a CPU twice the first, else what fits')
   parser.add_argument('--lowering', action='store_true', help='what is known without a '
                       'device')
   parser.add_argument('--out', type=folder, default='runs/accelerator.json')
