@@ -320,17 +320,25 @@ def moved_by_products(lowered) -> float:
       for value in (*op.operands, *op.results))
 
 
-def roofline_rows(name: str, dtype: str, cost: Cost, images: int) -> list[list[str]]:
-  """A row of the table for each card."""
-  rows = []
-  for card in CARDS:
+def roofline(costs: dict[tuple[str, str], tuple[Cost, int]]) -> str:
+  """The table of what each card could train at most.
+
+  Args:
+    costs: by (config, compute type): of a gradient step, and its images.
+  """
+  def cell(card, dtype, cost, images):
+    """Thousands of images/s, nothing merged and all that could be, and its bound."""
     peak = getattr(card, dtype)
-    best, bound = fastest(cost.flops, cost.least, peak, card.bandwidth)
-    worst, _ = fastest(cost.flops, cost.unmerged, peak, card.bandwidth)
-    rows.append([name, dtype, card.name, f'{peak / 1e12:,.0f}',
-                 f'{peak / card.bandwidth:,.0f}', bound, f'{images / best:,.0f}',
-                 f'{images / worst:,.0f}'])
-  return rows
+    least, bound = fastest(cost.flops, cost.least, peak, card.bandwidth)
+    most, _ = fastest(cost.flops, cost.unmerged, peak, card.bandwidth)
+    return f'{images / most / 1e3:.3g} to {images / least / 1e3:.3g}, {bound}'
+
+  return markdown(
+      ('card', 'TFLOP/s, float32', 'bfloat16', 'TB/s', *map(' '.join, costs)),
+      [[card.name, f'{card.float32 / 1e12:g}', f'{card.bfloat16 / 1e12:g}',
+        f'{card.bandwidth / 1e12:g}', *(cell(card, dtype, *known)
+                                        for (_, dtype), known in costs.items())]
+       for card in CARDS])
 
 
 # Of a network whose every step is lowered within a minute or two: the layers of the
@@ -379,17 +387,19 @@ def report(names: list[str], small: bool) -> dict:
   for name in names:
     for dtype in DTYPES:
       config = config_for(name, (SMALL if small else {}) | {'network.dtype': dtype})
-      images = config.m_step.batch_size
-      cost = costs[f'{name} {dtype}'] = cost_of_step(config, SHAPES[name])
-      print(f'{name}, {dtype}, a gradient step on {images} images: '
-            f'{cost.flops / 1e9:,.0f} GFLOP, {cost.least / 1e9:.1f} GB moved at least, '
-            f'{cost.unmerged / 1e9:,.0f} GB if nothing is merged; '
-            f'{cost.flops / cost.least:,.0f} FLOP a byte', flush=True)
-      rows += roofline_rows(name, dtype, cost, images)
-  print('\n' + markdown(
-      ('config', 'type', 'card', 'TFLOP/s', 'FLOP a byte', 'bound by', 'images/s at most',
-       'if nothing is merged'), rows))
+      cost, images = cost_of_step(config, SHAPES[name]), config.m_step.batch_size
+      costs[name, dtype] = cost, images
+      rows.append([name, dtype, str(images), f'{cost.flops / images / 1e9:,.3g}',
+                   f'{cost.least / 1e9:,.3g}', f'{cost.unmerged / 1e9:,.3g}',
+                   f'{cost.flops / cost.least:,.0f}',
+                   f'{cost.flops / cost.unmerged:,.1f}'])
+  print('A gradient step on paper:\n\n' + markdown(
+            ('config', 'type', 'images', 'GFLOP an image', 'GB at least',
+             'GB if nothing is merged', 'FLOP a byte, at most', 'at least'), rows))
+  print('\nThousands of images/s: if nothing is merged, and at most, with what bounds '
+        'it then:\n\n' + roofline(costs))
   return {'steps': {name: step | {key: [one._asdict() for one in step[key]]
                                   for key in ('work', 'unlisted')}
                     for name, step in steps.items()},
-          'costs': {name: cost._asdict() for name, cost in costs.items()}}
+          'costs': {' '.join(of): cost._asdict() | {'images': images}
+                    for of, (cost, images) in costs.items()}}
