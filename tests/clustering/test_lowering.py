@@ -21,7 +21,7 @@ from jdiffclust.state import init_state, make_optimizer
 SMALL = {'network.channels': 4, 'network.channel_multipliers': (1,),
          'network.blocks_per_level': 1, 'network.num_groups': 2, 'network.num_heads': 2,
          'network.head': 'small', 'network.dtype': 'bfloat16', 'network.dropout': .1,
-         'network.middle_attention': True, 'posterior.channels': 8,
+         'network.attention_levels': (), 'posterior.channels': 8,
          'posterior.num_views': 2, 'e_step.num_draws': 4, 'num_clusters': 3}
 # Float32 throughout; two levels, of which one has attention; the other conditioning.
 FLOAT32 = SMALL | {'network.dtype': 'float32', 'network.channel_multipliers': (1, 2),
@@ -63,8 +63,8 @@ def test_steps_lower(step):
 
 
 def test_float32_is_not_converted():
-  """With two levels; 1x1 convolutions are products of matrices."""
-  found = traced('M-step, a table', False).lower(lowering_platforms=('cuda',))
+  """With two levels, and gradients; 1x1 convolutions are products of matrices."""
+  found = traced('restoring', False).lower(lowering_platforms=('cuda',))
   work = lowering.layout_work(found, lowering.BATCH, lowering.LEAST)
   assert {(one.kind, one.place) for one in work} == {('transpose', 'SelfAttention')}
   windows = re.findall(r'stablehlo.convolution.*: \(tensor<[^>]*>, tensor<(\d+)x(\d+)x',
