@@ -15,11 +15,12 @@ own, each part of it after another, so that one that runs out of memory or time 
 other; what is left out is told. Times are medians after a warm-up, of several steps that
 are waited for once.
 
-  train          images/s of a config's own gradient step, its model FLOP utilisation (by
-                 XLA's count, loops over clusters unrolled) and peak memory
+  train          images/s of a config's own gradient step, and peak memory
   E-step         evaluations/s of the network (its second stage, for each cluster)
   samples        images/s of DDIM
   one U-Net      the step of a whole U-Net an image, as PyTorch's
+  utilisation    of the peak, by both steps: their FLOPs are XLA's count, loops over
+                 clusters unrolled
   largest batch  batches doubled until memory ends; on a CPU, where that ends the process,
                  to --most-batch
   devices        images/s on 1, 2, 4, ... of them, as many images on each
@@ -55,7 +56,8 @@ from benchmarks.common import (
 from benchmarks.speed.cards import card_of, utilisation
 
 CONFIGS, DTYPES = ('mnist', 'cifar10'), ('float32', 'bfloat16')
-PARTS = ('train', 'E-step', 'samples', 'one U-Net', 'largest batch', 'devices')
+PARTS = ('train', 'E-step', 'samples', 'one U-Net', 'utilisation', 'largest batch',
+         'devices')
 TORCH_PARTS = ('PyTorch',)
 # The largest relative difference from the CPU's float32 that is taken for rounding, by
 # how the device computes: float32 throughout; JAX's default (TF32 of 10 bits, on TPUs
@@ -198,27 +200,42 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
       name, options_for(dtype, batch, devices, args.small) | further)
 
   own: dict[int, float] = {}  # images/s of the config's own batch, once it is known
+  steps_of = {'train': config(), 'one U-Net': config(further=ONE_UNET)}
+  rates: dict[str, float] = {}
 
   def images_per_second(config):
     step = stepper(config, shape, steps)
     seconds = median_seconds({'': step}, repeats)['']
     return steps * config.m_step.batch_size / seconds
 
-  def train(further={}):
-    chosen = config(further=further)
-    rate, batch = images_per_second(chosen), chosen.m_step.batch_size
-    if not further:
-      own[batch] = rate
+  def train(part):
+    batch = steps_of[part].m_step.batch_size
+    rates[part] = rate = images_per_second(steps_of[part])
+    return {'images_per_second': rate, 'batch': batch,
+            'text': f'{rate:,.1f} images/s at batch {batch}'}
+
+  def train_own():
+    found = train('train')
+    own[found['batch']] = rates['train']
     memory, whose = peak_memory()
-    flops = cost_of_step(chosen, shape).flops
-    used = utilisation(flops, batch / rate, 1, peak) if peak else None
-    return {'images_per_second': rate, 'batch': batch, 'flop_an_image': flops / batch,
-            'utilisation': used, 'peak_mib': memory,
-            'text': f'{rate:,.1f} images/s at batch {batch}, '
-                    f'{flops / batch / 1e9:.3g} GFLOP an image, '
-                    f'{rate * flops / batch / 1e12:.3g} TFLOP/s, utilisation '
-                    + (f'{used:.1%}' if peak else 'unknown')
-                    + f', peak memory {memory:,.0f} MiB ({whose})'}
+    return found | {'peak_mib': memory, 'text':
+                    f"{found['text']}, peak memory {memory:,.0f} MiB ({whose})"}
+
+  def utilise():
+    found: dict[str, Any] = {}
+    for part, rate in rates.items():
+      batch = steps_of[part].m_step.batch_size
+      flops = cost_of_step(steps_of[part], shape).flops
+      found[part] = {'flop_an_image': flops / batch, 'flop_per_second':
+                     rate * flops / batch, 'utilisation':
+                     utilisation(flops, batch / rate, 1, peak) if peak else None}
+    if not found:
+      return {LEFT_OUT: 'no speed is known'}
+    say = lambda of: (
+        f"{of['flop_an_image'] / 1e9:.3g} GFLOP an image, "
+        f"{of['flop_per_second'] / 1e12:.3g} TFLOP/s, " + (
+            f"{of['utilisation']:.1%} of the peak" if peak else 'of an unknown peak'))
+    return found | {'text': '; '.join(f'{part}: {say(of)}' for part, of in found.items())}
 
   def largest():
     batch = config().m_step.batch_size
@@ -233,22 +250,22 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
     if len(devices) == 1:
       return {LEFT_OUT: 'there is one device'}
     batch = config().m_step.batch_size
-    rates = {1: own.get(batch) or images_per_second(config())}
+    by_count = {1: own.get(batch) or images_per_second(config())}
     for count in counts_up_to(len(devices)):
       if not budget.left():
         break
       chosen = config(count * batch, count,
                       {'e_step.batch_size': count * config().e_step.batch_size})
-      rates[count] = images_per_second(chosen)
-    return {'rates': rates, 'text': ', '.join(
-        f'{count}: {rate:,.1f} images/s ({rate / count / rates[1]:.0%})'
-        for count, rate in rates.items())
+      by_count[count] = images_per_second(chosen)
+    return {'rates': by_count, 'text': ', '.join(
+        f'{count}: {rate:,.1f} images/s ({rate / count / by_count[1]:.0%})'
+        for count, rate in by_count.items())
         + (' (cores of one processor)' if on_cpu else '')}
 
-  return {'train': train, 'E-step': lambda: evaluations(config(), shape, repeats),
+  return {'train': train_own, 'E-step': lambda: evaluations(config(), shape, repeats),
           'samples': lambda: samples(config(), shape, 5 if args.small else 50, repeats),
-          'one U-Net': lambda: train(ONE_UNET), 'largest batch': largest,
-          'devices': scaling}
+          'one U-Net': lambda: train('one U-Net'), 'utilisation': utilise,
+          'largest batch': largest, 'devices': scaling}
 
 
 def counts_up_to(number: int) -> list[int]:
@@ -505,6 +522,9 @@ def measure_all(args) -> dict:
     cases += torch
   further = {'XLA_FLAGS': f"{os.environ.get('XLA_FLAGS', '')} {CARELESS}"} if (
       args.small) else {}
+  asked = os.environ.get('JAX_PLATFORMS', '')
+  if asked and 'cpu' not in asked.split(','):  # it checks, and counts operations
+    further['JAX_PLATFORMS'] = f'{asked},cpu'
   found: dict[str, dict] = {}
   for number, (kind, name, dtype, parts) in enumerate(cases):
     ends = whole.share(len(cases) - number).ends
@@ -541,12 +561,14 @@ def table_of(found: dict) -> str:
   """Our speeds and PyTorch's, a row for each config and type."""
   def cell(results, part, key, form=',.1f'):
     value = results.get(part, {}).get(key)
+    if isinstance(value, dict):
+      value = value['utilisation']
     return '–' if value is None else f'{value:{form}}'
   return markdown(
       ('', 'train, images/s', 'utilisation', 'E-step, evaluations/s', 'samples/s',
        'peak MiB', 'one U-Net, images/s', 'PyTorch, images/s'),
       [[label, cell(of, 'train', 'images_per_second'),
-        cell(of, 'train', 'utilisation', '.1%'),
+        cell(of, 'utilisation', 'train', '.1%'),
         cell(of, 'E-step', 'evaluations_per_second'),
         cell(of, 'samples', 'images_per_second'), cell(of, 'train', 'peak_mib', ',.0f'),
         cell(of, 'one U-Net', 'images_per_second'), cell(of, 'PyTorch', 'train')]
