@@ -115,8 +115,8 @@ def test_a_process_that_dies_is_told():
   said = "print('{\"part\": 1}', flush=True); import os, sys, time; "
   assert lines(said, 60.) == [{'part': 1}]
   assert lines(said + 'os.kill(os.getpid(), 9)', 60.) == [
-      {'part': 1}, {'ended': 'the process ended with code -9, killed, perhaps for want '
-                             'of memory'}]
+      {'part': 1}, {'process': 'the process ended with code -9, killed, perhaps for '
+                               'want of memory'}]
   assert lines(said + "sys.exit('no such thing')", 60.)[1] == {
       'ended': 'the process ended with code 1: no such thing'}
 
