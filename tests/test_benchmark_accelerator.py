@@ -118,7 +118,7 @@ def test_a_process_that_dies_is_told():
       {'part': 1}, {'process': 'the process ended with code -9, killed, perhaps for '
                                'want of memory'}]
   assert lines(said + "sys.exit('no such thing')", 60.)[1] == {
-      'ended': 'the process ended with code 1: no such thing'}
+      'process': 'the process ended with code 1: no such thing'}
 
 
 # ----------------------------------------------------------------------------- lowering
