@@ -38,7 +38,8 @@ from jdiffclust.sharding import DATA_AXIS, make_mesh
 SHAPES = {'mnist': (28, 28, 1), 'cifar10': (32, 32, 3)}
 DTYPES = ('float32', 'bfloat16')
 PLATFORMS = ('cuda', 'tpu')
-# A batch by whose number arrays of activations are known: it divides no other length.
+# A batch by whose number arrays of activations are known: it divides no other length. (A
+# race evaluates a quarter at once, by the layers of any E-step; those are not counted.)
 BATCH = 17
 STEPS = 4  # of samplers and of restoring: rows of their tables
 LEAST = 32  # numbers of an image, from which an array is one of activations
@@ -361,8 +362,6 @@ def report(names: list[str], small: bool) -> dict:
     names: of SHAPES.
     small: the roofline is of small networks, too.
   """
-  print('Every step lowers for CUDA and TPU; what CUDA is given of a small network of '
-        f'bfloat16, batch {BATCH}:\n', flush=True)
   config = config_for('cifar10', SMALL | {'network.dtype': 'bfloat16'})
   steps, found = {}, collections.Counter()
   for name, trace in programs(config, SMALL_SHAPE).items():
@@ -376,6 +375,9 @@ def report(names: list[str], small: bool) -> dict:
     for one in work:
       found[one.kind, one.place] = max(found[one.kind, one.place], one.most)
   count = lambda work, kind: str(sum(one.count for one in work if one.kind == kind))
+  print('Every step has been lowered for CUDA and TPU. Activations that are transposed or '
+        f'converted in what CUDA is given, of a small network in bfloat16, {BATCH} images, '
+        'each turn of a loop once:\n')
   print(markdown(
       ('step', 'transposes', 'conversions', 'not listed', 'asks the host',
        'loops that data end'),
