@@ -375,9 +375,9 @@ def report(names: list[str], small: bool) -> dict:
     for one in work:
       found[one.kind, one.place] = max(found[one.kind, one.place], one.most)
   count = lambda work, kind: str(sum(one.count for one in work if one.kind == kind))
-  print('Every step has been lowered for CUDA and TPU. Activations that are transposed or '
-        f'converted in what CUDA is given, of a small network in bfloat16, {BATCH} images, '
-        'each turn of a loop once:\n')
+  print('Every step has been lowered for CUDA and TPU. Activations that are transposed '
+        f'or converted in what CUDA is given, of a small network in bfloat16, {BATCH} '
+        'images, each turn of a loop once:\n')
   print(markdown(
       ('step', 'transposes', 'conversions', 'not listed', 'asks the host',
        'loops that data end'),
