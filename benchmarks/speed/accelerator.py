@@ -234,7 +234,8 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
     say = lambda of: (
         f"{of['flop_an_image'] / 1e9:.3g} GFLOP an image, "
         f"{of['flop_per_second'] / 1e12:.3g} TFLOP/s, " + (
-            f"{of['utilisation']:.1%} of the peak" if peak else 'of an unknown peak'))
+            f"{of['utilisation']:.1%} of the peak" if peak else
+            'the peak is unknown (--peak-tflops)'))
     return found | {'text': '; '.join(f'{part}: {say(of)}' for part, of in found.items())}
 
   def largest():
@@ -250,16 +251,17 @@ def parts_of(name: str, dtype: str, args, budget: Budget) -> dict:
     if len(devices) == 1:
       return {LEFT_OUT: 'there is one device'}
     batch = config().m_step.batch_size
-    by_count = {1: own.get(batch) or images_per_second(config())}
+    by_count, late = {1: own.get(batch) or images_per_second(config())}, ''
     for count in counts_up_to(len(devices)):
       if not budget.left():
+        late = f'; no time left for {count}'
         break
       chosen = config(count * batch, count,
                       {'e_step.batch_size': count * config().e_step.batch_size})
       by_count[count] = images_per_second(chosen)
     return {'rates': by_count, 'text': ', '.join(
         f'{count}: {rate:,.1f} images/s ({rate / count / by_count[1]:.0%})'
-        for count, rate in by_count.items())
+        for count, rate in by_count.items()) + late
         + (' (cores of one processor)' if on_cpu else '')}
 
   return {'train': train_own, 'E-step': lambda: evaluations(config(), shape, repeats),
