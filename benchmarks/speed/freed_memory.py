@@ -23,7 +23,7 @@ import time
 
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.rounds import alternate
-from benchmarks.speed.step import SIDES, options_of, stepper
+from benchmarks.speed.step import SIDES, options_of, shape_of, stepper
 from jdiffclust.memory import keep_freed_memory, return_what_compilers_leave
 
 ARENA_MAX = -8  # a parameter of glibc's mallopt, by malloc.h
@@ -43,7 +43,8 @@ def measure(how: str, name: str, steps: int) -> dict[str, float]:
     return_what_compilers_leave()
   if how == 'single':
     ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
-  step = stepper(config_of(name, {'num_clusters': 10, **options_of(name)}), SIDES[name])
+  step = stepper(config_of(name, {'num_clusters': 10, **options_of(name)}),
+                 shape_of(name))
   for _ in range(2):
     step()
   before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()

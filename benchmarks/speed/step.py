@@ -35,14 +35,15 @@ SIDES = {'digits': 8, 'folder': 16, 'mnist': 28}
 TRACED = 3
 
 
-def stepper(config, side: int):
-  """A function that takes one gradient step of a config and waits for it.
+def stepper(config, shape: tuple[int, int, int], steps: int = 1):
+  """A function that takes gradient steps of a config and waits for the last one.
 
   To be called when memory is set as it shall be: JAX's threads start here.
 
   Args:
-    config: its options; of images [side, side, 1], noise.
-    side: of the images, pixels.
+    config: its options; its images are noise.
+    shape: of an image, (H, W, C).
+    steps: how many.
   """
   import jax
 
@@ -50,8 +51,8 @@ def stepper(config, side: int):
   from jdiffclust.clustering.method import build
   from jdiffclust.sharding import mesh_of, replicate, split_rows
   mesh, size = mesh_of(config), config.m_step.batch_size
-  method = build(config, (side, side, 1), 256, mesh)
-  images = np.random.default_rng(0).uniform(-1, 1, (size, side, side, 1))
+  method = build(config, shape, 256, mesh)
+  images = np.random.default_rng(0).uniform(-1, 1, (size, *shape))
   minibatch = split_rows(
       Batch(images.astype(np.float32), np.arange(size, dtype=np.int32)), mesh)
   tau = replicate(np.full((size, config.num_clusters), 1 / config.num_clusters,
@@ -59,10 +60,16 @@ def stepper(config, side: int):
   state, key = [method.init_state()], jax.random.key(0)
 
   def step():
-    state[0], info = method.m_step(state[0], minibatch, tau, key)
+    for _ in range(steps):
+      state[0], info = method.m_step(state[0], minibatch, tau, key)
     info.loss.block_until_ready()
 
   return step
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+  """(H, W, C) of the grey images that a config is timed with."""
+  return SIDES[name], SIDES[name], 1
 
 
 def options_of(name: str) -> dict:
@@ -101,7 +108,7 @@ def main() -> None:
   return_what_compilers_leave()
   step = stepper(config_of(args.config, {
       **options_of(args.config), 'num_clusters': 10, 'num_devices': args.devices,
-      'm_step.batch_size': args.batch}), SIDES[args.config])
+      'm_step.batch_size': args.batch}), shape_of(args.config))
   step()
   rows = []
   for _ in range(args.steps):

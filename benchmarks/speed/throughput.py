@@ -19,6 +19,7 @@ one image, not two), the ratio of the medians, and peak resident memory.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 
@@ -75,38 +76,73 @@ def measure_jdiffclust(batch: int, threads: int, repeats: int) -> dict[str, floa
                            repeats)}
 
 
-def measure_diffusers(batch: int, threads: int, repeats: int) -> dict[str, float]:
-  """The matched UNet2DModel: 32, 64, 64 channels, attention at the last level."""
-  import torch
-  from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+def matched_unet(config, shape, in_channels: int):
+  """The UNet2DModel of the levels, blocks, channels and attention of a config.
 
-  torch.set_num_threads(threads)
-  torch.manual_seed(0)
-  make = lambda in_channels: UNet2DModel(
-      sample_size=SIDE, in_channels=in_channels, out_channels=1, layers_per_block=2,
-      block_out_channels=(32, 64, 64), norm_num_groups=8, attention_head_dim=16,
-      down_block_types=('DownBlock2D', 'DownBlock2D', 'AttnDownBlock2D'),
-      up_block_types=('AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
+  Args:
+    config: its section `network` is used.
+    shape: of an image, (H, W, C).
+    in_channels: of what it sees; 2 C: [x_t, mu].
+  """
+  from diffusers import UNet2DModel
+  network = config.network
+  channels = [network.channels * times for times in network.channel_multipliers]
+  attends = [level in network.attention_levels for level in range(len(channels))]
+  return UNet2DModel(
+      sample_size=shape[0], in_channels=in_channels, out_channels=shape[2],
+      layers_per_block=network.blocks_per_level, block_out_channels=tuple(channels),
+      norm_num_groups=network.num_groups,
+      attention_head_dim=channels[-1] // network.num_heads,
+      down_block_types=tuple(f"{'Attn' * at}DownBlock2D" for at in attends),
+      up_block_types=tuple(f"{'Attn' * at}UpBlock2D" for at in reversed(attends)),
       resnet_time_scale_shift='scale_shift')
-  last = {'memory_format': torch.channels_last}  # the quicker order on CPUs
-  network = make(2).to(**last)
+
+
+def steps_of_torch(network, shape, batch: int, context=contextlib.nullcontext):
+  """Functions that take a gradient step, and evaluate once, on the network's device.
+
+  Args:
+    network: of `matched_unet`, which sees [x_t, mu].
+    shape: of an image, (H, W, C).
+    batch: images.
+    context: in which it computes.
+  """
+  import torch
+  height, width, channels = shape
+  device = next(network.parameters()).device
   optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, fused=True)
-  images = (torch.rand(batch, 2, SIDE, SIDE) * 2 - 1).to(**last)
-  noise = torch.randn(batch, 1, SIDE, SIDE)
-  t = torch.full((batch,), 500)
+  images = (torch.rand(batch, 2 * channels, height, width, device=device) * 2 - 1).to(
+      memory_format=torch.channels_last)
+  noise = torch.randn(batch, channels, height, width, device=device)
+  t = torch.full((batch,), 500, device=device)
 
   def train():
     optimizer.zero_grad()
-    loss = ((network(images, t).sample - noise) ** 2).mean()
+    with context():
+      loss = ((network(images, t).sample - noise) ** 2).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.)
     optimizer.step()
 
   def evaluate():
-    with torch.no_grad():
+    with torch.no_grad(), context():
       network(images, t)
 
-  pipeline = DDIMPipeline(make(1).to(**last), DDIMScheduler())
+  return train, evaluate
+
+
+def measure_diffusers(batch: int, threads: int, repeats: int) -> dict[str, float]:
+  """The matched UNet2DModel, attention at the last level."""
+  import torch
+  from diffusers import DDIMPipeline, DDIMScheduler
+
+  torch.set_num_threads(threads)
+  torch.manual_seed(0)
+  config, shape = config_of('mnist'), (SIDE, SIDE, 1)
+  last = {'memory_format': torch.channels_last}  # the quicker order on CPUs
+  network = matched_unet(config, shape, 2).to(**last)
+  train, evaluate = steps_of_torch(network, shape, batch)
+  pipeline = DDIMPipeline(matched_unet(config, shape, 1).to(**last), DDIMScheduler())
   pipeline.set_progress_bar_config(disable=True)
   sample = lambda: pipeline(batch, num_inference_steps=STEPS, output_type='np')
   return {'parameters': sum(p.numel() for p in network.parameters()),

@@ -9,7 +9,8 @@ gradients have this form from the start.
 The sum of g * conv(x, w) is linear in x, w and g. Its derivatives with respect to the
 three are three bilinear maps, each a primitive below. The transposes of one are the other
 two, so that derivatives of any order, in both modes, stay among them. On other devices
-than CPUs they are what JAX makes of its own convolution.
+than CPUs they are what JAX makes of its own convolution; with a kernel of 1x1, on every
+device, of a product of matrices.
 """
 
 from __future__ import annotations
@@ -176,12 +177,12 @@ def _pointwise_for_flax(image, kernel, *args, **rest):
 
 
 def _pixelwise(geometry: Geometry) -> bool:
-  """Whether the convolution is a product of matrices, which CPUs are told to take."""
+  """Whether the convolution is a product of matrices, as which it is computed."""
   return geometry.window == geometry.strides == (1, 1)
 
 
-def _output(image, kernel, geometry, for_cpu=False):
-  if for_cpu and _pixelwise(geometry):
+def _output(image, kernel, geometry):
+  if _pixelwise(geometry):
     return image @ kernel[0, 0]
   return lax.conv_general_dilated(image, kernel, geometry.strides, geometry.padding,
                                   dimension_numbers=LAYOUT)
@@ -189,7 +190,7 @@ def _output(image, kernel, geometry, for_cpu=False):
 
 def _image(output, kernel, geometry, for_cpu=False):
   """A convolution of the gradient, spread by the strides, with the turned kernel."""
-  if for_cpu and _pixelwise(geometry):
+  if _pixelwise(geometry):
     return output @ kernel[0, 0].T
   turned, layout = lax.rev(kernel, (0, 1)), ('NHWC', 'HWOI', 'NHWC')
   if for_cpu:
@@ -206,6 +207,8 @@ def _kernel(image, output, geometry, for_cpu=False):
   if for_cpu:
     # Apart: what precedes would be computed again in the order of the turned arrays.
     return apart(functools.partial(_kernel_for_cpu, geometry=geometry), image, output)
+  if _pixelwise(geometry):
+    return jnp.einsum('bhwi,bhwo->io', image, output)[None, None]
   return _kernel_as('CHWN', 'IHWO', 'HWNC', image, output, geometry)
 
 
@@ -275,7 +278,7 @@ def _primitive(name, function, free, **for_cpu):
   return primitive
 
 
-output_p = _primitive('convolution', _output, ((0, 0), (3, 3)), for_cpu=True)
+output_p = _primitive('convolution', _output, ((0, 0), (3, 3)))
 image_p = _primitive('convolution_image', _image, ((0, 0), (2, 3)), for_cpu=True)
 kernel_p = _primitive('convolution_kernel', _kernel, ((3, 2), (3, 3)), for_cpu=True)
 

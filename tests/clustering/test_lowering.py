@@ -1,26 +1,34 @@
-"""Steps and sampler lower for CPU, CUDA and TPU; the training loop moves nothing."""
+"""All steps lower for CUDA and TPU; the training loop moves nothing."""
+
+import functools
+import re
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiffclust.batch import Batch
+from benchmarks.speed import lowering
 from jdiffclust.clustering.bound.draws import make_estimator
-from jdiffclust.clustering.bound.terms import ConditionalDDPM, Parameters
-from jdiffclust.clustering.cddpm.e_step import make_e_step
 from jdiffclust.clustering.cddpm.m_step import make_m_step
 from jdiffclust.config import default_config
 from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import MemoryPipeline, replicate_key
-from jdiffclust.diffusion import predictions, samplers
-from jdiffclust.diffusion.paths import from_process
-from jdiffclust.networks.unet import ConcatenatedUNet, UNetBody
 from jdiffclust.sharding import make_mesh, replicate, to_host
 from jdiffclust.state import init_state, make_optimizer
 
-PLATFORMS = ('cpu', 'cuda', 'tpu')
+# The layers of the configs, as few of each as can be, and all steps.
+SMALL = {'network.channels': 4, 'network.channel_multipliers': (1,),
+         'network.blocks_per_level': 1, 'network.num_groups': 2, 'network.num_heads': 2,
+         'network.head': 'small', 'network.dtype': 'bfloat16', 'network.dropout': .1,
+         'network.attention_levels': (), 'posterior.channels': 8,
+         'posterior.num_views': 2, 'e_step.num_draws': 4, 'num_clusters': 3}
+# Float32 throughout; two levels, of which one has attention; the other conditioning.
+FLOAT32 = SMALL | {'network.dtype': 'float32', 'network.channel_multipliers': (1, 2),
+                   'network.attention_levels': (1,), 'network.middle_attention': False,
+                   'network.conditioning': 'concatenated'}
+STEPS = ('M-step, amortised', 'M-step, a table', 'E-step, amortised', 'E-step, plain',
+         'E-step, raced', 'sampler', 'restoring')
 
 
 @pytest.fixture(autouse=True)
@@ -30,53 +38,38 @@ def standard_promotion():
     yield
 
 
-def unet(dtype):
-  # One level is quicker to lower; two levels in float32 cover the resampling layers.
-  multipliers = (1, 2) if dtype == 'float32' else (1,)
-  network = ConcatenatedUNet(UNetBody(
-      channels=4, channel_multipliers=multipliers, blocks_per_level=1, num_heads=2,
-      num_groups=2, dropout=.1, dtype=dtype))
-  x = jnp.zeros((1, 4, 4, 1))
-  shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1, jnp.int32), x)
-  return network, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+@functools.cache
+def traced(step, bfloat16=True):
+  """A step's program, traced once."""
+  config = lowering.config_for('mnist', SMALL if bfloat16 else FLOAT32)
+  return lowering.programs(config, (4, 4, 3))[step]()
 
 
-@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
-def test_exports(oracle, images, key, dtype):
-  """jax.export lowers the M-step, the E-step and the sampler for three platforms."""
-  network, variables = unet(dtype)
-  config = default_config()
-  config.e_step.update(num_draws=4)
-  raced = default_config().e_step
-  raced.update(num_draws=4, max_draws=8, noise='antithetic')
-  mesh, model = make_mesh(1), ConditionalDDPM(network.apply, 17)
-  p = oracle.make()
-  path = from_process(p)
-  sampler, table = samplers.make_sampler('ddpm', path, path.num_steps)
-  estimator = make_estimator(p, 'elbo', 'weight')
-  params = Parameters(variables, jnp.zeros((3, 4, 4, 1)), jnp.zeros(3))
-  batch = Batch(jnp.zeros((4, 4, 4, 1)), jnp.arange(4, dtype=jnp.int32))
-  state = init_state(params, make_optimizer(config.m_step))
+@pytest.mark.parametrize('step', STEPS)
+def test_steps_lower(step):
+  """For CUDA and TPU, with the results' shapes; none asks the host, or turns activations
+  but where and as often as `lowering.LISTED` says. Only a race's loops end by data."""
+  program = traced(step)
+  for platform in ('cuda', 'tpu'):
+    found = program.lower(lowering_platforms=(platform,))
+    assert [a.shape for a in jax.tree.leaves(found.out_info)] == [
+        a.shape for a in jax.tree.leaves(program.out_info)]
+    assert lowering.asks_host(found) == []
+    work = lowering.layout_work(found, lowering.BATCH, lowering.LEAST)
+    assert {('convert', 'GroupNorm'), ('transpose', 'SelfAttention')} <= {
+        (one.kind, one.place) for one in work}
+    assert lowering.unlisted(work) == []
+  assert (lowering.open_loops(program.jaxpr.jaxpr) > 0) == (step == 'E-step, raced')
 
-  @jax.jit
-  def sample(table, path, params, keys, mu):
-    eta = lambda variables, x, t, mu: model.denoise(
-        variables, x, t.astype(jnp.int32), mu, None)
-    denoiser = predictions.denoiser(path, params.network, eta, 'eta')
-    return samplers.run(sampler, table, denoiser, keys, mu)
 
-  calls = (
-      (make_m_step(model, config.m_step, mesh),
-       (state, estimator, batch, jnp.ones((9, 3)), key)),
-      *((make_e_step(model, section, mesh), (estimator, params, batch, key))
-        for section in (config.e_step, raced)),
-      (sample, (table, path, params, jax.random.split(key, 4), batch.images)))
-  for function, arguments in calls:
-    exported = jax.export.export(function, platforms=PLATFORMS)(*arguments)
-    assert exported.platforms == PLATFORMS
-    shapes = jax.eval_shape(function, *arguments)
-    assert [a.shape for a in exported.out_avals] == [
-        s.shape for s in jax.tree.leaves(shapes)]
+def test_float32_is_not_converted():
+  """With two levels, and gradients; 1x1 convolutions are products of matrices."""
+  found = traced('restoring', False).lower(lowering_platforms=('cuda',))
+  work = lowering.layout_work(found, lowering.BATCH, lowering.LEAST)
+  assert {(one.kind, one.place) for one in work} == {('transpose', 'SelfAttention')}
+  windows = re.findall(r'stablehlo.convolution.*: \(tensor<[^>]*>, tensor<(\d+)x(\d+)x',
+                       found.as_text())
+  assert windows and ('1', '1') not in windows
 
 
 def test_training_loop_transfers_nothing(oracle, key):

@@ -337,6 +337,30 @@ def test_pointwise_is_a_dense_layer(shape):
   close(all_of(pointwise), all_of(nn.Dense), 1e-6)
 
 
+@pytest.mark.parametrize('platform', ('cuda', 'tpu'))
+def test_pointwise_is_a_product_of_matrices(platform):
+  """On other devices, too; there its gradients turn the kernel alone, as Flax's do."""
+  import flax.linen as nn
+  x = jnp.ones((2, 3, 4, 5))
+
+  def counted(make):
+    layer = make(7)
+    variables = layer.init(jax.random.key(0), x)
+    loss = lambda variables, x: jnp.sum(layer.apply(variables, x)**2)
+    text = jax.jit(jax.grad(loss, (0, 1))).trace(variables, x).lower(
+        lowering_platforms=(platform,)).as_text()
+    return [text.count(f'stablehlo.{name}')
+            for name in ('convolution', 'dot_general', 'transpose')]
+
+  assert counted(pointwise) == counted(nn.Dense) == [0, 3, 1]
+  # Mapped over both arguments, CPUs take that form, too.
+  image, kernel, g = drawn((3, 4), window=1, dtype=np.float32)
+  many = lambda a: jnp.stack([a, 2 * a])
+  gradients = lambda of: jax.vmap(lambda x, w: jax.vjp(of, x, w)[1](g))(
+      many(image), many(kernel))
+  close(gradients(conv), gradients(derived), 1e-5)
+
+
 def test_what_feeds_a_kernels_gradient_is_not_computed_as_it_is_turned():
   """On CPUs the arrays are turned by themselves: no arithmetic goes with a transpose."""
   image, kernel, _ = drawn((6, 6), dtype=np.float32, batch=4, channels=(8, 8))
