@@ -231,7 +231,7 @@ def thumbnails_of(source: ImageSource, columns, means: np.ndarray, samples: np.n
         f'{missing.sum():,} of {len(missing):,} thumbnails of the report are not of the '
         'original files, which are gone, or took more than '
         f'{exploring.SECONDS} s to read once more: they are as the run sees the images, '
-        'or grey. --mode=evaluate goes on with them.')
+        'or grey. The same command, given again, goes on with them.')
   return sheets
 
 

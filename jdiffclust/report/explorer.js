@@ -405,7 +405,7 @@
         dots(images, false);
       }
       if (pictures) paintPictures(style.getPropertyValue('--paper'));
-      markDots();
+      if (data.added) markDots();
       paintNames(style);
       if (state.picked !== null) ring(state.picked, style.getPropertyValue('--ink'));
       if (lasso) paintLasso(style.getPropertyValue('--accent'));
@@ -413,25 +413,27 @@
 
     const thumbSize = () => THUMB * Math.min(2.2, Math.max(1, (view.scale / fitted / 4) ** .4));
 
-    // Marks images that were added, in a colour of no cluster: a ring around a dot, a frame
-    // around a picture of so many pixels.
-    function mark(image, box = null) {
-      const [x, y] = [toX(data.x[image]), toY(data.y[image])];
+    // Images that were added are marked in a colour of no cluster: a ring around a dot, a
+    // frame around a picture.
+    function mark(path) {
       for (const [colour, line] of strokes) {
         context.strokeStyle = colour;
         context.lineWidth = line;
-        context.beginPath();
-        if (box) context.rect(x - box[0] / 2 - 3, y - box[1] / 2 - 3, box[0] + 6, box[1] + 6);
-        else context.arc(x, y, DOT / 2 + 4, 0, 2 * Math.PI);
-        context.stroke();
+        context.stroke(path);
       }
     }
 
     function markDots() {
       const framed = new Set(pictures ? chosen.images : []);
+      const [path, radius] = [new Path2D(), DOT / 2 + 4];
       for (let image = own; image < count; image++) {
-        if (isShown[image] && !framed.has(image)) mark(image);
+        if (!isShown[image] || framed.has(image)) continue;
+        const [x, y] = [toX(data.x[image]), toY(data.y[image])];
+        if (x < -radius || y < -radius || x > width + radius || y > height + radius) continue;
+        path.moveTo(x + radius, y);
+        path.arc(x, y, radius, 0, 2 * Math.PI);
       }
+      mark(path);
     }
 
     function paintPictures(paper) {
@@ -452,7 +454,11 @@
           sheet, tile.column * tile.side + Math.floor((tile.side - tile.width) / 2),
           tile.row * tile.side + Math.floor((tile.side - tile.height) / 2), tile.width,
           tile.height, x - w / 2, y - h / 2, w, h);
-        if (isAdded(image)) mark(image, [w, h]);
+        if (isAdded(image)) {
+          const frame = new Path2D();
+          frame.rect(x - w / 2 - 3, y - h / 2 - 3, w + 6, h + 6);
+          mark(frame);
+        }
       }
     }
 
