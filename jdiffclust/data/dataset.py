@@ -193,8 +193,9 @@ def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bo
   """An ImageSource of what a reader returns, see `load_source`."""
   rendering = asked_for(rendering, data.range)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
-  if size and isinstance(finest, int) and data.source in RESIZING:
-    finest = preprocess.finer_size(size, finest) or 0
+  if isinstance(finest, int) and data.source in RESIZING:
+    # Images of their own size are not resized at all.
+    finest = (preprocess.finer_size(size, finest) or 0) if size else 0
   reading = copy.deepcopy(data)
   if finest and data.source in RESIZING:  # each file is decoded once
     reading.image_size = finest

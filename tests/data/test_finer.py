@@ -8,6 +8,7 @@ from jdiffclust.config import default_config
 from jdiffclust.data import preprocess
 from jdiffclust.data.dataset import array_source, images_at, load_source, read_images
 from jdiffclust.data.fingerprint import reordered
+from jdiffclust.errors import UserError
 
 
 def options(**changes):
@@ -120,3 +121,15 @@ def test_reduced_images_are_means():
   np.testing.assert_allclose(preprocess.reduced(images, 16), np.full((2, 16, 8, 3), .25),
                              rtol=1e-6)
   assert preprocess.reduced(images, 40) is images
+
+
+def test_files_of_their_own_size_keep_it(folder):
+  """As without finer ones: nothing is resized, and sizes that differ are refused."""
+  images, path = folder
+  data = options(source='folder', path=str(path))
+  found = load_source(data, finest=32)
+  assert found.finer is None
+  np.testing.assert_array_equal(read_images(found, range(6)), images)
+  Image.fromarray(images[0, :50]).save(path / 'other.png')
+  with pytest.raises(UserError, match='differ in size'):
+    load_source(data, finest=32)
