@@ -7,7 +7,8 @@
 
 Question:  what does a GPU or TPU train and evaluate, how much of its peak is that, and
            are its numbers those of a CPU?
-Time:      at most --minutes, 8; with --small two minutes on two cores; --lowering three.
+Time:      at most --minutes, 8; with --small a CPU minute or two for each config and
+           type; --lowering a minute or two.
 Kept:      FILE, by default runs/accelerator.json; docs/devices.md, docs/benchmarks.md.
 
 Nothing is downloaded: images are noise. Each config and type runs in a process of its
