@@ -484,8 +484,9 @@ def test_bad_arrays(commands, run, tmp_path):
 
 
 def test_without_a_fit(commands, tmp_path):
-  """--mode=fit is proposed, and no folder made."""
-  check_error(commands.small('--mode=restore', f'--workdir={tmp_path}/w'), '--mode=fit')
+  """A fit is proposed, and no folder made."""
+  check_error(commands.small('--mode=restore', f'--workdir={tmp_path}/w'),
+              'jdiffclust FOLDER')
   assert list(tmp_path.iterdir()) == []
 
 
