@@ -75,7 +75,7 @@ def measure(how: str, name: str, batch: int, folder: pathlib.Path) -> dict[str, 
   jax.monitoring.register_event_duration_secs_listener(heard)
   import jdiffclust.clustering.method  # noqa: F401  what stepper needs
   found['imports'] = time.time() - began
-  step = stepper(config, SIDES[name])
+  step = stepper(config, (SIDES[name], SIDES[name], 1))
   step()
   found['all'] = time.time() - began
   found['compiling'] -= found['reading']
