@@ -45,7 +45,7 @@ def run(commands, tmp_path_factory):
   assert 'true.csv: 10 of 60 images have no row' in outcome.err
   assert "plates.csv: 1 rows are of no image here (such as '77')" in outcome.err
   assert 'ACC' in outcome.out
-  assert '1 images repeat others, 1 of them to the pixel' in outcome.err
+  assert '1 image repeats another, 1 of them to the pixel' in outcome.err
   return folder / 'run'
 
 
