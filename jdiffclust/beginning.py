@@ -24,7 +24,7 @@ from PIL import Image
 
 from jdiffclust import config as config_lib
 from jdiffclust import files as files_lib
-from jdiffclust.data.formats import image_endings
+from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings
 from jdiffclust.errors import UserError
 
 LISTED = 'files.txt'  # in the workdir: several image files that were named
@@ -162,8 +162,8 @@ def _one(path: str) -> Seen:
   if ending in ARCHIVES:
     raise UserError(f'{path!r} is an archive: unpack it, and name the folder that comes '
                     'of it.')
-  more = (' (HEIC is read where pillow-heif is installed: pip install pillow-heif.)'
-          if ending in ('.heic', '.heif') else '')
+  more = (f' (HEIC is read where pillow-heif is installed: {FOR_HEIC}.)'
+          if ending in HEIC else '')
   raise UserError(f'{path!r} is no image, and no file of images: name {WHAT}.{more}')
 
 

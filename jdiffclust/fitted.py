@@ -648,14 +648,14 @@ def units_of(pixel_range) -> Units:
 
 
 def operator_of(options, shape: tuple[int, int, int], padding: int,
-                fit: str) -> Operator:
+                known: np.ndarray | None) -> Operator:
   """The operator that the `restore` section of a config describes.
 
   Args:
     options: operator, and what it needs.
     shape: of the model's images.
     padding: pixels of the border that the fit has added; they are known.
-    fit: how images are resized, and a mask with them.
+    known: of the operator 'mask', the pixels that it shows, bool [H, W, 1 or C].
 
   Raises:
     UserError: a file is missing or of another shape, or an option does not fit.
@@ -666,8 +666,7 @@ def operator_of(options, shape: tuple[int, int, int], padding: int,
                     f'fit have a border of config.data.padding = {padding}, which it '
                     'would mix in: fit without it.')
   if name == 'mask':
-    mask = known_of(read_mask(options.mask), shape, padding, fit)
-    return operators.inpainting(mask, shape)
+    return operators.inpainting(known, shape)
   if name in ('kernel', 'matrix'):
     if not options.file:
       raise UserError(f'config.restore.operator = {name!r} needs a file: name it by '
@@ -708,7 +707,9 @@ def damaged_images(fitted: Fitted, data, options,
     reporter.warning(line)
   data = data_like_the_fit(fitted, data)
   data.embeddings = ''  # those of the fit, if any: damaged images have no others
-  operator = operator_of(options, shape, data.padding, data.fit)
+  mask = read_mask(options.mask) if options.operator == 'mask' else None
+  known = None if mask is None else known_of(mask, shape, data.padding, data.fit)
+  operator = operator_of(options, shape, data.padding, known)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]
   if len(seen) == 3:
@@ -719,9 +720,9 @@ def damaged_images(fitted: Fitted, data, options,
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   tell_of(source, reporter)
-  if isinstance(operator, operators.Inpainting) and options.operator == 'mask' and (
-      mask_is_resized(options.mask, source, data.padding)):
-    known = np.asarray(operator.mask)[..., 0] > 0
+  if mask is not None and known is not None and mask_is_resized(
+      options.mask, mask.shape[:2], source, data.padding):
+    known = known[..., 0]
     reporter.line(f'The mask is resized as the images are: {known.sum():,} of '
                   f'{known.size:,} pixels are known, those in which what is hidden '
                   'hardly shows.')
@@ -745,18 +746,20 @@ def damaged_images(fitted: Fitted, data, options,
   return operator, source
 
 
-def mask_is_resized(path: str, source: ImageSource, padding: int) -> bool:
+def mask_is_resized(path: str, size: tuple[int, ...], source: ImageSource,
+                    padding: int) -> bool:
   """Whether a mask is of the size that images had before they were resized.
 
   Args:
-    path: of the mask.
+    path: of the mask, for errors.
+    size: of the mask, (h, w).
     source: the images, as the model sees them.
     padding: of their border.
 
   Raises:
     UserError: it is of that size and the images were not, or of none of theirs.
   """
-  size, seen = read_mask(path).shape[:2], source.image_shape[:2]
+  seen = source.image_shape[:2]
   inner = tuple(side - 2 * padding for side in seen)
   if size in (seen, inner):
     return False

@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks.common import config_of, make_parser, markdown
 from benchmarks.speed.rounds import alternate
-from benchmarks.speed.step import SIDES, options_of, stepper
+from benchmarks.speed.step import SIDES, options_of, shape_of, stepper
 from jdiffclust.memory import keep_freed_memory, return_what_compilers_leave
 
 # The durations that JAX records, by their names here. Reading lies within compiling.
@@ -75,7 +75,7 @@ def measure(how: str, name: str, batch: int, folder: pathlib.Path) -> dict[str, 
   jax.monitoring.register_event_duration_secs_listener(heard)
   import jdiffclust.clustering.method  # noqa: F401  what stepper needs
   found['imports'] = time.time() - began
-  step = stepper(config, (SIDES[name], SIDES[name], 1))
+  step = stepper(config, shape_of(name))
   step()
   found['all'] = time.time() - began
   found['compiling'] -= found['reading']

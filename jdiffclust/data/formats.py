@@ -6,6 +6,8 @@ import functools
 
 from PIL import Image, ImageFile
 
+HEIC = '.heic', '.heif'  # of telephones
+FOR_HEIC = 'pip install pillow-heif'
 # Formats whose headers Pillow knows, and whose pixels it cannot read.
 HEADERS_ALONE = {'MPEG'}
 

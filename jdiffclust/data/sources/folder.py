@@ -18,7 +18,7 @@ from PIL import Image
 from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import NAMES, column_of, read_table
-from jdiffclust.data.formats import image_endings, register_formats
+from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings, register_formats
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
@@ -323,10 +323,10 @@ def left_out_notes(found: Found, names: Sequence[str], headers: Sequence[Header]
   """Tells of what is not used: other files, runs, further frames."""
   notes = []
   if found.others:
-    photos = any(ending in found.others for ending in ('.heic', '.heif'))
+    photos = any(ending in found.others for ending in HEIC)
     notes.append(f'{found.others.total()} files were passed over, since they are no '
                  f'images that can be read here: {_counts(found.others)}'
-                 + ' (for .heic: pip install pillow-heif)' * photos)
+                 + f' (for .heic: {FOR_HEIC})' * photos)
   if found.runs:
     notes.append(f"the folders of runs were passed over: {', '.join(found.runs[:5])}"
                  + ' ...' * (len(found.runs) > 5))
