@@ -24,7 +24,7 @@ ASKED = {
                  'quality')}
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
-           'data.range', 'data.frames', 'data.max_images')
+           'data.range', 'data.background', 'data.frames', 'data.max_images')
 NEW_IMAGES = {'predict': (*_OTHERS, EMBEDDINGS), 'add': (*_OTHERS, EMBEDDINGS),
               'restore': _OTHERS}
 

@@ -191,7 +191,7 @@ def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bo
           rendering: Rendering | None, finest: int | tuple[int, int],
           embeddings: Any) -> ImageSource:
   """An ImageSource of what a reader returns, see `load_source`."""
-  rendering = asked_for(rendering, data.range)
+  rendering = asked_for(rendering, data.range, data.background)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
   if isinstance(finest, int) and data.source in RESIZING:
     # Images of their own size are not resized at all.
@@ -230,7 +230,7 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
         f'{os.fspath(images)!r} is a path, where an array of images is needed: leave it '
         "out and set config.data.source = 'folder' and config.data.path; or take "
         'DiffusionClustering, or its load(workdir), which read paths')
-  rendering = asked_for(rendering, data.range)
+  rendering = asked_for(rendering, data.range, data.background)
   return finished(raw_array(images, data, rendering, labels), data, for_fit, finest,
                   embeddings)
 

@@ -9,7 +9,7 @@ found is kept with it, and new images are treated by the same rule.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 # The kinds of numbers in which pixels are stored, and the range of their container.
 CONTAINERS = {'byte': (0, 255), 'wide': (0, 65535)}
 BITS = (8, 10, 12, 14, 16)
+# Integers, the truth values among them.
+COUNTED = (*CONTAINERS, 'truth')
 # Images that span less than this share of their range are stretched to it.
 FAINT = .1
 BACKGROUNDS = ('black', 'white')
@@ -27,9 +29,9 @@ class Rendering:
   """How stored pixels become grey levels.
 
   Attributes:
-    ranges: by the kind of number, 'byte', 'wide' (integers of more than 8 bits) or
-      'real': the stored values that become the lowest and the highest level. A kind that
-      is not named has the range of its container.
+    ranges: by the kind of number, 'byte', 'wide' (integers of more than 8 bits), 'real'
+      or 'truth' (truth values): the stored values that become the lowest and the highest
+      level. A kind that is not named has the range of its container.
     background: what is seen through transparent pixels: 'black' or 'white'.
   """
 
@@ -40,6 +42,31 @@ class Rendering:
     """The range of a kind of number; None: it is not known ('real' only)."""
     found = self.ranges.get(kind, CONTAINERS.get(kind))
     return None if found is None else (found[0], found[1])
+
+  def counted(self) -> list[tuple[float, float]]:
+    """The ranges of the kinds of integers that are named."""
+    return [(self.ranges[kind][0], self.ranges[kind][1])
+            for kind in COUNTED if kind in self.ranges]
+
+  def for_others(self, kind: str, low: float, high: float) -> Rendering:
+    """The rendering of a fit for new images, of a kind of number that it may lack.
+
+    Integers that lie in the range of the fit's are of the same units, whatever type
+    holds them: 0..16 in 64 bits, of a fit to 0..16 in 8 bits. Others have the range of
+    their container; so have 8 bits for which a range beyond these would be read.
+
+    Args:
+      kind: of the new images.
+      low: their smallest pixel.
+      high: their largest.
+    """
+    if kind not in CONTAINERS or kind in self.ranges:
+      return self
+    top = CONTAINERS[kind][1]
+    found = next((own for own in self.counted()
+                  if own[0] <= low and high <= own[1] <= top), None)
+    return self if found is None else dataclasses.replace(
+        self, ranges={**self.ranges, kind: found})
 
   def to_json(self) -> dict[str, Any]:
     """What JSON can hold."""
@@ -55,17 +82,21 @@ def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
                    stored['background'])
 
 
-def asked_for(rendering: Rendering | None, asked) -> Rendering | None:
-  """The rendering of a fit, but for a range that is asked for now.
+def asked_for(rendering: Rendering | None, asked, background: str) -> Rendering | None:
+  """The rendering of a fit, but for a range and a ground that are asked for now.
 
   Args:
     rendering: of the fit, or None.
     asked: data.range of the new images, (low, high) or ().
+    background: data.background of the new images; 'auto': that of the fit.
   """
-  if rendering is None or not asked:
-    return rendering
-  return dataclasses.replace(
-      rendering, ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(asked)))
+  if rendering is None:
+    return None
+  if asked:
+    rendering = dataclasses.replace(
+        rendering, ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(asked)))
+  return rendering if background == 'auto' else dataclasses.replace(
+      rendering, background=background)
 
 
 def kind_of(dtype: np.dtype) -> str:
@@ -160,6 +191,17 @@ def contrast(images: np.ndarray, opaque: float, background: str) -> float:
   """The mean over images [N, H, W, 4] of the standard deviation of what is seen."""
   return float(np.mean([np.std(composited(image, opaque, background).astype(np.float64))
                         for image in images])) if len(images) else 0.
+
+
+def lost_note(lost: Sequence[str], background: str) -> list[str]:
+  """What to tell of transparent images of which a ground leaves nothing.
+
+  Args:
+    lost: their names.
+    background: the ground.
+  """
+  return [f'{len(lost)} transparent images are one colour on {background} ({lost[0]}): '
+          'try another --config.data.background'] if lost else []
 
 
 def best_background(on_black: float, on_white: float) -> str:

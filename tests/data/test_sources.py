@@ -351,6 +351,43 @@ def test_new_images_by_the_rendering_of_the_fit(npz):
   assert beyond.images.max() == 15
 
 
+@pytest.mark.parametrize('top', [1, 16, 20, 255])
+@pytest.mark.parametrize('of_the_fit', ['?', 'u1', 'i8', '<u2'])
+@pytest.mark.parametrize('new', ['?', 'u1', 'i4', '>u2', 'f4'])
+def test_new_images_in_another_type(npz, top, of_the_fit, new):
+  """The same whole numbers are the same pixels, whatever type holds them."""
+  if top > 1 and '?' in (of_the_fit, new):
+    return
+  images = np.random.default_rng(0).integers(0, top + 1, (20, 4, 4))
+  images[0, 0, :2] = 0, top
+  fitted = dataset.load_source(npz({'x': images.astype(of_the_fit)}))
+  others = dataset.load_source(npz({'x': images[:9].astype(new)}), False,
+                               fitted.rendering)
+  np.testing.assert_array_equal(others.images, fitted.images[:9])
+  assert others.levels == fitted.levels and not others.notes
+
+
+def test_new_images_beyond_the_integers_of_the_fit(npz, options, tmp_path):
+  """Integers that are no values of the fit keep the range of their container."""
+  for fitted, new, scale in ((255, np.uint16([[[0, 65535]]]), 65535),
+                             (4095, np.uint8([[[0, 200]]]), 255)):
+    kept = dataset.load_source(npz({'x': np.arange(fitted + 1).reshape(-1, 1, 2).astype(
+        np.uint8 if fitted == 255 else np.uint16)})).rendering
+    found = dataset.load_source(npz({'x': new}), False, kept).images
+    np.testing.assert_array_equal(found[..., 0], np.rint(new * (255. / scale)))
+  # Of files as of arrays.
+  for folder, dtype in (('fit', np.uint8), ('new', np.uint16)):
+    (tmp_path / folder).mkdir()
+    for name, pixels in (('a', RAMP * 255), ('b', RAMP.T * 255)):
+      Image.fromarray(pixels.astype(dtype)).save(tmp_path / folder / f'{name}.png')
+  fitted, new = (options(source='folder', path=str(tmp_path / folder))
+                 for folder in ('fit', 'new'))
+  fitted = dataset.load_source(fitted)
+  found = dataset.load_source(new, False, fitted.rendering)
+  np.testing.assert_array_equal(found.images[0], fitted.images[0])
+  assert not found.notes
+
+
 def test_npz_floats_fill_the_range(npz):
   source = dataset.load_source(npz({'x': IMAGES.astype(np.float64) * 3 - 100}))
   assert source.levels is None and source.images.dtype == np.float32
@@ -787,6 +824,47 @@ def test_files_of_fewer_bits_than_their_container(options, tmp_path, top, dtype,
   data = options(source='folder', path=str(new))
   image = dataset.load_source(data, False, source.rendering).images[0, ..., 0]
   np.testing.assert_allclose(image / 255, faint / top, atol=.006)
+
+
+@pytest.mark.parametrize('pixels, fragment', [
+    (RAMP.astype(np.float32), 'floats from 0 to 1 (a.tif)'),
+    ((RAMP * 100 - 50).astype(np.int32), 'integers from -50 to 50 (a.tif)')])
+def test_new_files_of_a_range_that_the_fit_had_not(options, tmp_path, pixels, fragment):
+  """One line; once the range is named, they are read."""
+  Image.fromarray(pixels).save(tmp_path / 'a.tif')
+  kept = dataset.Rendering({'byte': (0, 255)})
+  data = options(source='folder', path=str(tmp_path))
+  with pytest.raises(errors.UserError) as caught:
+    dataset.load_source(data, False, kept)
+  assert fragment in str(caught.value) and 'data.range' in str(caught.value)
+  data.range = float(pixels.min()), float(pixels.max())
+  found = dataset.load_source(data, False, kept).images[0, ..., 0]
+  np.testing.assert_allclose(found, RAMP * 255, atol=3)
+
+
+def test_new_files_of_all_16_bits(options, tmp_path):
+  """What resizing makes of black and white edges is no reason to refuse them."""
+  edges = np.tile(np.repeat([0, 65535], 8), (16, 1)).astype(np.uint16)
+  Image.fromarray(edges).save(tmp_path / 'a.png')
+  data = options(source='folder', path=str(tmp_path), image_size=6)
+  found = dataset.load_source(data, False, dataset.Rendering({'byte': (0, 255)})).images
+  assert found.min() == 0 and found.max() == 255
+
+
+def test_new_transparent_files_on_the_ground_of_the_fit(options, npz, tmp_path):
+  """Black strokes on black are told of; another ground may be named."""
+  strokes = np.zeros((2, 8, 8, 4), np.uint8)
+  strokes[:, 2:6, 3, 3] = 255
+  for name, image in zip('ab', strokes):
+    Image.fromarray(image).save(tmp_path / f'{name}.png')
+  for data, named in ((options(source='folder', path=str(tmp_path)), '(a.png)'),
+                      (npz({'x': strokes}), 'image 0)')):
+    told = ''.join(dataset.load_source(data, False, dataset.Rendering()).notes)
+    assert '2 transparent images are one colour on black' in told and named in told
+    data.background = 'white'
+    found = dataset.load_source(data, False, dataset.Rendering())
+    assert 'one colour' not in ''.join(found.notes)
+    np.testing.assert_array_equal(found.images[0, ..., 0], 255 - strokes[0, ..., 3])
 
 
 def test_transparent_files(options, tmp_path):

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
     CONTAINERS, FAINT, Rendering, best_background, composited, contrast, faint_note,
-    integer_range, kind_of, to_levels)
+    integer_range, kind_of, lost_note, to_levels)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
 
@@ -72,11 +72,11 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
         f'{where}: pixels of type {images.dtype}; truth values, integers and floats '
         'are allowed; convert the array')
   images = whole_numbers(images, rendering)
-  images, background = on_ground(images, data, rendering, where)
+  images, background, lost = on_ground(images, data, rendering, where)
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background), notes=notes)
+             rendering=Rendering(found, background), notes=(*notes, *lost))
 
 
 def whole_numbers(images: np.ndarray, rendering: Rendering | None) -> np.ndarray:
@@ -92,17 +92,17 @@ def whole_numbers(images: np.ndarray, rendering: Rendering | None) -> np.ndarray
   if rendering is None or 'real' in rendering.ranges or not images.size or (
       kind_of(images.dtype) != 'real'):
     return images
-  kind, integer = ('wide', np.int64) if 'wide' in rendering.ranges else ('byte', np.uint8)
-  low, high = rendering.ranges.get(kind, CONTAINERS[kind])
+  low, high = max(rendering.counted(), key=lambda found: found[1],
+                  default=CONTAINERS['byte'])
   least, most = images.min(), images.max()
   if not low <= least <= most <= high or most <= 1 < high or (images % 1 != 0).any():
     return images  # NaN is not in any range
-  return images.astype(integer)
+  return images.astype(np.int64)
 
 
 def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
               rendering: Rendering | None,
-              where: str) -> tuple[np.ndarray, str]:
+              where: str) -> tuple[np.ndarray, str, list[str]]:
   """Lays images with an alpha channel on a ground.
 
   Args:
@@ -112,14 +112,14 @@ def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
     where: what error messages call the images.
 
   Returns:
-    [N, H, W, 1 or 3], and the ground.
+    [N, H, W, 1 or 3], the ground, and notes of images of which it leaves nothing.
 
   Raises:
     UserError: alpha is beyond its range.
   """
   background = data.background if rendering is None else rendering.background
   if images.shape[-1] < 4:
-    return images, 'black' if background == 'auto' else background
+    return images, 'black' if background == 'auto' else background, []
   if images.dtype == bool:
     images = images.astype(np.uint8) * np.uint8(255)
   opaque = 1 if kind_of(images.dtype) == 'real' else 255
@@ -132,7 +132,11 @@ def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
     some = images[:BLOCK]
     background = best_background(*(contrast(some, opaque, ground)
                                    for ground in ('black', 'white')))
-  return composited(images, opaque, background), background
+  found = composited(images, opaque, background)
+  lost = np.flatnonzero((np.ptp(found, axis=(1, 2, 3)) == 0) & (
+      alpha.min(axis=(1, 2)) < opaque)) if images.size else ()
+  return found, background, lost_note([f'{where}, image {row}' for row in lost],
+                                      background)
 
 
 def integers(images: np.ndarray, data: ml_collections.ConfigDict,
@@ -149,11 +153,12 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
     uint8 images, the number of their levels, their ranges by kind, and notes.
   """
   if images.dtype == bool:
-    return images.astype(np.uint8), 2, {}, ()
+    return images.astype(np.uint8), 2, {'truth': (0, 1)}, ()
   kind, finding = kind_of(images.dtype), rendering is None and not data.range
   low, high = span(images, FAINT * 255 if finding and kind == 'byte' else np.inf)
   note = ''
   if rendering is not None:
+    rendering = rendering.for_others(kind, low, high)
     found = rendering.range_of(kind) or (low, high)  # integers have one
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '

@@ -19,7 +19,7 @@ from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
     BACKGROUNDS, CONTAINERS, FAINT, Rendering, best_background, composited,
-    faint_note, integer_range, kind_of, to_levels)
+    faint_note, integer_range, kind_of, lost_note, to_levels)
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
@@ -216,7 +216,7 @@ def decode(open_image: Open, decoding: Decoding, rendering: Rendering,
     uint8 [H, W, 1] for a grey picture, [H, W, 3] for any other.
 
   Raises:
-    ValueError: its pixels have no known scale.
+    UserError: its pixels have no known scale.
     OSError: the file is damaged.
   """
   decoding = decoding.by(rendering)
@@ -260,19 +260,14 @@ def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.
     uint8 [H, W, 1 or 3].
 
   Raises:
-    ValueError: its pixels have no known scale: floats of no known range, or integers
-      beyond 16 bits.
+    UserError: its pixels are floats of no known range.
   """
   found = rendering.range_of(picture.kind)
   if found is None:
-    raise ValueError('float pixels have no known range; set --config.data.range')
+    raise errors.UserError('float pixels have no known range: set --config.data.range')
   plane = picture.planes[0]
   if len(picture.planes) > 1:
     plane = picture.planes[decoding.grounds.index(rendering.background)]
-  if picture.kind == 'wide' and 'wide' not in rendering.ranges and (
-      plane.min() < 0 or plane.max() > 65535):
-    raise ValueError(f'pixels from {plane.min():g} to {plane.max():g}; 0 to 65535 (16 '
-                     'bits) are allowed; set --config.data.range')
   return to_levels(plane, *found)
 
 
@@ -393,16 +388,46 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
   if background == 'auto':
     sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
     background = best_background(*sums)
-  lost = [name for name, seen in clear if not seen[background == 'white']]
-  if lost:
-    notes.append(f'{len(lost)} transparent images are one colour on {background} '
-                 f'({lost[0]}): try another --config.data.background')
-  return Rendering(ranges, background), notes
+  return Rendering(ranges, background), notes + lost_on(names, headers, background)
 
 
-def beyond_notes(names: Sequence[str], headers: Sequence[Header],
-                 rendering: Rendering) -> list[str]:
-  """Tells of new files whose pixels go beyond the range of the fit, or hardly use it."""
+def lost_on(names: Sequence[str], headers: Sequence[Header],
+            background: str) -> list[str]:
+  """Tells of transparent files of which a ground leaves nothing."""
+  return lost_note([name for name, header in zip(names, headers)
+                    if header.seen and not header.seen[background == 'white']],
+                   background)
+
+
+def kept_to(rendering: Rendering, names: Sequence[str],
+            headers: Sequence[Header]) -> tuple[Rendering, list[str]]:
+  """The rendering of a fit for new files, by what these hold.
+
+  Args:
+    rendering: of the fit.
+    names: of N files.
+    headers: N.
+
+  Returns:
+    The `Rendering`, which has the kinds of number that the fit lacked, and notes of files
+    whose pixels go beyond its range, or hardly use it, or vanish on its ground.
+
+  Raises:
+    UserError: nothing tells what range the pixels have.
+  """
+  notes = lost_on(names, headers, rendering.background)
+  for kind in sorted({header.kind for header in headers}):
+    own = [header for header in headers if header.kind == kind]
+    low, high = min(h.low for h in own), max(h.high for h in own)
+    rendering = rendering.for_others(kind, low, high)
+    if kind not in rendering.ranges and (
+        kind == 'real' or low < 0 or high > CONTAINERS[kind][1]):
+      first = next(n for n, header in zip(names, headers) if header.kind == kind)
+      what = 'floats' if kind == 'real' else 'integers'
+      raise errors.UserError(
+          f'{len(own)} files have {what} from {low:g} to {high:g} ({first}), but the fit '
+          'had none from which their range is known: set --config.data.range, such as '
+          f'--config.data.range="({low:g},{high:g})"')
   beyond = []
   for name, header in zip(names, headers):
     found = rendering.range_of(header.kind)
@@ -414,9 +439,10 @@ def beyond_notes(names: Sequence[str], headers: Sequence[Header],
     own = {kind: [h for h in headers if h.kind == kind] for kind in sorted(ranges)}
     told = [faint_note(min(h.low for h in found), max(h.high for h in found),
                        ranges[kind]) for kind, found in own.items()]
-    return [note for note in told if note]
-  return [f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): '
-          'they are clipped (--config.data.range sets another one)']
+    return rendering, notes + [note for note in told if note]
+  return rendering, notes + [
+      f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): they '
+      'are clipped (--config.data.range sets another one)']
 
 
 def common_size(names: Sequence[str], headers: Sequence[Header],

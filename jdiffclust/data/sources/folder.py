@@ -23,8 +23,8 @@ from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
-    Decoding, Header, Kept, beyond_notes, common_size, decode, decoding_of,
-    find_rendering, levels_of, look, room_for, thumbnail)
+    Decoding, Header, Kept, common_size, decode, decoding_of, find_rendering, kept_to,
+    levels_of, look, room_for, thumbnail)
 
 # Sub-folders that say how data were divided, not what is to be seen.
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
@@ -202,7 +202,8 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
     rendering, told = find_rendering(names, headers, data)
     notes += told
   else:
-    notes += beyond_notes(names, headers, rendering)
+    rendering, told = kept_to(rendering, names, headers)
+    notes += told
   labels, label_names, told = (labels_of(names) if data.use_labels else (None, None, []))
   notes += told
   frames = [header.frames if data.frames == 'all' else 1 for header in headers]

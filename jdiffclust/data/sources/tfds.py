@@ -18,7 +18,7 @@ from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, checked_labels, one_line, row_ids, threaded_map)
 from jdiffclust.data.sources.decoding import (
-    Decoding, Kept, beyond_notes, common_size, decode, decoding_of, find_rendering,
+    Decoding, Kept, common_size, decode, decoding_of, find_rendering, kept_to,
     levels_of, look, room_for, thumbnail)
 
 # Images that are looked at for the range of the pixels where not all are kept.
@@ -83,7 +83,7 @@ def read_tfds(data: ml_collections.ConfigDict,
   if rendering is None:
     rendering, notes = find_rendering(names, headers, data)
   else:
-    notes = beyond_notes(names, headers, rendering)
+    rendering, notes = kept_to(rendering, names, headers)
   return Raw(
       LazyImages(range(len(source)),
                  functools.partial(_read_example, source, image_key, decoding, kept,
