@@ -607,6 +607,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
   """Lays the images of a fit into folders by cluster, or takes that back."""
   from jdiffclust import sorting
   from jdiffclust.added import read
+  from jdiffclust.data.sources.folder import file_of
   from jdiffclust.deciding import clusters_decided
   from jdiffclust.workdir import main_process_lock
   action = asked['action']
@@ -635,14 +636,15 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
     searched = root if fitted.data.source == 'folder' else None
     root = root if searched else root.parent  # of a list
-    ids, paths = list(table.ids), [root.absolute() / name for name in table.ids]
+    ids = list(table.ids)
+    paths = [file_of(root.absolute(), name) for name in ids]
     more = read(workdir) if table.others else None
     if more is not None:
       told = set(table.others)
       for name, path in zip(more.ids, more.paths()):
         if path is not None and name in told:
           ids.append(name)
-          paths.append(pathlib.Path(path))
+          paths.append(file_of(pathlib.Path(), path))
       places = {name: row for row, name in enumerate(table.columns['file'])}
       clusters = [clusters[places[name]] for name in ids]
       left = len(places) - len(ids)

@@ -27,6 +27,7 @@ from jdiffclust.errors import UserError
 UNDO = 'sort_undo.json'  # in the folder of the run
 ACTIONS = ('copy', 'link', 'move', 'undo')
 LONGEST = 100  # characters of a folder's name
+MOST_BYTES = 240  # of any name; systems take 255, and ' 2' may come to it
 RESERVED = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE)  # Windows'
 BLOCK = 2**20  # bytes compared at once
 
@@ -47,8 +48,16 @@ class Plan(NamedTuple):
 
 def plain_name(text: str) -> str:
   """A text as the name of a folder that every system takes."""
-  name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', '_', text)[:LONGEST].strip(' .') or '_'
+  name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', '_', text)[:LONGEST]
+  name = os.fsencode(name)[:MOST_BYTES].decode(errors='ignore').strip(' .') or '_'
   return f'_{name}' if RESERVED.fullmatch(name) else name
+
+
+def joined(name: str) -> str:
+  """A path as the name of a file: its end, where all of it is too long."""
+  whole = os.fsencode(name.replace('/', '__'))
+  return whole[-MOST_BYTES:].decode(errors='ignore') if len(whole) > MOST_BYTES else (
+      os.fsdecode(whole))
 
 
 def apart(names: Iterable[str]) -> list[str]:
@@ -81,7 +90,8 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
     made part of it: a/x.png becomes a__x.png.
 
   Raises:
-    UserError: a file is not there, or something is where it would go.
+    UserError: a file is not there, something is where it would go, or what must be read
+      or changed for it may not be.
   """
   root, target = root and root.absolute(), target.absolute()
   if root and target.resolve().is_relative_to(root.resolve()):
@@ -89,6 +99,11 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
                     'would find them twice. Choose one outside.')
   missing = [path for path in paths if not path.is_file()]
   if missing:
+    whole, mark, _ = str(missing[0]).rpartition('#')
+    if mark and os.path.isfile(whole):
+      raise UserError(f'{len(missing)} of {len(ids)} images are pictures within files, '
+                      f'such as {ids[paths.index(missing[0])]!r}, and cannot be sorted: '
+                      'save each as a file, and fit these.')
     mend = ('give their folder by --config.data.path.'
             if root and missing[0].is_relative_to(root) else 'bring them back.')
     raise UserError(f'{len(missing)} of {len(ids)} images are not there as files, such '
@@ -97,6 +112,7 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   if action == 'move' and links:
     raise UserError(f'{len(links)} images are links, such as {str(links[0])!r}, which '
                     'would lead nowhere after a move: take --action=copy or link.')
+  check_allowed(action, paths, target)
   every = list(dict.fromkeys(clusters))
   folders = dict(zip(every, apart(map(plain_name, every))))
   pairs = []
@@ -105,7 +121,7 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
     own = [ids[row] for row in rows]
     bases = [pathlib.PurePosixPath(name).name.casefold() for name in own]
     several = {base for base, count in collections.Counter(bases).items() if count > 1}
-    names = apart(name.replace('/', '__') if base in several else
+    names = apart(joined(name) if base in several else
                   pathlib.PurePosixPath(name).name for name, base in zip(own, bases))
     pairs += [[str(paths[row]), str(target / folders[cluster] / new)]
               for row, new in zip(rows, names)]
@@ -115,6 +131,36 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
                     'nothing is overwritten: choose another folder by --to.')
   made = [*reversed(target.parents), target, *(target / folders[one] for one in every)]
   return Plan(action, [str(path) for path in made if not path.is_dir()], pairs)
+
+
+def check_allowed(action: str, paths: Sequence[pathlib.Path],
+                  target: pathlib.Path) -> None:
+  """Checks that the system lets us do what sorting takes.
+
+  Args:
+    action: copy, link or move.
+    paths: where the files are.
+    target: where the clusters' folders go.
+
+  Raises:
+    UserError: it does not.
+  """
+  above = next(path for path in (target, *target.parents) if os.path.lexists(path))
+  if not above.is_dir():
+    raise UserError(f'--to={target} cannot be made, since {above} is no folder: choose '
+                    'another one.')
+  folders = {above, *(path.parent for path in paths if action == 'move')}
+  refused = [str(path) for path in sorted(folders) if not os.access(
+      path, os.W_OK | os.X_OK)]
+  if refused:
+    what = ('its files cannot be moved away, only copied or linked' if refused[0] != str(
+        above) else 'choose another one by --to')
+    raise UserError(f'{refused[0]!r} is a folder in which you may change nothing: {what}.'
+                    )
+  hidden = [path for path in paths if action != 'link' and not os.access(path, os.R_OK)]
+  if hidden:
+    raise UserError(f'{len(hidden)} images may not be read, such as {str(hidden[0])!r}: '
+                    'change their permissions.')
 
 
 def check_unsorted(workdir) -> None:
@@ -142,6 +188,7 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
   """
   check_unsorted(workdir)
   path = pathlib.Path(workdir) / UNDO
+  target = plan.folders[0] if plan.folders else ''
   files.write_text(path, json.dumps(plan._asdict(), indent=0) + '\n')
   with open(path, 'rb') as file:
     os.fsync(file.fileno())  # before anything else, also if the power fails
@@ -158,6 +205,10 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
     raise UserError(f'{error.filename2 or error.filename} is there now, which it was '
                     'not before: nothing is overwritten. --mode=sort --action=undo takes '
                     'back what was done.') from None
+  except OSError as error:  # such as a disk that is full, or is gone
+    where = error.filename2 or error.filename or target
+    raise UserError(f'{where}: {error.strerror}. Not all files were laid into folders: '
+                    '--mode=sort --action=undo takes back what was done.') from None
 
 
 def copy_new(source: str, target: str) -> None:
@@ -245,7 +296,11 @@ def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[st
                     ) from None
   left: list[str] = []
   for source, target in plan.pairs:
-    left += filter(None, [take_back(plan.action, source, target)])
+    try:
+      told = take_back(plan.action, source, target)
+    except OSError as error:
+      told = f'{target!r} cannot be taken back ({error.strerror})'
+    left += filter(None, [told])
     done()
   for folder in reversed(plan.folders):
     try:

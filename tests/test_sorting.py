@@ -174,16 +174,78 @@ def test_what_cannot_be_sorted(images):
   pics = images / 'pics'
   assert 'within the folder' in of(IDS, pics, pics / 'sorted')
   assert "gone.png'" in of(('gone.png', *IDS[1:]), pics, images / 'out')
+  (pics / 'stack.tif').write_bytes(b'')
+  message = of(('stack.tif#3', *IDS[1:]), pics, images / 'out')
+  assert "'stack.tif#3'" in message and 'within files' in message
   (pics / 'l.png').symlink_to('z.png')
   assert 'links' in of(('l.png', *IDS[1:]), pics, images / 'out')
 
 
 @pytest.mark.parametrize('text, name', [
     ('cats', 'cats'), ('G1/S', 'G1_S'), ('..', '_'), (' a. ', 'a'), ('con', '_con'),
-    ('LPT1.x', '_LPT1.x'), ('Käse "x"', 'Käse _x_'), ('a' * 200, 'a' * 100)])
+    ('LPT1.x', '_LPT1.x'), ('Käse "x"', 'Käse _x_'), ('a' * 200, 'a' * 100),
+    ('猫' * 100, '猫' * 80), ('a' + '猫' * 100, 'a' + '猫' * 79)])
 def test_names_of_folders(text, name):
   """Of what every system takes."""
   assert sorting.plain_name(text) == name
+
+
+def test_folders_that_make_a_name_too_long(images):
+  """The end of it stays, and every file keeps a name of its own."""
+  deep = '/'.join(['ß' * 60] * 4)
+  ids = [f'{deep}/{k}/x.png' for k in range(2)]
+  paths = [images / 'pics' / IDS[0]] * 2
+  plan = sorting.make_plan('copy', ids, ['cats'] * 2, paths, None, images / 'out')
+  names = [os.path.basename(new) for _, new in plan.pairs]
+  assert [name[-10:] for name in names] == ['__0__x.png', '__1__x.png']
+  assert max(len(os.fsencode(name)) for name in names) <= 255
+  sorting.perform(images / 'run', plan)
+  assert all(os.path.isfile(new) for _, new in plan.pairs)
+
+
+def test_what_the_system_refuses(images, monkeypatch):
+  """It is told before anything is done, where that can be known."""
+  closed = set()
+  access = os.access
+  monkeypatch.setattr(os, 'access', lambda path, how: str(path) not in closed and access(
+      path, how))
+  for path, actions, fragment in (
+      (images, ('copy', 'link', 'move'), '--to'),
+      (images / 'pics/a', ('move',), 'copied'),
+      (images / 'pics/z.png', ('copy', 'move'), 'may not be read')):
+    closed = {str(path)}
+    for action in ('copy', 'link', 'move'):
+      if action in actions:
+        message = refused(plan_of, images, action)
+        assert str(path) in message and fragment in message
+      else:
+        plan_of(images, action)
+  closed = set()
+  (images / 'out').write_text('a file')
+  assert 'no folder' in refused(plan_of, images, 'copy')
+
+
+def test_a_disk_that_fails_in_between(images, monkeypatch):
+  """One line, and what was done can be taken back once the disk is well."""
+  before, run, copy = content(images), images / 'run', sorting.shutil.copyfileobj
+  done = []
+
+  def full(ours, theirs):
+    if done:
+      raise OSError(28, 'No space left on device', 'x.png')
+    done.append(copy(ours, theirs))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sorting.shutil, 'copyfileobj', full)
+    message = refused(sorting.perform, run, plan_of(images, 'copy'))
+  assert 'No space left' in message and '--action=undo' in message
+  with monkeypatch.context() as patch:
+    def read_only(path):
+      raise PermissionError(1, 'Operation not permitted', path)
+    patch.setattr(sorting.os, 'unlink', read_only)
+    count, left = sorting.undo(run)
+  assert count == 4 and len(left) == 2 and 'not permitted' in left[0]
+  assert sorting.undo(run) == (4, []) and content(images) == before
 
 
 def test_names_differ():

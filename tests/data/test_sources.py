@@ -19,7 +19,7 @@ import pytest
 from jdiffclust import errors
 from jdiffclust.data import dataset, preprocess
 from jdiffclust.data.sources import tfds as tfds_reader
-from jdiffclust.data.sources.folder import Found, left_out_notes
+from jdiffclust.data.sources.folder import Found, file_of, left_out_notes
 from jdiffclust.data.sources.idx import read_idx, read_idx_images
 
 FEW = hypothesis.settings(
@@ -961,6 +961,9 @@ def test_file_names_that_are_not_utf8(folder, tmp_path):
   source = dataset.load_source(data)
   assert source.ids[1].encode('utf-8')  # can be written to a results file
   assert dataset.read_images(source, [1]).max() == 2
+  # Sorting finds the files by their ids.
+  files = [file_of(tmp_path / 'images', name) for name in source.ids]
+  assert [os.fsencode(path.name) for path in files] == [b'a.png', b'\xff.png']
 
 
 # --- tfds: what is prepared is in test_prepare_tfds.py --------------------------

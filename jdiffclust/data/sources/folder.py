@@ -8,6 +8,7 @@ import copy
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -213,13 +214,29 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
       (len(keys), height, width, channels), np.dtype(np.uint8))
   ids = [f'{n}#{k}' if many > 1 else n
          for n, many in zip(names, frames) for k in range(many)]
-  # A name that is not UTF-8 must not break the writing of the results.
-  ids = [name.encode('utf-8', 'backslashreplace').decode() for name in ids]
+  ids = list(map(id_of, ids))
   return Raw(images, ids, None if labels is None else np.repeat(labels, frames),
              label_names, 256, name, tuple(name for name, _ in bad), rendering,
              tuple(notes), resized_of(names, headers, (height, width)),
              stored=stored_of(headers, frames),
              thumbnail=functools.partial(_thumbnail, root, rendering, keys))
+
+
+def id_of(name: str) -> str:
+  """The id of a file: its name, in which what is no UTF-8 is spelt out.
+
+  It must not break the writing of the results.
+  """
+  return name.encode('utf-8', 'backslashreplace').decode()
+
+
+def file_of(root: pathlib.Path, name: str) -> pathlib.Path:
+  """The path of the file of an id, see `id_of`, whether there is one or not."""
+  path = root / name
+  if '\\udc' in name and not path.is_file():
+    return root / re.sub(r'\\udc([0-9a-f]{2})', lambda found: chr(
+        0xdc00 + int(found[1], 16)), name)
+  return path
 
 
 def stored_of(headers: Sequence[Header], frames: Sequence[int]) -> Stored:
