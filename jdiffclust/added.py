@@ -158,6 +158,17 @@ def names_from(workdir, folder: str) -> set[str]:
           if columns['sources'][batch]['folder'] == folder} if columns else set()
 
 
+def paths_in(workdir) -> set[str]:
+  """What the images that were added to a run are read from again, `data.path` of each.
+
+  Raises:
+    UserError: as of `read`.
+  """
+  columns = _read(workdir, ['batches'])
+  return {json.loads(source['config'])['data']['path']
+          for source in columns['sources']} if columns else set()
+
+
 def _read(workdir, names: Sequence[str] | None = None) -> dict[str, Any] | None:
   """The fields of `Added`, or those of `names`; None: there is no file."""
   path = pathlib.Path(workdir) / FILE

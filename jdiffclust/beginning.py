@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ from jdiffclust import files as files_lib
 from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings
 from jdiffclust.errors import UserError
 
-LISTED = 'files.txt'  # in the workdir: several image files that were named
-LISTED_NEW = 'files_new.txt'  # the same, of a command that asks about others
+LISTED = 'files.json'  # in the workdir: several image files that were named
+LISTED_NEW = 'files_new.json'  # the same, of a command that asks about others
+LISTED_ADDED = 'files_added_{}.json'  # the same, of images that were added
 RUNS = 'runs'  # the folder of workdirs that were not named
 ARRAYS, LISTS = ('.npy', '.npz'), ('.txt', '.csv', '.parquet')
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar')
@@ -299,8 +301,10 @@ def _other_images(seen: Seen, path: pathlib.Path, fitted, config) -> str:
       seen.source, os.path.abspath(place)):
     return f'of {fitted.data.path or fitted.data.source}'
   if seen.files:
-    kept = (path / LISTED).read_text(encoding='utf-8').splitlines()
-    return '' if kept == list(seen.files) else 'of other image files'
+    from jdiffclust.data.sources.folder import listed as read_listed
+    root, kept = read_listed(str(path / LISTED))
+    return '' if [str(root / name) for name in kept] == list(seen.files) else (
+        'of other image files')
   if fitted.data.max_images != config.data.max_images:
     return 'of another number of images'
   plain = not config.data.max_images and config.data.unreadable == 'refuse' and (
@@ -349,6 +353,30 @@ def newest_run() -> str:
   return str(max(runs, key=lambda path: path.stat().st_mtime)) if runs else ''
 
 
+def place_of_list(workdir: pathlib.Path, mode: str,
+                  paths: Sequence[str]) -> pathlib.Path:
+  """Where several image files are listed of which a run is asked.
+
+  Args:
+    workdir: of the run.
+    mode: of the command; lists of images that are added are read again later.
+    paths: of the files.
+  """
+  if mode != 'add':
+    return workdir / LISTED_NEW
+  mark = zlib.crc32('\n'.join(paths).encode(errors='surrogateescape'))
+  return workdir / LISTED_ADDED.format(f'{mark:08x}')
+
+
+def remove_unused_lists(workdir: pathlib.Path) -> None:
+  """Removes the lists of image files of which none is in a run any more."""
+  from jdiffclust import added
+  used = added.paths_in(workdir)
+  for path in workdir.glob(LISTED_ADDED.format('*')):
+    if str(path.absolute()) not in used:
+      path.unlink()
+
+
 @contextlib.contextmanager
 def listed(workdir: pathlib.Path, paths: Sequence[str]) -> Iterator[None]:
   """Lists image files in a workdir; where no run begins there, nothing is left.
@@ -360,7 +388,8 @@ def listed(workdir: pathlib.Path, paths: Sequence[str]) -> Iterator[None]:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     files_lib.check_writable(workdir)
-    files_lib.write_text(workdir / LISTED, '\n'.join(paths) + '\n')
+    from jdiffclust.data.sources.folder import write_listed
+    write_listed(workdir / LISTED, paths)
   except OSError as error:
     raise UserError(f'--workdir={workdir} cannot be made ({error.strerror}): name a '
                     'folder that may be written.') from None

@@ -341,10 +341,8 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     if not workdir:
       raise UserError(f'--workdir is missing: which run is asked? Add --workdir='
                       f"{beginning.newest_run() or 'runs/NAME'}, or another one.")
-    if seen.files and mode == 'add':  # they are read again later, by their list
-      raise UserError(f'{len(seen.files)} image files are named: for --mode={mode} name '
-                      'one, a list of them (.txt), or their folder.')
-    listing = pathlib.Path(workdir).expanduser() / beginning.LISTED_NEW
+    listing = beginning.place_of_list(pathlib.Path(workdir).expanduser(), mode,
+                                      seen.files)
     parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
                     f'--config.data.path={listing if seen.files else seen.path}'])
     return *parsed[:4], parsed[4] | {'new': seen.files}
@@ -554,20 +552,24 @@ def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
 
 def run_add(config, workdir: pathlib.Path, reporter, build, undo: bool | None) -> None:
   """Adds the images of `config.data` to a fitted workdir, or takes the last ones back."""
+  from jdiffclust import beginning
   from jdiffclust.deciding import undo_added
   from jdiffclust.outputs import add_images
   from jdiffclust.workdir import main_process_lock
   files.check_writable(workdir)
   with main_process_lock(workdir):
-    if undo:
-      print(undo_added(workdir, config_lib.fitted_config(workdir).num_clusters))
-      return
-    config = config_lib.copied(config)
-    for name in ('path', 'labels_path', 'labels', 'metadata', 'embeddings'):
-      if config.data[name]:  # they are read again, from wherever that is asked for
-        config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
-    fitted, source = new_images('add', config, workdir, reporter, build)
-    message = add_images(fitted, source, workdir, config, reporter)
+    try:
+      if undo:
+        print(undo_added(workdir, config_lib.fitted_config(workdir).num_clusters))
+        return
+      config = config_lib.copied(config)
+      for name in ('path', 'labels_path', 'labels', 'metadata', 'embeddings'):
+        if config.data[name]:  # they are read again, from wherever that is asked for
+          config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
+      fitted, source = new_images('add', config, workdir, reporter, build)
+      message = add_images(fitted, source, workdir, config, reporter)
+    finally:
+      beginning.remove_unused_lists(workdir)
   if message is not None:
     print(message)
 
@@ -607,7 +609,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
   """Lays the images of a fit into folders by cluster, or takes that back."""
   from jdiffclust import sorting
   from jdiffclust.added import read
-  from jdiffclust.data.sources.folder import file_of
+  from jdiffclust.data.sources.folder import file_of, folder_of
   from jdiffclust.deciding import clusters_decided
   from jdiffclust.workdir import main_process_lock
   action = asked['action']
@@ -633,11 +635,10 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
                       f'config.data.source = {fitted.data.source!r} are no files.')
     table, clusters = clusters_decided(workdir, fitted.num_clusters)
     target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
-    root = pathlib.Path(config.data.path or fitted.data.path).expanduser()
+    root = folder_of(fitted.data.source, config.data.path or fitted.data.path)
     searched = root if fitted.data.source == 'folder' else None
-    root = root if searched else root.parent  # of a list
     ids = list(table.ids)
-    paths = [file_of(root.absolute(), name) for name in ids]
+    paths = [file_of(root, name) for name in ids]
     more = read(workdir) if table.others else None
     if more is not None:
       told = set(table.others)
@@ -806,7 +807,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
       print(help_text(asked[0] in HELP_ALL), flush=True)
       return 0
     config, workdir, mode, quiet, asked = parse(argv)
-    from jdiffclust import beginning, processes, programs
+    from jdiffclust import processes, programs
     return_what_compilers_leave()
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
@@ -830,8 +831,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'evaluate': lambda: run_evaluate(*given, parts)}
     with reporter.stopping_safely():
       if asked.get('new') and main_process:
+        from jdiffclust.data.sources.folder import write_listed
         files.check_writable(workdir)
-        files.write_text(workdir / beginning.LISTED_NEW, '\n'.join(asked['new']) + '\n')
+        write_listed(pathlib.Path(config.data.path), asked['new'])
       commands[mode]()
   except NonFiniteError as error:
     return _ended(1, f'error: {error}')

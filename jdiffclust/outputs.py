@@ -35,6 +35,7 @@ from jdiffclust.data.dataset import (
     ImageSource, embeddings_at, files_source, images_at, load_source)
 from jdiffclust.data.fingerprint import reordered
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.data.sources.folder import folder_of
 from jdiffclust.decisions import Decisions
 from jdiffclust.diffusion.likelihood import log_probability
 from jdiffclust.evaluation import (
@@ -749,15 +750,15 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
   new = describe_added(Told(source, np.arange(source.num_images), tau, bound, share),
                        looks, fitted, workdir, reporter)
   sources = [] if before is None else before.sources
-  path = config.data.path and pathlib.Path(config.data.path)
-  called = (path.stem if path and path.is_file() else path.name if path else
-            config.data.source)
+  folder = folder_of(config.data.source, config.data.path)
+  called = (folder.name if folder else
+            pathlib.Path(config.data.path).stem or config.data.source)
   new = new._replace(
       ids=added.distinct(source.ids, [*table.ids, *(before.ids if before else ())],
                          called),
       batches=np.full(source.num_images, len(sources)), sources=[
           {'config': to_json(config), 'share': share,
-           'folder': str(path) if config.data.source == 'folder' else None}])
+           'folder': folder and str(folder)}])
   renamed = [one for one, name in zip(new.ids, new.names) if one != name]
   every = new if before is None else before.and_(new)
   table = deciding.with_added(table.own, known, every)

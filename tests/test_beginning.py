@@ -9,6 +9,7 @@ from PIL import Image
 
 from jdiffclust import beginning, main
 from jdiffclust import config as config_lib
+from jdiffclust.data.sources.folder import listed
 from tests.helpers import refused
 
 
@@ -81,9 +82,11 @@ def test_arrays_lists_and_files(here):
   config, *_ = parsed('list.txt')
   assert (config.data.source, config.data.path) == ('files', str(here / 'list.txt'))
   config, workdir, begun = parsed(*sorted(folder.iterdir()))
-  assert config.data.path == 'runs/a/files.txt' and len(begun.files) == 9
+  assert config.data.path == 'runs/a/files.json' and len(begun.files) == 9
   with pytest.raises(KeyError), beginning.listed(workdir, begun.files):
-    assert (workdir / 'files.txt').read_text().split() == list(begun.files)
+    root, names = listed(str(workdir / 'files.json'))
+    assert [str(root / name) for name in names] == list(begun.files)
+    assert names[0] == '000.png'
     raise KeyError
   assert not workdir.exists()  # nothing began
 
@@ -128,9 +131,12 @@ def test_one_image_is_asked_about(here):
   several = [folder / '001.png', folder / '000.png']
   command = ['jdiffclust', *map(str, several), f'--workdir={workdir}', '--mode=predict']
   config, _, _, _, asked = main.parse(command)
-  assert config.data.path == str(workdir / 'files_new.txt')
+  assert config.data.path == str(workdir / 'files_new.json')
   assert asked['new'] == tuple(map(str, several))  # in their order
-  assert 'their folder' in refused(parsed, *several, f'--workdir={workdir}', '--mode=add')
+  # Those that are added are read again later, each time by their own list.
+  places = [main.parse([*command[:-1], '--mode=add', *more])[0].data.path
+            for more in ([], [], [str(image.with_name('002.png'))])]
+  assert places[0] == places[1] != places[2] and 'files_added_' in places[0]
   assert str(workdir) in refused(parsed, image, '--mode=predict')  # which run?
 
 

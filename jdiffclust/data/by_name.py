@@ -3,9 +3,11 @@
 A table is a CSV file (with commas, semicolons or tabs, UTF-8, as Excel writes it) or a
 Parquet file. A row is of an image if its name is the image's id, or if the one is the end
 of the other at a '/': `a.png` is of `cats/a.png`, and so is `/home/me/pics/cats/a.png`.
-A row of several images, such as `a.png` of `cats/a.png` and `dogs/a.png`, is of none. Of
-several rows of one image those count whose name is the whole id; labels and metadata that
-contradict each other are left out and counted, two embeddings of one image are refused.
+A name that is none of these may be so but for its case or for the ending that it lacks:
+`A.PNG` and `a`. A row of several images, such as `a.png` of `cats/a.png` and
+`dogs/a.png`, is of none. Of several rows of one image those count whose name is the whole
+id; labels and metadata that contradict each other are left out and counted, two
+embeddings of one image are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import io
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -244,30 +247,55 @@ def _parts(name: Any) -> tuple[str, ...]:
   """A name's folders and file, from the last one on."""
   if isinstance(name, float) and name.is_integer():
     name = int(name)
-  parts = str(name).replace('\\', '/').split('/')
+  # The same letter may be one sign or two: ä, as most systems write it, and a and ¨.
+  parts = unicodedata.normalize('NFC', str(name)).replace('\\', '/').split('/')
   return tuple(part for part in reversed(parts) if part not in ('', '.'))
 
 
-def images_of(names: Sequence[Any], ids: Sequence[str]) -> list[list[int]]:
+def images_of(names: Sequence[Any], ids: Sequence[str],
+              loosely: bool = True) -> list[list[int]]:
   """The images that each name may be of; see the module's text.
 
   Args:
     names: texts or numbers; None: of none.
     ids: of the images.
+    loosely: in any case, and without an ending, where that is needed; only of images that
+      no other name fits.
   """
-  ends, whole = collections.defaultdict(list), {}
-  for image, name in enumerate(ids):
-    parts = _parts(name)
-    whole[parts] = image
+  own = list(map(_parts, ids))
+  given = [() if name is None else _parts(name) for name in names]
+  found = _fitting(given, own)
+  for change, of_ids in ((_in_any_case, _in_any_case), (_in_any_case, _without_ending)):
+    rest = [row for row, images in enumerate(found) if given[row] and not images]
+    named = {images[0] for images in found if len(images) == 1}
+    if rest and loosely:
+      others = _fitting([change(given[row]) for row in rest], list(map(of_ids, own)))
+      for row, images in zip(rest, others):
+        found[row] = [image for image in images if image not in named]
+  return found
+
+
+def _fitting(names: Sequence[tuple[str, ...]],
+             ids: Sequence[tuple[str, ...]]) -> list[list[int]]:
+  """The ids that each name is equal to, or else the end of, or has as its end."""
+  ends, whole = collections.defaultdict(list), collections.defaultdict(list)
+  for image, parts in enumerate(ids):
+    whole[parts].append(image)
     for count in range(1, len(parts)):
       ends[parts[:count]].append(image)
-  found = []
-  for name in names:
-    parts = () if name is None else _parts(name)
-    found.append([whole[parts]] if parts in whole else sorted([
-        *ends.get(parts, ()), *(whole[parts[:count]] for count in range(1, len(parts))
-                                if parts[:count] in whole)]))
-  return found
+  return [whole[parts] if parts in whole else sorted([
+      *ends.get(parts, ()), *(image for count in range(1, len(parts))
+                              for image in whole.get(parts[:count], ()))])
+          for parts in names]
+
+
+def _in_any_case(parts: tuple[str, ...]) -> tuple[str, ...]:
+  return tuple(part.casefold() for part in parts)
+
+
+def _without_ending(parts: tuple[str, ...]) -> tuple[str, ...]:
+  first, *rest = _in_any_case(parts)
+  return os.path.splitext(first)[0], *rest
 
 
 def matches(names: Sequence[Any], ids: Sequence[str]) -> Matches:
@@ -341,7 +369,10 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   name = column_of(table, NAMES, 0, 'the names of the files', *given)
   rest = Table({key: column for key, column in table.columns.items() if key != name})
   label = column_of(rest, LABELS, 0, 'the classes', *given)
-  values = [None if value is None else str(value) for value in rest.columns[label]]
+  # A column of whole numbers in which some are missing is one of floats.
+  whole = lambda value: isinstance(value, float) and value.is_integer()
+  values = [None if value is None else str(int(value) if whole(value) else value)
+            for value in rest.columns[label]]
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
   found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
@@ -364,7 +395,7 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
   option = 'config.data.metadata'
   table = read_table(path, option)
   name = column_of(table, NAMES, 0, 'the names of the files', path, option)
-  if any(images_of([name], ids)):
+  if any(images_of([name], ids, loosely=False)):
     raise errors.UserError(
         f'{option} = {path!r} names an image, {name!r}, in its first line, where its '
         "columns are named: put a line such as 'file,species' above.")

@@ -19,7 +19,10 @@ IDS = ('cats/a.png', 'cats/b.png', 'dogs/a.png', 'c.png', '-7.png', '7')
 @pytest.mark.parametrize('name, image', [
     ('cats/a.png', 0), ('./cats/a.png', 0), ('cats\\a.png', 0), ('b.png', 1),
     ('/home/me/pics/cats/b.png', 1), ('a.png', None), ('birds/b.png', None),
-    ('C.png', None), ('x/c.png', 3), ('-7.png', 4), (7, 5), (7., 5), (None, None)])
+    ('x/c.png', 3), ('-7.png', 4), (7, 5), (7., 5), (None, None),
+    # Where nothing else fits: in any case, and without an ending.
+    ('C.PNG', 3), ('Cats/B.png', 1), ('b', 1), ('C:\\cats\\B', 1), ('a', None),
+    ('a.jpg', None), ('b.p', None)])
 def test_whose_row_it_is(name, image):
   """The id, or its end at a '/'; what fits several or none is counted."""
   joined = by_name.join([name], IDS, ['x'], 'the table')
@@ -27,9 +30,39 @@ def test_whose_row_it_is(name, image):
   if image is not None:
     expected[image] = 0
   assert joined.rows.tolist() == expected
-  assert ('several images' in joined.note) == (name == 'a.png')
-  assert ('no image here' in joined.note) == (image is None and name != 'a.png')
+  several = name in ('a.png', 'a')
+  assert ('several images' in joined.note) == several
+  assert ('no image here' in joined.note) == (image is None and not several)
   assert f'{6 - (image is not None)} of 6 images have no row' in joined.note
+
+
+def test_letters_written_in_another_way():
+  """ä is one sign here, and an a with two dots behind it there."""
+  for name in ('Ka\u0308se.png', 'Ka\u0308se'):
+    assert by_name.images_of([name], ['K\xe4se.png']) == [[0]]
+  assert by_name.images_of(['K\xe4se.png'], ['Ka\u0308se.png']) == [[0]]
+
+
+def test_an_image_called_as_a_column_is(tmp_path):
+  """A header is one, also where an image is `image.png`."""
+  (tmp_path / 'table.csv').write_text('image,species\nimage.png,cat\n')
+  columns, note = by_name.read_metadata(str(tmp_path / 'table.csv'), ['image.png'])
+  assert columns == {'species': ['cat']} and not note
+
+
+def test_a_name_that_fits_has_the_image_alone():
+  """One that fits but for case or ending says nothing of it then."""
+  joined = by_name.join(['A.PNG', 'a.png', 'a'], ['a.png'], ['x', 'y', 'z'], 'the table')
+  assert joined.rows.tolist() == [1] and '2 rows are of no image' in joined.note
+
+
+def test_whole_numbers_of_which_some_are_missing(tmp_path):
+  """pandas makes floats of them: they stay the classes 1 and 2."""
+  path = tmp_path / 'labels.parquet'
+  pyarrow.parquet.write_table(pyarrow.table({
+      'file': ['c.png', '7', 'cats/b.png'], 'label': [1., 2., None]}), path)
+  labels, _ = by_name.read_labels(str(path), IDS)
+  assert labels.names == ('1', '2') and labels.numbers.tolist() == [-1, -1, -1, 0, -1, 1]
 
 
 def test_rows_that_contradict_each_other():

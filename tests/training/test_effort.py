@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from jdiffclust.outputs import draw_check
+from jdiffclust.data.sources.folder import listed
 from tests.helpers import check_error, summary_of
 from tests.tiny import NO_FIGURES, TINY, TINY_NETWORKS
 
@@ -95,14 +96,14 @@ def test_images_named_as_arguments(commands, tmp_path):
   assert f'--mode=decide --workdir={workdir}' in outcome.out  # what comes next
   sample = commands.small('--mode=sample', f'--workdir={workdir}')
   check_error(sample, outcome.out.splitlines()[-1])  # the same command
-  assert (workdir / 'files.txt').read_text().split() == list(map(str, paths))
+  assert listed(str(workdir / 'files.json')) == (tmp_path, [path.name for path in paths])
   assert 'effort=quick' in (workdir / 'command.txt').read_text()
   check = json.loads((workdir / 'check.json').read_bytes())
   assert check == summary_of(workdir)['input'] and check['num_images'] == 12
   with Image.open(workdir / 'check.png') as image:
     assert min(image.size) > 100
   table = rows_of(workdir / 'results.csv')
-  assert [row['file'] for row in table] == list(map(str, paths))
+  assert [row['file'] for row in table] == [path.name for path in paths]
   again = commands.small(*paths, *asked, '--config.effort=full')
   assert again.code == 0 and 'Resuming' in again.err and 'Nothing odd' not in again.err
   assert 'What the diffusion model has added' in again.out

@@ -378,6 +378,20 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
   assert len(laid) == 63 and 'x.png' in {path.name for path in laid if
                                          str(path.parent) == 'cluster 2'}
   assert commands.small('--mode=sort', f'--workdir={run}', '--action=undo').code == 0
+  # Several files are listed, until they are taken back; they are files as any other.
+  several = [tmp_path / 'more' / name for name in ('p.png', 'q.png')]
+  for path, digit in zip(several, DIGITS[73:75]):
+    save(path, digit)
+  outcome = commands.small(*several, *add)
+  assert outcome.code == 0 and '2 images of files:more added' in outcome.out, outcome.err
+  assert column(run, 'file')[63:] == ['p.png', 'q.png']
+  assert len(list(run.glob('files_added_*.json'))) == 1
+  outcome = commands.small('--mode=sort', f'--workdir={run}', '--action=move')
+  assert outcome.code == 0 and '65 files went' in outcome.out, outcome.err
+  assert not several[0].exists()
+  assert commands.small('--mode=sort', f'--workdir={run}', '--action=undo').code == 0
+  assert several[0].exists() and commands.small(*add, '--undo').code == 0
+  assert not list(run.glob('files_added_*.json'))
   # The folder of the run has grown: the new image alone is added, by itself.
   save(pics / 'zz.png', DIGITS[72])
   assert commands.small(*add, '--config.data.source=folder',

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import copy
 import functools
+import json
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from jdiffclust import errors
+from jdiffclust import errors, files
 from jdiffclust.data import preprocess
 from jdiffclust.data.by_name import NAMES, column_of, read_table
 from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings, register_formats
@@ -27,6 +28,7 @@ from jdiffclust.data.sources.decoding import (
     Decoding, Header, Kept, common_size, decode, decoding_of, find_rendering, kept_to,
     levels_of, look, room_for, thumbnail)
 
+LISTING = '.json'  # the ending of lists that `write_listed` writes
 # Sub-folders that say how data were divided, not what is to be seen.
 SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
           'eval'}
@@ -129,8 +131,36 @@ def read_listed(data: ml_collections.ConfigDict,
   root, names = listed(data.path)
   data = copy.deepcopy(data)
   data.use_labels = False
-  name = f'files:{pathlib.PurePath(data.path).stem}'
+  path = pathlib.PurePath(data.path)
+  name = f'files:{root.name if path.suffix == LISTING else path.stem}'
   return _raw(root, Found(names, [], [], collections.Counter()), data, rendering, name)
+
+
+def write_listed(path: pathlib.Path, names: Sequence[str]) -> None:
+  """Lists files that a command named, by the folder that they share.
+
+  Args:
+    path: of the list, which ends with LISTING.
+    names: absolute paths of the files.
+  """
+  root = os.path.commonpath([os.path.dirname(name) for name in names])
+  files.write_text(path, json.dumps(
+      {'folder': root, 'files': [os.path.relpath(name, root) for name in names]},
+      indent=1) + '\n')
+
+
+def folder_of(source: str, path: str) -> pathlib.Path | None:
+  """The folder to which the names of images are relative; None: they are no files.
+
+  Args:
+    source, path: the options data.source and data.path.
+
+  Raises:
+    UserError: there is no such list.
+  """
+  if source == 'files':
+    return listed(os.path.expanduser(path))[0].absolute()
+  return pathlib.Path(path).expanduser().absolute() if source == 'folder' else None
 
 
 def listed(path: str) -> tuple[pathlib.Path, list[str]]:
@@ -138,8 +168,8 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
 
   Args:
     path: of a text file with a name on each line, of a table with a column of names
-      (`data.by_name`), or of an image, which is the only one then. Names are relative to
-      the folder of the list.
+      (`data.by_name`), of what `write_listed` wrote, or of an image, which is the only
+      one then. Names are relative to the folder of the list, if it names no other.
 
   Returns:
     That folder, and the names as they are written.
@@ -157,11 +187,24 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
                              f'({one_line(error)}): give a text file, UTF-8, of a name '
                              'on each line') from None
     names = [line.strip() for line in text.splitlines() if line.strip()]
+  elif ending == LISTING:
+    try:
+      found = json.loads(pathlib.Path(path).read_bytes())
+      root, names = pathlib.Path(found['folder']), list(map(str, found['files']))
+    except (OSError, ValueError, KeyError, TypeError):
+      raise errors.UserError(f'{path} is no list of files that this program wrote: give '
+                             'a text file of a name on each line') from None
   elif ending in ('.csv', '.parquet'):
     table = read_table(path, 'config.data.path', ('file',))
     column = column_of(table, NAMES, 0, 'the names of the files', path,
                        'config.data.path')
-    names = [str(name) for name in table.columns[column] if name is not None]
+    names = [name for name in table.columns[column] if name is not None]
+    other = next((name for name in names if not isinstance(name, str)), None)
+    if other is not None:
+      raise errors.UserError(
+          f'{path}: its column {column!r} holds {type(other).__name__}, where the names '
+          'of image files are needed; pixels and pictures within a table are not read: '
+          'save them as files, or as an array (.npy, .npz)')
   else:
     return root, [pathlib.Path(path).name]
   if not names:

@@ -59,8 +59,11 @@ def read_npz(data: ml_collections.ConfigDict,
   # On a damaged file NumPy and zipfile raise nearly anything: ValueError, BadZipFile,
   # TokenError, OverflowError, MemoryError, ... Whatever it is, it is the reason to show.
   except Exception as error:  # pylint: disable=broad-except
+    # NumPy advises how they may be read all the same, which runs what is in them.
+    pickled = 'allow_pickle' in str(error) or 'Python objects' in str(error)
+    why = 'it holds Python objects, or is no array' if pickled else one_line(error)
     raise errors.UserError(
-        f'{path} is not a readable .npz or .npy file of numbers ({one_line(error)}); '
+        f'{path} is not a readable .npz or .npy file of numbers ({why}); '
         'write it with np.savez(path, images=..., labels=...)') from error
   return raw_array(images, data, rendering, labels, path, f'{path}, {key!r}',
                    f'npz:{pathlib.Path(path).name}')
