@@ -117,7 +117,7 @@ def stages_of(config, count: int, image_shape: Sequence[int],
   if auto and 'start' not in done:
     low, high = config.em.auto_clusters
     some = min(count, config_lib.CHOOSE_IMAGES)
-    found.append(Stage('num_clusters', 'the number of clusters', (
+    found.append(Stage('number of clusters', 'the number of clusters', (
         (config.em.auto_parts + 1) / 6 * (high - low + 1) / 19 * (5 + .014 * some))))
   kinds = options.candidates if options.kind == config_lib.BEST else (options.kind,)
   if options.repeats and number > 1 and 'sign' not in done:

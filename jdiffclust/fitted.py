@@ -53,7 +53,7 @@ from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units
 from jdiffclust.processes import as_the_main_one_has_it
-from jdiffclust.progress import Reporter
+from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
 from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
 from jdiffclust.streams import stream
@@ -491,7 +491,7 @@ class Fitted:
     damage = kind, seed, *(np.asarray(leaf).tobytes() for leaf in leaves)
     if damage not in self._learnt:
       known = self._examples()
-      with reporter.task('damage', 100, 'percent') as task:
+      with reporter.task('damage', 100, PERCENT) as task:
         found = learn(known, problem.operator, float(problem.noise), self.config,
                       seed, task.advance)
         task.advance(100 - task.done)
@@ -1055,10 +1055,11 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
     return None
   chosen = sample_indices(len(tracked), MOST_IMAGES, config.seed)
   rows, seen = tracked[chosen], source.seen
-  reporter.line(f'The start is made anew {repeats} times, of halves of the images, to '
-                'see which clusters come back (--config.start.repeats=0: it is not).')
+  often = 'once' if repeats == 1 else f'{repeats} times'
+  reporter.line(f'The start is made anew {often}, of halves of the images, to see which '
+                'clusters come back (--config.start.repeats=0: it is not).')
   ended = itertools.count(1)
-  with reporter.task('the start anew', 100 * repeats, 'percent') as task:
+  with reporter.task('the start anew', 100 * repeats, PERCENT) as task:
     found = agree(flat_images(seen, rows), seen.image_shape, config, clusters[chosen],
                   repeats, kind,
                   lambda: task.advance(100 * next(ended) - task.done),
@@ -1070,7 +1071,7 @@ def agreement_for(config, source: ImageSource, clusters: np.ndarray,
 def choose_for(config, source: ImageSource, reporter: Reporter) -> Choice:
   """How many clusters the images show, by the options em.auto_*."""
   options = config.em
-  with reporter.task('num_clusters', 1 + options.auto_parts, 'parts') as task:
+  with reporter.task('number of clusters', 1 + options.auto_parts, 'parts') as task:
     sample = fit_sample(source, config_lib.CHOOSE_IMAGES, config.seed)
     vectors = sample_embeddings(source, config_lib.CHOOSE_IMAGES, config.seed)
     choice = choose_number(sample, source.image_shape, config, lambda: task.advance(1),

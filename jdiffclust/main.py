@@ -636,6 +636,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     table, clusters = clusters_decided(workdir, fitted.num_clusters)
     target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
     root = folder_of(fitted.data.source, config.data.path or fitted.data.path)
+    assert root is not None  # they are files
     searched = root if fitted.data.source == 'folder' else None
     ids = list(table.ids)
     paths = [file_of(root, name) for name in ids]

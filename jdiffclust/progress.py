@@ -13,6 +13,9 @@ from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn)
 
 
+PERCENT = 'percent'  # a unit: hundredths of work that has no parts to be counted
+
+
 def in_words(seconds: float) -> str:
   """Seconds as a person says them."""
   if seconds < 90:
@@ -26,7 +29,15 @@ class Task:
   """One piece of work with a known number of parts."""
 
   def __init__(self, reporter: 'Reporter', name: str, total: int, unit: str):
-    """Starts the clock at the first `advance`, so that compilation is left out."""
+    """Starts the clock at the first `advance`, so that compilation is left out.
+
+    Args:
+      reporter: shows it.
+      name: of the work.
+      total: its number of parts.
+      unit: what a part is, several of them; PERCENT: a hundredth of something, whose
+        rate says nothing to a person.
+    """
     self._reporter, self.name, self.total, self.unit = reporter, name, total, unit
     self.done, self.counted = 0, 0
     self._started: float | None = None
@@ -54,7 +65,7 @@ class Task:
     else:
       self.counted += parts
     if self._bar is not None and self._reporter.bars is not None:
-      rate = self._in_words() if self.rate else ''
+      rate = self._in_words() if self.rate and self.unit != PERCENT else ''
       self._reporter.bars.update(self._bar, completed=self.done,
                                  note='  '.join(filter(None, (rate, note))))
     elif not self._reporter.quiet:
@@ -71,10 +82,14 @@ class Task:
     if not finished and self._printed and now - self._printed < self._reporter.every:
       return
     self._printed = now
-    parts = [f'{self.name}: {self.done:,}/{self.total:,}']
+    hundredths = self.unit == PERCENT
+    parts = [f'{self.name}: {self.done / self.total:.0%}' if hundredths else
+             f'{self.name}: {self.done:,}/{self.total:,}' if self.total > 1 else
+             f'{self.name}: done']
     if self.rate:
       left = (self.total - self.done) / self.rate
-      parts += [self._in_words(), 'done' if finished else f'{left:.0f} s left']
+      parts += [self._in_words()] * (not hundredths)
+      parts += ['done' if finished else f'{left:.0f} s left']
     self._reporter.line(', '.join(parts + [note] * bool(note)))
 
 

@@ -48,7 +48,7 @@ def test_what_is_done_takes_no_time():
   names = lambda done: [stage.name for stage in estimate.stages_of(
       config, 500, (16, 16, 3), (32, 32, 3), done)]
   results = ['baselines', 'reference for new images', 'features', 'map']
-  assert names(()) == ['num_clusters', 'sign of clusters', 'start (recognition)',
+  assert names(()) == ['number of clusters', 'sign of clusters', 'start (recognition)',
                        *results]
   assert names({'start', 'sign'}) == results
   config.num_clusters, config.effort, config.em.max_iterations = 3, 'full', 1

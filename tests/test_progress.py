@@ -21,6 +21,21 @@ def test_rates_are_said_as_a_person_would(seconds, said, monkeypatch, capsys):
   assert lines[2] == f'look: 3/3, {said}, done'
 
 
+@pytest.mark.parametrize('total, unit, lines', [
+    (100, progress.PERCENT, ['look: 1%, 198 s left', 'look: 100%, done']),
+    (300, progress.PERCENT, ['look: 0%, 598 s left', 'look: 100%, done']),
+    (1, 'maps', ['look: done'])])
+def test_work_without_parts_that_say_anything(total, unit, lines, monkeypatch, capsys):
+  """Hundredths are a percentage, without a rate; of one part it is said when done."""
+  monkeypatch.setattr(progress.Task, 'rate', property(
+      lambda task: .5 if task.total > 1 else None))
+  with progress.Reporter(every=0.).task('look', total, unit) as task:
+    for part in (1, total - 1):
+      if part:
+        task.advance(part)
+  assert capsys.readouterr().err.splitlines() == lines
+
+
 def test_a_stop_is_answered_at_once(capsys):
   """The first Ctrl-C says what comes; the next safe moment or a second one stops."""
   reporter = progress.Reporter()

@@ -4,7 +4,7 @@ A table is a CSV file (with commas, semicolons or tabs, UTF-8, as Excel writes i
 Parquet file. A row is of an image if its name is the image's id, or if the one is the end
 of the other at a '/': `a.png` is of `cats/a.png`, and so is `/home/me/pics/cats/a.png`.
 A name that is none of these may be so but for its case or for the ending that it lacks:
-`A.PNG` and `a`. A row of several images, such as `a.png` of `cats/a.png` and
+in capitals, or `a`. A row of several images, such as `a.png` of `cats/a.png` and
 `dogs/a.png`, is of none. Of several rows of one image those count whose name is the whole
 id; labels and metadata that contradict each other are left out and counted, two
 embeddings of one image are refused.

@@ -41,7 +41,7 @@ from jdiffclust.data.dataset import ImageSource
 from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.evaluation import diagnostics
-from jdiffclust.progress import Reporter
+from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import LATE_STARTS, RECOGNISED
 from jdiffclust.sharding import replicate, to_host
 from jdiffclust.state import TrainState, steps_until
@@ -201,7 +201,7 @@ class Fitter:
     vectors = sample_embeddings(seen, options.max_images, self.config.seed)
     trials = []
     for name in names:
-      with self.reporter.task(f'start ({name})', 100, 'percent') as task:
+      with self.reporter.task(f'start ({name})', 100, PERCENT) as task:
         assign = fit_start(name, sample, seen.image_shape, self.config,
                            task.advance, vectors)
         tau = partition(assign, seen, self.tracked)

@@ -41,7 +41,7 @@ def run(commands, options, tmp_path_factory):
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
     outcome = commands.fit(path, *options)
   assert outcome.code == 0, outcome.err
-  assert 'start (recognition): 100/100' in outcome.err
+  assert 'start (recognition): 100%' in outcome.err
   return path
 
 
