@@ -441,7 +441,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
   def _opened(self, X, config, embeddings=None) -> ImageSource:
     """X of a fit as a source with embeddings, its shape remembered."""
-    X = _on_host(X)
+    X = _given(X)
     if not _are_files(X):
       images = self._as_images(X, reset=True)
       self.image_shape_ = (*images.shape[1:], 1)[:3]
@@ -455,7 +455,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
           config.data.channels = shape[2]
       finest = finest_of(config)
       if _is_path(X):
-        config.data.source, config.data.path = 'folder', os.fspath(X)
+        config.data.source, config.data.path = 'folder', _folder(X)
         source = load_source(config.data, finest=finest, embeddings=embeddings)
       else:
         source = files_source(X, config.data, finest=finest, embeddings=embeddings)
@@ -533,7 +533,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     Of images with embeddings it is a function of (fitted, images, reporter, embeddings).
     """
     check_is_fitted(self)
-    fitted, X = self.fitted_, _on_host(X)
+    fitted, X = self.fitted_, _given(X)
     if _are_files(X):
       return question(fitted, self._new_files(X, embeddings), self._reporter)
     images = self._as_images(X, reset=False)
@@ -563,7 +563,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     how = {'for_fit': False, 'rendering': fitted.rendering, 'finest': fitted.finest,
            'embeddings': embeddings}
     if _is_path(X):
-      data.source, data.path, data.use_labels = 'folder', os.fspath(X), False
+      data.source, data.path, data.use_labels = 'folder', _folder(X), False
       source = load_source(data, **how)
     else:
       source = files_source(X, data, **how)
@@ -586,13 +586,49 @@ def _are_files(X) -> bool:
           and all(map(_is_path, X)))
 
 
+def _folder(X) -> str:
+  """The path of a folder, as a text."""
+  path = os.path.expanduser(os.fspath(X))
+  if os.path.isfile(path):
+    raise InputError(f'X is the path of a file, {path!r}: give a list of the paths of '
+                     'image files, such as [path], the path of a folder, or an array, '
+                     'such as np.load(path).')
+  if not os.path.isdir(path):
+    raise InputError(f'X is the path {path!r}, but there is no such folder: give that of '
+                     'a folder of image files.')
+  return path
+
+
+def _given(X) -> Any:
+  """X as it is looked at: a tensor as an array, what yields things one by one as a list.
+
+  Of a table whose only column has texts that column is taken, for paths.
+  """
+  if isinstance(X, Iterator):  # such as Path.glob returns
+    return list(X)
+  columns = getattr(X, 'columns', None)
+  if columns is not None and len(getattr(X, 'shape', ())) == 2 and len(X):
+    texts = [name for name, cell in zip(columns, X.iloc[0]) if _is_path(cell)] if (
+        hasattr(X, 'iloc')) else []
+    if len(texts) == 1 == X.shape[1]:
+      return X.iloc[:, 0]
+    if texts:
+      raise InputError(f'X is a table whose column {texts[0]!r} has texts: give that '
+                       f'column alone if it names image files, X[{texts[0]!r}], or the '
+                       'columns of pixels alone.')
+  return _on_host(X)
+
+
 def _on_host(X) -> Any:
   """X, a tensor of PyTorch as an array."""
   if not (hasattr(X, 'detach') and hasattr(X, 'device')):
     return X
   if getattr(X.device, 'type', 'cpu') != 'cpu':
     raise InputError(f'X is a tensor on {X.device}: give X.cpu().')
-  return np.asarray(X.detach())
+  try:
+    return np.asarray(X.detach())
+  except TypeError:  # NumPy has no bfloat16
+    return np.asarray(X.detach().float())
 
 
 def _as_array(X) -> np.ndarray:

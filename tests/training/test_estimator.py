@@ -280,6 +280,8 @@ def test_tensors_of_pytorch(fitted):
   images = torch.tensor(IMAGES.astype(np.float32), requires_grad=True)
   model = small().fit(images)
   np.testing.assert_array_equal(model.predict(images), model.predict(IMAGES))
+  # NumPy has no such type; whole numbers up to 256 are exact in it.
+  np.testing.assert_array_equal(model.predict(images.bfloat16()), model.predict(IMAGES))
 
 
 def test_a_data_frame(fitted):
@@ -351,6 +353,23 @@ def test_files(files):
           axis=(1, 3)) / 255 * 2 - 1, atol=.2)
   missing = refusal(model.predict, [*paths, pathlib.Path('missing.png')])
   assert 'missing.png' in missing
+  some = tau[::-1][:3]
+  np.testing.assert_array_equal(model.predict_proba(iter(paths[:3])),
+                                model.predict_proba(paths[:3]))
+  np.testing.assert_allclose(model.predict_proba(iter(paths[:3])), some, atol=1e-5)
+  assert '[path]' in refusal(model.predict, paths[0])
+  assert 'no such folder' in refusal(small().fit, str(folder / 'nowhere'))
+
+
+def test_tables_of_paths(files):
+  """The one column is taken; of several, a line says which to give."""
+  pd = pytest.importorskip('pandas')
+  _, paths = files
+  table = pd.DataFrame({'file': list(map(str, paths)), 'size': 8})
+  model = small()
+  source = model._opened(table[['file']], model._settings())
+  assert list(source.ids) == list(map(str, paths))
+  assert "X['file']" in refusal(model.fit, table)
 
 
 @pytest.mark.parametrize('shape, told', [(64, '(8, 8)'), (192, '(8, 8, 3)'), (60, '')])
@@ -385,7 +404,7 @@ COLOUR = np.random.default_rng(0).random((9, 3, 8, 6))
     (IMAGES, {'n_clusters': 0}, 'num_clusters = 0'),
     (IMAGES * 0, {}, 'nothing to cluster'),
     ([IMAGES[0], IMAGES[0, 1:]], {}, 'images of one shape'),
-    ('nowhere', {}, 'not a folder')], ids=str)
+    ('nowhere', {}, 'no such folder')], ids=str)
 def test_mistakes(X, arguments, told):
   """One line each."""
   assert told in refusal(Small(**arguments).fit, X)
