@@ -294,7 +294,8 @@ def advice(history: list[dict], num_images: int, num_clusters: int,
   if share > MELTED:
     found.append(Advice('melting', (
         f'the clusters melt into each other: the mean entropy is {share:.0%} of log Q, '
-        'where all clusters are equally likely.')))
+        'where all clusters are equally likely. A training that was too short leaves any '
+        'images so.')))
 
   if amortised and last['contradicted_fraction'] > CONTRADICTED:
     found.append(Advice('contradicted', (

@@ -224,6 +224,9 @@ def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None) -> list
         f"Of {_number(total)} images {_number(view['sure'])} "
         f"({_percent(view['sure'] / total)}) are sure: their cluster has more than 95 % "
         f"of the probability. {_number(view['torn'])} are torn between clusters.")
+    if not view['sure'] and summary.get('history'):  # not of a start alone
+      found.append('That none is sure is so after a training that was too short, '
+                   'whatever the images are: it need not be their fault.')
     pairs = len(view['pairs'])
     if pairs:
       most = view['pairs'][0]

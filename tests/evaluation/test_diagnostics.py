@@ -109,6 +109,7 @@ FROZEN = {'changed_fraction': .01, 'moved_fraction': .02, 'certain_fraction': .9
     ('collapsing', {'effective_clusters': 7.}, '9.8 effective clusters became 7.0'),
     ('collapsing', {'largest_cluster': 510.}, 'one cluster holds 51% of the images'),
     ('melting', {'mean_entropy': .8 * math.log(10)}, 'is 80% of log Q'),
+    ('melting', {'mean_entropy': .8 * math.log(10)}, 'training that was too short'),
     ('noisy', {'uncertain_fraction': .17}, '17% of the assignments'),
     ('falling', {'bound_change': -1.5}, 'fell by 1.50 ± 0.10 nats')])
 def test_advice(kind, change, words):

@@ -187,6 +187,15 @@ def test_the_page_says_it_in_words(view, tmp_path):
     assert expected in text, expected
 
 
+def test_none_that_is_sure():
+  """The page says what may be behind it, where there was a training."""
+  told = lambda sure, history: ' '.join(page._verdict({'history': history}, {
+      'total': 9, 'sure': sure, 'torn': 9 - sure, 'pairs': [], 'cards': [],
+      'foreign': {'count': 0}}))
+  assert 'too short' in told(0, [{}])
+  assert 'too short' not in told(1, [{}]) + told(0, [])
+
+
 def test_every_picture_has_a_name(view, tmp_path):
   """For those who do not see it: a button with the name of the file, or a text."""
   result, _ = written(tmp_path, view)
