@@ -416,6 +416,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
+  from jdiffclust.report import results
   from jdiffclust.workdir import COMMAND, Workdir, is_main_process
   store = Workdir(workdir, config.checkpoint.keep, started)
   load = lambda: load_source(config.data, finest=finest_of(config))
@@ -425,7 +426,9 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
             contextlib.nullcontext())
   with listed, held_run(store, config, load, reporter, build) as source:
     if is_main_process():
-      files.write_text(workdir / COMMAND, command + '\n')
+      if (config.effort, results.effort_of(workdir)) != (config_lib.QUICK,
+                                                         config_lib.FULL):
+        files.write_text(workdir / COMMAND, command + '\n')  # else it made less
       if not store.resumes:
         show_images(source, config, workdir, reporter, parts)
     tell_time(source, config, store, reporter)

@@ -225,9 +225,11 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
   Raises:
     UserError: as in `load_source`.
   """
-  if isinstance(images, (str, os.PathLike)):
+  listed = isinstance(images, (list, tuple)) and len(images) > 0
+  first = images[0] if listed else images  # type: ignore[index]
+  if isinstance(first, (str, os.PathLike)):
     raise errors.UserError(
-        f'{os.fspath(images)!r} is a path, where an array of images is needed: leave it '
+        f'{os.fspath(first)!r} is a path, where an array of images is needed: leave it '
         "out and set config.data.source = 'folder' and config.data.path; or take "
         'DiffusionClustering, or its load(workdir), which read paths')
   rendering = asked_for(rendering, data.range, data.background)

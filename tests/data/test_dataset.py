@@ -118,6 +118,8 @@ def test_a_path_is_no_array(options):
   """Whoever names a folder is told what reads it."""
   with pytest.raises(errors.UserError, match="'photos' is a path.*data.path.*load"):
     dataset.array_source('photos', options())
+  with pytest.raises(errors.UserError, match="'a.png' is a path.*DiffusionClustering"):
+    dataset.array_source(['a.png', 'b.png'], options())
 
 
 def test_images_without_pixels_are_refused(options, tmp_path):

@@ -78,6 +78,7 @@ def test_full_goes_on_as_if_it_had_been_full(quick, commands, tmp_path):
   again = commands.fit(parts, *RECOGNISED, 'effort=quick')
   assert again.code == 0 and 'has no effect' in again.err
   assert summary_of(parts)['effort'] == 'full'
+  assert 'effort=full' in (parts / 'command.txt').read_text()
 
 
 def test_images_named_as_arguments(commands, tmp_path):
