@@ -129,6 +129,21 @@ def help_text(everything: bool = False) -> str:
   return '\n'.join(lines)
 
 
+def only_flags_dashed(argv: list[str]) -> list[str]:
+  """Arguments of which those that are files, behind `--`, do not look like flags.
+
+  Raises:
+    UserError: a file that is there, and not behind `--`, does.
+  """
+  end = argv.index('--') if '--' in argv else len(argv)
+  dashed = [arg for arg in argv[1:end] if arg.startswith('-') and os.path.lexists(arg)]
+  if dashed:
+    raise UserError(f'{dashed[0]!r} is a file here, but what begins with - is taken for '
+                    f"an option: write {'./' + dashed[0]!r}, or put -- before the files.")
+  return argv[:end] + [f'./{arg}' if arg.startswith('-') else arg
+                       for arg in argv[end + 1:]]
+
+
 def current_names(argv: list[str]) -> list[str]:
   """Arguments with the names that options have now; a line tells of each other one."""
   found = []
@@ -201,7 +216,7 @@ def parse(argv: list[str]):
   Raises:
     UserError: an unknown flag, option or mode, a wrong value, a missing file.
   """
-  values, argv = flags.FlagValues(), current_names(argv)
+  values, argv = flags.FlagValues(), current_names(only_flags_dashed(argv))
   whole = list(argv)
   for i in range(len(argv) - 2, 0, -1):  # --config FILE, in two words
     if argv[i] in ('--config', '-config') and not argv[i + 1].startswith('-'):

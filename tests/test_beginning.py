@@ -91,6 +91,20 @@ def test_arrays_lists_and_files(here):
   assert not workdir.exists()  # nothing began
 
 
+def test_files_that_look_like_options(here, monkeypatch):
+  """As a shell makes of *.png: refused with a way out, or taken behind `--`."""
+  here = pictures(here / 'a', [(8, 8)] * 8)
+  monkeypatch.chdir(here)
+  names = sorted(path.name for path in here.glob('*.png'))
+  for name in ('-x.png', '--config.png'):
+    (here / '000.png').replace(here / name)
+    given = sorted([name, *names[1:]])
+    assert f"'./{name}'" in refused(parsed, *given, '--config.num_clusters=2')
+    _, _, begun = parsed('--config.num_clusters=2', '--', *given)
+    assert str(here / name) in begun.files and len(begun.files) == 8
+    (here / name).replace(here / '000.png')
+
+
 def test_a_run_that_stands_there(here):
   """The same images and options go on; others get a folder of their own."""
   folder = pictures(here / 'a', [(8, 8)] * 40)
