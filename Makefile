@@ -47,6 +47,7 @@ docs: $(VENV)/.ready-docs
 	@echo "Open $(CURDIR)/build/docs/index.html"
 
 install: $(VENV)/.ready
+	@echo "Installed. To cluster images of yours: $(VENV)/bin/jdiffclust path/to/images"
 
 .venv: $(VENV)/.ready
 
