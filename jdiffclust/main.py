@@ -868,6 +868,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     if isinstance(error, OSError) and (why := files.refusal(error)):
       return _ended(2, f"error: {error.filename or 'a file'} cannot be written ({why}): "
                     'make room there.')
+    if isinstance(error, PermissionError) and error.filename:
+      return _ended(2, f'error: {error.filename} may not be read or written '
+                    f'({error.strerror}): change its permissions.')
     if not several:
       raise
     processes.wait_for_the_end_of_another()

@@ -210,6 +210,26 @@ def test_modes_need_a_checkpoint(mode, tmp_path):
   check_refused(command(f'--mode={mode}', f'--workdir={tmp_path}'), 'no checkpoint')
 
 
+@pytest.mark.parametrize('name', ['config.json', 'clusters.csv'])
+def test_files_of_a_run_that_may_not_be_read(name, tmp_path):
+  """They are named, and what is to be changed."""
+  config = config_lib.default_config()
+  config.num_clusters = 3
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  (tmp_path / 'clusters.csv').write_text('cluster,name\n0,cats\n')
+  read = pathlib.Path.read_bytes
+
+  def refused(path):
+    if path.name == name:
+      raise PermissionError(13, 'Permission denied', str(path))
+    return read(path)
+
+  with mock.patch.object(pathlib.Path, 'read_bytes', refused), mock.patch(
+      'jdiffclust.deciding.write_decided', lambda folder, _: refused(folder / name)):
+    outcome = command('--mode=decide', f'--workdir={tmp_path}')
+  check_refused(outcome, str(tmp_path / name), 'permissions')
+
+
 @pytest.mark.parametrize('text', ['{"num_clusters": 1', '', '[1, 2]', 'null', '3',
                                   '{"num_clusters": "ten"}', '{"nonsense": 1}',
                                   '{"m_step": 3}', '\x00\x01'])
