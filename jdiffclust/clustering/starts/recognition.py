@@ -19,8 +19,8 @@ asked what pixels were asked: which images are neighbours, by the same cuts and 
 consensus, in which each network has the same say. That is the partition (`cut`).
 
 An image that was not fitted has the responsibilities of its nearest fitted images by
-the features of all networks, weighted by the inverse of the squared distance. The fitted ones are known
-by their bytes, and have their own.
+the features of all networks, weighted by the inverse of the squared distance. The fitted
+ones are known by their bytes, and have their own.
 
 Where images come with embeddings (`embedded.py`), start.spaces says who decides. Alone,
 the embeddings are cut in the features' place: the network learns their cells so that new
@@ -128,50 +128,31 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   """
   options, count = config.recognition, len(images)
   network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
-  views = scaled_views(config.views, options.view_size)
   steps, size = num_steps(count, options), options.batch_size
-  example = jax.eval_shape(shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0))
+  example = np.zeros(jax.eval_shape(
+      shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0)).shape, np.float32)
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
-
   mesh = _mesh(config)
-
-  def step(state, rows, key, number, images, cells, shown):
-    variables, memory, rows, key = jax.tree.map(lambda a: a[0], (*state, rows, key))
-    of_views, of_dropout = jax.random.split(jax.random.fold_in(key, number))
-    seen = random_views(images[rows], jax.random.split(of_views, size), views)
-    seen = shown(seen, jax.random.fold_in(of_views, size))
-
-    def loss(params):
-      (logits, _), new = network.apply({**variables, 'params': params}, seen, of_dropout,
-                                       mutable=['batch_stats'])
-      return optax.softmax_cross_entropy(logits, cells[rows]).mean(), new
-
-    gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
-    updates, memory = optimizer.update(gradient, memory, variables['params'])
-    variables = {'params': optax.apply_updates(variables['params'], updates), **new}
-    return jax.tree.map(lambda a: a[None], (variables, memory))
-
-  step = over_rows(step, mesh, (*[SPLIT] * 3, *[WHOLE] * 4))
-  seeds = [seed_of(config.seed, number) for number in range(options.networks)]
-  first = [_first(network, stream(seed, 'recognition_network'),
-                  np.zeros(example.shape, np.float32)) for seed in seeds]
+  step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
   given = jax.device_put((np.asarray(images, np.float32), np.asarray(cells), shown),
                          NamedSharding(mesh, WHOLE))
-  found, rounds = [], len(seeds) // mesh.size
-  for turn, begin in enumerate(range(0, len(seeds), mesh.size)):
-    together = slice(begin, begin + mesh.size)
-    state = jax.tree.map(lambda *leaves: np.stack(leaves), *(
-        (variables, optimizer.init(variables['params'])) for variables in first[together]))
-    keys = jnp.stack([stream(seed, 'recognition') for seed in seeds[together]])
-    state, keys = jax.device_put((state, keys), NamedSharding(mesh, SPLIT))
+  seeds = [seed_of(config.seed, number) for number in range(options.networks)]
+  found, done = [], 0
+  for begin in range(0, len(seeds), mesh.size):
+    together = seeds[begin:begin + mesh.size]
+    first = _stacked([_first(network, stream(seed, 'recognition_network'), example)
+                      for seed in together])
+    keys = jnp.stack([stream(seed, 'recognition') for seed in together])
+    state, keys = jax.device_put(
+        ((first, jax.vmap(optimizer.init)(first['params'])), keys),
+        NamedSharding(mesh, SPLIT))
     batches = zip(*(minibatches(count, size, steps, integer_seed(seed, 'recognition'))
-                    for seed in seeds[together]))
-    done = 100 * turn // rounds
+                    for seed in together))
     for number, rows in enumerate(batches):
       state = step(state, np.stack(rows), keys, number, *given)
-      percent = 100 * (turn * steps + number) // (rounds * steps)
+      percent = 100 * (begin * steps + number * mesh.size) // (len(seeds) * steps)
       if percent > done:
         jax.block_until_ready(state)
         advance(percent - done)
@@ -184,6 +165,42 @@ def train(images: np.ndarray, cells: np.ndarray, config,
                     'config.recognition.learning_rate below '
                     f'{options.learning_rate:g}.')
   return Trained(network, tuple(found), mild_views(config))
+
+
+def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
+  """Compiles a gradient step of as many networks as there are devices, each on one.
+
+  Args:
+    network, optimizer: of all.
+    views: the section `views` of what they learn from.
+    mesh: of k devices.
+
+  Returns:
+    A function (state of k networks, rows [k, B] of a minibatch, keys [k], step number,
+    images, cells, shown) -> state.
+  """
+  def step(state, rows, key, number, images, cells, shown):
+    variables, memory, rows, key = jax.tree.map(lambda a: a[0], (*state, rows, key))
+    of_views, of_dropout = jax.random.split(jax.random.fold_in(key, number))
+    size = len(rows)
+    seen = random_views(images[rows], jax.random.split(of_views, size), views)
+    seen = shown(seen, jax.random.fold_in(of_views, size))
+
+    def loss(params):
+      (logits, _), new = network.apply({**variables, 'params': params}, seen, of_dropout,
+                                       mutable=['batch_stats'])
+      return optax.softmax_cross_entropy(logits, cells[rows]).mean(), new
+
+    gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
+    updates, memory = optimizer.update(gradient, memory, variables['params'])
+    variables = {'params': optax.apply_updates(variables['params'], updates), **new}
+    return _stacked([(variables, memory)])
+
+  return over_rows(step, mesh, (*[SPLIT] * 3, *[WHOLE] * 4))
+
+
+def _stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _mesh(config) -> Mesh:

@@ -35,14 +35,14 @@ def config_of(**recognition):
   config = default_config()
   config.update(num_clusters=3, seed=4)
   config.views.update(num=8, sets=1, flip=0., upside_down=0., quarter_turns=0.)
-  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 120,
+  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 400,
                              'most_visits': 1000, **recognition})
   return config
 
 
 def seeded(seed):
-  """Three steps from a seed."""
-  config = config_of(steps=3)
+  """Three steps from a seed, of 40 images."""
+  config = config_of(steps=34)
   config.seed = seed
   return config
 
@@ -60,7 +60,8 @@ def bars(count, seed=0):
 
 
 @pytest.mark.parametrize('count, expected', [
-    (5000, 650), (20000, 1300), (70000, round(650 * 14**.5)), (1250, 325), (96, 60), (1, 1)])
+    (5000, 650), (20000, 1300), (70000, round(650 * 14**.5)), (1250, 325), (96, 60),
+    (1, 1)])
 def test_steps_follow_the_collection(count, expected):
   """By the square root of the images; 60 visits of each, at most, by batches of 96."""
   assert lib.num_steps(count, default_config().recognition) == expected
@@ -241,11 +242,11 @@ def test_a_diverged_network_is_refused():
   images, labels = bars(40)
   with pytest.raises(UserError, match='recognition.learning_rate below 1e\\+30'):
     lib.train(images, np.eye(3, dtype=np.float32)[labels],
-              config_of(steps=8, learning_rate=1e30))
+              config_of(steps=90, learning_rate=1e30))
 
 
 def test_cut_is_of_the_best_modularity():
-  """Of consensuses of two networks, by distance, angle, both; or of joined cells, if by .01.
+  """Of consensuses of two networks, by distance, angle, both; or joined cells, if by .01.
   """
   rng = np.random.default_rng(2)
   centres = rng.normal(size=(6, 2, 5)) * 2
