@@ -27,12 +27,12 @@ def promoting():
 
 
 def config_of():
-  """Few steps of small networks: 60 of 480 images."""
+  """Few steps of small networks."""
   config = default_config()
   config.seed = 1
   config.views.update(flip=0., upside_down=0., quarter_turns=0., rotation=0., scale=0.,
                       shear=0., shift=0.)
-  config.recognition.update(channels=4, batch_size=32, steps=194, most_visits=1000)
+  config.recognition.update(channels=4, batch_size=32, steps=60, most_visits=1000)
   return config
 
 
