@@ -89,12 +89,12 @@ def start_seconds(kind: str, config, count: int, shape: Sequence[int]) -> float:
   found = config.views.sets * count * of_views + 1 + .0018 * count
   if kind == RECOGNISED:
     options = config.recognition
-    steps = min(options.steps * max(1., count / 5000)**.5,
+    steps = min(options.steps * (count / 5000)**.5,
                 options.most_visits * count / options.batch_size)
     step = STEP_OF_RECOGNITION[0] + STEP_OF_RECOGNITION[1] * pixels
-    found += COMPILED['recognition'] + steps * step * (
+    found += COMPILED['recognition'] + options.networks * steps * step * (
         options.batch_size / 96 * (options.channels / 32)**1.5)
-    found += 1 + .0012 * count + count * (1e-4 + 3.5e-6 * pixels)
+    found += 1 + options.networks * count * (1.3e-3 + 3.5e-6 * pixels)
   return found
 
 

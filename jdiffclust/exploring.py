@@ -230,7 +230,7 @@ def smaller_part(features: np.ndarray, members: np.ndarray,
   if not np.ptp(features[rows], axis=0).any():
     return None
   with threadpool_limits(1):  # as for every start
-    parts = cut(features[rows], 2, integer_seed(seed, 'split'))
+    parts = cut(features[rows, None], 2, integer_seed(seed, 'split'))
   which = parts.argmax(axis=1)
   sizes = np.bincount(which, minlength=2)
   if not sizes.all():

@@ -39,7 +39,7 @@ def neighbours(source: ImageSource, config) -> dict[str, Found]:
 
 
 def learnt(source: ImageSource, config) -> tuple[np.ndarray, Trained]:
-  """The images that a network learns of, as it sees them [n, H, W, C], and the network.
+  """The images that networks learn of, as they see them [n, H, W, C], and the networks.
   """
   sample = fit_sample(source, config.start.max_images, config.seed)
   trained = recogniser(sample, source.image_shape, config,
@@ -49,7 +49,7 @@ def learnt(source: ImageSource, config) -> tuple[np.ndarray, Trained]:
 
 
 def recognition(source: ImageSource, config) -> dict[str, Found]:
-  """The start 'recognition', and K-means of the features of the same network."""
+  """The start 'recognition', and K-means of the features of the same networks."""
   source = source.seen
   with threadpool_limits(1):  # as for every start
     began = now()
@@ -68,13 +68,14 @@ def recognition(source: ImageSource, config) -> dict[str, Found]:
     if len(features) < source.num_images:
       features = describe(trained, every(source, config))
     model = KMeans(config.num_clusters, n_init=10, random_state=config.seed)
-    clusters = model.fit_predict(standardised(features, features))
+    rows = standardised(features, features).reshape(len(features), -1)
+    clusters = model.fit_predict(rows)
     return {'recognition': ours,
             'network_kmeans': Found(clusters, *(training + now() - began))}
 
 
 def network(source: ImageSource, config) -> dict[str, Found]:
-  """The likeliest cells by a network of as many cells as clusters, mean over views."""
+  """The likeliest cells by networks of as many cells as clusters, means over views."""
   source = source.seen
   with threadpool_limits(1):
     began = now()

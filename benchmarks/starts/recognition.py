@@ -5,7 +5,7 @@
 
 Question:  is each part of the start worth its time, and how near to its best are its
            options?
-Time:      digits 7 minutes of one core, mnist5k 15.
+Time:      digits 10 minutes of one core, mnist5k half an hour.
 Kept:      docs/benchmarks.md, Recognition.
 
 The start alone, with the images and settings of `benchmarks.clustering`. Labels are read
@@ -27,6 +27,7 @@ from jdiffclust.fitted import finest_of
 
 CHANGES = {'none': {}, **{f'{name}={value}': {f'recognition.{name}': value}
                           for name, value in (
+                              ('networks', 1), ('networks', 4),
                               ('cells', 1.), ('cells', 4.), ('view_size', 0.),
                               ('num_views', 0), ('channels', 16), ('steps', 325),
                               ('steps', 1300))}}

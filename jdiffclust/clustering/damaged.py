@@ -6,8 +6,9 @@ is, they are examples of y with its answer. Two ways to learn from them:
 
   neighbours  p(q | y) = sum_n tau_nq K(y - A x_n) / sum_n K(y - A x_n), K a Gaussian,
               its width that by which the images tell each other's clusters best
-  network     q_phi(q | A^T y), of the recognition network, which minimises the
-              cross-entropy over views of the images, each damaged anew
+  network     q_phi(q | A^T y), of recognition networks, which minimise the
+              cross-entropy over views of the images, each damaged anew; the mean of
+              their logits
 
 Neighbours know which images there are, the network what images of a cluster share. Where
 pixels are few the first is better, where images vary more the second. Which to believe
@@ -23,6 +24,7 @@ logarithmic pool.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import NamedTuple
 
@@ -91,7 +93,7 @@ class Learnt(NamedTuple):
 
   Attributes:
     neighbours: of all examples.
-    trained: the recognition network of damaged images; None: there is one cluster.
+    trained: the recognition networks of damaged images; None: there is one cluster.
     powers: (a, b) of neighbours and network.
     longest: pixels of the longer side that the network sees.
   """
@@ -260,6 +262,10 @@ def learn(examples: Examples, operator: Operator, noise: float, config, seed: in
   if tau.shape[1] == 1:
     return Learnt(neighbours, None, (1., 0.), longest)
   held = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+  # Each step shows another damage, so that few images bear as many steps as most do.
+  config = copy.deepcopy(config)
+  config.recognition.steps = round(
+      config.recognition.steps * (MOST_EXAMPLES / np.sum(~held))**.5)
   damage = jax.tree_util.Partial(functools.partial(_damaged, longest), operator,
                                  np.float32(noise))
   trained = train(images[~held], tau[~held].astype(np.float32), config, advance, damage)

@@ -192,8 +192,10 @@ OPTIONS: Mapping[str, Any] = {
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "
                             'stage; it has four times as many features'),
-        'steps': integer(650, 1, 'gradient steps for up to 5,000 images; more by the '
-                         'square root of their number beyond'),
+        'networks': integer(2, 1, 'recognition networks, whose features have the same '
+                            'say'),
+        'steps': integer(650, 1, 'gradient steps of each network for 5,000 images; for '
+                         'others by the square root of their number'),
         'batch_size': integer(96, 2, 'images of a gradient step'),
         'most_visits': integer(60, 1, 'times that an image is used, at most: few images '
                                'train for fewer steps'),

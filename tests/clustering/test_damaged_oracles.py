@@ -27,7 +27,7 @@ def promoting():
 
 
 def config_of():
-  """Few steps of a small network."""
+  """Few steps of small networks."""
   config = default_config()
   config.seed = 1
   config.views.update(flip=0., upside_down=0., quarter_turns=0., rotation=0., scale=0.,

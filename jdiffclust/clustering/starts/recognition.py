@@ -1,4 +1,4 @@
-"""Clusters by recognition: which images a network sees alike that has learnt from views.
+"""Clusters by recognition: which images networks see alike that have learnt from views.
 
 The start from neighbourhoods (`neighbours.py`) compares pixels and edges. It finds the
 cells of a partition; what the images of a cell have in common it cannot tell. A network
@@ -10,15 +10,17 @@ where r are the start's responsibilities for K = `recognition.cells` times as ma
 as there shall be clusters, so that a class that the start has joined to another one may
 have a cell of its own. A network cannot learn by heart what a few steps show it, each
 time differently: it learns what cells have in common, and not where the start errs.
+`recognition.networks` of them learn the same cells, each from a first draw, views and an
+order of its own: what one of them happens to see, the others need not.
 
-Its last features before the answer, averaged over an image and some mild views of it
+Their last features before the answer, averaged over an image and some mild views of it
 (mirrored or turned where that is a symmetry of the images) and standardised, are then
 asked what pixels were asked: which images are neighbours, by the same cuts and the same
-consensus. That is the partition (`cut`).
+consensus, in which each network has the same say. That is the partition (`cut`).
 
 An image that was not fitted has the responsibilities of its nearest fitted images by
-these features, weighted by the inverse of the squared distance. The fitted ones are known
-by their bytes, and have their own.
+the features of all networks, weighted by the inverse of the squared distance. The fitted
+ones are known by their bytes, and have their own.
 
 Where images come with embeddings (`embedded.py`), start.spaces says who decides. Alone,
 the embeddings are cut in the features' place: the network learns their cells so that new
@@ -29,7 +31,7 @@ the same say as the features. An image is then known by its bytes and its embedd
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import AxisType, Mesh, NamedSharding
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
@@ -57,6 +60,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.registry import EMBEDDINGS
+from jdiffclust.sharding import DATA_AXIS, SPLIT, WHOLE, over_rows, to_host
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
@@ -68,16 +72,16 @@ TINY = 1e-6  # features that vary less are the same for all
 
 
 class Trained(NamedTuple):
-  """A recognition network that has learnt.
+  """Recognition networks that have learnt the same cells.
 
   Attributes:
-    network: the module.
-    variables: its parameters and running means.
+    network: the module, of all of them.
+    variables: the parameters and running means of each of the R networks.
     maps: the views over which features are averaged, the image itself the first.
   """
 
   network: RecognitionNetwork
-  variables: Any
+  variables: tuple[Any, ...]
   maps: Any
 
 
@@ -90,21 +94,23 @@ def scaled_views(options, factor: float):
 
 
 def num_steps(count: int, options) -> int:
-  """Gradient steps for a number of images.
+  """Gradient steps of each network for a number of images.
 
   Args:
     count: n.
-    options: the section `recognition`: steps for 5,000 images and fewer, more by the
-      square root beyond; but an image is seen `most_visits` times at most.
+    options: the section `recognition`: steps for 5,000 images, for others by the square
+      root of their number; but an image is seen `most_visits` times at most.
   """
-  asked = options.steps * max(1., count / 5000)**.5
+  asked = options.steps * (count / 5000)**.5
   return max(1, round(min(asked, options.most_visits * count / options.batch_size)))
 
 
 def train(images: np.ndarray, cells: np.ndarray, config,
           advance: Callable[[int], None] = lambda percent: None,
           shown: Callable = jax.tree_util.Partial(lambda images, key: images)) -> Trained:
-  """Trains a recognition network.
+  """Trains recognition networks.
+
+  Where there are several devices, as many networks are trained at once, each on one.
 
   Args:
     images: [n, H, W, C] in [-1, 1].
@@ -118,24 +124,65 @@ def train(images: np.ndarray, cells: np.ndarray, config,
     `Trained`.
 
   Raises:
-    UserError: the weights are not finite.
+    UserError: the weights of a network are not finite.
   """
   options, count = config.recognition, len(images)
   network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
-  views = scaled_views(config.views, options.view_size)
   steps, size = num_steps(count, options), options.batch_size
-  example = jax.eval_shape(shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0))
-  variables = _first(network, stream(config.seed, 'recognition_network'),
-                     np.zeros(example.shape, np.float32))
+  example = np.zeros(jax.eval_shape(
+      shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0)).shape, np.float32)
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
-  state = variables, optimizer.init(variables['params'])
+  mesh = _mesh(config)
+  step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
+  given = jax.device_put((np.asarray(images, np.float32), np.asarray(cells), shown),
+                         NamedSharding(mesh, WHOLE))
+  seeds = [seed_of(config.seed, number) for number in range(options.networks)]
+  found, done = [], 0
+  for begin in range(0, len(seeds), mesh.size):
+    together = seeds[begin:begin + mesh.size]
+    first = _stacked([_first(network, stream(seed, 'recognition_network'), example)
+                      for seed in together])
+    keys = jnp.stack([stream(seed, 'recognition') for seed in together])
+    state, keys = jax.device_put(
+        ((first, jax.vmap(optimizer.init)(first['params'])), keys),
+        NamedSharding(mesh, SPLIT))
+    batches = zip(*(minibatches(count, size, steps, integer_seed(seed, 'recognition'))
+                    for seed in together))
+    for number, rows in enumerate(batches):
+      state = step(state, np.stack(rows), keys, number, *given)
+      percent = 100 * (begin * steps + number * mesh.size) // (len(seeds) * steps)
+      if percent > done:
+        jax.block_until_ready(state)
+        advance(percent - done)
+        done = percent
+    variables = to_host(state[0])
+    found += [jax.tree.map(lambda a, k=k: jnp.asarray(a[k]), variables)
+              for k in range(mesh.size)]
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+    raise UserError('A recognition network diverged: try a '
+                    'config.recognition.learning_rate below '
+                    f'{options.learning_rate:g}.')
+  return Trained(network, tuple(found), mild_views(config))
 
-  @jax.jit
-  def step(state, rows, key, images, cells, shown):
-    variables, memory = state
-    of_views, of_dropout = jax.random.split(key)
+
+def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
+  """Compiles a gradient step of as many networks as there are devices, each on one.
+
+  Args:
+    network, optimizer: of all.
+    views: the section `views` of what they learn from.
+    mesh: of k devices.
+
+  Returns:
+    A function (state of k networks, rows [k, B] of a minibatch, keys [k], step number,
+    images, cells, shown) -> state.
+  """
+  def step(state, rows, key, number, images, cells, shown):
+    variables, memory, rows, key = jax.tree.map(lambda a: a[0], (*state, rows, key))
+    of_views, of_dropout = jax.random.split(jax.random.fold_in(key, number))
+    size = len(rows)
     seen = random_views(images[rows], jax.random.split(of_views, size), views)
     seen = shown(seen, jax.random.fold_in(of_views, size))
 
@@ -146,25 +193,27 @@ def train(images: np.ndarray, cells: np.ndarray, config,
 
     gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
     updates, memory = optimizer.update(gradient, memory, variables['params'])
-    return {'params': optax.apply_updates(variables['params'], updates), **new}, memory
+    variables = {'params': optax.apply_updates(variables['params'], updates), **new}
+    return _stacked([(variables, memory)])
 
-  images, cells = jnp.asarray(images, jnp.float32), jnp.asarray(cells)
-  key = stream(config.seed, 'recognition')
-  batches = minibatches(count, size, steps, integer_seed(config.seed, 'recognition'))
-  done = 0
-  for number, rows in enumerate(batches):
-    state = step(state, rows, jax.random.fold_in(key, number), images, cells, shown)
-    percent = 100 * number // steps
-    if percent > done:
-      jax.block_until_ready(state)
-      advance(percent - done)
-      done = percent
-  variables = state[0]
-  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-    raise UserError('The recognition network diverged: try a '
-                    'config.recognition.learning_rate below '
-                    f'{options.learning_rate:g}.')
-  return Trained(network, variables, mild_views(config))
+  return over_rows(step, mesh, (*[SPLIT] * 3, *[WHOLE] * 4))
+
+
+def _stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _mesh(config) -> Mesh:
+  """As many of this process's devices as the networks can be shared out among."""
+  devices = jax.local_devices()[:config.num_devices or None]
+  share = max(n for n in range(1, len(devices) + 1)
+              if config.recognition.networks % n == 0)
+  return Mesh(np.array(devices[:share]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def seed_of(seed: int, number: int) -> int:
+  """The seed of network 0, 1, ...; the first has the fit's own."""
+  return integer_seed(seed, f'recognition_network_{number}') if number else seed
 
 
 @jax.jit(static_argnums=0)
@@ -191,7 +240,7 @@ def mild_views(config) -> AffineMaps:
   return AffineMaps(jnp.einsum('kij,kjl->kil', matrix, placed), mild.shift.at[0].set(0.))
 
 
-def minibatches(count: int, size: int, number: int, seed: int):
+def minibatches(count: int, size: int, number: int, seed: int) -> Iterator[np.ndarray]:
   """Yields rows int32 [size], `number` times: all images in turn, in a new order each."""
   rng, left = np.random.default_rng(seed), np.zeros(0, np.int32)
   for _ in range(number):
@@ -210,15 +259,21 @@ def _over_views(network, variables, images, maps):
 
 
 def over_views(trained: Trained, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Logits [n, K] and features [n, D] of images [n, H, W, C], means over the views."""
-  return in_blocks(
-      lambda rows: _over_views(trained.network, trained.variables,
-                               jnp.asarray(images[rows], jnp.float32), trained.maps),
-      len(images), BATCH)
+  """Logits [n, K] and features [n, R, D] of images [n, H, W, C].
+
+  Both are means over the views, logits over the networks, too.
+  """
+  def of_block(rows):
+    seen = jnp.asarray(images[rows], jnp.float32)
+    logits, features = zip(*(_over_views(trained.network, variables, seen, trained.maps)
+                             for variables in trained.variables))
+    return sum(logits) / len(logits), jnp.stack(features, axis=1)
+
+  return in_blocks(of_block, len(images), BATCH)
 
 
 def describe(trained: Trained, images: np.ndarray) -> np.ndarray:
-  """The features of `over_views`, [n, D]."""
+  """The features of `over_views`, [n, R, D]."""
   return over_views(trained, images)[1]
 
 
@@ -263,8 +318,8 @@ class Recognised:
     """Prepares the search for neighbours.
 
     Args:
-      trained: the network.
-      features: of the n images fitted, as of `describe`, [n, D].
+      trained: the networks.
+      features: of the n images fitted, as of `describe`, [n, R, D].
       tau: their responsibilities [n, Q].
       image_shape: (H, W, C) of the images that it is asked of.
       longest: pixels of the longer side that the network sees.
@@ -278,7 +333,7 @@ class Recognised:
     self.image_shape, self._longest = tuple(image_shape), longest
     self.known = known
     index_of = NearestNeighbors(n_neighbors=min(NEAREST, len(tau))).fit
-    self._index = index_of(standardised(features, features))
+    self._index = index_of(_in_a_row(standardised(features, features)))
     self._embedded = known and clone(self._index).fit(known.rows)
 
   def __call__(self, images: np.ndarray, indices, vectors=None) -> np.ndarray:
@@ -309,13 +364,19 @@ class Recognised:
     return weighted(away, self.tau[near])
 
   def described(self, images: np.ndarray) -> np.ndarray:
-    """The features of images [n, D] by which neighbours are found, standardised."""
+    """The features of images [n, H W C] by which neighbours are found, standardised.
+
+    Returns:
+      Those of all networks, [n, R D].
+    """
     images = reduced(images.reshape(-1, *self.image_shape), self._longest)
-    return standardised(describe(self.trained, images), self.features)
+    return _in_a_row(standardised(describe(self.trained, images), self.features))
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
-    variables = flatten_dict(jax.tree.map(np.asarray, self.trained.variables), sep='/')
+    networks = {str(number): variables
+                for number, variables in enumerate(self.trained.variables)}
+    variables = flatten_dict(jax.tree.map(np.asarray, networks), sep='/')
     known = {} if self.known is None else {
         'embeddings': self.known.rows, 'embeddings_centre': self.known.compare.centre}
     return {'features': self.features, 'tau': self.tau, 'keys': self.keys,
@@ -330,9 +391,12 @@ def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
     config: that of the fit.
   """
   rest = {name: jnp.asarray(array) for name, array in arrays.items() if '/' in name}
-  variables = unflatten_dict(rest, sep='/')
-  options = config.recognition
-  answer = arrays['params/Dense_0/bias']
+  networks = unflatten_dict(rest, sep='/')
+  if 'params' in networks:  # of before, of one network
+    networks = {'0': networks}
+  variables = tuple(networks[str(number)] for number in range(len(networks)))
+  options, count = config.recognition, len(arrays['tau'])
+  answer = variables[0]['params']['Dense_0']['bias']
   network = RecognitionNetwork(len(answer), options.channels, options.dropout)
   known, rows = None, arrays.get('embeddings')
   if rows is not None:
@@ -340,28 +404,35 @@ def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
                          config.start.embeddings_distance == COSINE)
     known = Embedded(rows, compare, alone(config.start))
   return Recognised(Trained(network, variables, mild_views(config)),
-                    arrays['features'], arrays['tau'],
+                    arrays['features'].reshape(count, len(variables), -1), arrays['tau'],
                     [int(side) for side in arrays['image_shape']], options.max_side,
                     arrays.get('keys'), known)  # runs of before have no keys
 
 
 def standardised(features, of) -> np.ndarray:
-  """Features [m, D] in units of the mean and standard deviation of others, [n, D]."""
+  """Features [m, ...] in units of the mean and standard deviation of others, [n, ...].
+  """
   return (features - of.mean(axis=0)) / np.maximum(of.std(axis=0), TINY)
+
+
+def _in_a_row(features):
+  """The features of all networks, [n, R, D], as one row an image, [n, R D]."""
+  return features.reshape(len(features), -1)
 
 
 def cut(features: np.ndarray | None, num_clusters: int, seed: int,
         known: Embedded | None = None) -> np.ndarray:
   """The partition that the neighbourhoods of features, or of embeddings, show.
 
-  Whether features are compared by distance or by angle, or both have a say, is decided
-  by the modularity of what comes of it, mean over the graphs of both: where a class
-  is cut in two and others are joined, fewer neighbours stay together. What comes of
+  Each network's features are compared for themselves: what is near for one of them only
+  is outvoted. Whether they are compared by distance or by angle, or both have a say, is
+  decided by the modularity of what comes of it, mean over the graphs of all: where a
+  class is cut in two and others are joined, fewer neighbours stay together. What comes of
   FINER times as many cells, joined again (`joining.py`), takes the place of these where
   one neighbour in a hundred more stays with it.
 
   Args:
-    features: [n, D]; not looked at where embeddings decide alone.
+    features: of R networks, [n, R, D]; not looked at where embeddings decide alone.
     num_clusters: Q <= n.
     seed: of K-means.
     known: embeddings, which are compared in one way only; None: there are none.
@@ -369,23 +440,26 @@ def cut(features: np.ndarray | None, num_clusters: int, seed: int,
   Returns:
     Responsibilities, float32 [n, Q].
   """
-  compared = [] if known is None else [known.rows]
+  compared = [] if known is None else [[known.rows]]
   if known is None or not known.alone:
-    distances = standardised(features, features).astype(np.float32)
-    compared = [distances, unit_rows(distances), *compared]
+    rows = standardised(features, features).astype(np.float32)
+    distances = list(np.moveaxis(rows, 1, 0))
+    compared = [distances, [unit_rows(rows) for rows in distances], *compared]
   every, found, fine = [], [], []
-  finer = min(FINER * num_clusters, len(compared[0]))
-  for rows in compared:
-    own = graphs(next(find_neighbours(rows[:, None, None])))
-    every += own
-    vectors = embeddings(own, finer, seed)
-    found.append(cuts(vectors, num_clusters, seed))
-    fine += cuts(vectors, finer, seed)
+  finer = min(FINER * num_clusters, len(compared[0][0]))
+  for spaces in compared:
+    found.append([])
+    for rows in spaces:
+      own = graphs(next(find_neighbours(rows[:, None, None])))
+      every += own
+      vectors = embeddings(own, finer, seed)
+      found[-1] += cuts(vectors, num_clusters, seed)
+      fine += cuts(vectors, finer, seed)
   if len(found) > 1:
     found.append(sum(found, []))
   ways = [consensus(cells, num_clusters, seed) for cells in found]
   ways.append(rejoined(consensus(fine, finer, seed), sum(every), num_clusters,
-                       compared[0]))
+                       np.concatenate(compared[0], axis=1)))
   scores = np.array([np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
                      for tau in ways])
   scores[-1] -= TOLERANCE
@@ -414,7 +488,7 @@ def rejoined(tau: np.ndarray, graph, num_clusters: int,
 def recogniser(sample, image_shape, config, seed: int,
                advance: Callable[[int], None] = lambda percent: None,
                vectors: np.ndarray | None = None) -> Trained:
-  """The network that has learnt the cells of the start 'neighbours'.
+  """The networks that have learnt the cells of the start 'neighbours'.
 
   Args:
     sample, image_shape, config, seed, advance, vectors: of `of_recognition`.

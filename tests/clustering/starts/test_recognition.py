@@ -35,14 +35,14 @@ def config_of(**recognition):
   config = default_config()
   config.update(num_clusters=3, seed=4)
   config.views.update(num=8, sets=1, flip=0., upside_down=0., quarter_turns=0.)
-  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 120,
+  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 400,
                              'most_visits': 1000, **recognition})
   return config
 
 
 def seeded(seed):
-  """Three steps from a seed."""
-  config = config_of(steps=3)
+  """Three steps from a seed, of 40 images."""
+  config = config_of(steps=34)
   config.seed = seed
   return config
 
@@ -60,9 +60,10 @@ def bars(count, seed=0):
 
 
 @pytest.mark.parametrize('count, expected', [
-    (5000, 650), (20000, 1300), (70000, round(650 * 14**.5)), (96, 60), (1, 1)])
+    (5000, 650), (20000, 1300), (70000, round(650 * 14**.5)), (1250, 325), (96, 60),
+    (1, 1)])
 def test_steps_follow_the_collection(count, expected):
-  """A square root beyond 5,000 images; below, 60 visits of each by batches of 96."""
+  """By the square root of the images; 60 visits of each, at most, by batches of 96."""
   assert lib.num_steps(count, default_config().recognition) == expected
 
 
@@ -113,12 +114,12 @@ def test_features_are_means_over_views():
   config, (images, _) = config_of(num_views=3), bars(5)
   network = RecognitionNetwork(4, 8)
   variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
-  trained = lib.Trained(network, variables, lib.mild_views(config))
+  trained = lib.Trained(network, (variables,), lib.mild_views(config))
   seen = [images] + [
       jnp.stack([transform(image, jax.tree.map(lambda a: a[k], trained.maps))  # noqa: B023
                  for image in images]) for k in range(1, 4)]
   expected = np.mean([network.apply(variables, some)[1] for some in seen], axis=0)
-  np.testing.assert_allclose(lib.describe(trained, images), expected, atol=1e-5)
+  np.testing.assert_allclose(lib.describe(trained, images)[:, 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('shares, size', [
@@ -128,8 +129,8 @@ def test_features_are_means_over_symmetries(shares, size):
   """Of views that move nothing, an image and all it may be placed as have the same."""
   config, (images, _) = config_of(view_size=0.), bars(3)
   config.views.update({'flip': 0., **shares})
-  trained = lib.Trained(network := RecognitionNetwork(4, 8), network.init(
-      jax.random.key(0), jnp.zeros((1, *SHAPE))), lib.mild_views(config))
+  trained = lib.Trained(network := RecognitionNetwork(4, 8), (network.init(
+      jax.random.key(0), jnp.zeros((1, *SHAPE))),), lib.mild_views(config))
   assert len(trained.maps.matrix) == size
   one = lib.describe(trained, images)
   placed = {'flip': [lambda x: x[:, :, ::-1]], 'upside_down': [lambda x: x[:, ::-1]],
@@ -189,29 +190,80 @@ def test_training_follows_seed():
   assert percents == [33, 33] * 3
 
 
+def test_networks_are_trained_each_for_itself():
+  """The first as if it were alone, the second not as the first; whatever the devices."""
+  images, labels = bars(40)
+  cells = np.eye(3, dtype=np.float32)[labels]
+
+  def learnt(networks, num_devices=0):
+    config = seeded(1)
+    config.recognition.networks, config.num_devices = networks, num_devices
+    return lib.train(images, cells, config)
+
+  two, one, on_one = learnt(2), learnt(1), learnt(2, num_devices=1)
+  assert len(jax.local_devices()) > 1
+  jax.tree.map(np.testing.assert_array_equal, two.variables, on_one.variables)
+  jax.tree.map(np.testing.assert_array_equal, two.variables[:1], one.variables)
+  first, second = map(jax.tree.leaves, two.variables)
+  assert all((a != b).any() for a, b in zip(first, second) if a.ndim > 1)
+
+
+def test_networks_have_the_same_say():
+  """Features side by side, logits on average, of what each network says alone."""
+  images, labels = bars(40)
+  config = seeded(1)
+  both = lib.train(images, np.eye(3, dtype=np.float32)[labels], config)
+  logits, features = lib.over_views(both, images)
+  alone = [lib.over_views(both._replace(variables=(own,)), images)
+           for own in both.variables]
+  np.testing.assert_allclose(logits, (alone[0][0] + alone[1][0]) / 2, atol=1e-6)
+  np.testing.assert_array_equal(features, np.concatenate(
+      [alone[0][1], alone[1][1]], axis=1))
+  assert np.abs(features[:, 0] - features[:, 1]).max() > 1e-3
+
+
+def test_arrays_of_before_are_of_one_network():
+  """Their features are [n, D], their weights have no number before their names."""
+  images, labels = bars(40)
+  config = seeded(1)
+  config.recognition.networks = 1
+  trained = lib.train(images, cells := np.eye(3, dtype=np.float32)[labels], config)
+  start = lib.Recognised(trained, lib.describe(trained, images), cells, SHAPE, 32)
+  arrays = {name.removeprefix('0/'): array for name, array in start.arrays().items()}
+  assert 'params/Dense_0/bias' in arrays
+  arrays['features'] = arrays['features'][:, 0]
+  new = bars(20, seed=9)[0].reshape(20, -1)
+  np.testing.assert_array_equal(lib.from_arrays(arrays, config)(new, None),
+                                start(new, None))
+
+
 def test_a_diverged_network_is_refused():
   """The option to change is named."""
   images, labels = bars(40)
   with pytest.raises(UserError, match='recognition.learning_rate below 1e\\+30'):
     lib.train(images, np.eye(3, dtype=np.float32)[labels],
-              config_of(steps=8, learning_rate=1e30))
+              config_of(steps=90, learning_rate=1e30))
 
 
 def test_cut_is_of_the_best_modularity():
-  """Of three consensuses, by distance, angle, both; or of joined cells, if by .01."""
+  """Of consensuses of two networks, by distance, angle, both; or joined cells, if by .01.
+  """
   rng = np.random.default_rng(2)
-  centres = rng.normal(size=(6, 5)) * 2
-  features = centres[rng.integers(0, 6, 300)] + rng.normal(size=(300, 5))
+  centres = rng.normal(size=(6, 2, 5)) * 2
+  features = centres[rng.integers(0, 6, 300)] + rng.normal(size=(300, 2, 5))
   rows = lib.standardised(features, features).astype(np.float32)
-  every, found, fine = [], [], []
-  for one in (rows, unit_rows(rows)):
-    own = graphs(next(find_neighbours(one[:, None, None])))
-    every += own
-    vectors = embeddings(own, 8, 0)
-    found.append(cuts(vectors, 4, 0))
-    fine += cuts(vectors, 8, 0)
-  ways = [consensus(cells, 4, 0) for cells in (found[0], found[1], found[0] + found[1])]
-  ways.append(lib.rejoined(consensus(fine, 8, 0), sum(every), 4, rows))
+  every, fine, found = [], [], {}
+  for way in 'distance', 'angle':
+    for network in (0, 1):
+      one = rows[:, network] if way == 'distance' else unit_rows(rows[:, network])
+      own = graphs(next(find_neighbours(one[:, None, None])))
+      every += own
+      vectors = embeddings(own, 8, 0)
+      found.setdefault(way, []).extend(cuts(vectors, 4, 0))
+      fine += cuts(vectors, 8, 0)
+  ways = [consensus(cells, 4, 0) for cells in (
+      found['distance'], found['angle'], found['distance'] + found['angle'])]
+  ways.append(lib.rejoined(consensus(fine, 8, 0), sum(every), 4, rows.reshape(300, 10)))
   scores = [np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
             for tau in ways]
   assert np.ptp(scores) > 0
@@ -224,6 +276,7 @@ def test_joined_cells_take_the_place_of_wrong_cuts(monkeypatch):
   """Cuts that halve two of four heaps and join the others: the heaps are found."""
   labels = np.repeat(np.arange(4), 60)
   features = 9. * np.eye(4)[labels] + np.random.default_rng(0).normal(size=(240, 4))
+  features = features[:, None]
   wrong = np.repeat([0, 1, 2, 3, 3, 3, 3, 3], 30)
 
   def some(cells, number, seed):
