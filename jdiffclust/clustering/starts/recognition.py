@@ -445,16 +445,17 @@ def cut(features: np.ndarray | None, num_clusters: int, seed: int,
     rows = standardised(features, features).astype(np.float32)
     distances = list(np.moveaxis(rows, 1, 0))
     compared = [distances, [unit_rows(rows) for rows in distances], *compared]
-  every, found, fine = [], [], []
+  every, fine, found = [], [], []
   finer = min(FINER * num_clusters, len(compared[0][0]))
   for spaces in compared:
-    found.append([])
+    cells = []
     for rows in spaces:
       own = graphs(next(find_neighbours(rows[:, None, None])))
       every += own
       vectors = embeddings(own, finer, seed)
-      found[-1] += cuts(vectors, num_clusters, seed)
+      cells += cuts(vectors, num_clusters, seed)
       fine += cuts(vectors, finer, seed)
+    found.append(cells)
   if len(found) > 1:
     found.append(sum(found, []))
   ways = [consensus(cells, num_clusters, seed) for cells in found]
