@@ -59,7 +59,10 @@ def outcome(name, setting, variance, num_steps, problems=256, draws=64):
 @pytest.mark.parametrize('variance', [1., .25])
 def test_draws_of_the_posterior(name, num_steps, setting, variance):
   """Mean, covariance, what is known, and the evidence, each image of its own y."""
-  free, fixed, ratio, result = outcome(name, setting, variance, num_steps)
+  # Draws of a problem share ancestors: of 256, these variances have an error of .03, all
+  # others of .015.
+  problems = 1024 if name == 'tds' and setting.startswith('noiseless') else 256
+  free, fixed, ratio, result = outcome(name, setting, variance, num_steps, problems)
   np.testing.assert_allclose(free.mean(0), 0, atol=.05)
   covariance = free.T @ free / len(free)
   np.testing.assert_allclose(np.diag(covariance), 1, atol=.05)
@@ -69,7 +72,7 @@ def test_draws_of_the_posterior(name, num_steps, setting, variance):
   assert (result.evaluations == num_steps * 64).all()
   assert (1 <= result.ess).all() and (result.ess <= 64.01).all()
   assert (result.least_ess <= result.ess + 1e-3).all()
-  assert result.log_weights.shape == (64, 256)
+  assert result.log_weights.shape == (64, problems)
   np.testing.assert_allclose(np.exp(result.log_weights).sum(0), 1, rtol=1e-5)
   np.testing.assert_allclose(
       result.ess, 1 / np.exp(2 * result.log_weights).sum(0), rtol=1e-4)

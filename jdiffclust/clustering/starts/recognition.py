@@ -134,7 +134,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
-  mesh = _mesh(config)
+  begin_memory, mesh = jax.jit(jax.vmap(optimizer.init)), _mesh(config)
   step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
   given = jax.device_put((np.asarray(images, np.float32), np.asarray(cells), shown),
                          NamedSharding(mesh, WHOLE))
@@ -142,12 +142,11 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   found, done = [], 0
   for begin in range(0, len(seeds), mesh.size):
     together = seeds[begin:begin + mesh.size]
-    first = _stacked([_first(network, stream(seed, 'recognition_network'), example)
-                      for seed in together])
-    keys = jnp.stack([stream(seed, 'recognition') for seed in together])
-    state, keys = jax.device_put(
-        ((first, jax.vmap(optimizer.init)(first['params'])), keys),
-        NamedSharding(mesh, SPLIT))
+    keys, drawn = (jnp.stack([stream(seed, name) for seed in together])
+                   for name in ('recognition', 'recognition_network'))
+    first = _first(network, drawn, example)
+    state, keys = jax.device_put(((first, begin_memory(first['params'])), keys),
+                                 NamedSharding(mesh, SPLIT))
     batches = zip(*(minibatches(count, size, steps, integer_seed(seed, 'recognition'))
                     for seed in together))
     for number, rows in enumerate(batches):
@@ -194,13 +193,9 @@ def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
     gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
     updates, memory = optimizer.update(gradient, memory, variables['params'])
     variables = {'params': optax.apply_updates(variables['params'], updates), **new}
-    return _stacked([(variables, memory)])
+    return jax.tree.map(lambda a: a[None], (variables, memory))
 
   return over_rows(step, mesh, (*[SPLIT] * 3, *[WHOLE] * 4))
-
-
-def _stacked(trees):
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _mesh(config) -> Mesh:
@@ -217,8 +212,8 @@ def seed_of(seed: int, number: int) -> int:
 
 
 @jax.jit(static_argnums=0)
-def _first(network, key, example):
-  return network.init(key, example)
+def _first(network, keys, example):
+  return jax.vmap(lambda key: network.init(key, example))(keys)
 
 
 def mild_views(config) -> AffineMaps:

@@ -35,14 +35,14 @@ def config_of(**recognition):
   config = default_config()
   config.update(num_clusters=3, seed=4)
   config.views.update(num=8, sets=1, flip=0., upside_down=0., quarter_turns=0.)
-  config.recognition.update({'channels': 8, 'batch_size': 32, 'steps': 400,
-                             'most_visits': 1000, **recognition})
+  config.recognition.update({'networks': 1, 'channels': 8, 'batch_size': 32,
+                             'steps': 400, 'most_visits': 1000, **recognition})
   return config
 
 
-def seeded(seed):
+def seeded(seed, networks=2):
   """Three steps from a seed, of 40 images."""
-  config = config_of(steps=34)
+  config = config_of(steps=34, networks=networks)
   config.seed = seed
   return config
 
@@ -196,8 +196,8 @@ def test_networks_are_trained_each_for_itself():
   cells = np.eye(3, dtype=np.float32)[labels]
 
   def learnt(networks, num_devices=0):
-    config = seeded(1)
-    config.recognition.networks, config.num_devices = networks, num_devices
+    config = seeded(1, networks)
+    config.num_devices = num_devices
     return lib.train(images, cells, config)
 
   two, one, on_one = learnt(2), learnt(1), learnt(2, num_devices=1)
@@ -225,8 +225,7 @@ def test_networks_have_the_same_say():
 def test_arrays_of_before_are_of_one_network():
   """Their features are [n, D], their weights have no number before their names."""
   images, labels = bars(40)
-  config = seeded(1)
-  config.recognition.networks = 1
+  config = seeded(1, networks=1)
   trained = lib.train(images, cells := np.eye(3, dtype=np.float32)[labels], config)
   start = lib.Recognised(trained, lib.describe(trained, images), cells, SHAPE, 32)
   arrays = {name.removeprefix('0/'): array for name, array in start.arrays().items()}
@@ -322,7 +321,7 @@ def test_the_default_start_finds_the_digits():
   config, digits = default_config(), datasets.load_digits()
   config.num_clusters = 10
   assert config.start.kind == 'recognition'
-  config.recognition.most_visits = 20  # a third of the steps of the default: it is slow
+  config.recognition.most_visits = 10  # half of the steps of the default: it is slow
   sample = (digits.data / 8 - 1).astype(np.float32)
   tau = fit_start('recognition', sample, (8, 8, 1), config).tau
   assert accuracy(digits.target, tau.argmax(axis=1)) >= .96
