@@ -115,7 +115,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   Args:
     images: [n, H, W, C] in [-1, 1].
     cells: responsibilities [n, K].
-    config: its seed, and the sections recognition and views.
+    config: its seed, num_devices, and the sections recognition and views.
     advance: called with the percents of the steps that are done.
     shown: what the network sees, of views [B, H, W, C] and a typed key; a
       `jax.tree_util.Partial`, whose arrays are arguments of the step.
