@@ -301,8 +301,8 @@ def _other_images(seen: Seen, path: pathlib.Path, fitted, config) -> str:
       seen.source, os.path.abspath(place)):
     return f'of {fitted.data.path or fitted.data.source}'
   if seen.files:
-    from jdiffclust.data.sources.folder import listed as read_listed
-    root, kept = read_listed(str(path / LISTED))
+    from jdiffclust.data.sources import folder
+    root, kept = folder.listed(str(path / LISTED))
     return '' if [str(root / name) for name in kept] == list(seen.files) else (
         'of other image files')
   if fitted.data.max_images != config.data.max_images:

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from jdiffclust import config as config_lib
 from jdiffclust.clustering.starts.agreement import MOST_IMAGES, SIGN_IMAGES
+from jdiffclust.clustering.starts.recognition import num_steps
 from jdiffclust.evaluation.gallery import MAP_IMAGES
 from jdiffclust.progress import in_words
 from jdiffclust.registry import COMPARING_STARTS, NEIGHBOURHOODS, RECOGNISED
@@ -89,8 +90,7 @@ def start_seconds(kind: str, config, count: int, shape: Sequence[int]) -> float:
   found = config.views.sets * count * of_views + 1 + .0018 * count
   if kind == RECOGNISED:
     options = config.recognition
-    steps = min(options.steps * (count / 5000)**.5,
-                options.most_visits * count / options.batch_size)
+    steps = num_steps(count, options)
     step = STEP_OF_RECOGNITION[0] + STEP_OF_RECOGNITION[1] * pixels
     found += COMPILED['recognition'] + options.networks * steps * step * (
         options.batch_size / 96 * (options.channels / 32)**1.5)

@@ -103,8 +103,23 @@ def make_mesh(num_devices: int = 0) -> Mesh:
   if jax.process_count() > 1 and num_devices not in (0, len(devices)):
     raise UserError(f'config.num_devices = {num_devices} with '
                     f'{jax.process_count()} processes: set it to 0, all devices.')
-  chosen = devices[:num_devices or len(devices)]
-  return Mesh(np.array(chosen), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+  return _mesh_over(devices[:num_devices or len(devices)])
+
+
+def local_mesh(parts: int, num_devices: int = 0) -> Mesh:
+  """A mesh of as many of this process's devices as work can be shared out among.
+
+  Args:
+    parts: of the work; each device has as many of them.
+    num_devices: the most devices; 0: all.
+  """
+  devices = jax.local_devices()[:num_devices or None]
+  return _mesh_over(devices[:max(n for n in range(1, len(devices) + 1)
+                                 if parts % n == 0)])
+
+
+def _mesh_over(devices) -> Mesh:
+  return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from jdiffclust.clustering.starts import spaces  # noqa: F401  # slow to import
 from jdiffclust.clustering.starts.recognition import (
-    Recognised, Trained, cut, describe, over_views, recogniser, standardised)
+    Recognised, Trained, cut, describe, in_a_row, over_views, recogniser, standardised)
 from jdiffclust.clustering.starts.sample import fit_sample, partition, start_of_all
 from jdiffclust.data.dataset import ImageSource, images_at
 from jdiffclust.data.preprocess import reduced
@@ -68,8 +68,7 @@ def recognition(source: ImageSource, config) -> dict[str, Found]:
     if len(features) < source.num_images:
       features = describe(trained, every(source, config))
     model = KMeans(config.num_clusters, n_init=10, random_state=config.seed)
-    rows = standardised(features, features).reshape(len(features), -1)
-    clusters = model.fit_predict(rows)
+    clusters = model.fit_predict(in_a_row(standardised(features, features)))
     return {'recognition': ours,
             'network_kmeans': Found(clusters, *(training + now() - began))}
 

@@ -110,10 +110,10 @@ def by_labels_of(images: np.ndarray, source: Labelled) -> np.ndarray:
   from jdiffclust.clustering.starts.recognition import describe, train
   config = default_config()
   config.views.update(flip=0., upside_down=0., quarter_turns=0.)
-  config.recognition.update(networks=1, steps=1500, most_visits=1000)
+  config.recognition.update(networks=1, most_visits=1000)
   scaled = lambda pixels: pixels.reshape(*pixels.shape[:3], -1) / np.float32(127.5) - 1
   classes = np.eye(source.labels.max() + 1, dtype=np.float32)[source.labels]
-  trained = train(scaled(source.images), classes, config)
+  trained = train(scaled(source.images), classes, config, steps=1500)
   return describe(trained, scaled(images))[:, 0]
 
 

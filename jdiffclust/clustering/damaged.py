@@ -24,7 +24,6 @@ logarithmic pool.
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import NamedTuple
 
@@ -262,13 +261,11 @@ def learn(examples: Examples, operator: Operator, noise: float, config, seed: in
   if tau.shape[1] == 1:
     return Learnt(neighbours, None, (1., 0.), longest)
   held = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
-  # Each step shows another damage, so that few images bear as many steps as most do.
-  config = copy.deepcopy(config)
-  config.recognition.steps = round(
-      config.recognition.steps * (MOST_EXAMPLES / np.sum(~held))**.5)
   damage = jax.tree_util.Partial(functools.partial(_damaged, longest), operator,
                                  np.float32(noise))
-  trained = train(images[~held], tau[~held].astype(np.float32), config, advance, damage)
+  trained = train(images[~held], tau[~held].astype(np.float32), config, advance, damage,
+                  # Each shows another damage, so that few images bear as many as most do.
+                  steps=config.recognition.steps)
   # Views of what is damaged already would be none of the damage: as it is, alone.
   trained = trained._replace(maps=jax.tree.map(lambda part: part[:1], trained.maps))
   found = Learnt(neighbours, trained, (1., 1.), longest)

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
@@ -60,7 +60,7 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.registry import EMBEDDINGS
-from jdiffclust.sharding import DATA_AXIS, SPLIT, WHOLE, over_rows, to_host
+from jdiffclust.sharding import SPLIT, WHOLE, local_mesh, over_rows, to_host
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
@@ -93,21 +93,24 @@ def scaled_views(options, factor: float):
   return options
 
 
-def num_steps(count: int, options) -> int:
+def num_steps(count: int, options, asked: float | None = None) -> int:
   """Gradient steps of each network for a number of images.
 
   Args:
     count: n.
     options: the section `recognition`: steps for 5,000 images, for others by the square
       root of their number; but an image is seen `most_visits` times at most.
+    asked: steps, in place of these.
   """
-  asked = options.steps * (count / 5000)**.5
+  if asked is None:
+    asked = options.steps * (count / 5000)**.5
   return max(1, round(min(asked, options.most_visits * count / options.batch_size)))
 
 
 def train(images: np.ndarray, cells: np.ndarray, config,
           advance: Callable[[int], None] = lambda percent: None,
-          shown: Callable = jax.tree_util.Partial(lambda images, key: images)) -> Trained:
+          shown: Callable = jax.tree_util.Partial(lambda images, key: images),
+          steps: float | None = None) -> Trained:
   """Trains recognition networks.
 
   Where there are several devices, as many networks are trained at once, each on one.
@@ -119,6 +122,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
     advance: called with the percents of the steps that are done.
     shown: what the network sees, of views [B, H, W, C] and a typed key; a
       `jax.tree_util.Partial`, whose arrays are arguments of the step.
+    steps: `asked` of `num_steps`.
 
   Returns:
     `Trained`.
@@ -128,13 +132,14 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   """
   options, count = config.recognition, len(images)
   network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
-  steps, size = num_steps(count, options), options.batch_size
+  steps, size = num_steps(count, options, steps), options.batch_size
   example = np.zeros(jax.eval_shape(
       shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0)).shape, np.float32)
   optimizer = optax.adamw(
       optax.cosine_onecycle_schedule(steps, options.learning_rate, pct_start=RISE),
       weight_decay=WEIGHT_DECAY)
-  begin_memory, mesh = jax.jit(jax.vmap(optimizer.init)), _mesh(config)
+  begin_memory = jax.jit(jax.vmap(optimizer.init))
+  mesh = local_mesh(options.networks, config.num_devices)
   step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
   given = jax.device_put((np.asarray(images, np.float32), np.asarray(cells), shown),
                          NamedSharding(mesh, WHOLE))
@@ -196,14 +201,6 @@ def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
     return jax.tree.map(lambda a: a[None], (variables, memory))
 
   return over_rows(step, mesh, (*[SPLIT] * 3, *[WHOLE] * 4))
-
-
-def _mesh(config) -> Mesh:
-  """As many of this process's devices as the networks can be shared out among."""
-  devices = jax.local_devices()[:config.num_devices or None]
-  share = max(n for n in range(1, len(devices) + 1)
-              if config.recognition.networks % n == 0)
-  return Mesh(np.array(devices[:share]), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -328,7 +325,7 @@ class Recognised:
     self.image_shape, self._longest = tuple(image_shape), longest
     self.known = known
     index_of = NearestNeighbors(n_neighbors=min(NEAREST, len(tau))).fit
-    self._index = index_of(_in_a_row(standardised(features, features)))
+    self._index = index_of(in_a_row(standardised(features, features)))
     self._embedded = known and clone(self._index).fit(known.rows)
 
   def __call__(self, images: np.ndarray, indices, vectors=None) -> np.ndarray:
@@ -365,7 +362,7 @@ class Recognised:
       Those of all networks, [n, R D].
     """
     images = reduced(images.reshape(-1, *self.image_shape), self._longest)
-    return _in_a_row(standardised(describe(self.trained, images), self.features))
+    return in_a_row(standardised(describe(self.trained, images), self.features))
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""
@@ -410,7 +407,7 @@ def standardised(features, of) -> np.ndarray:
   return (features - of.mean(axis=0)) / np.maximum(of.std(axis=0), TINY)
 
 
-def _in_a_row(features):
+def in_a_row(features):
   """The features of all networks, [n, R, D], as one row an image, [n, R D]."""
   return features.reshape(len(features), -1)
 

@@ -415,31 +415,27 @@ def kept_to(rendering: Rendering, names: Sequence[str],
   Raises:
     UserError: nothing tells what range the pixels have.
   """
-  notes = lost_on(names, headers, rendering.background)
+  notes, ranges, faint = lost_on(names, headers, rendering.background), {}, []
   for kind in sorted({header.kind for header in headers}):
     own = [header for header in headers if header.kind == kind]
     low, high = min(h.low for h in own), max(h.high for h in own)
     rendering = rendering.for_others(kind, low, high)
-    if kind not in rendering.ranges and (
-        kind == 'real' or low < 0 or high > CONTAINERS[kind][1]):
+    found = rendering.range_of(kind)
+    if found is None or kind not in rendering.ranges and (
+        low < found[0] or high > found[1]):
       first = next(n for n, header in zip(names, headers) if header.kind == kind)
       what = 'floats' if kind == 'real' else 'integers'
       raise errors.UserError(
           f'{len(own)} files have {what} from {low:g} to {high:g} ({first}), but the fit '
           'had none from which their range is known: set --config.data.range, such as '
           f'--config.data.range="({low:g},{high:g})"')
-  beyond = []
-  for name, header in zip(names, headers):
-    found = rendering.range_of(header.kind)
-    if found is not None and (header.low < found[0] or header.high > found[1]):
-      beyond.append(name)
+    ranges[kind] = found
+    faint.append(faint_note(low, high, found))
+  beyond = [name for name, header in zip(names, headers)
+            if header.low < ranges[header.kind][0]
+            or header.high > ranges[header.kind][1]]
   if not beyond:
-    ranges = {header.kind: found for header in headers
-              if (found := rendering.range_of(header.kind))}
-    own = {kind: [h for h in headers if h.kind == kind] for kind in sorted(ranges)}
-    told = [faint_note(min(h.low for h in found), max(h.high for h in found),
-                       ranges[kind]) for kind, found in own.items()]
-    return rendering, notes + [note for note in told if note]
+    return rendering, notes + list(filter(None, faint))
   return rendering, notes + [
       f'{len(beyond)} files have pixels beyond the range of the fit ({beyond[0]}): they '
       'are clipped (--config.data.range sets another one)']
