@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from jdiffclust import files
 from jdiffclust.errors import UserError
+from jdiffclust.training.packing import packed, packed_like, structure, unpacked
 
 # What Orbax, TensorStore and JSON raise on a damaged checkpoint.
 DAMAGE = (ValueError, OSError, KeyError, TypeError, RuntimeError)
@@ -126,8 +127,9 @@ class Checkpoints:
     Raises:
       OSError: the disk does not take it, or did not take the one before.
     """
-    arrays = {'state': snapshot.state, 'responsibilities': snapshot.responsibilities}
-    progress = sealed(snapshot.progress, arrays)
+    arrays = {'state': packed(snapshot.state),
+              'responsibilities': snapshot.responsibilities}
+    progress = sealed(snapshot.progress | {'packed': structure(snapshot.state)}, arrays)
     with _told_by_the_system():
       self._manager.save(number, args=ocp.args.Composite(
           arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(progress)))
@@ -142,12 +144,17 @@ class Checkpoints:
       raise ValueError('the checksum of its progress is wrong')
     return progress
 
-  def _read_arrays(self, number: int, like: dict, wanted: int) -> dict:
+  def _read_arrays(self, number: int, state, responsibilities, progress: dict) -> dict:
+    packs = 'packed' in progress  # earlier versions kept each array by itself
+    if packs and progress['packed'] != structure(state):
+      raise ValueError('its arrays are of another network')
+    like = {'state': packed_like(state) if packs else state,
+            'responsibilities': responsibilities}
     arrays = self._manager.restore(number, args=ocp.args.Composite(
         arrays=ocp.args.StandardRestore(like))).arrays
-    if digest(arrays) != wanted:
+    if digest(arrays) != progress['digest']:
       raise ValueError('its checksum is wrong')
-    return arrays
+    return arrays | ({'state': unpacked(arrays['state'], state)} if packs else {})
 
   def restore_newest(self, template,
                      warn: Callable[[str], None]) -> tuple[int, Snapshot] | None:
@@ -175,9 +182,8 @@ class Checkpoints:
         continue
       # Outside of `try`: a mistake in here is ours, and no damage.
       state, responsibilities = template(progress)
-      like = {'state': state, 'responsibilities': responsibilities}
       try:
-        arrays = self._read_arrays(number, like, progress['digest'])
+        arrays = self._read_arrays(number, state, responsibilities, progress)
       except Exception as error:  # some of DAMAGE comes wrapped into a bare one
         damage(error)
         continue

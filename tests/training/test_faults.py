@@ -66,20 +66,22 @@ def test_full_disk(name, commands, plain, tmp_path, monkeypatch):
   check_same(tmp_path, plain)
 
 
-def test_file_size_limit(commands, plain, tmp_path):
-  """A real refusal, in the background of the first save: one line, nothing half-written.
+def test_file_size_limit(commands, tmp_path):
+  """A real refusal, in the background of the second save: one line, nothing half-written.
 
-  The limit is 6 or 12 KiB, by the shell: config.json takes less, a checkpoint more.
+  The limit is 6 or 12 KiB, by the shell: config.json and the first checkpoint, mostly
+  zeros, take less, the second more, whose tau and means are of 24 clusters.
   """
-  run, log = tmp_path / 'run', tmp_path / 'log'
+  run, log, larger = tmp_path / 'run', tmp_path / 'log', 'num_clusters=24'
   around = ['sh', '-c', 'ulimit -f 12; exec "$@"', 'sh']
-  assert commands.spawn(run, log=log, around=around).wait(timeout=120) == 2
+  assert commands.spawn(run, larger, log=log, around=around).wait(timeout=120) == 2
   told = log.read_text()
   assert 'Traceback' not in told and told.count('error: ') == 1
-  assert '(File too large). There is no checkpoint yet.' in told.splitlines()[-1]
-  assert list((run / 'checkpoints').iterdir()) == []
-  assert commands.fit(run).code == 0
-  check_same(run, plain)
+  assert '(File too large). The last good checkpoint is 0.' in told.splitlines()[-1]
+  assert numbers_in(run) == [0]
+  assert commands.fit(run, larger).code == 0
+  assert commands.fit(tmp_path / 'whole', larger).code == 0
+  check_same(run, tmp_path / 'whole')
 
 
 def test_full_disk_of_another_mode(commands, plain, monkeypatch):
