@@ -9,12 +9,12 @@ Question:  what is a network worth that learns of images noised and denoised aga
 Time:      digits 4 minutes of one core a seed, the others some 15.
 Kept:      docs/tau.md, What the diffusion model adds to the clusters.
 
-The denoiser is that of a mixture of one cluster, which knows of no cells. An image
-y = x_0 + sigma eps is denoised in the rows of ddim (eta 1) below each sigma of SIGMAS; the
-networks then learn of the images and their U-turns as of one collection, in as many steps
-as without. Images are those of the fit (16x16 but for the digits), to the networks, too.
-Labels are read by the scores alone. Each data set, way and seed leaves one JSON file in
-DIR and is not repeated.
+The denoiser is that of a mixture of one cluster, which knows of no cells. An image y =
+x_0 + sigma eps is denoised in the rows of ddim (eta 1) below each sigma of SIGMAS; the
+networks then learn of the images and their U-turns as of one collection, in as many
+steps as without. Images are those of the fit (16x16 but for the digits), to networks,
+too. Labels are read by the scores alone. Each data set, way and seed leaves one JSON
+file in DIR and is not repeated.
 """
 
 from __future__ import annotations

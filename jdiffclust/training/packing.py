@@ -1,8 +1,8 @@
 """A tree of arrays as a few long vectors, and back.
 
 Orbax hands every array of a checkpoint to TensorStore by itself, which takes some two
-milliseconds of Python and a request each way. The state of a small U-Net has 600 arrays of
-a few numbers: as long vectors it is saved in a twentieth of the time.
+milliseconds of Python and a request each way. The state of a small U-Net has 600 arrays
+of a few numbers: as long vectors it is saved in a twentieth of the time.
 """
 
 from __future__ import annotations

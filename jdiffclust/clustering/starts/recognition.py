@@ -68,6 +68,7 @@ WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
 BATCH = 256  # images described at once
+PASSES = 3  # a gradient step takes three times as long as to look at its images
 TINY = 1e-6  # features that vary less are the same for all
 
 
@@ -78,11 +79,14 @@ class Trained(NamedTuple):
     network: the module, of all of them.
     variables: the parameters and running means of each of the R networks.
     maps: the views over which features are averaged, the image itself the first.
+    num_devices: the most devices that describe images, each by networks of its own; 0:
+      all of this process.
   """
 
   network: RecognitionNetwork
   variables: tuple[Any, ...]
   maps: Any
+  num_devices: int = 0
 
 
 def scaled_views(options, factor: float):
@@ -168,7 +172,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
     raise UserError('A recognition network diverged: try a '
                     'config.recognition.learning_rate below '
                     f'{options.learning_rate:g}.')
-  return Trained(network, tuple(found), mild_views(config))
+  return Trained(network, tuple(found), mild_views(config), config.num_devices)
 
 
 def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
@@ -242,31 +246,51 @@ def minibatches(count: int, size: int, number: int, seed: int) -> Iterator[np.nd
     yield rows
 
 
-@jax.jit(static_argnums=0)
-def _over_views(network, variables, images, maps):
-  seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
-  found = network.apply(variables, seen.reshape(-1, *images.shape[1:]))
-  return jax.tree.map(
-      lambda a: a.reshape(len(seen), len(images), -1).mean(axis=0), found)
+@jax.jit(static_argnums=(0, 1))
+def _over_views(network, mesh, variables, images, maps):
+  """Logits [R, B, K] and features [R, B, D] by R networks, each on a device of a mesh."""
+  def by_one(variables, images, maps):
+    seen = jax.vmap(lambda m: jax.vmap(transform, (0, None))(images, m))(maps)
+    found = network.apply(jax.tree.map(lambda a: a[0], variables),
+                          seen.reshape(-1, *images.shape[1:]))
+    return jax.tree.map(
+        lambda a: a.reshape(1, len(seen), len(images), -1).mean(axis=1), found)
+
+  return jax.shard_map(by_one, mesh=mesh, in_specs=(SPLIT, WHOLE, WHOLE),
+                       out_specs=SPLIT)(variables, images, maps)
 
 
-def over_views(trained: Trained, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def over_views(trained: Trained, images: np.ndarray,
+               advance: Callable[[int], None] = lambda images: None
+               ) -> tuple[np.ndarray, np.ndarray]:
   """Logits [n, K] and features [n, R, D] of images [n, H, W, C].
 
-  Both are means over the views, logits over the networks, too.
+  Both are means over the views, logits over the networks, too. `advance` is called with
+  the number of images of each block.
   """
+  variables = trained.variables
+  mesh = local_mesh(len(variables), trained.num_devices)
+  together = [
+      jax.device_put(jax.tree.map(lambda *a: np.stack(a),
+                                  *variables[begin:begin + mesh.size]),
+                     NamedSharding(mesh, SPLIT))
+      for begin in range(0, len(variables), mesh.size)]
+
   def of_block(rows):
-    seen = jnp.asarray(images[rows], jnp.float32)
-    logits, features = zip(*(_over_views(trained.network, variables, seen, trained.maps)
-                             for variables in trained.variables))
-    return sum(logits) / len(logits), jnp.stack(features, axis=1)
+    seen = np.asarray(images[rows], np.float32)
+    logits, features = (np.concatenate(parts) for parts in zip(*(
+        _over_views(trained.network, mesh, own, seen, trained.maps)
+        for own in together)))
+    advance(len(np.unique(rows)))  # the last block is filled up
+    return logits.mean(axis=0), np.moveaxis(features, 0, 1)
 
   return in_blocks(of_block, len(images), BATCH)
 
 
-def describe(trained: Trained, images: np.ndarray) -> np.ndarray:
+def describe(trained: Trained, images: np.ndarray,
+             advance: Callable[[int], None] = lambda images: None) -> np.ndarray:
   """The features of `over_views`, [n, R, D]."""
-  return over_views(trained, images)[1]
+  return over_views(trained, images, advance)[1]
 
 
 class Embedded(NamedTuple):
@@ -395,7 +419,7 @@ def from_arrays(arrays: dict[str, np.ndarray], config) -> Recognised:
     compare = Comparison(arrays['embeddings_centre'],
                          config.start.embeddings_distance == COSINE)
     known = Embedded(rows, compare, alone(config.start))
-  return Recognised(Trained(network, variables, mild_views(config)),
+  return Recognised(Trained(network, variables, mild_views(config), config.num_devices),
                     arrays['features'].reshape(count, len(variables), -1), arrays['tau'],
                     [int(side) for side in arrays['image_shape']], options.max_side,
                     arrays.get('keys'), known)  # runs of before have no keys
@@ -478,6 +502,20 @@ def rejoined(tau: np.ndarray, graph, num_clusters: int,
   return found / found.sum(axis=1, keepdims=True)
 
 
+def whole(advance: Callable[[int], None]) -> Callable[[float], None]:
+  """A function that adds up shares of a percent and calls `advance` with whole ones."""
+  told, left = 0, 0.
+
+  def add(percent: float) -> None:
+    nonlocal told, left
+    left += percent
+    if int(left) > told:
+      advance(int(left) - told)
+      told = int(left)
+
+  return add
+
+
 def recogniser(sample, image_shape, config, seed: int,
                advance: Callable[[int], None] = lambda percent: None,
                vectors: np.ndarray | None = None) -> Trained:
@@ -514,9 +552,16 @@ def of_recognition(
   number = config.num_clusters
   if number == 1:
     return of_neighbourhoods(sample, image_shape, config, seed, vectors)
-  trained = recogniser(sample, image_shape, config, seed, advance, vectors)
-  longest = config.recognition.max_side
-  features = describe(trained, reduced(sample.reshape(-1, *image_shape), longest))
+  options, count = config.recognition, len(sample)
+  learn = PASSES * num_steps(count, options) * options.batch_size
+  look = count * (1 + options.num_views)
+  percents, longest = whole(advance), options.max_side
+  trained = recogniser(sample, image_shape, config, seed,
+                       lambda percent: percents(percent * learn / (learn + look)),
+                       vectors)
+  features = describe(
+      trained, reduced(sample.reshape(-1, *image_shape), longest),
+      lambda images: percents(100 * images / count * look / (learn + look)))
   known = embedded(vectors, config.start)
   return Recognised(trained, features, cut(features, number, seed, known), image_shape,
                     longest, content_keys(sample, vectors), known)

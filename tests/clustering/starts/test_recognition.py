@@ -220,6 +220,23 @@ def test_networks_have_the_same_say():
   np.testing.assert_array_equal(features, np.concatenate(
       [alone[0][1], alone[1][1]], axis=1))
   assert np.abs(features[:, 0] - features[:, 1]).max() > 1e-3
+  on_one = lib.over_views(both._replace(num_devices=1), images)
+  jax.tree.map(np.testing.assert_array_equal, on_one, (logits, features))
+
+
+def test_progress_of_learning_and_looking():
+  """Whole percents, of both together; never backwards, and to the end."""
+  images, _ = bars(40)
+  told = []
+  config = seeded(1)
+  lib.of_recognition(images.reshape(40, -1), SHAPE, config, 0, told.append)
+  assert all(type(percent) is int and percent > 0 for percent in told)
+  assert 99 <= sum(told) <= 100
+  learn = lib.PASSES * lib.num_steps(40, config.recognition) * (
+      config.recognition.batch_size)
+  look = 40 * (1 + config.recognition.num_views)
+  assert told[-1] >= int(100 * look / (learn + look)) > 0  # the one block of images
+
 
 
 def test_arrays_of_before_are_of_one_network():
