@@ -160,7 +160,8 @@ def train(images: np.ndarray, cells: np.ndarray, config,
                     for seed in together))
     for number, rows in enumerate(batches):
       state = step(state, np.stack(rows), keys, number, *given)
-      percent = 100 * (begin * steps + number * mesh.size) // (len(seeds) * steps)
+      taken = begin * steps + (number + 1) * mesh.size
+      percent = 100 * taken // (len(seeds) * steps)
       if percent > done:
         jax.block_until_ready(state)
         advance(percent - done)
