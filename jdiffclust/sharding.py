@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 from typing import Any
@@ -17,6 +18,8 @@ from jdiffclust.errors import UserError
 DATA_AXIS = 'data'
 # The least images of a minibatch for which a core is worth a device of its own.
 LEAST_SHARE = 8
+# Programs dispatched ahead: enough to keep devices busy.
+MAX_IN_FLIGHT = 4
 # How arrays lie on the devices: the same on each, or a part of the rows on each.
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
@@ -182,3 +185,23 @@ def over_rows(function, mesh: Mesh, in_specs, out_specs=SPLIT):
   """
   return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs,
                                out_specs=out_specs))
+
+
+class InFlight:
+  """What a loop of programs has dispatched and not waited for, never much.
+
+  More would only queue up. And on the devices of a CPU, XLA starts and runs programs by
+  as many threads as there are cores: where 32 are under way on one device, all threads
+  may wait, for room or for another device in a sum, and none is left to do the work.
+  After 40 seconds XLA then ends the process.
+  """
+
+  def __init__(self):
+    """Nothing is under way."""
+    self._results: collections.deque = collections.deque()
+
+  def add(self, result) -> None:
+    """Notes what was dispatched last, and waits for what came MAX_IN_FLIGHT before."""
+    self._results.append(result)
+    if len(self._results) > MAX_IN_FLIGHT:
+      jax.block_until_ready(self._results.popleft())

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiffclust.sharding import to_host
+from jdiffclust.sharding import InFlight, to_host
 
 
 def over_images(function: Callable, pipeline, indices, batch_size: int,
@@ -46,10 +46,11 @@ def weighted_means(pipeline, indices, responsibilities, batch_size: int) -> jax.
   Returns:
     [Q, H, W, C]; an empty cluster gets the mean of all images.
   """
-  sums, begin = None, 0
+  sums, begin, in_flight = None, 0, InFlight()
   for batch, valid in pipeline.ordered(indices, batch_size):
     part = _sums(batch, responsibilities, begin, valid)
     sums = part if sums is None else sums + part
+    in_flight.add(sums)
     begin += valid
   return _means(sums, responsibilities)
 

@@ -21,7 +21,6 @@ seed and the counters.
 
 from __future__ import annotations
 
-import collections
 import functools
 import time
 from typing import NamedTuple
@@ -43,7 +42,7 @@ from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.evaluation import diagnostics
 from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import LATE_STARTS, RECOGNISED
-from jdiffclust.sharding import replicate, to_host
+from jdiffclust.sharding import InFlight, replicate, to_host
 from jdiffclust.state import TrainState, steps_until
 from jdiffclust.streams import stream
 from jdiffclust.training import trial
@@ -54,9 +53,6 @@ from jdiffclust.training.record import iteration_record
 from jdiffclust.training.storage import Store
 
 
-# Gradient steps dispatched ahead: enough to keep a device busy. More only queue up, and
-# on many virtual CPU devices they can starve each other's collectives until XLA gives up.
-MAX_IN_FLIGHT = 4
 # The least share of time for anything but the checkpoints of `checkpoint.every_seconds`.
 WORK_SHARE = .98
 
@@ -326,14 +322,12 @@ class Fitter:
                             (end - begin) * config.m_step.batch_size, 'images') as task:
       task.done = (step - begin) * config.m_step.batch_size
       unreported = 0
-      in_flight: collections.deque = collections.deque()
+      in_flight = InFlight()
       while step < end:
         self.reporter.check_stopped()
         self.state, info = method.m_step(self.state, next(batches), table, key)
         step, unreported = step + 1, unreported + 1
-        in_flight.append(info.loss)
-        if len(in_flight) > MAX_IN_FLIGHT:
-          in_flight.popleft().block_until_ready()
+        in_flight.add(info.loss)
         checkpoint_due = (step % config.checkpoint.every_steps == 0 or step == end
                           or self._save_overdue())
         if unreported == 1 and task.counted == 0 or checkpoint_due or (

@@ -60,7 +60,8 @@ from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.networks.recogniser import RecognitionNetwork
 from jdiffclust.registry import EMBEDDINGS
-from jdiffclust.sharding import SPLIT, WHOLE, local_mesh, over_rows, to_host
+from jdiffclust.sharding import (
+    SPLIT, WHOLE, InFlight, local_mesh, over_rows, to_host)
 from jdiffclust.streams import integer_seed, stream
 
 MILD = .5  # the size of the views that features are averaged over, of those of training
@@ -158,12 +159,13 @@ def train(images: np.ndarray, cells: np.ndarray, config,
                                  NamedSharding(mesh, SPLIT))
     batches = zip(*(minibatches(count, size, steps, integer_seed(seed, 'recognition'))
                     for seed in together))
+    in_flight = InFlight()
     for number, rows in enumerate(batches):
       state = step(state, np.stack(rows), keys, number, *given)
+      in_flight.add(state[0]['batch_stats'])
       taken = begin * steps + (number + 1) * mesh.size
       percent = 100 * taken // (len(seeds) * steps)
       if percent > done:
-        jax.block_until_ready(state)
         advance(percent - done)
         done = percent
     variables = to_host(state[0])
