@@ -26,7 +26,7 @@ def get_config():
   config.network.channel_multipliers = (1, 2, 2)
   config.network.blocks_per_level = 1
   config.em.max_iterations = 2
-  config.e_step.num_draws = 4
+  config.e_step.num_draws = 2
   config.posterior.num_views = 4
   config.m_step.batch_size = 64
   config.m_step.first_num_steps = 2500
