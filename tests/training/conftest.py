@@ -127,6 +127,19 @@ def promotion():
     yield
 
 
+@pytest.fixture
+def cut_before_learning(monkeypatch):
+  """[1] once a fit has come to its first M-step, at which it ends as by Ctrl-C."""
+  came = []
+
+  def interrupt(fitter):
+    came.append(1)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('jdiffclust.training.loop.Fitter.m_phase', interrupt)
+  return came
+
+
 @pytest.fixture(scope='session')
 def events():
   """`read_events`."""

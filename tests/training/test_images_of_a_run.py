@@ -62,22 +62,23 @@ def test_a_workdir_within_the_folder_of_images(commands, pictures, tmp_path, mon
   assert 'run/' in ' '.join(summary_of(pictures / 'second')['warnings'])
 
 
-def test_a_run_of_before_max_images_was_a_random_subset(commands, tmp_path):
+def test_a_run_of_before_max_images_was_a_random_subset(commands, plain, tmp_path):
   """It is refused where that chooses other images, since nothing says which it had."""
-  assert commands.fit(tmp_path).code == 0
-  (tmp_path / 'images.json').unlink()
-  check_error(commands.fit(tmp_path), 'config.data.max_images = 60', 'earlier version')
-  check_error(commands.fit(tmp_path, flags=['--mode=evaluate']), 'earlier version')
+  run = shutil.copytree(plain, tmp_path / 'run')
+  (run / 'images.json').unlink()
+  check_error(commands.fit(run), 'config.data.max_images = 60', 'earlier version')
+  check_error(commands.fit(run, flags=['--mode=evaluate']), 'earlier version')
 
 
-def test_a_run_cut_off_before_it_began_binds_no_images(commands, tmp_path):
+def test_a_run_cut_off_before_it_began_binds_no_images(commands, plain, tmp_path,
+                                                       cut_before_learning):
   """images.json is written before config.json, by which a run has begun."""
-  assert commands.fit(tmp_path).code == 0
-  (tmp_path / 'config.json').unlink()
-  shutil.rmtree(tmp_path / 'checkpoints')
-  outcome = commands.fit(tmp_path, 'data.max_images=50')
-  assert outcome.code == 0, outcome.err
-  assert len(json.loads((tmp_path / 'images.json').read_bytes())['ids']) == 50
+  run = shutil.copytree(plain, tmp_path / 'run')
+  (run / 'config.json').unlink()
+  shutil.rmtree(run / 'checkpoints')
+  outcome = commands.fit(run, 'data.max_images=50')
+  assert outcome.code == 130 and cut_before_learning == [1], outcome.err
+  assert len(json.loads((run / 'images.json').read_bytes())['ids']) == 50
 
 
 def test_faint_new_images_keep_their_cluster(commands, tmp_path, monkeypatch):
@@ -89,7 +90,8 @@ def test_faint_new_images_keep_their_cluster(commands, tmp_path, monkeypatch):
   np.save('all.npy', images)
   np.save('faint.npy', images[~bright])
   options = 'data.source=npz', 'num_clusters=2', 'm_step.num_steps=30'
-  outcome = commands.fit('w', *options, 'data.path=all.npy')
+  outcome = commands.fit('w', *options, 'data.path=all.npy',
+                         'checkpoint.every_steps=1000')
   assert outcome.code == 0, outcome.err
   fitted = np.load('w/responsibilities.npy').argmax(axis=1)
   outcome = commands.fit('w', *options, 'data.path=faint.npy', flags=['--mode=predict'])
