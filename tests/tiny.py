@@ -110,9 +110,12 @@ class Shared:
 
   def __call__(self, networks, config, image_shape, levels, mesh):
     """A method of its own, of a config that need not be equal where it is not read."""
-    sections = ('method', 'num_clusters', 'network', 'diffusion', 'latent', 'sr3',
-                'e_step', 'm_step', 'em.posterior', 'em.schedule', 'start.kind',
-                'posterior', 'views', *['seed'] * (config.method != 'cddpm'))
+    sections = ('method', 'num_clusters', 'network', 'diffusion', 'e_step', 'm_step',
+                'em.posterior')
+    if config.method != 'cddpm':
+      sections += 'latent', 'sr3', 'start.kind', 'seed'
+    if config.method != 'cddpm' or config.em.posterior != 'monte_carlo':
+      sections += 'em.schedule', 'posterior', 'views'  # of the inference network
     compiled_for = {name: value for name, value in config_lib.flatten(config).items()
                     if name.startswith(sections)
                     and ('num_steps' not in name or config.method != 'cddpm')}
