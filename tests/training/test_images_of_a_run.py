@@ -90,8 +90,7 @@ def test_faint_new_images_keep_their_cluster(commands, tmp_path, monkeypatch):
   np.save('all.npy', images)
   np.save('faint.npy', images[~bright])
   options = 'data.source=npz', 'num_clusters=2', 'm_step.num_steps=30'
-  outcome = commands.fit('w', *options, 'data.path=all.npy',
-                         'checkpoint.every_steps=1000')
+  outcome = commands.fit('w', *options, 'data.path=all.npy')
   assert outcome.code == 0, outcome.err
   fitted = np.load('w/responsibilities.npy').argmax(axis=1)
   outcome = commands.fit('w', *options, 'data.path=faint.npy', flags=['--mode=predict'])

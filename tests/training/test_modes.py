@@ -86,7 +86,7 @@ def test_typicality_is_a_rank(commands, tmp_path):
   noise = np.random.default_rng(0).integers(0, 17, (60, 8, 8)).astype(np.uint8)
   np.savez(tmp_path / 'noise.npz', images=noise)
   run, longer, found = tmp_path / 'run', 'm_step.num_steps=150', {}
-  assert commands.fit(run, longer, 'checkpoint.every_steps=1000').code == 0
+  assert commands.fit(run, longer).code == 0
   for name, options in {'own': [], 'noise': ['data.source=npz',
                                              f'data.path={tmp_path}/noise.npz']}.items():
     outcome = commands.fit(run, longer, *options, flags=['--mode=predict'])
