@@ -232,3 +232,9 @@ def test_noise_of_hdbscan_goes_to_the_nearest_cluster(monkeypatch):
   spread_out = 1e3 * np.arange(8.)[:, None]**3
   found = methods.umap_hdbscan(spread_out, 9, 0, share=.9, min_samples=2)
   assert found.tolist() == [0] * 8  # noise alone is one cluster
+  line = np.array([[0.], [1.], [10.], [11.], [4.], [7.]])
+  found = methods.with_noise(line, np.array([0, 0, 1, 1, -1, -1]))
+  assert found.tolist() == [0, 0, 1, 1, 0, 1]
+  five_each = np.add.outer(1e3 * np.arange(3.), np.arange(5.)).reshape(-1, 1)
+  _, found = methods.hdbscan_of_umap(five_each, 0, share=None, min_samples=None)
+  assert np.bincount(found).tolist() == [5] * 3  # scikit-learn's least size is five

@@ -89,18 +89,36 @@ def umap_gmm(images, num_clusters, seed, n_init, **settings):
                              seed, n_init)
 
 
-def umap_hdbscan(images, num_clusters, seed, share, min_samples, **settings):
-  """HDBSCAN of what UMAP makes; noise goes to the cluster of the nearest other image."""
+def hdbscan_of_umap(images, seed, share, min_samples, **settings):
+  """What UMAP makes of images, and their clusters by HDBSCAN, -1 of noise.
+
+  Args:
+    images: [N, D].
+    seed: of UMAP; nothing in HDBSCAN is random.
+    share: of the images that a cluster has at least; None for HDBSCAN's default.
+    min_samples: HDBSCAN's.
+    settings: UMAP's.
+  """
   from sklearn.cluster import HDBSCAN
-  from sklearn.neighbors import KNeighborsClassifier
-  del num_clusters  # it finds a number of its own
   rows = embedded_by_umap(images, seed, **settings)
-  found = HDBSCAN(min_cluster_size=max(2, round(share * len(rows))),
-                  min_samples=min_samples, copy=True).fit_predict(rows)
+  sizes = {} if share is None else {
+      'min_cluster_size': max(2, round(share * len(rows)))}
+  return rows, HDBSCAN(min_samples=min_samples, copy=True, **sizes).fit_predict(rows)
+
+
+def with_noise(rows, found):
+  """Clusters [N] in which noise, -1, has joined the nearest row's that is in one."""
+  from sklearn.neighbors import KNeighborsClassifier
   clear = found >= 0
   if not clear.any():
     return np.zeros(len(rows), np.int64)
   return KNeighborsClassifier(1).fit(rows[clear], found[clear]).predict(rows)
+
+
+def umap_hdbscan(images, num_clusters, seed, **settings):
+  """HDBSCAN of what UMAP makes; noise goes to the cluster of the nearest other image."""
+  del num_clusters  # it finds a number of its own
+  return with_noise(*hdbscan_of_umap(images, seed, **settings))
 
 
 def deep(name, images, num_clusters, seed, **settings):

@@ -8,9 +8,12 @@ Question:  do images that pixels cannot tell apart come out as well as their emb
            what do embeddings of little worth spoil?
 Images:    3,000 of each set, the same ones each time; 2,500 of them are fitted (which,
            depends on the seed), 500 are new.
-Methods:   kmeans, gaussian_mixture, spectral, umap_hdbscan: of the vectors scaled to
-               length 1, with the settings of `benchmarks.clustering` (the mixture: of a
-               mean variance of 1);
+Methods:   kmeans, gaussian_mixture, spectral, umap10_gmm, umap_hdbscan: of the vectors
+               scaled to length 1, with the settings of `benchmarks.clustering`
+               (gaussian_mixture: of a mean variance of 1);
+           umap_hdbscan_plain  the last by the libraries' defaults, but 10 dimensions.
+               Neither is told the number of classes; noise goes to the cluster of the
+               nearest image, where UMAP has put them, that is in one;
            euclidean   ours by start.embeddings_distance=euclidean
            cuts        start.kind=neighbours: one consensus, no choice by modularity
            alone       start.spaces=embeddings: they decide; and, in the same run,
@@ -20,8 +23,8 @@ Methods:   kmeans, gaussian_mixture, spectral, umap_hdbscan: of the vectors scal
            none        our start without embeddings
            fit         the whole fit of start.spaces=embeddings: what the mixture leaves
 Scores:    ACC / NMI against the labels, which no method sees, means and standard
-           deviations over seeds; and ACC of the new images, told by pixels and by
-           vectors.
+           deviations over seeds; ACC of the new images, told by pixels and by vectors;
+           how many clusters a method has found, and the share of noise before that.
 Time:      seconds; alone, beside, none 1 to 4 minutes a run on two cores, fit 10.
 """
 
@@ -34,12 +37,16 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.clustering.methods import METHODS, peer_settings
+from benchmarks.clustering.methods import (
+    METHODS, hdbscan_of_umap, peer_settings, with_noise)
 from benchmarks.common import (
     add_fashion, cell, config_of, kept, make_parser, markdown, names)
 from benchmarks.embeddings.vectors import PAIRS, make, paths
 
-PEERS = ('kmeans', 'gaussian_mixture', 'spectral', 'umap_hdbscan')
+OWN_NUMBER = {  # of peers that are not told the number of classes
+    'umap_hdbscan': METHODS['umap_hdbscan'].settings,
+    'umap_hdbscan_plain': {'share': None, 'min_samples': None, 'n_components': 10}}
+PEERS = ('kmeans', 'gaussian_mixture', 'spectral', 'umap10_gmm', *OWN_NUMBER)
 OURS = {
     'euclidean': {'start.embeddings_distance': 'euclidean'},
     'cuts': {'start.kind': 'neighbours'},
@@ -160,8 +167,13 @@ def peer(pair: str, method: str, out, seed: int) -> dict:
     rows = rows / np.sqrt(rows.var(axis=0).mean())
   number = int(old.labels.max()) + 1
   with threadpool_limits(1):
-    clusters = METHODS[method].fit(rows, number, seed, **peer_settings(method, number))
-  return {**scores(old.labels, clusters), 'found': len(np.unique(clusters))}
+    if method in OWN_NUMBER:
+      placed, found = hdbscan_of_umap(rows, seed, **OWN_NUMBER[method])
+      clusters, more = with_noise(placed, found), {'noise': float(np.mean(found < 0))}
+    else:
+      clusters, more = METHODS[method].fit(rows, number, seed,
+                                           **peer_settings(method, number)), {}
+  return {**scores(old.labels, clusters), 'found': len(np.unique(clusters)), **more}
 
 
 def main() -> None:
@@ -184,17 +196,18 @@ def main() -> None:
       seeds = [seed for seed in args.seeds if not args.only_kept
                or (args.out / 'runs' / f'{name}-{seed}.json').exists()]
       runs = kept(args.out / 'runs', name, seeds, measure)
-      told = lambda key: cell([run[key] for run in runs if key in run])
+      told = lambda key, form='.3f': cell([run[key] for run in runs if key in run], form)
       rows.append([pair, method, told('acc'), told('nmi'), told('new_by_pixels'),
-                   told('new_by_vectors'), str(len(runs))])
+                   told('new_by_vectors'), told('found', '.1f'), told('noise'),
+                   str(len(runs))])
       if method == 'alone':
         features = [run['features'] for run in runs]
         rows.append([pair, 'features', *(cell([row[key] for row in features])
-                                         for key in ('acc', 'nmi')), '–', '–',
-                     str(len(runs))])
+                                         for key in ('acc', 'nmi')),
+                     *'––––', str(len(runs))])
       print(*rows[-1], file=sys.stderr, flush=True)
   print(markdown(('vectors', 'method', 'ACC', 'NMI', 'new, by pixels',
-                  'new, by vectors', 'seeds'), rows))
+                  'new, by vectors', 'clusters', 'noise', 'seeds'), rows))
 
 
 if __name__ == '__main__':

@@ -60,6 +60,7 @@ LISTED = {
     ('transpose', '_map_coordinates'): (4, f'{WARPED}: colours first'),
     ('transpose', 'm_step'): (1, f'{WARPED}: colours last again'),
     ('transpose', 'closed_call'): (1, f'{WARPED}: colours last again'),
+    ('transpose', 'eval_jaxpr'): (1, f'{WARPED}: colours last again'),  # JAX 0.12's name
     ('transpose', 'SelfAttention'): (
         2, 'heads before pixels, as products of matrices take them; at low resolution'),
 }
