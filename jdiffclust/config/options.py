@@ -393,7 +393,7 @@ OPTIONS: Mapping[str, Any] = {
     },
     'checkpoint': {
         'every_steps': integer(200, 1, 'gradient steps between checkpoints', **HERE),
-        'every_seconds': integer(10, 0, 'seconds after which a step is followed by a '
+        'every_seconds': integer(5, 0, 'seconds after which a step is followed by a '
                                  'checkpoint, too, in a run of one process; 0: never',
                                  **HERE),
         'keep': integer(3, 1, 'checkpoints that are kept', **HERE),
