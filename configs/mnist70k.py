@@ -6,10 +6,8 @@ Command:    python -m jdiffclust.main --config=configs/mnist70k.py \\
             those of training and of test are read one after the other (Fashion-MNIST:
             apt install dataset-fashion-mnist, then DIR is
             /usr/share/datasets/fashion-mnist)
-Time:       on two CPU cores some 2 hours, by the rates of a part: 100 images/s in
-            training (half an hour), 35 images/s in each of two E-steps (70 minutes), the
-            start (docs/benchmarks.md, The start by number) and the rest. Not yet run as
-            a whole.
+Time:       on two CPU cores less than two hours, an hour of it for the start; parts and
+            scores in docs/benchmarks.md (The start by number).
 Provenance: the U-Net of configs/folder.py at 28x28; steps and draws are what fits into
             the time. Not tuned.
 """
