@@ -7,6 +7,7 @@ other libraries, do without it.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,24 @@ def kept(out: pathlib.Path, key: str, seeds: list[int],
       print(f'{path.stem}: {time.perf_counter() - began:.0f} s', file=sys.stderr)
     results.append(read_json(path))
   return results
+
+
+def runs_of(args: argparse.Namespace, choices: Iterable[str],
+            measure: Callable[[str, str, dict, int], dict]
+            ) -> Iterator[tuple[str, str, list[dict]]]:
+  """Yields (data set, choice, its `kept` results) for each of args.datasets and choices.
+
+  Args:
+    args: with datasets, seeds, out and fashion.
+    choices: what is compared.
+    measure: from a data set, a choice, `data_options` and a seed to the result.
+  """
+  for dataset in args.datasets:
+    options = data_options(dataset, args.out, args.fashion)
+    for choice in choices:
+      yield dataset, choice, kept(
+          args.out, f'{dataset}-{choice}', args.seeds,
+          functools.partial(measure, dataset, choice, options))
 
 
 # --------------------------------------------------------------------- configs and images

@@ -15,12 +15,10 @@ repeated.
 
 from __future__ import annotations
 
-import functools
-
 from benchmarks.clustering.alone import recognition
 from benchmarks.clustering.methods import our_config
 from benchmarks.common import (
-    DATASETS, SCORES, add_fashion, cell, data_options, kept, make_parser, markdown, names)
+    DATASETS, SCORES, add_fashion, cell, make_parser, markdown, names, runs_of)
 from jdiffclust.data.dataset import load_source
 from jdiffclust.evaluation.scores import clustering_scores
 from jdiffclust.fitted import finest_of
@@ -50,15 +48,9 @@ def main() -> None:
   parser.add_argument('--changes', type=names(CHANGES), default=','.join(CHANGES))
   add_fashion(parser)
   args = parser.parse_args()
-  rows = []
-  for dataset in args.datasets:
-    options = data_options(dataset, args.out, args.fashion)
-    for change in args.changes:
-      runs = kept(args.out, f'{dataset}-{change}', args.seeds,
-                  functools.partial(measure, dataset, change, options))
-      rows.append([dataset, change, *(cell([run[score] for run in runs])
-                                      for score in SCORES),
-                   cell([run['cpu'] for run in runs], '.0f')])
+  rows = [[dataset, change, *(cell([run[score] for run in runs]) for score in SCORES),
+           cell([run['cpu'] for run in runs], '.0f')]
+          for dataset, change, runs in runs_of(args, args.changes, measure)]
   print(markdown(('data', 'changed', 'ACC', 'NMI', 'ARI', 'CPU s'), rows))
 
 

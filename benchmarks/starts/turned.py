@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 import jdiffclust
 from benchmarks.clustering.methods import our_config
 from benchmarks.common import (
-    DATASETS, SCORES, add_fashion, cell, data_options, kept, make_parser, markdown, names)
+    DATASETS, SCORES, add_fashion, cell, make_parser, markdown, names, runs_of)
 from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts import spaces  # noqa: F401  # slow to import
 from jdiffclust.clustering.starts.neighbours import of_neighbourhoods
@@ -137,14 +137,8 @@ def main() -> None:
   parser.add_argument('--ways', type=names(WAYS), default=','.join(WAYS))
   add_fashion(parser)
   args = parser.parse_args()
-  rows = []
-  for dataset in args.datasets:
-    options = data_options(dataset, args.out, args.fashion)
-    for way in args.ways:
-      runs = kept(args.out, f'{dataset}-{way}', args.seeds,
-                  functools.partial(measure, dataset, way, options))
-      rows.append([dataset, WAYS[way], *(cell([run[score] for run in runs])
-                                         for score in SCORES)])
+  rows = [[dataset, WAYS[way], *(cell([run[score] for run in runs]) for score in SCORES)]
+          for dataset, way, runs in runs_of(args, args.ways, measure)]
   print(markdown(('data', 'the networks see', 'ACC', 'NMI', 'ARI'), rows))
 
 
