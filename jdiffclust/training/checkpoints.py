@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jdiffclust import files
 from jdiffclust.errors import UserError
-from jdiffclust.training.packing import packed, packed_like, structure, unpacked
+from jdiffclust.training.packing import (
+    on_host, packed, packed_like, structure, unpacked)
 
 # What Orbax, TensorStore and JSON raise on a damaged checkpoint.
 DAMAGE = (ValueError, OSError, KeyError, TypeError, RuntimeError)
@@ -49,8 +49,7 @@ def digest(tree) -> int:
   """A checksum over the bytes of a tree's arrays: damage that still parses shows."""
   total = 0
   for leaf in jax.tree.leaves(tree):
-    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-    total = zlib.crc32(np.ascontiguousarray(local).tobytes(), total)
+    total = zlib.crc32(on_host(leaf).tobytes(), total)
   return total
 
 

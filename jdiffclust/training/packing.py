@@ -16,6 +16,11 @@ import numpy as np
 PIECE = 2**24  # numbers in one vector, at most: what is written and compressed at once
 
 
+def on_host(leaf) -> np.ndarray:
+  """An array of the host, or the copy of it that this process's first device has."""
+  return np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+
+
 def packed(tree) -> dict[str, list[np.ndarray]]:
   """The numbers of all arrays of a tree, by dtype, in the tree's order.
 
@@ -26,9 +31,8 @@ def packed(tree) -> dict[str, list[np.ndarray]]:
     {name of a dtype: vectors of PIECE numbers, the last one shorter}, new on the host.
   """
   found: dict[str, list[np.ndarray]] = {}
-  for leaf in jax.tree.leaves(tree):
-    local = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
-    found.setdefault(str(local.dtype), []).append(np.asarray(local).ravel())
+  for leaf in map(on_host, jax.tree.leaves(tree)):
+    found.setdefault(str(leaf.dtype), []).append(leaf.ravel())
   return {name: _pieces(np.concatenate(parts)) for name, parts in found.items()}
 
 
