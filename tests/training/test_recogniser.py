@@ -9,8 +9,12 @@ import pytest
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust import exploring
+from jdiffclust.clustering.starts import recognition
 from jdiffclust.config import fitted_config
+from jdiffclust.data.dataset import load_source
 from jdiffclust.files import read_npz
+from jdiffclust.progress import Reporter
 from tests.helpers import check_error, predicted
 from tests.tiny import build
 
@@ -63,6 +67,19 @@ def test_the_fits_images_keep_their_clusters(method, commands, run, options, tmp
       f'--config.{option}' for option in options if option.startswith('data.')))
   assert outcome.code == 0, outcome.err
   np.testing.assert_array_equal(predicted(run), again)
+
+
+def test_the_page_compares_by_the_features_of_the_fit(run, monkeypatch):
+  """Networks do not look at the images again, which are known by their bytes."""
+  fitted = jdiffclust.load(run, build=build)
+  features = fitted.recogniser.features
+  expected = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+  monkeypatch.setattr(recognition, 'describe', None)
+  source = load_source(fitted_config(run).data)
+  found = exploring.looks_of(fitted.recogniser, *2 * [np.zeros(0)], source,
+                             Reporter(quiet=True))
+  np.testing.assert_array_equal(found.features, read_npz(run / 'gallery.npz')['features'])
+  np.testing.assert_allclose(found.features, expected.reshape(len(IMAGES), -1), 1e-6)
 
 
 def test_in_memory_as_from_the_folder(run):

@@ -385,11 +385,18 @@ class Recognised:
   def described(self, images: np.ndarray) -> np.ndarray:
     """The features of images [n, H W C] by which neighbours are found, standardised.
 
+    Fitted images are known by their bytes, unless embeddings came with them; networks
+    look at the others.
+
     Returns:
       Those of all networks, [n, R D].
     """
-    images = reduced(images.reshape(-1, *self.image_shape), self._longest)
-    return in_a_row(standardised(describe(self.trained, images), self.features))
+    owners = owners_of(images, self._rows)
+    features, unknown = self.features[owners], owners < 0
+    if unknown.any():
+      features[unknown] = describe(self.trained, reduced(
+          images[unknown].reshape(-1, *self.image_shape), self._longest))
+    return in_a_row(standardised(features, self.features))
 
   def arrays(self) -> dict[str, np.ndarray]:
     """What `from_arrays` makes the same of."""

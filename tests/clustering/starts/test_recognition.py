@@ -321,6 +321,29 @@ def test_fitted_images_keep_their_clusters():
   assert adjusted_rand_score(of, start(new, None).argmax(axis=1)) > .6
 
 
+def test_fitted_images_are_not_described_again(monkeypatch):
+  """Networks look at those of other bytes only, each of which keeps its place."""
+  images, _ = bars(50)
+  flat, looked = images.reshape(50, -1), []
+
+  def describe(trained, images):
+    looked.append(images)
+    return np.full((len(images), 2, 3), 7.)
+
+  monkeypatch.setattr(lib, 'describe', describe)
+  features = np.random.default_rng(0).normal(size=(40, 2, 3))
+  start = lib.Recognised(None, features, np.ones((40, 1)), SHAPE, 32,
+                         lib.content_keys(flat[:40]))
+  expected = (features - features.mean(0)) / features.std(0)
+  np.testing.assert_allclose(start.described(flat[:40]), expected.reshape(40, 6))
+  assert not looked
+  found = start.described(flat[[44, 3, 0, 41]])
+  np.testing.assert_allclose(found[1:3], expected.reshape(40, 6)[[3, 0]])
+  np.testing.assert_allclose(
+      found[[0, 3]], [((7 - features.mean(0)) / features.std(0)).ravel()] * 2)
+  np.testing.assert_array_equal(*looked, images[[44, 41]])
+
+
 def test_one_cluster_needs_no_network():
   """All images are its members."""
   config, (images, _) = config_of(), bars(20)
