@@ -7,6 +7,10 @@ it is given, except `stored_pixels`, which reads a Pillow image.
 
 from __future__ import annotations
 
+import re
+import sys
+from typing import Any
+
 import jax
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +19,9 @@ from jdiffclust.data.rendering import to_levels
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
+# How Pillow calls colours of 16 bits, by the order of their bytes.
+_DEEP = re.compile('(RGBA?;16)([BLN])')
+_OTHER_ORDER = {'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'}
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -55,6 +62,7 @@ def stored_pixels(image: Image.Image) -> np.ndarray:
   Returns:
     [H, W, C]: C 1 for a grey image, 3 for any other, 4 where pixels are transparent
     (colour repeated for grey). uint8; int64 for integers of more bits; float64.
+    Of 16-bit colours the upper 8 bits, as Pillow has them (`is_deep`).
   """
   grey = is_grey(image)
   image = ImageOps.exif_transpose(image)
@@ -66,6 +74,51 @@ def stored_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert('RGBA'))
   pixels = np.asarray(image.convert('L' if grey else 'RGB'))
   return pixels[..., None] if grey else pixels
+
+
+def is_deep(image: Image.Image) -> bool:
+  """Tells whether a picture stores more bits than Pillow reads of it: 16-bit colours.
+
+  Args:
+    image: a Pillow image, just opened: asked for its EXIF, PNG files read their pixels.
+  """
+  if image.mode.startswith(('I', 'F')):
+    return False
+  return any(';16' in _raw_mode(tile) or tile[0] == 'ppm' and tile[3][1] > 255
+             for tile in _tiles_of(image))
+
+
+def _tiles_of(image: Image.Image) -> list[Any]:
+  """How Pillow is going to read the pixels of a file; [] of images in memory."""
+  return getattr(image, 'tile', [])
+
+
+def _raw_mode(tile) -> str:
+  """What Pillow calls the stored pixels of a tile of an image file; '' if it does not."""
+  raw = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
+  return raw if isinstance(raw, str) else ''
+
+
+def look_at_lower_bytes(image: Image.Image) -> bool:
+  """Has Pillow read the lower byte of each 16-bit colour, where it takes the upper one.
+
+  It takes one byte of two, by the order in which they are stored: told the other order,
+  it takes the other byte.
+
+  Args:
+    image: as of `is_deep`.
+
+  Returns:
+    Whether there are such colours, all of whose bytes can be read so.
+  """
+  tiles = _tiles_of(image)
+  if not tiles or not all(_DEEP.fullmatch(_raw_mode(tile)) for tile in tiles):
+    return False
+  for number, tile in enumerate(tiles):
+    raw = _DEEP.sub(lambda found: found[1] + _OTHER_ORDER[found[2]], _raw_mode(tile))
+    args = raw if isinstance(tile[3], str) else (raw, *tile[3][1:])
+    tiles[number] = tile._replace(args=args)
+  return True
 
 
 def size_of(image_size: int | tuple[int, int]) -> tuple[int, int] | None:

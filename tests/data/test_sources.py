@@ -8,7 +8,9 @@ import math
 import os
 import pathlib
 import pickle
+import struct
 import sys
+import zlib
 
 import hypothesis
 from hypothesis import strategies as st
@@ -1037,3 +1039,76 @@ def test_decoders_say_nothing_by_themselves(folder, tmp_path, capfd):
   assert dataset.load_source(data).skipped == ('c.tif',)
   os.write(2, b'still open')
   assert capfd.readouterr().err == 'still open'
+
+
+# --- colours of 16 bits ----------------------------------------------------------
+
+
+def png_of(pixels) -> bytes:
+  """A PNG file of 16 bits, by its standard; [H, W, 2] is grey with alpha, 4 has alpha."""
+  height, width, channels = pixels.shape
+  part = lambda kind, body: (
+      struct.pack('>I', len(body)) + kind + body
+      + struct.pack('>I', zlib.crc32(kind + body)))
+  kind = {2: 4, 3: 2, 4: 6}[channels]
+  lines = b''.join(b'\0' + row.astype('>u2').tobytes() for row in pixels)
+  return (b'\x89PNG\r\n\x1a\n'
+          + part(b'IHDR', struct.pack('>IIBBBBB', width, height, 16, kind, 0, 0, 0))
+          + part(b'IDAT', zlib.compress(lines)) + part(b'IEND', b''))
+
+
+def tiff_of(pixels, order='<', packed=False) -> bytes:
+  """A TIFF file of 16-bit colours [H, W, 3], by its standard."""
+  height, width, channels = pixels.shape
+  body = pixels.astype(f'{order}u2').tobytes()
+  body = zlib.compress(body) if packed else body
+  body += b'\0' * (len(body) % 2)
+  entries = {256: width, 257: height, 258: None, 259: 8 if packed else 1, 262: 2, 273: 8,
+             277: channels, 278: height, 279: len(body), 284: 1}
+  begin = 8 + len(body)
+  end = begin + 2 + 12 * len(entries) + 4
+  table = struct.pack(f'{order}H', len(entries))
+  for tag, value in entries.items():
+    if value is None:  # three numbers, which stand after the table
+      table += struct.pack(f'{order}HHII', tag, 3, channels, end)
+    else:
+      table += struct.pack(f'{order}HHII', tag, 4, 1, value)
+  return (struct.pack(f'{order}2sHI', b'II' if order == '<' else b'MM', 42, begin) + body
+          + table + struct.pack(f'{order}I', 0)
+          + struct.pack(f'{order}3H', *3 * [16]))
+
+
+DEEP = np.random.default_rng(0).integers(0, 4096, (8, 9, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize('name, write', [
+    ('png', png_of),
+    ('png', lambda a: png_of(np.dstack([a, np.full_like(a[..., 0], 65535)]))),
+    *(('tif', functools.partial(tiff_of, order=order, packed=packed))
+      for order in '<>' for packed in (False, True))],
+    ids=['png', 'opaque', 'little', 'little packed', 'big', 'big packed'])
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+def test_colours_of_12_bits_in_16(folder, name, write, pipeline):
+  """All bits count: the range is 0..4095, as of an array of the same pixels."""
+  files = {f'a.{name}': write(DEEP), f'b.{name}': write(DEEP[::-1])}
+  source = dataset.load_source(folder(files, range=(), pipeline=pipeline))
+  expected = np.rint(DEEP / 4095 * 255)
+  np.testing.assert_array_equal(source.images[0], expected)
+  assert not source.notes
+  kept = dataset.load_source(folder(files, range=()), False, source.rendering)
+  np.testing.assert_array_equal(kept.images[0], expected)
+
+
+@pytest.mark.parametrize('name, write', [
+    ('png', lambda a: png_of(np.dstack([a, a[..., 0]]))),
+    ('png', lambda a: png_of(a[..., :2])),
+    ('ppm', lambda a: b'P6 9 8 65535\n' + a.astype('>u2').tobytes())],
+    ids=['transparent', 'grey and alpha', 'ppm'])
+def test_colours_of_which_8_bits_are_read_are_told_of(folder, name, write):
+  """Of a fit's own files and of new ones."""
+  files = {f'{k}.{name}': write(DEEP[::step] * 16) for k, step in (('a', 1), ('b', -1))}
+  source = dataset.load_source(folder(files))
+  for notes in (source.notes, dataset.load_source(
+      folder(files), False, source.rendering).notes):
+    told = f'2 files store colours or transparency in 16 bits (a.{name})'
+    assert told in ''.join(notes)

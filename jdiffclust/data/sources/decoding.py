@@ -83,6 +83,7 @@ class Header(NamedTuple):
     frames: the pictures that the file holds.
     sample: some of its pixels, if percentiles are asked for.
     transparent: whether some of its pixels are.
+    narrowed: whether only the upper 8 bits of its 16-bit colours are read.
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
   """
 
@@ -95,6 +96,7 @@ class Header(NamedTuple):
   frames: int = 1
   sample: np.ndarray | None = None
   transparent: bool = False
+  narrowed: bool = False
   contrast: float = 1.
 
 
@@ -184,7 +186,8 @@ def look(open_image: Open, decoding: Decoding,
       size, all(one.grey for one in stored), kinds[0], min(low), max(high),
       next((both for both in seen if both), None), frames,
       np.concatenate(samples) if samples[0] is not None else None,
-      any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored))
+      any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
+      any(one.narrowed for one in stored))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -272,11 +275,19 @@ def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.
 
 
 class _Stored(NamedTuple):
-  """A picture as it is stored: its pixels, whether it is grey, and its size."""
+  """A picture as it is stored.
+
+  Attributes:
+    pixels: of `preprocess.stored_pixels`; of 16-bit colours all bits where that can be.
+    grey: whether it has no colour.
+    size: (height, width).
+    narrowed: see `Header`.
+  """
 
   pixels: np.ndarray
   grey: bool
   size: tuple[int, int]
+  narrowed: bool
 
 
 def _stored(open_image: Open, decoding: Decoding | None, frame: int) -> _Stored:
@@ -291,19 +302,43 @@ def _stored(open_image: Open, decoding: Decoding | None, frame: int) -> _Stored:
   """
   smallest = None if decoding is None else decoding.size
   with open_image() as image:
+    if frame:
+      image.seek(frame)
+    deep = preprocess.is_deep(image)
     size = preprocess.upright_size(image)
     if decoding is None or smallest:
       side = 1 if smallest is None else 2 * max(smallest)
       image.draft(None, (side, side))  # JPEGs only, others ignore
-    if frame:
-      image.seek(frame)
-      size = preprocess.upright_size(image)
     grey, drafted = preprocess.is_grey(image), image.format == 'JPEG'
     pixels = preprocess.stored_pixels(image)
+  if deep:
+    lower = _lower_bytes(open_image, frame, pixels)
+    if lower is not None:
+      pixels = pixels[..., :3].astype(np.int64) * 256 + lower
+    return _Stored(pixels, grey, size, lower is None)
   if drafted and np.ptp(pixels) < FAINT * 255:
     with open_image() as image:
       pixels = preprocess.stored_pixels(image)
-  return _Stored(pixels, grey, size)
+  return _Stored(pixels, grey, size, False)
+
+
+def _lower_bytes(open_image: Open, frame: int, upper: np.ndarray) -> np.ndarray | None:
+  """The lower bytes [H, W, 3] of 16-bit colours; None: they cannot be read.
+
+  Args:
+    open_image: opens the file.
+    frame: its number.
+    upper: their upper bytes, uint8 [H, W, 3 or 4]. Transparent pixels stay 8 bits: what
+      is seen of them is mixed with a ground of 8 bits.
+  """
+  if upper.shape[-1] not in (3, 4) or upper.shape[-1] == 4 and upper[..., 3].min() < 255:
+    return None
+  with open_image() as image:
+    if frame:
+      image.seek(frame)
+    if not preprocess.look_at_lower_bytes(image):
+      return None
+    return preprocess.stored_pixels(image)[..., :3]
 
 
 def _shrunk(pixels: np.ndarray, grey: bool, decoding: Decoding) -> Picture:
@@ -388,7 +423,8 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
   if background == 'auto':
     sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
     background = best_background(*sums)
-  return Rendering(ranges, background), notes + lost_on(names, headers, background)
+  return (Rendering(ranges, background),
+          notes + lost_on(names, headers, background) + narrowed_note(names, headers))
 
 
 def lost_on(names: Sequence[str], headers: Sequence[Header],
@@ -397,6 +433,14 @@ def lost_on(names: Sequence[str], headers: Sequence[Header],
   return lost_note([name for name, header in zip(names, headers)
                     if header.seen and not header.seen[background == 'white']],
                    background)
+
+
+def narrowed_note(names: Sequence[str], headers: Sequence[Header]) -> list[str]:
+  """Tells of files of whose 16-bit colours 8 bits are read."""
+  found = [name for name, header in zip(names, headers) if header.narrowed]
+  return [f'{len(found)} files store colours or transparency in 16 bits ({found[0]}), of '
+          'which the upper 8 are read: where that is too coarse, save them without '
+          'transparency, as PNG or TIFF files of 16-bit RGB or grey'] if found else []
 
 
 def kept_to(rendering: Rendering, names: Sequence[str],
@@ -415,7 +459,8 @@ def kept_to(rendering: Rendering, names: Sequence[str],
   Raises:
     UserError: nothing tells what range the pixels have.
   """
-  notes, ranges, faint = lost_on(names, headers, rendering.background), {}, []
+  notes = lost_on(names, headers, rendering.background) + narrowed_note(names, headers)
+  ranges, faint = {}, []
   for kind in sorted({header.kind for header in headers}):
     own = [header for header in headers if header.kind == kind]
     low, high = min(h.low for h in own), max(h.high for h in own)
