@@ -33,8 +33,8 @@ from benchmarks.common import (
     DATASETS, SCORES, add_fashion, cell, make_parser, markdown, names, runs_of)
 from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts import spaces  # noqa: F401  # slow to import
-from jdiffclust.clustering.starts.neighbours import of_neighbourhoods
-from jdiffclust.clustering.starts.recognition import cut, describe, num_steps, train
+from jdiffclust.clustering.starts.recognition import (
+    cells_of, cut, describe, num_steps, train)
 from jdiffclust.data import symmetry
 from jdiffclust.data.dataset import images_at, load_source
 from jdiffclust.diffusion.samplers import Walk, make_sampler
@@ -96,11 +96,9 @@ def measure(dataset: str, way: str, options: dict, seed: int) -> dict:
   images = np.asarray(images_at(source, range(source.num_images)), np.float32)
   flat, number = images.reshape(len(images), -1), config.num_clusters
   config, _ = symmetry.settled(config, flat, images.shape[1:])
-  finer = copy.deepcopy(config)
-  finer.num_clusters = round(number * config.recognition.cells)
   cut_seed = integer_seed(config.seed, 'init')
   with threadpool_limits(1):
-    cells = of_neighbourhoods(flat, images.shape[1:], finer, cut_seed)(flat, None)
+    cells = cells_of(images, config, cut_seed)
   learnt = copy.deepcopy(config)
   shown, told = images, cells
   if way.startswith('turned'):

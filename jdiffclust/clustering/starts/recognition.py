@@ -526,6 +526,25 @@ def whole(advance: Callable[[int], None]) -> Callable[[float], None]:
   return add
 
 
+def cells_of(images: np.ndarray, config, seed: int,
+             vectors: np.ndarray | None = None) -> np.ndarray:
+  """The cells that networks learn to name, by the start 'neighbours'.
+
+  Args:
+    images: as the networks see them, [n, H, W, C] in [-1, 1].
+    config: as of `of_recognition`, settled.
+    seed, vectors: of `of_recognition`.
+
+  Returns:
+    Responsibilities [n, K].
+  """
+  finer, flat = copy.deepcopy(config), images.reshape(len(images), -1)
+  finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
+                           len(images))
+  return of_neighbourhoods(flat, images.shape[1:], finer, seed, vectors)(
+      flat, None, vectors)
+
+
 def recogniser(sample, image_shape, config, seed: int,
                advance: Callable[[int], None] = lambda percent: None,
                vectors: np.ndarray | None = None) -> Trained:
@@ -535,13 +554,8 @@ def recogniser(sample, image_shape, config, seed: int,
     sample, image_shape, config, seed, advance, vectors: of `of_recognition`.
   """
   config, _ = symmetry.settled(config, sample, image_shape)
-  finer = copy.deepcopy(config)
-  finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
-                           len(sample))
   images = reduced(sample.reshape(-1, *image_shape), config.recognition.max_side)
-  flat = images.reshape(len(sample), -1)
-  cells = of_neighbourhoods(flat, images.shape[1:], finer, seed, vectors)(
-      flat, None, vectors)
+  cells = cells_of(images, config, seed, vectors)
   return train(images, cells, config, advance)
 
 
