@@ -16,6 +16,7 @@ import collections
 import csv
 import io
 import itertools
+import math
 import os
 import re
 import unicodedata
@@ -34,6 +35,7 @@ LABELS = ('label', 'class', 'target')
 # A cell that begins with one of these is a formula to a spreadsheet.
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 DELIMITERS = ',;\t'
+END = '\x1aend'  # stands behind the last line
 BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # Texts that a spreadsheet would take for a number, a time or a day, and show as another
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
@@ -118,7 +120,7 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
     if os.path.splitext(path)[1].lower() in ('.parquet', '.pq'):
       return _read_parquet(path)
     with open(os.path.expanduser(path), 'rb') as file:
-      lines = list(_cells(file.read()))
+      lines = _cells(file.read())
   except UnicodeDecodeError:
     raise errors.UserError(
         f'{option} = {path!r} is not UTF-8: save it as "CSV UTF-8" in Excel.') from None
@@ -179,18 +181,38 @@ def rows_of(data: bytes) -> list[list[str]]:
 
 
 def _cells(data: bytes):
-  """Yields (line number, cells) of each line of a CSV file that is not empty."""
+  """(line number, cells) of each line of a CSV file that is not empty.
+
+  Raises:
+    ValueError: a quote is not closed: the cell would have all that follows in it.
+  """
   layout = layout_of(data)
-  reader = csv.reader(io.StringIO(data.decode(layout.encoding), newline=''),
-                      delimiter=layout.delimiter)
-  lines = ((reader.line_num, cells) for cells in reader
-           if any(cell.strip() for cell in cells))
-  yield from itertools.islice(lines, int(layout.said), None)
+  text = io.StringIO(data.decode(layout.encoding), newline='')
+  reader = csv.reader(itertools.chain(text, [END]), delimiter=layout.delimiter)
+  lines, before = [], 0
+  for cells in reader:
+    if cells and cells[-1].endswith(END) and cells != [END]:
+      raise ValueError(f'the quote in line {before + 1} is not closed')
+    if cells != [END] and any(cell.strip() for cell in cells):
+      lines.append((reader.line_num, cells))
+    before = reader.line_num
+  return lines[int(layout.said):]
 
 
 def _read_parquet(path: str) -> Table:
   table = arrow_of_parquet(path)
-  return Table({name: table.column(name).to_pylist() for name in table.column_names})
+  return Table({name: _as_csv_has_them(table.column(name).to_pylist())
+                for name in table.column_names})
+
+
+def _as_csv_has_them(column: list[Any]) -> list[Any]:
+  """Cells of which NaN and blank texts are empty, and texts in bytes are texts."""
+  try:
+    column = [cell.decode() if isinstance(cell, bytes) else cell for cell in column]
+  except UnicodeDecodeError:
+    pass  # it is of other things than texts
+  return [None if isinstance(cell, float) and math.isnan(cell)
+          or isinstance(cell, str) and not cell.strip() else cell for cell in column]
 
 
 def arrow_of_parquet(path: str):
@@ -376,7 +398,12 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
   found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
-  return checked_labels(found, len(ids), path, found == ''), joined.note
+  notes = [joined.note] * bool(joined.note)
+  others = [key for key in rest.columns if key != label]
+  if others and label.lower() not in LABELS:
+    notes.append(f"{path}: the classes are taken from its column {label!r}; if they are in "
+                 f"{', '.join(map(repr, others))}, call that one {LABELS[0]!r}")
+  return checked_labels(found, len(ids), path, found == ''), '; '.join(notes)
 
 
 def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], str]:

@@ -140,7 +140,7 @@ def with_metadata(columns: Columns, metadata: Mapping[str, Sequence[Any]]) -> Co
   """
   found = dict(columns)
   for name, cells in metadata.items():
-    if name in found:
+    if name in found or name in IN_PARQUET:  # which the CSV would leave out
       name = PREFIX + name
       while name in found or name in metadata:
         name += '_'

@@ -65,6 +65,28 @@ def test_whole_numbers_of_which_some_are_missing(tmp_path):
   assert labels.names == ('1', '2') and labels.numbers.tolist() == [-1, -1, -1, 0, -1, 1]
 
 
+def test_empty_cells_and_texts_of_a_parquet_file(tmp_path):
+  """NaN and blanks are no classes, as in a CSV; some write texts as bytes."""
+  path = str(tmp_path / 'labels.parquet')
+  for cells, names in (([1., 2., float('nan')], ('1', '2')), (['x', 'y', ' '], ('x', 'y')),
+                       ([b'x', 'ä'.encode(), None], ('x', 'ä'))):
+    table = {'file': [b'c.png', b'7', b'cats/b.png'], 'label': cells}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    labels, _ = by_name.read_labels(path, IDS)
+    assert labels.names == names and labels.numbers.tolist() == [-1, -1, -1, 0, -1, 1]
+
+
+def test_a_column_of_classes_that_is_guessed(tmp_path):
+  """Told, where others may be meant."""
+  path = tmp_path / 'labels.csv'
+  path.write_text('file,split,species\nc.png,train,cat\n')
+  assert "its column 'split'; if they are in 'species'" in by_name.read_labels(
+      str(path), IDS)[1]
+  path.write_text('file,split,Label\nc.png,train,cat\n')
+  labels, note = by_name.read_labels(str(path), IDS)
+  assert labels.names == ('cat',) and 'its column' not in note
+
+
 def test_rows_that_contradict_each_other():
   """Equal ones do not; the whole id counts before its end."""
   of = lambda names, values: by_name.join(names, IDS, values, 't').rows.tolist()
@@ -95,7 +117,8 @@ def test_labels_as_excel_and_others_write_them(data, tmp_path):
     (b'file,label\nz.png,cat\n', "'z.png', the images 'a.png'"),
     (b'file,label\na.png,b,cat\n', 'line 2: 3 cells'), (b'file\na.png\n', "'label'"),
     (b'file,label,label\na.png,b,c\n', "two columns 'label'"),
-    (b'PK\x03\x04\n', 'a workbook')])
+    (b'PK\x03\x04\n', 'a workbook'),
+    (b'file,label\na.png,"cat\nb.png,dog\n', 'quote in line 2 is not closed')])
 def test_tables_that_are_wrong(data, fragment, tmp_path):
   (tmp_path / 'x.csv').write_bytes(data)
   path = str(tmp_path / 'x.csv')

@@ -101,3 +101,6 @@ def test_names_that_are_taken():
   found = spreadsheet.with_metadata(
       {'cluster': [0]}, {'cluster': ['a'], 'metadata_cluster': ['b']})
   assert found == {'cluster': [0], 'metadata_cluster_': ['a'], 'metadata_cluster': ['b']}
+  # The CSV leaves these columns out, which are the user's here.
+  assert spreadsheet.with_metadata({}, {'image': ['a'], 'neighbors': ['b']}) == {
+      'metadata_image': ['a'], 'metadata_neighbors': ['b']}
