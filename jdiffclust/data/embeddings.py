@@ -5,7 +5,8 @@ are, by the rule of all tables (`by_name.py`):
 
   .npy            an array [N, D], mapped rather than read
   .npz            `embeddings` (or features, x, arr_0, or the only array), and perhaps
-                  `names` (or ids, files, paths, filenames)
+                  `names` (or ids, files, paths, filenames; texts also file_name and
+                  whatever else `by_name.NAMES` has)
   .parquet, .csv  a column of lists, or a column for each of the D numbers; and perhaps
                   one of texts, the file names
 
@@ -94,22 +95,49 @@ def read_embeddings(path: str) -> Embeddings:
 
 
 def _read_npy(path: str) -> Embeddings:
-  return Embeddings(np.load(path, mmap_mode='r', allow_pickle=False), None, repr(path))
+  values = np.load(path, mmap_mode='r', allow_pickle=False)
+  if not isinstance(values, np.ndarray):
+    raise ValueError('it holds several arrays, as an .npz does: call it so')
+  return Embeddings(values, None, repr(path))
 
 
 def _read_npz(path: str) -> Embeddings:
   with np.load(path, allow_pickle=False) as arrays:
     known = list(arrays)
     key = next((name for name in VECTOR_KEYS if name in known), None)
+    texts = [name for name in known if name != key and _is_of_texts(arrays, name)]
+    named = next((name for name in (*NAME_KEYS, *filter(_is_of_names, texts))
+                  if name in known), None)
     if key is None:
-      others = [name for name in known if name not in NAME_KEYS]
+      others = [name for name in known if name != named and name not in NAME_KEYS]
       if len(others) != 1:
         raise UserError(f"{path!r} has no array named {', '.join(VECTOR_KEYS)}; it has: "
                         f"{', '.join(known) or 'none'}: name one so.")
       key = others[0]
-    named = next((name for name in NAME_KEYS if name in known), None)
-    names = None if named is None else tuple(map(str, arrays[named].ravel()))
-    return Embeddings(arrays[key], names, f'{path!r}, {key!r}')
+    names = None if named is None else tuple(
+        name.decode('utf-8', 'backslashreplace') if isinstance(name, bytes) else str(name)
+        for name in arrays[named].ravel())
+    rest = [name for name in texts if name not in (key, named, *REFUSED)]
+    return Embeddings(arrays[key], names, f'{path!r}, {key!r}', _not_used(path, rest))
+
+
+def _is_of_texts(arrays, key: str) -> bool:
+  """Whether an array of an .npz is of texts, or of objects, which may be."""
+  try:
+    return arrays[key].dtype.kind in 'SU'
+  except ValueError:  # objects are not loaded
+    return True
+
+
+def _is_of_names(key: str) -> bool:
+  """Whether texts are file names by what they are called: `file_names` as `filename`."""
+  return key.lower() in NAMES or key.lower().removesuffix('s') in NAMES
+
+
+def _not_used(path: str, texts: Sequence[str]) -> tuple[str, ...]:
+  """What there is to say of texts that are taken for anything but file names."""
+  return (f"{path!r}: {', '.join(map(repr, texts))} is not used; call it 'file' if it "
+          'names the files',) * bool(texts)
 
 
 def _read_table(path: str) -> Embeddings:
@@ -146,7 +174,8 @@ def _read_table(path: str) -> Embeddings:
     whole = [name for name in whole if len(np.unique(column(name))) > 1]
     refused = whole + [name for name in fractions if name.lower() in REFUSED]
   else:
-    refused = [name for name in whole if name.lower() in REFUSED]
+    refused = [name for name in whole if name.lower() in (*REFUSED, *NAMES)
+               or _are_row_numbers(table[name].to_numpy())]
   if refused:
     raise UserError(f'{path!r}: column {refused[0]!r} looks like labels or numbers of '
                     'rows, which would become part of the vectors: leave it out, or '
@@ -159,6 +188,12 @@ def _read_table(path: str) -> Embeddings:
   for place, name in enumerate(columns):
     values[:, place] = table[name].to_numpy()
   return Embeddings(values, names, repr(path), notes)
+
+
+def _are_row_numbers(column: np.ndarray) -> bool:
+  """Whether whole numbers count the rows, from 0 or 1."""
+  return len(column) > 2 and bool((column - column[0] == np.arange(len(column))).all()
+                                  and column[0] in (0, 1))
 
 
 def _are_values(header: Sequence[str]) -> bool:
@@ -187,8 +222,7 @@ def _names_in(table, texts: list[str], path: str):
     raise UserError(f'{path!r}: row {names.index(None)} has no name in column '
                     f'{chosen[0]!r}: fill it in, or leave the column out.')
   rest = [name for name in texts if name != chosen[0]]
-  notes = (f"{path!r}: column {', '.join(map(repr, rest))} is not used",) * bool(rest)
-  return tuple(map(as_given, names)), notes
+  return tuple(map(as_given, names)), _not_used(path, rest)
 
 
 def _of_lists(column, path: str) -> np.ndarray:

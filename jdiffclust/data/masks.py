@@ -65,7 +65,7 @@ def read_mask(path: str) -> np.ndarray:
     # White is 1, 255 or 65535, whatever the type of the file.
     most = next((top for top in (1, 255) if mask.max() <= top), 65535)
     mask = mask > most / 2
-  if mask.ndim not in (2, 3):
+  if mask.ndim not in (2, 3) or not mask.size:
     raise UserError(f'The mask {path!r} is an array of shape {mask.shape}: [H, W] or '
                     '[H, W, C] is needed.')
   return mask[..., None] if mask.ndim == 2 else mask

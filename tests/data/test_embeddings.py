@@ -57,6 +57,9 @@ WRITERS = {
     'double.npy': lambda path: np.save(path, VALUES.astype(np.float64)),
     'a.npz': lambda path: np.savez(path, embeddings=VALUES),
     'only.npz': lambda path: np.savez(path, names=NAMES[::-1], mine=VALUES[::-1]),
+    'files.npz': lambda path: np.savez(path, file_name=NAMES[::-1], x=VALUES[::-1]),
+    'paths.npz': lambda path: np.savez(path, features=VALUES[::-1], Image_Paths=[
+        name.encode() for name in NAMES[::-1]]),
     'a.csv': lambda path: write(table(), path),
     'bare.csv': without_header,
     'numbered.csv': lambda path: write(pa.table({
@@ -139,7 +142,11 @@ def test_what_is_not_used_is_told(tmp_path):
   _, notes = matched(opened(damaged), NAMES)
   assert len(notes) == 1 and '1 of 6' in notes[0] and "'b/1.png'" in notes[0]
   write(table(caption=['words'] * 6), tmp_path / 'w.csv')
-  assert "'caption' is not used" in matched(opened(tmp_path / 'w.csv'), NAMES)[1][0]
+  np.savez(tmp_path / 'w.npz', x=VALUES, caption=['words'] * 6,
+           things=np.array([None] * 6))
+  for name, texts in (('w.csv', "'caption'"), ('w.npz', "'caption', 'things'")):
+    notes = matched(opened(tmp_path / name), NAMES)[1]
+    assert f'{texts} is not used' in notes[0]
 
 
 @pytest.mark.parametrize('column', [
@@ -150,6 +157,18 @@ def test_columns_that_are_no_embedding_are_refused(column, tmp_path):
   """Labels above all: they must not find their way into the vectors."""
   write(table(**column), tmp_path / 'e.parquet')
   assert repr(*column) in refused(opened, tmp_path / 'e.parquet')
+
+
+@pytest.mark.parametrize('column', [
+    {'file': [5, 3, 0, 1, 4, 2]}, {'Id': [5, 3, 0, 1, 4, 2]}, {'': [0, 1, 2, 3, 4, 5]},
+    {'row': [1, 2, 3, 4, 5, 6]}])
+def test_columns_of_row_numbers_among_whole_numbers(column, tmp_path):
+  """Vectors of counts: a number of the file or the row is no part of them."""
+  counts = {f'e{k}': np.arange(6) * k % 4 for k in range(1, 4)}
+  write(pa.table(column | counts), tmp_path / 'e.csv')
+  assert repr(*column) in refused(opened, tmp_path / 'e.csv')
+  write(pa.table(counts), tmp_path / 'e.csv')
+  assert opened(tmp_path / 'e.csv').values.shape == (6, 3)
 
 
 def of_values(change):
@@ -174,6 +193,7 @@ DAMAGED = {
     'complex.npy': (of_values(lambda v: v + 1j), 'complex64'),
     'words.npy': (of_values(lambda v: v.astype(str)), 'real numbers'),
     'torn.npy': (lambda path: path.write_bytes(b'\x93NUMPY\x01'), 'cannot be read'),
+    'archive.npy': (lambda path: np.savez(path.open('wb'), x=VALUES), '.npz'),
     'torn.npz': (lambda path: path.write_bytes(b'PK\x03\x04'), 'cannot be read'),
     'torn.parquet': (lambda path: path.write_bytes(b'PAR1'), 'cannot be read'),
     'two.npz': (lambda path: np.savez(path, one=VALUES, two=VALUES), 'one, two'),

@@ -443,7 +443,7 @@ def test_bad_masks(commands, run, tmp_path):
       tmp_path / 'missing.npy': ['missing.npy', 'cannot be read'],
       tmp_path / 'text.png': ['text.png', 'cannot be read'],
       tmp_path: ['cannot be read'], '': ['restore.mask']}
-  for shape in ((8,), (8, 8, 1, 1), (8, 8, 2)):
+  for shape in ((8,), (8, 8, 1, 1), (8, 8, 2), (0, 8)):
     np.save(tmp_path / f'{len(shape)}.npy', np.arange(np.prod(shape)).reshape(shape) % 2)
     cases[tmp_path / f'{len(shape)}.npy'] = ['shape']
   for path, fragments in cases.items():
