@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -186,7 +187,8 @@ def none_of(num_clusters: int, num_images: int) -> Decisions:
 
 
 def _same(name: str) -> str:
-  return ' '.join(name.split()).casefold()
+  # The same letter may be one sign or two, as in the names of files.
+  return ' '.join(unicodedata.normalize('NFC', name).split()).casefold()
 
 
 def read(workdir, num_clusters: int, ids: Sequence[str] | None = None,

@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -61,13 +62,17 @@ def joined(name: str) -> str:
 
 
 def apart(names: Iterable[str]) -> list[str]:
-  """Names that differ in more than case: ' 2', ' 3', ... is put before an ending."""
+  """Names that differ in more than case: ' 2', ' 3', ... is put before an ending.
+
+  Nor only in how a letter is written, as one sign or two, which is one name on a Mac.
+  """
+  key = lambda name: unicodedata.normalize('NFC', name).casefold()
   taken, found = set(), []
   for name in names:
     stem, ending = os.path.splitext(name)
     tries = itertools.chain([name], (f'{stem} {k}{ending}' for k in itertools.count(2)))
-    name = next(one for one in tries if one.casefold() not in taken)
-    taken.add(name.casefold())
+    name = next(one for one in tries if key(one) not in taken)
+    taken.add(key(name))
     found.append(name)
   return found
 

@@ -42,6 +42,14 @@ def test_names_and_pins(tmp_path):
   assert columns['name'] == ['cluster 2', 'Big cats', 'Big cats', 'Big cats']
 
 
+def test_a_name_of_letters_written_in_another_way(tmp_path):
+  """ä is one sign here, and an a with two dots behind it there: one cluster."""
+  write(tmp_path, 'cluster,name\n0,K\xe4se\n2,Ka\u0308se\n', None)
+  found = decisions.read(tmp_path, 4, IDS)
+  assert found.owners.tolist() == [0, 1, 0, 3]
+  assert found.numbers_of('ka\u0308se') == [0, 2]
+
+
 def test_undone_by_removing_rows(tmp_path):
   """No table, no row and an empty name say nothing."""
   nothing = decisions.none_of(4, 4)

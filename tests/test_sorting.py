@@ -251,3 +251,4 @@ def test_a_disk_that_fails_in_between(images, monkeypatch):
 def test_names_differ():
   assert sorting.apart(['a.png', 'A.png', 'a 2.png', 'a.png']) == [
       'a.png', 'A 2.png', 'a 2 2.png', 'a 3.png']
+  assert sorting.apart(['\xe4', 'a\u0308']) == ['\xe4', 'a\u0308 2']
