@@ -145,6 +145,8 @@ def _one(path: str) -> Seen:
     sizes = sizes_of([os.path.join(path, name) for name in names])
     return Seen('folder', whole, name, f'a folder of {len(names):,} image files',
                 len(names), sizes, names=tuple(names))
+  if not os.path.isfile(path):
+    raise UserError(f'{path!r} is a pipe or a device, and no file: name {WHAT}.')
   stem = slug(os.path.splitext(whole)[0])
   if ending in ARRAYS:
     shape = _shape_of(path) if ending == '.npy' else ()
@@ -182,7 +184,8 @@ def slug(path: str) -> str:
 def _shape_of(path: str) -> tuple[int, ...] | None:
   """The shape of a .npy file; None: it is none, which is told when it is read."""
   try:
-    return np.load(path, mmap_mode='r', allow_pickle=False).shape
+    found = np.load(path, mmap_mode='r', allow_pickle=False)
+    return found.shape if isinstance(found, np.ndarray) else None  # an .npz, called so
   except (OSError, ValueError):
     return None
 

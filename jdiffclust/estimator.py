@@ -31,6 +31,7 @@ from jdiffclust.data.dataset import (
     ImageSource, array_source, files_source, load_source, snap_to_levels)
 from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.data.sources.arrays import check_whole
 from jdiffclust.data.sources.common import row_ids
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.fitted import (
@@ -471,6 +472,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     """An array as images [n, H, W] or [n, H, W, C], checked as scikit-learn does."""
     if getattr(X, 'shape', None) is None:
       X = _as_array(X)
+    X = _of_one_type(X)
     fewest = 2 if reset else 1
     if len(X.shape) <= 2:
       X = validate_data(self, X, reset=reset, ensure_min_samples=fewest)
@@ -638,6 +640,21 @@ def _as_array(X) -> np.ndarray:
   except ValueError as error:
     raise InputError(f'X is no array of numbers ({error}): images of one shape are '
                      'needed.') from None
+
+
+def _of_one_type(X) -> Any:
+  """X whose numbers, if they are held as objects, have a type: 0..255 stay integers.
+
+  Raises:
+    UserError: pixels of a masked array are hidden.
+  """
+  check_whole(X, 'X')
+  if hasattr(X, 'infer_objects'):  # a table
+    return X.infer_objects()
+  if isinstance(X, np.ndarray) and X.dtype == object:
+    typed = _as_array(X.tolist())
+    return typed if typed.dtype.kind in 'biuf' else X
+  return X
 
 
 def _checked_shape(shape) -> tuple[int, ...]:

@@ -712,7 +712,7 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
 def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   """Recomputes tau from the newest checkpoint's weights, and all results from it."""
   from jdiffclust.data.dataset import load_source
-  from jdiffclust.fitted import finest_of, load
+  from jdiffclust.fitted import finest_of, load, tell_of
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
   check_has_model(workdir)
@@ -721,6 +721,7 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
     fitted = load(workdir, options, reporter, build)
     source = images_of_run(load_source(options.data, rendering=fitted.rendering,
                                        finest=finest_of(options)), workdir)
+    tell_of(source, reporter)
     summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
                             config.quality.num_images > 0, parts)
   if summary is not None:

@@ -44,7 +44,8 @@ from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.errors import UserError
 from jdiffclust.fitted import (
-    DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, units_of)
+    DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, tell_of,
+    units_of)
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
@@ -807,6 +808,7 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
     data = data_like_the_fit(fitted, config.data)
     data.embeddings = ''  # those of the fit, if any
     source = files_source([path], data, False, fitted.rendering, fitted.finest)
+    tell_of(source, reporter)
     check_like_the_fit(fitted, source, reporter)
     looks = exploring.looks_of(fitted.recogniser, known.mean, known.components, source,
                                reporter)

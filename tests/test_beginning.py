@@ -1,5 +1,6 @@
 """`jdiffclust IMAGES`: what is seen, chosen and told, and where results go."""
 
+import os
 import pathlib
 import shlex
 
@@ -91,6 +92,13 @@ def test_arrays_lists_and_files(here):
   assert not workdir.exists()  # nothing began
 
 
+def test_an_archive_that_is_called_an_array(here):
+  """What it is, is told when it is read; till then nothing is known of it."""
+  with (here / 'x.npy').open('wb') as file:
+    np.savez(file, images=np.zeros((9, 8, 8), np.uint8))
+  assert beginning.look(['x.npy']).number is None
+
+
 def test_files_that_look_like_options(here, monkeypatch):
   """As a shell makes of *.png: refused with a way out, or taken behind `--`."""
   here = pictures(here / 'a', [(8, 8)] * 8)
@@ -174,7 +182,7 @@ def test_pages_of_a_file_are_images_where_asked(here):
     (['fw'], ["Did you mean 'few'?"]),
     (['my', 'photos'], ["takes quotes: 'my photos'"]),
     (['sort', '--workdir=w'], ['--mode=sort']),
-    (['a.zip'], ['archive', 'unpack']),
+    (['a.zip'], ['archive', 'unpack']), (['pipe.npy'], ["'pipe.npy' is a pipe"]),
     (['single'], ['has one image']),
     (['few'], ['3 images', '--config.num_clusters=2'])])
 def test_mistakes(argv, fragments, here):
@@ -185,6 +193,7 @@ def test_mistakes(argv, fragments, here):
   (here / 'my photos').mkdir()
   for name in ('code.py', 'a.zip', 'x.h5'):
     (here / name).write_text('')
+  os.mkfifo(here / 'pipe.npy')
   before = sorted(here.rglob('*'))
   message = refused(parsed, *argv)
   assert all(fragment in message for fragment in fragments), message

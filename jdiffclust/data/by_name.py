@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdiffclust import errors
-from jdiffclust.data.sources.common import Labels, checked_labels, one_line
+from jdiffclust.data.sources.common import (
+    Labels, check_no_pipe, checked_labels, one_line)
 
 # What the column of the names is called; else it is the first one.
 NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
@@ -117,6 +118,7 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
     UserError: it cannot be read, or is no table.
   """
   try:
+    check_no_pipe(os.path.expanduser(path))
     if os.path.splitext(path)[1].lower() in ('.parquet', '.pq'):
       return _read_parquet(path)
     with open(os.path.expanduser(path), 'rb') as file:
@@ -401,8 +403,8 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   notes = [joined.note] * bool(joined.note)
   others = [key for key in rest.columns if key != label]
   if others and label.lower() not in LABELS:
-    notes.append(f"{path}: the classes are taken from its column {label!r}; if they are in "
-                 f"{', '.join(map(repr, others))}, call that one {LABELS[0]!r}")
+    notes.append(f'{path}: the classes are taken from its column {label!r}; if they are '
+                 f"in {', '.join(map(repr, others))}, call that one {LABELS[0]!r}")
   return checked_labels(found, len(ids), path, found == ''), '; '.join(notes)
 
 

@@ -112,6 +112,9 @@ _EM_FIGURES = {
         'standard errors.'),
 }
 
+# The names of all.
+FIGURES = frozenset(_FIGURES | _QUALITY_FIGURES | _LATENT_FIGURES | _EM_FIGURES)
+
 _MEASURES = ('frechet', 'precision', 'recall', 'density', 'coverage')
 _KINDS = {'generated': 'generated', 'real': 'real, held out', 'noise': 'noise'}
 

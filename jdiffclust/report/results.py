@@ -330,6 +330,8 @@ def draw_figures(folder, results: Results, images_at, labels, label_names,
            f"{' '.join(str(error).split())[:150]})")
     else:
       paths[name] = path
+  for name in page.FIGURES - drawings.keys():  # so would one of which there is none now
+    (folder / f'{name}.png').unlink(missing_ok=True)
   return paths
 
 

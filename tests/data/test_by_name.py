@@ -1,5 +1,7 @@
 """Tables of a person's, joined to images by the names of files."""
 
+import os
+
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -68,12 +70,20 @@ def test_whole_numbers_of_which_some_are_missing(tmp_path):
 def test_empty_cells_and_texts_of_a_parquet_file(tmp_path):
   """NaN and blanks are no classes, as in a CSV; some write texts as bytes."""
   path = str(tmp_path / 'labels.parquet')
-  for cells, names in (([1., 2., float('nan')], ('1', '2')), (['x', 'y', ' '], ('x', 'y')),
+  for cells, names in (([1., 2., float('nan')], ('1', '2')),
+                       (['x', 'y', ' '], ('x', 'y')),
                        ([b'x', 'ä'.encode(), None], ('x', 'ä'))):
     table = {'file': [b'c.png', b'7', b'cats/b.png'], 'label': cells}
     pyarrow.parquet.write_table(pyarrow.table(table), path)
     labels, _ = by_name.read_labels(path, IDS)
     assert labels.names == names and labels.numbers.tolist() == [-1, -1, -1, 0, -1, 1]
+
+
+def test_a_pipe(tmp_path):
+  """It is not waited for."""
+  path = str(tmp_path / 'pipe.csv')
+  os.mkfifo(path)
+  assert 'it is a pipe' in refused(by_name.read_labels, path, IDS)
 
 
 def test_a_column_of_classes_that_is_guessed(tmp_path):

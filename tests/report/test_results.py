@@ -91,11 +91,14 @@ def test_a_figure_that_fails_costs_nothing_else(tmp_path):
   told = []
   source = types.SimpleNamespace(ids=tuple('abcdef'), label_names=('$5_to_$10', '<b>'))
   (tmp_path / 'figures').mkdir()
-  (tmp_path / 'figures' / 'sample_grid.png').write_text('of an earlier run')
+  for name in ('sample_grid', 'num_clusters', 'restored'):
+    (tmp_path / 'figures' / f'{name}.png').write_text('of an earlier command')
   results.write_results(tmp_path, broken, source, images_at, LABELS, told.append)
   assert len(told) == 2 and all('could not be drawn' in line for line in told)
   assert {line.split()[2] for line in told} == {'hero', 'sample_grid'}
-  assert not (tmp_path / 'figures' / 'sample_grid.png').exists()
+  for name in ('sample_grid', 'num_clusters'):  # which --mode=decide would show again
+    assert not (tmp_path / 'figures' / f'{name}.png').exists()
+  assert (tmp_path / 'figures' / 'restored.png').exists()
   for name in ('assignments.csv', 'responsibilities.npy', 'summary.json',
                'figures/confusion_matrix.png', 'figures/latent_map.png'):
     assert (tmp_path / name).stat().st_size, name

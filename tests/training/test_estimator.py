@@ -333,6 +333,26 @@ def files(tmp_path):
   return paths[0].parent, paths
 
 
+@pytest.mark.parametrize('given', [
+    lambda: IMAGES.astype(object), lambda: np.array([*IMAGES, None], object)[:-1],
+    lambda: pytest.importorskip('pandas').DataFrame(
+        IMAGES.reshape(40, 64), dtype=object),
+    lambda: np.ma.masked_array(IMAGES, False)])
+def test_numbers_held_as_objects(given):
+  """Integers are read as integers, not as floats of a range of their own."""
+  model = small(image_shape=(8, 8))
+  source = model._opened(given(), model._settings())
+  assert source.levels == 17
+  np.testing.assert_array_equal(np.asarray(source.images)[..., 0], IMAGES)
+
+
+def test_hidden_pixels(fitted):
+  """A masked array's own values would show below its mask."""
+  masked = np.ma.masked_array(IMAGES, IMAGES > 15)
+  for function in (small().fit, fitted.predict):
+    assert 'masked array are hidden' in refusal(function, masked)
+
+
 def test_files(files):
   """A folder and a list of paths: the same images, in the order of each."""
   folder, paths = files

@@ -367,10 +367,13 @@ def test_evaluate_with_an_inference_network(commands, tmp_path):
   json.dumps(found, allow_nan=False)
 
 
-def test_evaluate_without_the_samples(commands, run):
-  """config.quality.num_images = 0."""
+def test_evaluate_without_the_samples(commands, run, tmp_path):
+  """config.quality.num_images = 0; what does not fit of a table is told."""
+  (tmp_path / 'known.csv').write_text('file,a\n4,1\nzz,2\n')
   outcome = commands.small('--mode=evaluate', f'--workdir={run}',
-                           '--config.quality.num_images=0')
+                           '--config.quality.num_images=0',
+                           f'--config.data.metadata={tmp_path}/known.csv')
+  assert "1 rows are of no image here (such as 'zz')" in outcome.err
   assert outcome.code == 0 and 'sample quality' not in outcome.err
   assert summary_of(run)['sample_quality'] is None
 

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import os
 import shutil
 
 import jax
@@ -446,6 +447,9 @@ def test_bad_masks(commands, run, tmp_path):
   for shape in ((8,), (8, 8, 1, 1), (8, 8, 2), (0, 8)):
     np.save(tmp_path / f'{len(shape)}.npy', np.arange(np.prod(shape)).reshape(shape) % 2)
     cases[tmp_path / f'{len(shape)}.npy'] = ['shape']
+  for name in ('pipe.png', 'pipe.npy'):
+    os.mkfifo(tmp_path / name)
+    cases[tmp_path / name] = [name, 'it is a pipe']
   for path, fragments in cases.items():
     check_error(restore(commands, run, f'restore.mask={path}'), *fragments)
   good = {'soft.jpg': half, 'zero_one.png': half / 255,

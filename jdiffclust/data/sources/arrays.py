@@ -57,11 +57,7 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   if not images.ndim:
     raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or '
                            '[N, H, W, C], or a list of equally large images is needed')
-  hidden = int(np.ma.getmaskarray(images).sum()) if np.ma.isMA(images) else 0
-  if hidden:
-    raise errors.UserError(
-        f'{where}: {hidden:,} pixels of a masked array are hidden, but images must be '
-        'whole; give them a value, such as array.filled(0)')
+  check_whole(images, where)
   images = with_channels(images, where)
   names = None
   if labels is not None:
@@ -77,6 +73,23 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   images, levels, found, notes = finish(images, data, rendering, where)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
              rendering=Rendering(found, background), notes=(*notes, *lost))
+
+
+def check_whole(images, where: str) -> None:
+  """Checks that no pixels are hidden: NumPy would show what is below a mask.
+
+  Args:
+    images: an array, perhaps a masked one.
+    where: what error messages call it.
+
+  Raises:
+    UserError: some are.
+  """
+  hidden = int(np.ma.getmaskarray(images).sum()) if np.ma.isMA(images) else 0
+  if hidden:
+    raise errors.UserError(
+        f'{where}: {hidden:,} pixels of a masked array are hidden, but images must be '
+        'whole; give them a value, such as array.filled(0)')
 
 
 def whole_numbers(images: np.ndarray, rendering: Rendering | None) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple, TypeVar
@@ -217,6 +218,18 @@ def existing_file(path: str | os.PathLike) -> str | os.PathLike:
         f'{str(path)!r} {what if path else "names no file"}; the path of a file is '
         'needed; check --config.data.path and --config.data.labels_path')
   return path
+
+
+def check_no_pipe(path: str | os.PathLike) -> None:
+  """Checks that to open a path is not to wait for what another process writes.
+
+  Raises:
+    OSError: it is not there.
+    ValueError: it is a pipe, or a device.
+  """
+  mode = os.stat(path).st_mode
+  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    raise ValueError('it is a pipe or a device, not a file')
 
 
 class Labels(NamedTuple):
