@@ -39,7 +39,7 @@ from jdiffclust import __version__, config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
 from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
 from jdiffclust.memory import (  # noqa: E402
-    keep_freed_memory, return_what_compilers_leave)
+    keep_freed_memory, return_what_compilers_leave, shortage)
 
 # JAX and what needs it are imported when a command has been understood: a mistake in it
 # is answered at once.
@@ -872,6 +872,9 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     if isinstance(error, PermissionError) and error.filename:
       return _ended(2, f'error: {error.filename} may not be read or written '
                     f'({error.strerror}): change its permissions.')
+    if why := shortage(error):
+      return _ended(2, f'error: that needs more memory than there is ({why}): ask for '
+                    'less at once, or for fewer or smaller images.')
     if not several:
       raise
     processes.wait_for_the_end_of_another()

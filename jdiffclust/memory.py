@@ -1,4 +1,4 @@
-"""How the C library hands out memory."""
+"""How the C library hands out memory, and what is said where there is too little."""
 
 from __future__ import annotations
 
@@ -49,3 +49,19 @@ def return_what_compilers_leave() -> None:
       malloc_trim(0)
 
   monitoring.register_event_duration_secs_listener(heard)
+
+
+def shortage(error: BaseException) -> str:
+  """What an error says of memory that there is not, or of numbers beyond all that is.
+
+  Args:
+    error: of Python, NumPy or JAX.
+
+  Returns:
+    Its first line; '': it is of something else.
+  """
+  text = next(iter(str(error).strip().splitlines()), '')
+  known = isinstance(error, (MemoryError, OverflowError)) or (
+      isinstance(error, ValueError) and 'array is too big' in text) or (
+          isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED: Out of memory' in text)
+  return (text or type(error).__name__) if known else ''

@@ -4,7 +4,10 @@ import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from jdiffclust import memory
 
 FAULTS = '''
 import resource, sys
@@ -63,3 +66,18 @@ def test_freed_memory_is_not_cleared_anew():
                                    capture_output=True, text=True).stdout)
            for how in ('keep', 'leave')}
   assert pages['keep'] < 100 < pages['leave'], pages
+
+
+@pytest.mark.parametrize('fail', [
+    lambda: np.empty((10**12, 64)), lambda: np.empty((10**12, 10**12)),
+    lambda: np.int32(10**10)])
+def test_a_shortage_is_told_from_other_errors(fail):
+  """Of NumPy's own errors, and of JAX's; a full disk and a mistake are none."""
+  with pytest.raises((MemoryError, OverflowError, ValueError)) as caught:
+    fail()
+  assert memory.shortage(caught.value)
+  for error, told in ((RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 5\nx'),
+                       'RESOURCE_EXHAUSTED: Out of memory allocating 5'),
+                      (MemoryError(), 'MemoryError'), (ValueError('x'), ''),
+                      (ValueError('RESOURCE_EXHAUSTED: Error writing "x"'), '')):
+    assert memory.shortage(error) == told

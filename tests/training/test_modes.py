@@ -378,6 +378,14 @@ def test_evaluate_without_the_samples(commands, run, tmp_path):
   assert summary_of(run)['sample_quality'] is None
 
 
+def test_more_than_the_memory_holds(commands, run):
+  """One line."""
+  outcome = commands.small('--mode=sample', f'--workdir={run}',
+                           '--config.sample.num_images=999999999999')
+  check_error(outcome, 'needs more memory', 'TiB', 'for less at once')
+  assert not (run / 'samples.npy').exists()
+
+
 @pytest.mark.parametrize('options,message', [
     (['quality.num_images=5'], 'config.quality.num_images = 5 must exceed 5'),
     (['quality.num_images=-1'], 'config.quality.num_images = -1 is not allowed'),
