@@ -117,7 +117,8 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       padding: pixels of the lowest value added on every side, after resizing.
       use_labels: whether to read labels; False: `labels` is None.
       labels, metadata: tables of classes, in the place of those that the source has, and
-        of what else is known, joined by the names of files (`data.by_name`).
+        of what else is known, joined by the names of files (`data.by_name`), before
+        max_images.
       unreadable: 'refuse' or 'skip' the damaged files of a folder.
       max_images: the number of images to keep, 0: all. They are chosen at random, the
         same ones each time, without regard to labels or order.
@@ -146,22 +147,25 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   data = copy.deepcopy(data)
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
-  return _with_tables(_read(SOURCES[data.source], data, for_fit, rendering, finest,
-                            embeddings), data)
+  read = lambda *args: _with_tables(SOURCES[data.source](*args), data)
+  return _read(read, data, for_fit, rendering, finest, embeddings)
 
 
-def _with_tables(source: ImageSource, data: ml_collections.ConfigDict) -> ImageSource:
-  """The source with the labels and metadata of the tables that the options name."""
+def _with_tables(raw: Raw, data: ml_collections.ConfigDict) -> Raw:
+  """The images with the labels and metadata of the tables that the options name.
+
+  All of them, since a row that may be of several is not of the one that max_images keeps.
+  """
   notes = []
   if data.labels and data.use_labels:
-    labels, note = read_labels(data.labels, source.ids)
-    source = dataclasses.replace(source, labels=labels.numbers, label_names=labels.names)
+    labels, note = read_labels(data.labels, raw.ids)
+    raw = raw._replace(labels=labels.numbers, label_names=labels.names)
     notes.append(note)
   if data.metadata:
-    columns, note = read_metadata(data.metadata, source.ids)
-    source = dataclasses.replace(source, metadata=columns)
+    columns, note = read_metadata(data.metadata, raw.ids)
+    raw = raw._replace(metadata=columns)
     notes.append(note)
-  return dataclasses.replace(source, notes=(*source.notes, *filter(None, notes)))
+  return raw._replace(notes=(*raw.notes, *filter(None, notes)))
 
 
 def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.ConfigDict,
@@ -297,6 +301,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
       labels=None if raw.labels is None else raw.labels[keep],
       label_names=raw.label_names, levels=levels, skipped=raw.skipped,
       rendering=raw.rendering, notes=notes, resized=resized, finer=finer,
+      metadata={name: [cells[i] for i in keep] for name, cells in raw.metadata.items()},
       embeddings=vectors, stored=raw.stored and raw.stored.take(keep),
       thumbnail=_thumbnail_of(raw, keep, data))
   if for_fit:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from jdiffclust.config import default_config
 from jdiffclust.data import by_name
@@ -194,3 +195,27 @@ def test_a_source_with_tables(tmp_path):
   assert turned.metadata == {'plate': ['P2', None]}
   config.data.use_labels = False
   assert load_source(config.data).labels is None
+
+
+def test_tables_of_a_sample_of_the_images(tmp_path):
+  """Rows find their images among all: that others are left out makes none of them odd."""
+  names = [f'{folder}/{k}.png' for folder in 'ab' for k in range(20)]
+  for k, name in enumerate(names):
+    (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((2, 2), k, np.uint8)).save(tmp_path / 'in' / name)
+  config = default_config()
+  config.data.source, config.data.path = 'folder', str(tmp_path / 'in')
+  config.data.max_images = 20
+  config.data.labels = str(tmp_path / 'l.csv')
+  config.data.metadata = str(tmp_path / 'm.csv')
+  (tmp_path / 'l.csv').write_text('file,label\n0.png,x\n1.png,x\n' + ''.join(
+      f'{name},{name[0]}\n' for name in names[2:20] + names[22:]))
+  (tmp_path / 'm.csv').write_text('file,same\n' + ''.join(f'{n},{n}\n' for n in names))
+  source = load_source(config.data)
+  assert source.metadata == {'same': list(source.ids)} and source.num_images == 20
+  note, = source.notes
+  assert '2 rows are of several images' in note and 'of no image' not in note
+  # 0.png and 1.png are of none, also where but one of the two images is kept.
+  own = [None if name[2:] in ('0.png', '1.png') else name[0] for name in source.ids]
+  assert None in own
+  assert [source.label_names[n] if n >= 0 else None for n in source.labels] == own

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -63,6 +64,7 @@ class Raw(NamedTuple):
     thumbnail: from the number of an image and a number of pixels to the whole picture as
       it is stored, uint8 [h, w, 1 or 3] with no side above that; None: `images` are it.
     stored: what the files hold; None: the images are no files.
+    metadata: as of `ImageSource`.
   """
 
   images: np.ndarray | LazyImages
@@ -77,6 +79,7 @@ class Raw(NamedTuple):
   resized: str = ''
   thumbnail: Callable[[int, int], np.ndarray] | None = None
   stored: Stored | None = None
+  metadata: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
