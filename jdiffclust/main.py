@@ -873,7 +873,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
       return _ended(2, f'error: {error.filename} may not be read or written '
                     f'({error.strerror}): change its permissions.')
     if why := shortage(error):
-      return _ended(2, f'error: that needs more memory than there is ({why}): ask for '
+      return _ended(2, f'error: that is more than there is room for ({why}): ask for '
                     'less at once, or for fewer or smaller images.')
     if not several:
       raise

@@ -53,16 +53,24 @@ def read_mask(path: str) -> np.ndarray:
                     'white where pixels are known by config.restore.mask, or choose '
                     'another operator.')
   if path.lower().endswith('.npy'):
-    mask = read_npy(path) > 0
+    mask = read_npy(path)
+    if not np.isfinite(mask).all():
+      raise UserError(f'The mask {path!r} has NaN or infinite numbers: a number above 0 '
+                      'says that a pixel is known, any other that it is not.')
+    mask = mask > 0
   else:
     try:
       check_no_pipe(os.path.expanduser(path))
       with Image.open(os.path.expanduser(path)) as image:
+        pages = getattr(image, 'n_frames', 1)
         mask = stored_pixels(image)
     # On a damaged file Pillow's decoders raise nearly anything.
     except Exception as error:  # pylint: disable=broad-except
       raise UserError(f'The mask {path!r} cannot be read as an image: '
                       f'{one_line(error)}') from None
+    if pages > 1:
+      raise UserError(f'The mask {path!r} holds {pages} pictures: save the one that is '
+                      'meant by itself.')
     mask = composited(mask, 255, 'black').max(axis=-1, keepdims=True)
     # White is 1, 255 or 65535, whatever the type of the file.
     most = next((top for top in (1, 255) if mask.max() <= top), 65535)

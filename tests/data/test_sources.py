@@ -1041,6 +1041,37 @@ def test_decoders_say_nothing_by_themselves(folder, tmp_path, capfd):
   assert capfd.readouterr().err == 'still open'
 
 
+def test_files_of_other_units_among_others_are_told_of(folder):
+  """A mask of 0 and 1 among photographs of 0..255; not of a set that is faint as a whole.
+  """
+  full = np.random.default_rng(0).integers(0, 256, (2, 8, 8)).astype(np.uint8)
+  mask = (full[0] > 99).astype(np.uint8)
+  files = {'a.png': full[0], 'b.png': full[1], 'mask.png': mask}
+  source = dataset.load_source(folder(files, range=()))
+  for notes in (source.notes, dataset.load_source(
+      folder(files, range=()), False, source.rendering).notes):
+    assert '1 of 3 files span less than a tenth' in ''.join(notes)
+    assert '(mask.png)' in ''.join(notes)
+  plain = folder({'mask.png': grey(7, 8, 8)}, range=())  # a plain one is told elsewhere
+  assert 'span less' not in ''.join(dataset.load_source(plain).notes)
+  only = folder({name: mask.T for name in files} | {'a.png': mask}, range=())
+  assert 'span less' not in ''.join(dataset.load_source(only).notes)
+
+
+def test_coloured_files_of_a_fit_to_grey_ones_are_told_of(folder):
+  """Not those that are grey in a container of colours."""
+  grey_one = np.repeat(np.random.default_rng(0).integers(0, 256, (8, 8, 1)), 3, axis=2)
+  red = grey_one * [1, 0, 0]
+  kept = dataset.Rendering({'byte': (0, 255)})
+  for number, files in enumerate(({'a.png': grey_one},
+                                  {'a.png': grey_one, 'b.png': red})):
+    data = folder(files, channels=1, range=())
+    told = ''.join(dataset.load_source(data, False, kept).notes)
+    assert ('1 of 2 files are coloured (b.png)' in told) == bool(number)
+  data.channels = 3
+  assert 'coloured' not in ''.join(dataset.load_source(data, False, kept).notes)
+
+
 # --- colours of 16 bits ----------------------------------------------------------
 
 

@@ -447,6 +447,11 @@ def test_bad_masks(commands, run, tmp_path):
   for shape in ((8,), (8, 8, 1, 1), (8, 8, 2), (0, 8)):
     np.save(tmp_path / f'{len(shape)}.npy', np.arange(np.prod(shape)).reshape(shape) % 2)
     cases[tmp_path / f'{len(shape)}.npy'] = ['shape']
+  np.save(tmp_path / 'nan.npy', np.where(half > 0, np.nan, 1))
+  cases[tmp_path / 'nan.npy'] = ['nan.npy', 'NaN']
+  pages = [Image.fromarray(half.astype(np.uint8))] * 2
+  pages[0].save(tmp_path / 'pages.tif', save_all=True, append_images=pages[1:])
+  cases[tmp_path / 'pages.tif'] = ['pages.tif', '2 pictures']
   for name in ('pipe.png', 'pipe.npy'):
     os.mkfifo(tmp_path / name)
     cases[tmp_path / name] = [name, 'it is a pipe']

@@ -84,6 +84,7 @@ class Header(NamedTuple):
     sample: some of its pixels, if percentiles are asked for.
     transparent: whether some of its pixels are.
     narrowed: whether only the upper 8 bits of its 16-bit colours are read.
+    coloured: whether some of its pixels are of a colour that is no grey.
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
   """
 
@@ -97,6 +98,7 @@ class Header(NamedTuple):
   sample: np.ndarray | None = None
   transparent: bool = False
   narrowed: bool = False
+  coloured: bool = False
   contrast: float = 1.
 
 
@@ -187,7 +189,7 @@ def look(open_image: Open, decoding: Decoding,
       next((both for both in seen if both), None), frames,
       np.concatenate(samples) if samples[0] is not None else None,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
-      any(one.narrowed for one in stored))
+      any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -389,6 +391,15 @@ def _extent(pixels: np.ndarray, percentile: float):
   return kind, pixels.min().item(), pixels.max().item(), None, sample
 
 
+def _coloured(pixels: np.ndarray) -> bool:
+  """Whether red, green and blue of a pixel [H, W, C] differ by more than is faint."""
+  if pixels.shape[-1] < 3:
+    return False
+  colours = pixels[..., :3]
+  apart = colours.max(axis=-1) - colours.min(axis=-1)
+  return bool(apart.max() > FAINT * colours.max())
+
+
 def find_rendering(names: Sequence[str], headers: Sequence[Header],
                    data: ml_collections.ConfigDict) -> tuple[Rendering, list[str]]:
   """Finds the range of the pixels and the ground of transparent ones.
@@ -424,7 +435,8 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
     sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
     background = best_background(*sums)
   return (Rendering(ranges, background),
-          notes + lost_on(names, headers, background) + narrowed_note(names, headers))
+          notes + dark_note(names, headers, ranges) + lost_on(names, headers, background)
+          + narrowed_note(names, headers))
 
 
 def lost_on(names: Sequence[str], headers: Sequence[Header],
@@ -441,6 +453,30 @@ def narrowed_note(names: Sequence[str], headers: Sequence[Header]) -> list[str]:
   return [f'{len(found)} files store colours or transparency in 16 bits ({found[0]}), of '
           'which the upper 8 are read: where that is too coarse, save them without '
           'transparency, as PNG or TIFF files of 16-bit RGB or grey'] if found else []
+
+
+def dark_note(names: Sequence[str], headers: Sequence[Header],
+              ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+  """Tells of files that are nearly of one colour in a range that others fill.
+
+  Args:
+    names: of N files.
+    headers: N.
+    ranges: by the kind of number.
+  """
+  faint = [name for name, header in zip(names, headers)
+           if faint_note(header.low, header.high, ranges[header.kind])]
+  return [f'{len(faint)} of {len(names)} files span less than a tenth of the range of '
+          f'all ({faint[0]}), and are nearly of one colour: if their pixels are of other '
+          'units, such as masks of 0 and 1 among photographs, save them in those of the '
+          'others'] if 0 < len(faint) < len(names) else []
+
+
+def colours_note(names: Sequence[str], headers: Sequence[Header]) -> list[str]:
+  """Tells of coloured files of which a fit to grey images sees the brightness alone."""
+  found = [name for name, header in zip(names, headers) if header.coloured]
+  return [f'{len(found)} of {len(names)} files are coloured ({found[0]}), but the fit '
+          'was to grey images: their brightness alone is seen'] if found else []
 
 
 def kept_to(rendering: Rendering, names: Sequence[str],
@@ -476,6 +512,8 @@ def kept_to(rendering: Rendering, names: Sequence[str],
           f'--config.data.range="({low:g},{high:g})"')
     ranges[kind] = found
     faint.append(faint_note(low, high, found))
+  if not any(faint):
+    notes += dark_note(names, headers, ranges)
   beyond = [name for name, header in zip(names, headers)
             if header.low < ranges[header.kind][0]
             or header.high > ranges[header.kind][1]]

@@ -25,8 +25,8 @@ from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, Stored, cannot_read, existing_file, one_line, threaded_map)
 from jdiffclust.data.sources.decoding import (
-    Decoding, Header, Kept, common_size, decode, decoding_of, find_rendering, kept_to,
-    levels_of, look, room_for, thumbnail)
+    Decoding, Header, Kept, colours_note, common_size, decode, decoding_of,
+    find_rendering, kept_to, levels_of, look, room_for, thumbnail)
 
 LISTING = '.json'  # the ending of lists that `write_listed` writes
 # Sub-folders that say how data were divided, not what is to be seen.
@@ -247,7 +247,7 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
     notes += told
   else:
     rendering, told = kept_to(rendering, names, headers)
-    notes += told
+    notes += told + colours_note(names, headers) * (channels == 1)
   labels, label_names, told = (labels_of(names) if data.use_labels else (None, None, []))
   notes += told
   frames = [header.frames if data.frames == 'all' else 1 for header in headers]

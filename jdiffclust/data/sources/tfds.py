@@ -18,8 +18,8 @@ from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, checked_labels, one_line, row_ids, threaded_map)
 from jdiffclust.data.sources.decoding import (
-    Decoding, Kept, common_size, decode, decoding_of, find_rendering, kept_to,
-    levels_of, look, room_for, thumbnail)
+    Decoding, Kept, colours_note, common_size, decode, decoding_of, find_rendering,
+    kept_to, levels_of, look, room_for, thumbnail)
 
 # Images that are looked at for the range of the pixels where not all are kept.
 MOST_LOOKED_AT = 4096
@@ -84,6 +84,7 @@ def read_tfds(data: ml_collections.ConfigDict,
     rendering, notes = find_rendering(names, headers, data)
   else:
     rendering, notes = kept_to(rendering, names, headers)
+    notes += colours_note(names, headers) * (shape[-1] == 1)
   return Raw(
       LazyImages(range(len(source)),
                  functools.partial(_read_example, source, image_key, decoding, kept,
