@@ -1,13 +1,14 @@
 """How well do the methods restore real images, and find the clusters of damaged ones?
 
   python -m benchmarks.inverse.images [restore|clusters] [--datasets=digits,mnist5k,...]
-      [--methods=...] [--damages=...] [--images=24] [--fashion=DIR] [--out=DIR]
+      [--methods=...] [--damages=...] [--parts=...] [--shares=...] [--images=24]
+      [--fashion=DIR] [--out=DIR]
 
 Question:  restore: error, similarity and calibration of each method for each damage, of
            held-out images, beside what needs no model. clusters: how many points of
            accuracy are lost when parts of held-out images are.
-Time:      a fit of each data set first (5 to 20 minutes); then a minute for each damage
-           and method; clusters: 10 minutes.
+Time:      a fit of each data set first (5 to 30 minutes); then a minute for each damage
+           and method; clusters: two to ten minutes for each part and share.
 Kept:      docs/benchmarks.md, Restoring; results/inverse.
 
 Models are fitted to all images but 200, of which the first `--images` are restored.
@@ -47,7 +48,9 @@ DAMAGES = {
     'blur and noise': (lambda shape: operators.gaussian_blur(1.5, shape), .05)}
 METHODS = {'pigdm': {}, 'ddrm': {}, 'dps': {}, 'repaint': {'repeats': 4},
            'mcgdiff': {'particles': 128}, 'tds': {'particles': 64}}
-SHARES = (.25, .5, .75)
+# What is missing, from the shape and the share of the pixels.
+PARTS = {'lower': lambda shape, share: operators.box(shape, 1 - share, 0, share, 1),
+         'random': lambda shape, share: operators.random_pixels(shape, share, 0)}
 
 
 def split(dataset: str, out, fashion):
@@ -190,7 +193,8 @@ def compare(args) -> None:
 def clusters(args) -> None:
   """Accuracy on held-out images of which parts are missing."""
   from sklearn.cluster import KMeans
-  rows, kept = [], {}
+  path = args.out / 'clusters.json'
+  rows, kept = [], read_json(path) or {}
   for dataset in args.datasets:
     found, (images, labels), (held, held_labels) = fitted_model(
         dataset, args.out, args.fashion)
@@ -210,11 +214,9 @@ def clusters(args) -> None:
             kmeans.cluster_centers_.dtype)), kmeans.labels_)
     rows.append([dataset, 'none', '-', '-', *['-'] * len(args.methods),
                  f'{ours(held):.3f}', f'{theirs(held):.3f}'])
-    for kind, make in (('lower part', lambda s, share: operators.box(
-        s, 1 - share, 0, share, 1)), ('random pixels', lambda s, share:
-                                      operators.random_pixels(s, share, 0))):
-      for share in SHARES:
-        operator = make(found.method.image_shape, share)
+    for part in args.parts:
+      for share in map(float, args.shares.split(',')):
+        operator = PARTS[part](found.method.image_shape, share)
         y = np.asarray(operator.apply(jnp.asarray(held)))
         filled = np.where(np.asarray(operator.mask)[None] > 0, y,
                           images.mean(axis=0)[None])
@@ -225,9 +227,9 @@ def clusters(args) -> None:
                                  by_examples=False, **METHODS[method])
           line[f'draws of {method}'] = accuracy(result.clusters, found.clusters)
         line |= {'network': ours(filled), 'kmeans': theirs(filled)}
-        kept[f'{dataset} / {kind} / {share}'] = line
-        write_json(args.out / 'clusters.json', kept)
-        rows.append([dataset, kind, f'{share:.0%}', *(f'{v:.3f}' for v in line.values())])
+        kept[f'{dataset} / {part} / {share}'] = line
+        write_json(path, kept)
+        rows.append([dataset, part, f'{share:.0%}', *(f'{v:.3f}' for v in line.values())])
         print(rows[-1], flush=True)
   print(markdown(['data', 'missing', 'share', 'examples',
                   *(f'draws of {method}' for method in args.methods),
@@ -243,6 +245,9 @@ def main() -> None:
   parser.add_argument('--datasets', type=names(CONFIGS), default='digits,mnist5k')
   parser.add_argument('--methods', type=names(RESTORERS), default=','.join(METHODS))
   parser.add_argument('--damages', type=names(DAMAGES), default=','.join(DAMAGES))
+  parser.add_argument('--parts', type=names(PARTS), default=','.join(PARTS),
+                      help='clusters: what is missing')
+  parser.add_argument('--shares', default='.25,.5,.75', help='clusters: of the pixels')
   parser.add_argument('--images', type=int, default=24)
   args = parser.parse_args()
   {'restore': compare, 'clusters': clusters}[args.what](args)
