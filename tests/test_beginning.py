@@ -92,6 +92,15 @@ def test_arrays_lists_and_files(here):
   assert not workdir.exists()  # nothing began
 
 
+@pytest.mark.parametrize('name, content', [
+    ('list.txt', '~/a.png\n~b.png\n'), ('list.csv', 'file\n~/a.png\n~b.png\n')])
+def test_home_in_lists(here, monkeypatch, name, content):
+  """~ alone is the home folder; a file may be called ~b.png."""
+  monkeypatch.setenv('HOME', '/somewhere')
+  (here / name).write_text(content)
+  assert listed(str(here / name))[1] == ['/somewhere/a.png', '~b.png']
+
+
 def test_an_archive_that_is_called_an_array(here):
   """What it is, is told when it is read; till then nothing is known of it."""
   with (here / 'x.npy').open('wb') as file:

@@ -172,7 +172,7 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
       one then. Names are relative to the folder of the list, if it names no other.
 
   Returns:
-    That folder, and the names as they are written.
+    That folder, and the names as they are written, but with the home folder for ~.
 
   Raises:
     UserError: there is no list, it is empty, or it has a name twice.
@@ -207,6 +207,9 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
           'save them as files, or as an array (.npy, .npz)')
   else:
     return root, [pathlib.Path(path).name]
+  if ending != LISTING:
+    names = [os.path.expanduser(name) if name.startswith('~/') else name
+             for name in names]
   if not names:
     raise errors.UserError(f'{path} names no file: a list of image files is needed, a '
                            'name on each line')
