@@ -382,7 +382,7 @@ def test_more_than_the_memory_holds(commands, run):
   """One line."""
   outcome = commands.small('--mode=sample', f'--workdir={run}',
                            '--config.sample.num_images=999999999999')
-  check_error(outcome, 'needs more memory', 'TiB', 'for less at once')
+  check_error(outcome, 'more than there is room for', 'TiB', 'for less at once')
   assert not (run / 'samples.npy').exists()
 
 
