@@ -34,6 +34,17 @@ def observed(setting, variance, number):
   return observe(*SETTINGS[setting], np.ones(1), MEAN[None], variance, number)
 
 
+@pytest.fixture
+def optimised(monkeypatch):
+  """Of code that is hardly optimised, as in these tests, random numbers are six times as
+  dear: where there are many of them, better code saves more than it costs."""
+  monkeypatch.setattr(restorer, '_restore', OPTIMISED)
+
+
+OPTIMISED = jax.jit(restorer._restore.__wrapped__, static_argnums=(0, 1, 2),
+                    compiler_options={'xla_backend_optimization_level': 1})
+
+
 @functools.cache
 def outcome(name, setting, variance, num_steps, problems=256, draws=64):
   """A method's draws, standardised by the truth, and its evidence over the truth."""
@@ -54,6 +65,7 @@ def outcome(name, setting, variance, num_steps, problems=256, draws=64):
 # ------------------------------------------------------------- exact methods
 
 
+@pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name,num_steps', [('mcgdiff', 30), ('tds', 60)])
 @pytest.mark.parametrize('setting', SETTINGS)
 @pytest.mark.parametrize('variance', [1., .25])
@@ -101,6 +113,7 @@ def test_mcgdiff_in_few_steps(setting, num_steps):
     np.testing.assert_allclose(fixed, 0, atol=1e-5)
 
 
+@pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name', PARTICLES)
 @pytest.mark.parametrize('setting', ['noiseless mask', 'noisy mask', 'noisy matrix'])
 def test_a_mixture(name, setting):
@@ -130,6 +143,7 @@ def of_mixture():
                          keys(256, 3), jnp.zeros((256, *SHAPE)))
 
 
+@pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name', PARTICLES)
 def test_error_falls_with_the_root_of_the_particles(name):
   """The standard deviation of the evidence, 16 to 1024 particles."""
