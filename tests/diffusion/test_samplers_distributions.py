@@ -21,7 +21,9 @@ SETTINGS = {
     'adaptive': (1, 'karras', dict(tolerance=1e-3))}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# Many random numbers, by code that hardly optimised would be six times as dear.
+@functools.partial(jax.jit, static_argnums=0,
+                   compiler_options={'xla_backend_optimization_level': 1})
 def draw(sampler, table, path, data, keys):
   """Images by the perfect denoiser."""
   return samplers.run(sampler, table, analytic.denoiser(path, data), keys,
