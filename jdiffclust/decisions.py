@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import pathlib
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -187,8 +186,7 @@ def none_of(num_clusters: int, num_images: int) -> Decisions:
 
 
 def _same(name: str) -> str:
-  # The same letter may be one sign or two, as in the names of files.
-  return ' '.join(unicodedata.normalize('NFC', name).split()).casefold()
+  return files.spelling(' '.join(name.split()))
 
 
 def read(workdir, num_clusters: int, ids: Sequence[str] | None = None,

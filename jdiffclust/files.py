@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -67,6 +68,11 @@ def read_npz(path) -> dict[str, np.ndarray] | None:
       return dict(arrays)
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
     return None
+
+
+def spelling(name: str) -> str:
+  """A name without what some systems do not tell apart: case; ä as one sign or two."""
+  return unicodedata.normalize('NFC', name).casefold()
 
 
 def check_writable(folder) -> None:

@@ -18,7 +18,6 @@ import os
 import pathlib
 import re
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -66,13 +65,12 @@ def apart(names: Iterable[str]) -> list[str]:
 
   Nor only in how a letter is written, as one sign or two, which is one name on a Mac.
   """
-  key = lambda name: unicodedata.normalize('NFC', name).casefold()
   taken, found = set(), []
   for name in names:
     stem, ending = os.path.splitext(name)
     tries = itertools.chain([name], (f'{stem} {k}{ending}' for k in itertools.count(2)))
-    name = next(one for one in tries if key(one) not in taken)
-    taken.add(key(name))
+    name = next(one for one in tries if files.spelling(one) not in taken)
+    taken.add(files.spelling(name))
     found.append(name)
   return found
 
@@ -124,7 +122,7 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
   for cluster in every:
     rows = [row for row, one in enumerate(clusters) if one == cluster]
     own = [ids[row] for row in rows]
-    bases = [pathlib.PurePosixPath(name).name.casefold() for name in own]
+    bases = [files.spelling(pathlib.PurePosixPath(name).name) for name in own]
     several = {base for base, count in collections.Counter(bases).items() if count > 1}
     names = apart(joined(name) if base in several else
                   pathlib.PurePosixPath(name).name for name, base in zip(own, bases))

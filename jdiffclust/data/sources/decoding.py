@@ -395,9 +395,11 @@ def _coloured(pixels: np.ndarray) -> bool:
   """Whether red, green and blue of a pixel [H, W, C] differ by more than is faint."""
   if pixels.shape[-1] < 3:
     return False
-  colours = pixels[..., :3]
-  apart = colours.max(axis=-1) - colours.min(axis=-1)
-  return bool(apart.max() > FAINT * colours.max())
+  # Plane by plane: along three numbers NumPy takes twenty times as long.
+  red, green, blue = (pixels[..., channel] for channel in range(3))
+  most = np.maximum(np.maximum(red, green), blue)
+  apart = most - np.minimum(np.minimum(red, green), blue)
+  return bool(apart.max() > FAINT * most.max())
 
 
 def find_rendering(names: Sequence[str], headers: Sequence[Header],
