@@ -2,6 +2,8 @@
 # style and types, `make docs` builds the pages, `make dist` makes what is published. All
 # make their own virtual environment first, from constraints.txt.
 PYTHON ?= python3
+# What to install at once beside the package: [test,docs], say.
+EXTRAS =
 # Processes that share the tests, file by file.
 JOBS ?= 2
 VENV := .venv
@@ -55,7 +57,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt \
+	  -e '.$(EXTRAS)'
 	@touch $@
 
 # The pages are built by a test, too.
