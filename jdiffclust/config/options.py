@@ -491,6 +491,8 @@ OPTIONS: Mapping[str, Any] = {
         'seed': integer(0, 0, 'the number that every draw follows from', high=2**31 - 1,
                         **LATER),
         'particles': integer(64, 1, 'particles of each image (mcgdiff, tds)', **LATER),
+        'groups': integer(0, 0, 'groups of the particles that do not compete, each with '
+                          'draws of its own; 0: one for each draw, about', **LATER),
         'batch_size': integer(64, 1, 'draws or particles computed at once; images are '
                               'restored so many at a time', **HERE),
         'resampling': choice('systematic', ('systematic', 'multinomial'), 'how particles '

@@ -3,6 +3,11 @@
 N particles of each of P problems, row n P + p; weights are [N, P]. The mean of the
 weights that were divided away estimates the evidence p(y), and does so without bias
 (Del Moral, 2004), whatever the number of particles.
+
+Particles of a problem may be parted into G groups that do not compete (islands; Verge,
+Dubarry, Del Moral and Moulines, 2015): the cloud is then one of G P problems, group g of
+problem p being g P + p. The estimate stays without bias, each draw comes from a group in
+turn, and draws of different groups are independent, though their groups be small.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ LAST = 2**31 - 2  # the number of the last resampling, beyond those of rows
 
 
 class Cloud(NamedTuple):
-  """Particles.
+  """Particles; a group of a problem is a problem of its own here.
 
   Attributes:
     rows: whatever they carry, a tree of rows [N P, ...].
@@ -160,12 +165,15 @@ class Particles(restorer.Restorer):
       particles.
     resampling: 'systematic' or 'multinomial'.
     threshold: resampled is when the effective sample size falls below this share of N.
+    groups: G, of the particles of a problem, that do not compete; 0: one for each draw,
+      or as many of these as leave none with fewer particles than another.
   """
 
   particles: int = 128
   num_draws: int = 0
   resampling: str = 'systematic'
   threshold: float = .5
+  groups: int = 1
 
   def __post_init__(self):
     """Checks the options.
@@ -179,6 +187,18 @@ class Particles(restorer.Restorer):
     if not (self.particles >= 1 and self.num_draws >= 0 and 0 <= self.threshold <= 1):
       raise UserError(f'{self} is not allowed: particles must be 1 or more, num_draws 0 '
                       'or more, threshold from 0 to 1.')
+    if self.groups < 0 or self.particles % max(self.groups, 1):
+      raise UserError(f'{self.particles} particles cannot be parted into {self.groups} '
+                      'groups of equal size: set restore.groups to a divisor of '
+                      'restore.particles, or to 0: one for each draw, about.')
+
+  @property
+  def num_groups(self) -> int:
+    """G."""
+    if self.groups:
+      return self.groups
+    most = min(self.num_draws or self.particles, self.particles)
+    return max(g for g in range(1, most + 1) if self.particles % g == 0)
 
   def num_rows(self, num_draws):
     """Particles of an image."""
@@ -205,22 +225,29 @@ class Particles(restorer.Restorer):
 
   def begun(self, u, given: restorer.Given, keys, sigma) -> State:
     """The state of particles u [N P, ...] at the first level sigma."""
-    num_problems = len(given.problem.observation)
+    num_problems = len(given.problem.observation) * self.num_groups
     rows = Carried(u, given.condition, jnp.zeros(len(u)))
-    number = self.num_draws or self.particles
+    number = -(-(self.num_draws or self.particles) // self.num_groups)
     last = positions(self.resampling, problem_keys(keys, num_problems, LAST), number)
     cloud = reweighted(new_cloud(rows, num_problems), given.log_weights)
     return State(cloud, last, sigma)
 
   def finish(self, state, table):
     """Draws of equal weight, by a last resampling."""
-    cloud = state.cloud
-    number = len(cloud.log_weights)
+    cloud, groups = state.cloud, self.num_groups
+    num_problems = cloud.log_weights.shape[1] // groups
     drawn = chosen(cloud.rows, ancestors(cloud.log_weights, state.last))
-    evaluations = jnp.full(len(drawn.u), len(table.rows.t) * number)
+    # Of groups in turn, the last of which may give one less.
+    number = (self.num_draws or self.particles) * num_problems
+    drawn = jax.tree.map(lambda a: a[:number], drawn)
+    evaluations = jnp.full(number, len(table.rows.t) * self.particles)
+    by_group = lambda a: a.reshape(*a.shape[:-1], groups, num_problems)
+    evidence = jax.nn.logsumexp(by_group(cloud.log_evidence), axis=0) - jnp.log(groups)
+    ess = effective_sample_size(cloud.log_weights)
     return restorer.Restored(
-        drawn.u, drawn.condition, evaluations, cloud.log_evidence,
-        effective_sample_size(cloud.log_weights), cloud.least_ess, cloud.log_weights)
+        drawn.u, drawn.condition, evaluations, evidence, by_group(ess).sum(axis=0),
+        by_group(cloud.least_ess).sum(axis=0),
+        cloud.log_weights.reshape(-1, num_problems) - jnp.log(groups))
 
 
 def problem_keys(keys, num_problems: int, number) -> jax.Array:
