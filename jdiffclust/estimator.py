@@ -33,7 +33,7 @@ from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.data.sources.arrays import check_whole
 from jdiffclust.data.sources.common import row_ids
-from jdiffclust.errors import NonFiniteError, UserError
+from jdiffclust.errors import NonFiniteError, UserError, on_one_line
 from jdiffclust.fitted import (
     Fitted, Restored, data_like_the_fit, finest_of, fit, of_snapshot, pipeline_of, read,
     tell_of)
@@ -63,7 +63,7 @@ class _Warner(Reporter):
 
   def warning(self, text: str) -> None:
     """See `Reporter`."""
-    warnings.warn(text, UserWarning, stacklevel=2)
+    warnings.warn(on_one_line(text), UserWarning, stacklevel=2)
 
 
 @contextlib.contextmanager

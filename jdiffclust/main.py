@@ -37,7 +37,7 @@ from ml_collections import config_flags  # noqa: E402
 
 from jdiffclust import __version__, config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
-from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
+from jdiffclust.errors import NonFiniteError, UserError, on_one_line  # noqa: E402
 from jdiffclust.memory import (  # noqa: E402
     keep_freed_memory, return_what_compilers_leave, shortage)
 
@@ -301,10 +301,10 @@ def parse(argv: list[str]):
                          ('embeddings', '')):
         if f'data.{name}' not in named:
           config.data[name] = none
-  config_lib.check_config(config)
-  if values.mode != 'fit':
+  if values.mode != 'fit':  # first: what is no use here needs no other advice
     config_lib.check_usable(values.mode, sorted(named),
                             config_lib.fitted_config(workdir), config)
+  config_lib.check_config(config)
   return (config, workdir, values.mode, values.quiet,
           {flag: values[flag].value for flag in OF_MODE})
 
@@ -673,7 +673,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     plan = sorting.make_plan(action, ids, clusters, paths, searched, target)
     if asked['dry_run']:
       for source, new in plan.pairs[:10]:
-        print(f'{source} -> {new}')
+        print(on_one_line(f'{source} -> {new}'))
     else:
       with reporter.task(action, len(plan.pairs), 'files') as task:
         sorting.perform(workdir, plan, lambda: task.advance(1))
@@ -887,7 +887,7 @@ def _ended(code: int, line: str = '') -> int:
   """Tells why a command ended early, if anybody reads it; returns the exit code."""
   try:
     if line:
-      print(line, file=sys.stderr, flush=True)
+      print(on_one_line(line), file=sys.stderr, flush=True)
     broken = code == 141
   except BrokenPipeError:
     broken = True

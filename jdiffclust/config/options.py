@@ -16,8 +16,8 @@ import ml_collections
 import numpy as np
 
 from jdiffclust.config.option import (
-    AUTO, Option, auto_share, choice, closest, flag, integer, integers, names, nearest,
-    real, text)
+    AUTO, LARGEST, Option, auto_share, choice, closest, flag, integer, integers, names,
+    nearest, real, text)
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
@@ -56,7 +56,8 @@ OPTIONS: Mapping[str, Any] = {
         'mixture describes; latent_cddpm, cddpm of such latents; sr3, no clusters but a '
         'DDPM that restores images from low ones', **PERSON),
     'num_clusters': Option(
-        10, "an integer >= 1, or 'auto'", lambda v: v >= 1, 'the number of clusters; '
+        10, "an integer >= 1, or 'auto'", lambda v: 1 <= v <= LARGEST, 'the number of '
+        'clusters; '
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
@@ -82,8 +83,8 @@ OPTIONS: Mapping[str, Any] = {
                           'tfds); empty: the usual names are tried', **ASKED),
         'image_size': Option(
             0, 'an integer >= 0 or two integers (HEIGHT, WIDTH) >= 1',
-            lambda v: v >= 0 if type(v) is int else len(v) == 2 and all(
-                type(n) is int and n >= 1 for n in v),
+            lambda v: 0 <= v <= LARGEST if type(v) is int else len(v) == 2 and all(
+                type(n) is int and 1 <= n <= LARGEST for n in v),
             'pixels a side, or (height, width), that images are resized to; 0: their own '
             'size', kinds=(tuple,), **PERSON),
         'fit': choice('crop', ('crop', 'pad', 'squash'), 'how images of other '
@@ -120,7 +121,8 @@ OPTIONS: Mapping[str, Any] = {
         'embeddings': text('', 'a file of vectors that another network has made of the '
                            'images (npy, npz, parquet, csv), in their order or with '
                            'their file names: they decide the clusters', **ASKED),
-        'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
+        'max_images': Option(0, '0 (all) or an integer >= 2',
+                             lambda v: v == 0 or 2 <= v <= LARGEST,
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
                            'in device memory or read by Grain; auto: by their size',

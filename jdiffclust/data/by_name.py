@@ -27,7 +27,7 @@ import numpy as np
 
 from jdiffclust import errors
 from jdiffclust.data.sources.common import (
-    Labels, check_no_pipe, checked_labels, one_line)
+    Labels, checked_labels, no_pipe, one_line)
 
 # What the column of the names is called; else it is the first one.
 NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
@@ -118,10 +118,10 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
     UserError: it cannot be read, or is no table.
   """
   try:
-    check_no_pipe(os.path.expanduser(path))
+    opened = no_pipe(path)
     if os.path.splitext(path)[1].lower() in ('.parquet', '.pq'):
-      return _read_parquet(path)
-    with open(os.path.expanduser(path), 'rb') as file:
+      return _read_parquet(opened)
+    with open(opened, 'rb') as file:
       lines = _cells(file.read())
   except UnicodeDecodeError:
     raise errors.UserError(

@@ -147,6 +147,24 @@ def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
           f'to {given[1]:g} that is given: the images are faint (config.data.range)')
 
 
+def some_faint_note(count: int, of: int, what: str, first: str = '') -> list[str]:
+  """What to tell of images that hardly use a range which others fill.
+
+  Args:
+    count: how many they are.
+    of: the number of all images.
+    what: images are called.
+    first: the name of the first of them.
+
+  Returns:
+    [] if none are, or all.
+  """
+  return [f'{count:,} of {of:,} {what} span less than a tenth of the range of all '
+          f'({first}), and are nearly of one colour: if their pixels are of other units, '
+          'such as masks of 0 and 1 among photographs, save them in those of the '
+          'others'] if 0 < count < of else []
+
+
 def to_levels(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
   """Scales stored pixels to 0..255; what lies outside of the range is clipped.
 

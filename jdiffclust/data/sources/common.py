@@ -155,10 +155,9 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
   """
   transposed = images.ndim == 3 and (
       images.shape[-1] > 8 * max(images.shape[:2])
-      or min(images.shape[:2]) >= 16 and (
-          images.shape[-1] in (3, 4)
-          # Rather squares along the last axis than as many images as these have rows.
-          or images.shape[0] == images.shape[1] != images.shape[2]))
+      or min(images.shape[:2]) >= 16 and images.shape[-1] in (3, 4)
+      # Rather squares along the last axis than as many images as these have rows.
+      or 8 <= images.shape[0] == images.shape[1] != images.shape[2])
   if transposed:
     raise errors.UserError(
         f'{path}: an array of shape {images.shape} looks like one colour image '
@@ -223,16 +222,20 @@ def existing_file(path: str | os.PathLike) -> str | os.PathLike:
   return path
 
 
-def check_no_pipe(path: str | os.PathLike) -> None:
-  """Checks that to open a path is not to wait for what another process writes.
+def no_pipe(path: str | os.PathLike) -> str:
+  """A path with the home folder for ~, which can be opened.
+
+  To open a pipe is to wait for what another process writes.
 
   Raises:
     OSError: it is not there.
     ValueError: it is a pipe, or a device.
   """
+  path = os.path.expanduser(os.fspath(path))
   mode = os.stat(path).st_mode
   if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
     raise ValueError('it is a pipe or a device, not a file')
+  return path
 
 
 class Labels(NamedTuple):
