@@ -42,7 +42,7 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json
+from jdiffclust.data.rendering import Rendering, from_json, unknown_range
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -719,6 +719,10 @@ def damaged_images(fitted: Fitted, data, options,
   source = load_source(data, for_fit=False, rendering=fitted.rendering)
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
+  if source.levels is None and fitted.progress['levels'] is not None and not data.range:
+    own = source.rendering.range_of('real') or (0., 1.)
+    raise UserError(unknown_range(f'{source.name} has floats', *own) + ', or give whole '
+                    'numbers in the units of the fit')
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
       options.mask, mask.shape[:2], source, data.padding):

@@ -360,6 +360,9 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
                                       seen.files)
     parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
                     f'--config.data.path={listing if seen.files else seen.path}'])
+    if parsed[4]['undo']:
+      raise UserError(f'--undo takes the images back that were added last, whatever they '
+                      f'are: leave {paths[0]!r} out.')
     return *parsed[:4], parsed[4] | {'new': seen.files}
   if seen.number == 1 and 'data.frames' not in named:
     what, pages = 'has', 1
@@ -485,11 +488,20 @@ def tell_more(config, source, command: str) -> None:
         f'{in_words(seconds)} more; nothing is repeated:\n' + with_full_effort(command))
 
 
-def with_full_effort(command: str) -> str:
-  """The command of a fit that goes on where that of a quick one ended."""
-  rest = [word for word in shlex.split(command)
-          if not word.lstrip('-').startswith('config.effort=')]
-  return shlex.join([*rest, '--config.effort=full'])
+def with_full_effort(command: str, workdir: pathlib.Path | None = None) -> str:
+  """The command of a fit that goes on where that of a quick one ended.
+
+  Args:
+    command: of that one.
+    workdir: where it is by now, if not where the command says: it may have been moved.
+  """
+  words = shlex.split(command)
+  rest = [word for k, word in enumerate(words)
+          if not word.lstrip('-').startswith('config.effort=') and not (workdir and (
+              word.lstrip('-').partition('=')[0] == 'workdir'
+              or words[k - 1].lstrip('-') == 'workdir'))]
+  here = [f'--workdir={workdir}'] if workdir else []
+  return shlex.join([*rest, *here, '--config.effort=full'])
 
 
 def check_has_model(workdir: pathlib.Path) -> None:
@@ -504,7 +516,7 @@ def check_has_model(workdir: pathlib.Path) -> None:
     command = (workdir / COMMAND).read_text(encoding='utf-8').strip()
     raise UserError('The run has clusters, but no diffusion model yet that could do '
                     'this. Train it, which goes on from there: '
-                    + with_full_effort(command))
+                    + with_full_effort(command, workdir))
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:

@@ -123,13 +123,16 @@ def test_counts_are_what_an_integer_of_jax_holds(name):
   """Beyond 32 bits NumPy and JAX fail, deep within: no option asks for that."""
   message = refused(check_config, changed(name, 2**31))
   assert f'config.{name} = 2147483648' in message and re.search(
-      r'at most 2,147,483,647|\.\.2147483647|one of', message)
+      r'at most 2,147,483,647|\.\.2147483647|\.\.4096|one of', message)
 
 
 def test_sizes_beyond_what_can_be():
-  """Within tuples, too."""
-  for name in ('data.image_size', 'network.channel_multipliers'):
-    assert 'at most 2,147,483,647' in refused(check_config, changed(name, (2**31, 8)))
+  """Within tuples, too. An image of 100,000 pixels a side would be made for minutes."""
+  message = refused(check_config, changed('network.channel_multipliers', (2**31, 8)))
+  assert 'at most 2,147,483,647' in message
+  for name, value in (('data.image_size', 100_000), ('data.image_size', (16, 4097)),
+                      ('data.padding', 4097), ('recognition.max_side', 4097)):
+    assert '4096' in refused(check_config, changed(name, value))
 
 
 def test_integer_for_a_real_number():

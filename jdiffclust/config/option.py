@@ -11,6 +11,7 @@ from typing import Any
 # whoever works on the model.
 LEVELS = ('person', 'machine', 'model')
 LARGEST = 2**31 - 1  # what an integer of JAX holds, and so any count
+LONGEST = 4096  # pixels of a side: one image of that takes minutes and gigabytes
 AUTO = 'auto'  # the word for what is found out from the images when a run begins
 
 

@@ -16,8 +16,8 @@ import ml_collections
 import numpy as np
 
 from jdiffclust.config.option import (
-    AUTO, LARGEST, Option, auto_share, choice, closest, flag, integer, integers, names,
-    nearest, real, text)
+    AUTO, LARGEST, LONGEST, Option, auto_share, choice, closest, flag, integer, integers,
+    names, nearest, real, text)
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
@@ -82,9 +82,9 @@ OPTIONS: Mapping[str, Any] = {
         'label_key': text('', 'the name of the labels in the file or data set (npz, '
                           'tfds); empty: the usual names are tried', **ASKED),
         'image_size': Option(
-            0, 'an integer >= 0 or two integers (HEIGHT, WIDTH) >= 1',
-            lambda v: 0 <= v <= LARGEST if type(v) is int else len(v) == 2 and all(
-                type(n) is int and 1 <= n <= LARGEST for n in v),
+            0, f'an integer 0..{LONGEST} or two integers (HEIGHT, WIDTH) 1..{LONGEST}',
+            lambda v: 0 <= v <= LONGEST if type(v) is int else len(v) == 2 and all(
+                type(n) is int and 1 <= n <= LONGEST for n in v),
             'pixels a side, or (height, width), that images are resized to; 0: their own '
             'size', kinds=(tuple,), **PERSON),
         'fit': choice('crop', ('crop', 'pad', 'squash'), 'how images of other '
@@ -93,7 +93,7 @@ OPTIONS: Mapping[str, Any] = {
                       **PERSON),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),
-        'padding': integer(0, 0, 'pixels added on every side of an image'),
+        'padding': integer(0, 0, 'pixels added on every side of an image', high=LONGEST),
         'use_labels': flag(True, 'whether labels are read, only to score the result '
                            '(folder: the names of sub-folders)', **ASKED),
         'labels': text('', 'a table (.csv, .parquet) of file and label: the classes by '
@@ -189,7 +189,7 @@ OPTIONS: Mapping[str, Any] = {
     'recognition': {
         'max_side': integer(32, 8, 'pixels of the longer side up to which the '
                             'recognition network sees images, also where '
-                            'data.image_size leaves the model fewer'),
+                            'data.image_size leaves the model fewer', high=LONGEST),
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "

@@ -21,6 +21,8 @@ BITS = (8, 10, 12, 14, 16)
 COUNTED = (*CONTAINERS, 'truth')
 # Images that span less than this share of their range are stretched to it.
 FAINT = .1
+# Black and white as programs store them.
+USUAL = ((0, 1), (-1, 1), (0, 255), (0, 65535))
 BACKGROUNDS = ('black', 'white')
 
 
@@ -128,6 +130,24 @@ def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
         f'all pixels lie in {low}..{high}, under a tenth of 0..{top}: they are scaled '
         f'from {bottom}..{high} (--config.data.range="(0,{top})" leaves them as stored)')
   return (0, top), ''
+
+
+def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
+  """What to tell of new pixels of a kind whose range a fit does not tell.
+
+  Args:
+    what: they are, such as 'x.npy: floats'.
+    low: the smallest of them.
+    high: the largest.
+    first: an image that has such pixels.
+  """
+  # Not their own range: a faint picture would become a bright one.
+  usual = next((known for known in USUAL if known[0] <= low and high <= known[1]),
+               (low, high))
+  shown = f' ({first})' if first else ''
+  return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which their '
+          'range is known: set --config.data.range to what is black and white in them, '
+          f'such as --config.data.range="({usual[0]:g},{usual[1]:g})"')
 
 
 def faint_note(low: float, high: float, given: tuple[float, float]) -> str:

@@ -1,6 +1,7 @@
 """Each source against data written here byte by byte, and each of its messages."""
 
 import collections
+import dataclasses
 import errno
 import functools
 import gzip
@@ -1074,6 +1075,36 @@ def test_rows_of_other_units_among_others_are_told_of(npz, scale):
   for parts in ((full, plain.astype(np.uint8)), (mask.astype(np.uint8),) * 2):
     source = dataset.load_source(every(*parts), False)
     assert 'span less' not in ''.join(source.notes)
+
+
+@pytest.mark.parametrize('low, high, advised', [
+    (0., .9, '(0,1)'), (-.8, .9, '(-1,1)'), (0., 240., '(0,255)'), (3., 4e3, '(0,65535)'),
+    (-9., 7., '(-9,7)')])
+def test_the_range_that_is_advised_is_not_that_of_faint_pictures(folder, low, high,
+                                                                 advised):
+  """Of new floats, of which the fit tells nothing: as programs store them."""
+  fit = dataset.load_source(folder({'a.png': grey(0), 'b.png': grey(255)}))
+  data = folder({'new/x.tif': np.array([[low, high]], np.float32)}, range=())
+  data.path += '/new'
+  with pytest.raises(errors.UserError) as caught:
+    dataset.load_source(data, False, dataclasses.replace(
+        fit.rendering, ranges={'byte': (0, 255)}))
+  assert f'--config.data.range="{advised}"' in str(caught.value)
+
+
+def test_new_integers_beyond_all_that_the_fit_tells(npz):
+  """As of files: -100 is nothing of which bytes say what it is."""
+  fit = dataset.load_source(npz({'x': np.array([0, 255], np.uint8)[:, None, None]}))
+  with pytest.raises(errors.UserError, match='-100 to 146.*set --config.data.range'):
+    dataset.load_source(npz({'x': np.array([-100, 146], np.int16)[:, None, None]}), False,
+                        fit.rendering)
+
+
+def test_new_floats_of_one_value_are_no_mistake_of_their_own(npz):
+  """That a fit to integers takes no floats is told elsewhere."""
+  fit = dataset.load_source(npz({'x': np.array([0, 255], np.uint8)[:, None, None]}))
+  source = dataset.load_source(npz({'x': np.full((2, 1, 1), .5)}), False, fit.rendering)
+  assert source.levels is None
 
 
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])

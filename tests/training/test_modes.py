@@ -200,6 +200,14 @@ def test_another_method_than_that_of_the_fit(commands, plain):
   assert 'num_clusters to 1' not in outcome.err
 
 
+def test_undo_is_of_no_images(commands, plain, tmp_path):
+  """Whoever names some means something else than the last ones."""
+  np.save(tmp_path / 'x.npy', np.zeros((3, 8, 8), np.uint8))
+  outcome = commands.small(tmp_path / 'x.npy', '--mode=add', '--undo',
+                           f'--workdir={plain}')
+  check_error(outcome, 'added last', "x.npy' out")
+
+
 def test_images_that_are_not_square(commands, tmp_path):
   """A height and a width of the fit's; new images of other sizes become these."""
   rng = np.random.default_rng(0)

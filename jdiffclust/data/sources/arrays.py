@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
     CONTAINERS, FAINT, Rendering, best_background, composited, contrast, faint_note,
-    integer_range, kind_of, lost_note, some_faint_note, to_levels)
+    integer_range, kind_of, lost_note, some_faint_note, to_levels,
+    unknown_range)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
 
@@ -164,6 +165,9 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
 
   Returns:
     uint8 images, the number of their levels, their ranges by kind, and notes.
+
+  Raises:
+    UserError: they lie beyond all that the fit tells of such integers.
   """
   if images.dtype == bool:
     return images.astype(np.uint8), 2, {'truth': (0, 1)}, ()
@@ -173,6 +177,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
   if rendering is not None:
     rendering = rendering.for_others(kind, low, high)
     found = rendering.range_of(kind) or (low, high)  # integers have one
+    if kind not in rendering.ranges and (low < found[0] or high > found[1]):
+      raise errors.UserError(unknown_range(f'{where}: integers', low, high))
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
               f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
@@ -235,14 +241,14 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   Args:
     images: [N, H, W, C].
     data: its options range and percentile.
-    rendering: of a fit; None, or of a fit to no floats: the range is found.
+    rendering: of a fit; None: the range is found.
     where: what error messages and notes call the images.
 
   Returns:
     float32 images, None (no levels), their ranges by kind, and notes.
 
   Raises:
-    UserError: NaN or infinite pixels, or all are equal.
+    UserError: NaN or infinite pixels; or, for a fit, all are equal.
   """
   bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
   if bad.size:
@@ -276,7 +282,9 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
                    f'a tenth of {low:g}..{high:g}; a few bright or dark ones decide the '
                    'scale: try --config.data.percentile=.1, or --config.data.range')
   if low == high:
-    raise constant_images_error(low)
+    if rendering is None:
+      raise constant_images_error(low)
+    high = low + 1
   if not notes:
     notes += some_dark(images, (low, high), where, data)
   scaled = (images - low) / (high - low) * 2 - 1
