@@ -548,7 +548,7 @@ class Fitted:
     """
     self._check_model()
     if not isinstance(source, ImageSource):
-      source = self._read(source, reporter)
+      source = self.read(source, reporter)
     progress = copy.deepcopy(self.progress)
     if source.num_images != progress['num_images']:
       raise UserError(f"The data have {source.num_images} images now, but the fit had "
@@ -574,8 +574,16 @@ class Fitted:
             f"{self.progress['num_images']:,} images of {self.progress['dataset']}, "
             f"{self.progress['iteration']} EM iterations)")
 
-  def _read(self, images, reporter, embeddings=None) -> ImageSource:
-    """An array as images of the fit's size, read by the rule of the fit's."""
+  def read(self, images, reporter: Reporter | None = None,
+           embeddings=None) -> ImageSource:
+    """An array as images of the fit's size, read by the rule of the fit's.
+
+    Args:
+      images, reporter, embeddings: as of `assign`.
+
+    Raises:
+      UserError: the images are of a type that cannot be read like the fit's.
+    """
     data = data_like_the_fit(self, self.config.data)
     data.max_images, data.embeddings = 0, ''
     source = array_source(images, data, for_fit=False, rendering=self.rendering,
@@ -586,7 +594,7 @@ class Fitted:
   def _checked(self, source, reporter, embeddings=None) -> ImageSource:
     """New images as a source of the fit's size and type."""
     if not isinstance(source, ImageSource):
-      source = self._read(source, reporter, embeddings)
+      source = self.read(source, reporter, embeddings)
     elif embeddings is not None:
       raise UserError(OF_A_SOURCE)
     if not source.num_images:

@@ -267,7 +267,8 @@ def parse(argv: list[str]):
   except UserError as error:
     raise UserError(f'The config file {given[-1] if given else ""!r} or an option is '
                     f'wrong: {error}') from None
-  except Exception as error:  # a config file is a program of the user's: anything goes
+  # A config file is a program of the user's: anything goes.
+  except (Exception, SystemExit) as error:
     raise UserError(
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "
         f"{type(error).__name__}: {' '.join(str(error).split())}") from None

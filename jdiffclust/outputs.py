@@ -574,6 +574,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   few = range(source.num_images) if source.num_images <= MOST_TOLD else ()
   told = [f"{columns['probability'][row]:7.1%}  {columns['name'][row]:<20}  "
           f"{columns['file'][row]}" + '  (foreign)' * bool(alien[row]) for row in few]
+  told = list(map(on_one_line, told))
   return '\n'.join([*told, f'{message}; all that is known of each: '
                     f'{workdir / NEW_RESULTS}.csv, .parquet{ending}'])
 

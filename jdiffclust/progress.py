@@ -119,6 +119,7 @@ class Reporter:
     self.quiet, self.every, self.clock = quiet, every, None
     self.bars: Progress | None = None
     self.stop_requested = False
+    self._told: set[str] = set()
     self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
   def line(self, text: str) -> None:
@@ -127,7 +128,10 @@ class Reporter:
       self._console.print(on_one_line(text), markup=False)
 
   def warning(self, text: str) -> None:
-    """Prints a warning, quiet or not."""
+    """Prints a warning, quiet or not; the same one once."""
+    if text in self._told:
+      return
+    self._told.add(text)
     self._console.print(f'warning: {on_one_line(text)}', markup=False)
 
   def check_stopped(self) -> None:

@@ -126,6 +126,12 @@ def test_counts_are_what_an_integer_of_jax_holds(name):
       r'at most 2,147,483,647|\.\.2147483647|\.\.4096|one of', message)
 
 
+def test_a_section_is_no_option():
+  """What is in it is not recited; one of its options is named."""
+  message = refused(setattr, config_lib.default_config(), 'data', 3)
+  assert 'config.data is a section' in message and len(message) < 150
+
+
 def test_sizes_beyond_what_can_be():
   """Within tuples, too. An image of 100,000 pixels a side would be made for minutes."""
   message = refused(check_config, changed('network.channel_multipliers', (2**31, 8)))

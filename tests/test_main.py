@@ -289,6 +289,8 @@ WRONG_FILES = {
     'dict': 'def get_config():\n  return {}\n',
     'import': 'import nonsense\n',
     'division': '1 / 0\n',
+    'section': DEFAULT % 'data = 3',
+    'exit': 'raise SystemExit(3)\n',
     'own': 'import ml_collections\nget_config = ml_collections.ConfigDict\n',
 }
 

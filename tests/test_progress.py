@@ -47,6 +47,14 @@ def test_a_name_of_a_file_is_no_line_of_its_own(capsys):
   assert str(UserError(name)) == spelt
 
 
+def test_a_warning_is_given_once(capsys):
+  """Whoever reads and whoever checks may both have it to give."""
+  reporter = progress.Reporter()
+  for text in ('a', 'b', 'a'):
+    reporter.warning(text)
+  assert capsys.readouterr().err.splitlines() == ['warning: a', 'warning: b']
+
+
 def test_a_stop_is_answered_at_once(capsys):
   """The first Ctrl-C says what comes; the next safe moment or a second one stops."""
   reporter = progress.Reporter()

@@ -595,6 +595,10 @@ class Config(ml_collections.ConfigDict):
     try:
       super().__setitem__(key, value)
     except TypeError:
+      if isinstance(self[key], Config):
+        raise UserError(f'config.{key} is a section of options, and cannot become '
+                        f'{value!r}: set the options in it, such as config.{key}.'
+                        f'{next(iter(self[key]))}.') from None
       raise UserError(f'config option {key} = {value!r} is of type '
                       f'{type(value).__name__}: it must be of the type of '
                       f'{self[key]!r}, {type(self[key]).__name__}.') from None

@@ -24,7 +24,8 @@ def read_npy(path: str) -> np.ndarray:
   """
   try:
     found = np.load(no_pipe(path), allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+  # On a damaged file NumPy and zipfile raise nearly anything.
+  except Exception as error:  # pylint: disable=broad-except
     raise UserError(f'{path!r} cannot be read as an npy file: {one_line(error)}'
                     ) from None
   if not isinstance(found, np.ndarray) or found.dtype.kind not in 'biuf':

@@ -145,9 +145,9 @@ def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
   usual = next((known for known in USUAL if known[0] <= low and high <= known[1]),
                (low, high))
   shown = f' ({first})' if first else ''
-  return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which their '
-          'range is known: set --config.data.range to what is black and white in them, '
-          f'such as --config.data.range="({usual[0]:g},{usual[1]:g})"')
+  return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which '
+          'their range is known: set --config.data.range to what is black and white in '
+          f'them, such as --config.data.range="({usual[0]:g},{usual[1]:g})"')
 
 
 def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
