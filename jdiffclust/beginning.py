@@ -186,8 +186,8 @@ def _shape_of(path: str) -> tuple[int, ...] | None:
   try:
     found = np.load(path, mmap_mode='r', allow_pickle=False)
     return found.shape if isinstance(found, np.ndarray) else None  # an .npz, called so
-  except (OSError, ValueError):
-    return None
+  except Exception:  # pylint: disable=broad-except
+    return None  # on a damaged file NumPy and zipfile raise nearly anything
 
 
 def sizes_of(paths: Sequence[str | os.PathLike]) -> np.ndarray:

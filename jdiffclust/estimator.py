@@ -29,11 +29,10 @@ from jdiffclust import files
 from jdiffclust.clustering.method import build
 from jdiffclust.data.dataset import (
     ImageSource, array_source, files_source, load_source, snap_to_levels)
-from jdiffclust.data.embeddings import matched, opened
+from jdiffclust.data.fingerprint import reordered
 from jdiffclust.data.passes import weighted_means
 from jdiffclust.data.sources.arrays import check_whole
-from jdiffclust.data.sources.common import row_ids
-from jdiffclust.errors import NonFiniteError, UserError
+from jdiffclust.errors import NonFiniteError, UserError, on_one_line
 from jdiffclust.fitted import (
     Fitted, Restored, data_like_the_fit, finest_of, fit, of_snapshot, pipeline_of, read,
     tell_of)
@@ -63,7 +62,7 @@ class _Warner(Reporter):
 
   def warning(self, text: str) -> None:
     """See `Reporter`."""
-    warnings.warn(text, UserWarning, stacklevel=2)
+    warnings.warn(on_one_line(text), UserWarning, stacklevel=2)
 
 
 @contextlib.contextmanager
@@ -530,30 +529,25 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
   @_telling
   def _asked(self, X, question, embeddings=None) -> np.ndarray:
-    """What a function (fitted, images, reporter) -> [n, ...] says of new images.
+    """What a function (fitted, source, reporter) -> [n, ...] says of new images.
 
-    Of images with embeddings it is a function of (fitted, images, reporter, embeddings).
+    All are read before any is asked about: how pixels are meant is seen of them all.
     """
     check_is_fitted(self)
     fitted, X = self.fitted_, _given(X)
     if _are_files(X):
       return question(fitted, self._new_files(X, embeddings), self._reporter)
     images = self._as_images(X, reset=False)
-    if embeddings is not None:
-      embeddings, notes = matched(opened(_on_host(embeddings)), row_ids(len(images)),
-                                  for_fit=False)
-      for note in notes:
-        self._reporter.warning(note)
     if fitted.progress['levels'] is None:
       images = images.astype(np.float64, copy=False)  # whole numbers are floats, too
+    source = fitted.read(images, self._reporter, _on_host(embeddings))
     size = fitted.config.e_step.batch_size
     if len(images) <= size:
       size = min(size, BLOCK)
     parts = []
     for start in range(0, len(images), size):
       rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-      own = () if embeddings is None else (embeddings[rows],)
-      found = question(fitted, images[rows], self._reporter, *own)
+      found = question(fitted, reordered(source, rows), self._reporter)
       parts.append(found[:len(images) - start])
     return np.concatenate(parts)
 

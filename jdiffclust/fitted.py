@@ -42,7 +42,7 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json
+from jdiffclust.data.rendering import Rendering, from_json, unknown_range
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -548,7 +548,7 @@ class Fitted:
     """
     self._check_model()
     if not isinstance(source, ImageSource):
-      source = self._read(source, reporter)
+      source = self.read(source, reporter)
     progress = copy.deepcopy(self.progress)
     if source.num_images != progress['num_images']:
       raise UserError(f"The data have {source.num_images} images now, but the fit had "
@@ -574,8 +574,16 @@ class Fitted:
             f"{self.progress['num_images']:,} images of {self.progress['dataset']}, "
             f"{self.progress['iteration']} EM iterations)")
 
-  def _read(self, images, reporter, embeddings=None) -> ImageSource:
-    """An array as images of the fit's size, read by the rule of the fit's."""
+  def read(self, images, reporter: Reporter | None = None,
+           embeddings=None) -> ImageSource:
+    """An array as images of the fit's size, read by the rule of the fit's.
+
+    Args:
+      images, reporter, embeddings: as of `assign`.
+
+    Raises:
+      UserError: the images are of a type that cannot be read like the fit's.
+    """
     data = data_like_the_fit(self, self.config.data)
     data.max_images, data.embeddings = 0, ''
     source = array_source(images, data, for_fit=False, rendering=self.rendering,
@@ -586,7 +594,7 @@ class Fitted:
   def _checked(self, source, reporter, embeddings=None) -> ImageSource:
     """New images as a source of the fit's size and type."""
     if not isinstance(source, ImageSource):
-      source = self._read(source, reporter, embeddings)
+      source = self.read(source, reporter, embeddings)
     elif embeddings is not None:
       raise UserError(OF_A_SOURCE)
     if not source.num_images:
@@ -719,6 +727,10 @@ def damaged_images(fitted: Fitted, data, options,
   source = load_source(data, for_fit=False, rendering=fitted.rendering)
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
+  if source.levels is None and fitted.progress['levels'] is not None and not data.range:
+    own = source.rendering.range_of('real') or (0., 1.)
+    raise UserError(unknown_range(f'{source.name} has floats', *own) + ', or give whole '
+                    'numbers in the units of the fit')
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
       options.mask, mask.shape[:2], source, data.padding):

@@ -17,6 +17,7 @@ import numpy as np
 
 from jdiffclust.data.dataset import ImageSource, images_at, read_images
 from jdiffclust.data.fingerprint import BLOCK, MOST_DECODED
+from jdiffclust.data.preprocess import CROPPED, cropped
 from jdiffclust.data.sources.common import LazyImages
 from jdiffclust.evaluation import gallery
 
@@ -24,7 +25,6 @@ PICTURE, FILE = 'check.png', 'check.json'  # in the folder of a run
 SHOWN = 24  # images of the picture
 EXAMPLES = 6  # of what is odd, in the picture
 ONE_COLOUR = 2 / 255  # of the range of pixels: what JPEG leaves of one colour
-CROPPED = .1  # the share of a picture beyond which its loss is told of
 # Times the usual longer side, and the usual proportions, beyond which a size is odd.
 ODD_SIDE, ODD_RATIO = 3., 2.
 LEAST_CONTRAST = .5  # of the variance of pixels, median over images
@@ -160,17 +160,6 @@ def of_run(workdir, source: ImageSource, data) -> dict[str, Any]:
     return json.loads((pathlib.Path(workdir) / FILE).read_bytes())
   except (OSError, ValueError):
     return inspect(source, data).as_dict()
-
-
-def cropped(sizes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """The share of pictures [N] that is lost where the middle is kept.
-
-  Args:
-    sizes: (height, width), [N, 2].
-    size: (height, width) that they are brought to.
-  """
-  ratio = sizes[:, 1] / sizes[:, 0] / (size[1] / size[0])
-  return 1 - np.minimum(ratio, 1 / ratio)
 
 
 def of_odd_size(sizes: np.ndarray) -> np.ndarray:

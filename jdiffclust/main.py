@@ -37,7 +37,7 @@ from ml_collections import config_flags  # noqa: E402
 
 from jdiffclust import __version__, config as config_lib  # noqa: E402
 from jdiffclust import files  # noqa: E402
-from jdiffclust.errors import NonFiniteError, UserError  # noqa: E402
+from jdiffclust.errors import NonFiniteError, UserError, on_one_line  # noqa: E402
 from jdiffclust.memory import (  # noqa: E402
     keep_freed_memory, return_what_compilers_leave, shortage)
 
@@ -267,7 +267,8 @@ def parse(argv: list[str]):
   except UserError as error:
     raise UserError(f'The config file {given[-1] if given else ""!r} or an option is '
                     f'wrong: {error}') from None
-  except Exception as error:  # a config file is a program of the user's: anything goes
+  # A config file is a program of the user's: anything goes.
+  except (Exception, SystemExit) as error:
     raise UserError(
         f"The config file {given[-1] if given else ''!r} or an option is wrong: "
         f"{type(error).__name__}: {' '.join(str(error).split())}") from None
@@ -301,10 +302,10 @@ def parse(argv: list[str]):
                          ('embeddings', '')):
         if f'data.{name}' not in named:
           config.data[name] = none
-  config_lib.check_config(config)
-  if values.mode != 'fit':
+  if values.mode != 'fit':  # first: what is no use here needs no other advice
     config_lib.check_usable(values.mode, sorted(named),
                             config_lib.fitted_config(workdir), config)
+  config_lib.check_config(config)
   return (config, workdir, values.mode, values.quiet,
           {flag: values[flag].value for flag in OF_MODE})
 
@@ -360,6 +361,9 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
                                       seen.files)
     parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
                     f'--config.data.path={listing if seen.files else seen.path}'])
+    if parsed[4]['undo']:
+      raise UserError(f'--undo takes the images back that were added last, whatever they '
+                      f'are: leave {paths[0]!r} out.')
     return *parsed[:4], parsed[4] | {'new': seen.files}
   if seen.number == 1 and 'data.frames' not in named:
     what, pages = 'has', 1
@@ -485,11 +489,20 @@ def tell_more(config, source, command: str) -> None:
         f'{in_words(seconds)} more; nothing is repeated:\n' + with_full_effort(command))
 
 
-def with_full_effort(command: str) -> str:
-  """The command of a fit that goes on where that of a quick one ended."""
-  rest = [word for word in shlex.split(command)
-          if not word.lstrip('-').startswith('config.effort=')]
-  return shlex.join([*rest, '--config.effort=full'])
+def with_full_effort(command: str, workdir: pathlib.Path | None = None) -> str:
+  """The command of a fit that goes on where that of a quick one ended.
+
+  Args:
+    command: of that one.
+    workdir: where it is by now, if not where the command says: it may have been moved.
+  """
+  words = shlex.split(command)
+  rest = [word for k, word in enumerate(words)
+          if not word.lstrip('-').startswith('config.effort=') and not (workdir and (
+              word.lstrip('-').partition('=')[0] == 'workdir'
+              or words[k - 1].lstrip('-') == 'workdir'))]
+  here = [f'--workdir={workdir}'] if workdir else []
+  return shlex.join([*rest, *here, '--config.effort=full'])
 
 
 def check_has_model(workdir: pathlib.Path) -> None:
@@ -504,7 +517,7 @@ def check_has_model(workdir: pathlib.Path) -> None:
     command = (workdir / COMMAND).read_text(encoding='utf-8').strip()
     raise UserError('The run has clusters, but no diffusion model yet that could do '
                     'this. Train it, which goes on from there: '
-                    + with_full_effort(command))
+                    + with_full_effort(command, workdir))
 
 
 def show_images(source, config, workdir: pathlib.Path, reporter, parts) -> None:
@@ -673,7 +686,7 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
     plan = sorting.make_plan(action, ids, clusters, paths, searched, target)
     if asked['dry_run']:
       for source, new in plan.pairs[:10]:
-        print(f'{source} -> {new}')
+        print(on_one_line(f'{source} -> {new}'))
     else:
       with reporter.task(action, len(plan.pairs), 'files') as task:
         sorting.perform(workdir, plan, lambda: task.advance(1))
@@ -887,7 +900,7 @@ def _ended(code: int, line: str = '') -> int:
   """Tells why a command ended early, if anybody reads it; returns the exit code."""
   try:
     if line:
-      print(line, file=sys.stderr, flush=True)
+      print(on_one_line(line), file=sys.stderr, flush=True)
     broken = code == 141
   except BrokenPipeError:
     broken = True

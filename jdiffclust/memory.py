@@ -52,7 +52,7 @@ def return_what_compilers_leave() -> None:
 
 
 def shortage(error: BaseException) -> str:
-  """What an error says of memory that there is not, or of numbers beyond all that is.
+  """What an error says of memory that there is not.
 
   Args:
     error: of Python, NumPy or JAX.
@@ -61,7 +61,7 @@ def shortage(error: BaseException) -> str:
     Its first line; '': it is of something else.
   """
   text = next(iter(str(error).strip().splitlines()), '')
-  known = isinstance(error, (MemoryError, OverflowError)) or (
+  known = isinstance(error, MemoryError) or (
       isinstance(error, ValueError) and 'array is too big' in text) or (
           isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED: Out of memory' in text)
   return (text or type(error).__name__) if known else ''

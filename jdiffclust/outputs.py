@@ -42,7 +42,7 @@ from jdiffclust.evaluation import (
     features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust.errors import UserError
+from jdiffclust.errors import UserError, on_one_line
 from jdiffclust.fitted import (
     DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, tell_of,
     units_of)
@@ -574,6 +574,7 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   few = range(source.num_images) if source.num_images <= MOST_TOLD else ()
   told = [f"{columns['probability'][row]:7.1%}  {columns['name'][row]:<20}  "
           f"{columns['file'][row]}" + '  (foreign)' * bool(alien[row]) for row in few]
+  told = list(map(on_one_line, told))
   return '\n'.join([*told, f'{message}; all that is known of each: '
                     f'{workdir / NEW_RESULTS}.csv, .parquet{ending}'])
 
@@ -825,7 +826,8 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
                     f'{ids[0]!r}.')
   lines = [f'{away[0, k]:10.3f}  {names[row]:<20}  {ids[row]}'
            for k, row in enumerate(near[0])]
-  return '\n'.join([head, f"{'distance':>10}  {'cluster':<20}  image", *lines])
+  return '\n'.join(map(on_one_line, [
+      head, f"{'distance':>10}  {'cluster':<20}  image", *lines]))
 
 
 def told_by(fitted: Fitted, source: ImageSource) -> str:

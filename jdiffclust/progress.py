@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn)
 
+from jdiffclust.errors import on_one_line
 
 PERCENT = 'percent'  # a unit: hundredths of work that has no parts to be counted
 
@@ -118,16 +119,20 @@ class Reporter:
     self.quiet, self.every, self.clock = quiet, every, None
     self.bars: Progress | None = None
     self.stop_requested = False
+    self._told: set[str] = set()
     self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
   def line(self, text: str) -> None:
     """Prints a line, unless quiet."""
     if not self.quiet:
-      self._console.print(text, markup=False)
+      self._console.print(on_one_line(text), markup=False)
 
   def warning(self, text: str) -> None:
-    """Prints a warning, quiet or not."""
-    self._console.print(f'warning: {text}', markup=False)
+    """Prints a warning, quiet or not; the same one once."""
+    if text in self._told:
+      return
+    self._told.add(text)
+    self._console.print(f'warning: {on_one_line(text)}', markup=False)
 
   def check_stopped(self) -> None:
     """Raises KeyboardInterrupt if a stop was requested; called at safe moments only."""

@@ -10,8 +10,14 @@ from PIL import Image
 
 from jdiffclust import beginning, main
 from jdiffclust import config as config_lib
+from jdiffclust.data import masks
 from jdiffclust.data.sources.folder import listed
+from jdiffclust.report import results
 from tests.helpers import refused
+
+
+# What NumPy takes for arrays, pickles and archives, of which nothing is whole.
+DAMAGED = [b'', b'x', b'PK\x03\x04rest', b'\x93NUMPY\x01\x00\x06\x00{\'de', b'\x80\x04.']
 
 
 @pytest.fixture
@@ -178,6 +184,18 @@ def test_pages_of_a_file_are_images_where_asked(here):
   assert 'holds 9: --config.data.frames=all' in refused(parsed, 'stack.tif')
   config, *_ = parsed('stack.tif', '--config.data.frames=all')
   assert config.data.source == 'files' and config.data.path.endswith('stack.tif')
+
+
+@pytest.mark.parametrize('content', DAMAGED)
+def test_a_damaged_array(content, here):
+  """It is told when it is read, by the one who reads it."""
+  pathlib.Path('x.npy').write_bytes(content)
+  assert parsed('x.npy')[0].data.source == 'npz'
+  assert 'cannot be read as an npy file' in refused(masks.read_npy, 'x.npy')
+  for name in ('summary.json', 'config.json'):
+    pathlib.Path(name).write_text('{}')
+  pathlib.Path('responsibilities.npy').write_bytes(content)
+  assert 'are incomplete' in refused(results.rewrite_page, here, None)
 
 
 @pytest.mark.parametrize('argv, fragments', [

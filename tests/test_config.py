@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 
 import hypothesis
 from hypothesis import strategies as st
@@ -114,6 +115,30 @@ def test_number_of_clusters_may_be_auto():
   assert config_lib.from_json(config_lib.to_json(config)).num_clusters == 'auto'
   for name, value in (('num_clusters', 'Auto'), ('num_clusters', 2.), ('seed', 'auto')):
     assert f'config.{name}' in refused(check_config, changed(name, value))
+
+
+@pytest.mark.parametrize('name', [name for name, option in OPTIONS.items()
+                                  if type(option.default) is int])
+def test_counts_are_what_an_integer_of_jax_holds(name):
+  """Beyond 32 bits NumPy and JAX fail, deep within: no option asks for that."""
+  message = refused(check_config, changed(name, 2**31))
+  assert f'config.{name} = 2147483648' in message and re.search(
+      r'at most 2,147,483,647|\.\.2147483647|\.\.4096|one of', message)
+
+
+def test_a_section_is_no_option():
+  """What is in it is not recited; one of its options is named."""
+  message = refused(setattr, config_lib.default_config(), 'data', 3)
+  assert 'config.data is a section' in message and len(message) < 150
+
+
+def test_sizes_beyond_what_can_be():
+  """Within tuples, too. An image of 100,000 pixels a side would be made for minutes."""
+  message = refused(check_config, changed('network.channel_multipliers', (2**31, 8)))
+  assert 'at most 2,147,483,647' in message
+  for name, value in (('data.image_size', 100_000), ('data.image_size', (16, 4097)),
+                      ('data.padding', 4097), ('recognition.max_side', 4097)):
+    assert '4096' in refused(check_config, changed(name, value))
 
 
 def test_integer_for_a_real_number():

@@ -40,6 +40,18 @@ def command(*argv):
   return code, out.getvalue(), err.getvalue()
 
 
+def test_a_quick_run_that_was_moved_goes_on_where_it_is():
+  """By the command that it was made by, of whatever folder that told."""
+  before = "jdiffclust 'my pics' --workdir=old --config.effort=quick --config.seed=1"
+  goes_on = lambda command: shlex.split(main.with_full_effort(
+      command, pathlib.Path('new place')))
+  wanted = ['jdiffclust', 'my pics', '--config.seed=1', '--workdir=new place',
+            '--config.effort=full']
+  assert goes_on(before) == wanted
+  assert goes_on(before.replace('--workdir=', '--workdir ')) == wanted
+  assert '--workdir=old' in main.with_full_effort(before)
+
+
 def check_refused(outcome, *fragments):
   """Asserts exit code 2 and one line on stderr that has all the fragments."""
   code, out, err = outcome
@@ -277,6 +289,8 @@ WRONG_FILES = {
     'dict': 'def get_config():\n  return {}\n',
     'import': 'import nonsense\n',
     'division': '1 / 0\n',
+    'section': DEFAULT % 'data = 3',
+    'exit': 'raise SystemExit(3)\n',
     'own': 'import ml_collections\nget_config = ml_collections.ConfigDict\n',
 }
 

@@ -69,15 +69,15 @@ def test_freed_memory_is_not_cleared_anew():
 
 
 @pytest.mark.parametrize('fail', [
-    lambda: np.empty((10**12, 64)), lambda: np.empty((10**12, 10**12)),
-    lambda: np.int32(10**10)])
+    lambda: np.empty((10**12, 64)), lambda: np.empty((10**12, 10**12))])
 def test_a_shortage_is_told_from_other_errors(fail):
   """Of NumPy's own errors, and of JAX's; a full disk and a mistake are none."""
-  with pytest.raises((MemoryError, OverflowError, ValueError)) as caught:
+  with pytest.raises((MemoryError, ValueError)) as caught:
     fail()
   assert memory.shortage(caught.value)
   for error, told in ((RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 5\nx'),
                        'RESOURCE_EXHAUSTED: Out of memory allocating 5'),
                       (MemoryError(), 'MemoryError'), (ValueError('x'), ''),
+                      (OverflowError('too large'), ''),  # of ours: a traceback
                       (ValueError('RESOURCE_EXHAUSTED: Error writing "x"'), '')):
     assert memory.shortage(error) == told

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from jdiffclust import progress
+from jdiffclust.errors import UserError
 
 
 @pytest.mark.parametrize('seconds, said', [(.25, '4 images/s'), (4., '4.0 s each')])
@@ -34,6 +35,24 @@ def test_work_without_parts_that_say_anything(total, unit, lines, monkeypatch, c
       if part:
         task.advance(part)
   assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_name_of_a_file_is_no_line_of_its_own(capsys):
+  """Nor a command for the terminal; letters of any script are left as they are."""
+  reporter, name = progress.Reporter(), 'a\nerror: b\x1b[31m\u202egnp.\u2028ä 図'
+  reporter.line(name)
+  reporter.warning(name)
+  spelt = r'a\nerror: b\x1b[31m\u202egnp.\u2028ä 図'
+  assert capsys.readouterr().err.splitlines() == [spelt, f'warning: {spelt}']
+  assert str(UserError(name)) == spelt
+
+
+def test_a_warning_is_given_once(capsys):
+  """Whoever reads and whoever checks may both have it to give."""
+  reporter = progress.Reporter()
+  for text in ('a', 'b', 'a'):
+    reporter.warning(text)
+  assert capsys.readouterr().err.splitlines() == ['warning: a', 'warning: b']
 
 
 def test_a_stop_is_answered_at_once(capsys):

@@ -10,6 +10,8 @@ from typing import Any
 # Whom an option is for: whoever has images to cluster; whoever fits a run to a machine;
 # whoever works on the model.
 LEVELS = ('person', 'machine', 'model')
+LARGEST = 2**31 - 1  # what an integer of JAX holds, and so any count
+LONGEST = 4096  # pixels of a side: one image of that takes minutes and gigabytes
 AUTO = 'auto'  # the word for what is found out from the images when a run begins
 
 
@@ -62,10 +64,11 @@ class Option:
 
 def integer(default: int, low: int, meaning: str, high: int | None = None,
             **kwargs) -> Option:
-  """An option that is an integer from `low` to `high` (None: without end)."""
+  """An option that is an integer from `low` to `high` (None: to LARGEST)."""
   allowed = f'an integer >= {low}' if high is None else f'an integer {low}..{high}'
   return Option(default, allowed,
-                lambda v: v >= low and (high is None or v <= high), meaning, **kwargs)
+                lambda v: low <= v <= (LARGEST if high is None else high), meaning,
+                **kwargs)
 
 
 def real(default: float, low: float, high: float, meaning: str, open_low: bool = False,
@@ -115,7 +118,7 @@ def integers(default: tuple[int, ...], low: int, meaning: str, allow_empty: bool
   return Option(
       default, f'integers >= {low}, as in (1, 2)',
       lambda v: (allow_empty or len(v) > 0)
-      and all(type(n) is int and n >= low for n in v), meaning, **kwargs)
+      and all(type(n) is int and low <= n <= LARGEST for n in v), meaning, **kwargs)
 
 
 def closest(name: str, names, cutoff: float) -> list[str]:

@@ -16,8 +16,8 @@ import ml_collections
 import numpy as np
 
 from jdiffclust.config.option import (
-    AUTO, Option, auto_share, choice, closest, flag, integer, integers, names, nearest,
-    real, text)
+    AUTO, LARGEST, LONGEST, Option, auto_share, choice, closest, flag, integer, integers,
+    names, nearest, real, text)
 from jdiffclust.diffusion.tables import PREDICTORS
 from jdiffclust.errors import UserError
 from jdiffclust.registry import (
@@ -56,7 +56,8 @@ OPTIONS: Mapping[str, Any] = {
         'mixture describes; latent_cddpm, cddpm of such latents; sr3, no clusters but a '
         'DDPM that restores images from low ones', **PERSON),
     'num_clusters': Option(
-        10, "an integer >= 1, or 'auto'", lambda v: v >= 1, 'the number of clusters; '
+        10, "an integer >= 1, or 'auto'", lambda v: 1 <= v <= LARGEST, 'the number of '
+        'clusters; '
         'auto: it is chosen from the images, see em.auto_clusters', word=AUTO, **PERSON),
     'seed': integer(0, 0, 'the number that every random draw follows from',
                     high=2**31 - 1, **PERSON),
@@ -81,9 +82,9 @@ OPTIONS: Mapping[str, Any] = {
         'label_key': text('', 'the name of the labels in the file or data set (npz, '
                           'tfds); empty: the usual names are tried', **ASKED),
         'image_size': Option(
-            0, 'an integer >= 0 or two integers (HEIGHT, WIDTH) >= 1',
-            lambda v: v >= 0 if type(v) is int else len(v) == 2 and all(
-                type(n) is int and n >= 1 for n in v),
+            0, f'an integer 0..{LONGEST} or two integers (HEIGHT, WIDTH) 1..{LONGEST}',
+            lambda v: 0 <= v <= LONGEST if type(v) is int else len(v) == 2 and all(
+                type(n) is int and 1 <= n <= LONGEST for n in v),
             'pixels a side, or (height, width), that images are resized to; 0: their own '
             'size', kinds=(tuple,), **PERSON),
         'fit': choice('crop', ('crop', 'pad', 'squash'), 'how images of other '
@@ -92,7 +93,7 @@ OPTIONS: Mapping[str, Any] = {
                       **PERSON),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),
-        'padding': integer(0, 0, 'pixels added on every side of an image'),
+        'padding': integer(0, 0, 'pixels added on every side of an image', high=LONGEST),
         'use_labels': flag(True, 'whether labels are read, only to score the result '
                            '(folder: the names of sub-folders)', **ASKED),
         'labels': text('', 'a table (.csv, .parquet) of file and label: the classes by '
@@ -120,7 +121,8 @@ OPTIONS: Mapping[str, Any] = {
         'embeddings': text('', 'a file of vectors that another network has made of the '
                            'images (npy, npz, parquet, csv), in their order or with '
                            'their file names: they decide the clusters', **ASKED),
-        'max_images': Option(0, '0 (all) or an integer >= 2', lambda v: v == 0 or v >= 2,
+        'max_images': Option(0, '0 (all) or an integer >= 2',
+                             lambda v: v == 0 or 2 <= v <= LARGEST,
                              'the largest number of images to use; 0: all', **PERSON),
         'pipeline': choice('auto', ('auto', 'memory', 'grain'), 'whether images are kept '
                            'in device memory or read by Grain; auto: by their size',
@@ -187,7 +189,7 @@ OPTIONS: Mapping[str, Any] = {
     'recognition': {
         'max_side': integer(32, 8, 'pixels of the longer side up to which the '
                             'recognition network sees images, also where '
-                            'data.image_size leaves the model fewer'),
+                            'data.image_size leaves the model fewer', high=LONGEST),
         'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
                       'apart, in multiples of num_clusters'),
         'channels': integer(32, 1, "the recognition network's channels at its first "
@@ -595,6 +597,10 @@ class Config(ml_collections.ConfigDict):
     try:
       super().__setitem__(key, value)
     except TypeError:
+      if isinstance(self[key], Config):
+        raise UserError(f'config.{key} is a section of options, and cannot become '
+                        f'{value!r}: set the options in it, such as config.{key}.'
+                        f'{next(iter(self[key]))}.') from None
       raise UserError(f'config option {key} = {value!r} is of type '
                       f'{type(value).__name__}: it must be of the type of '
                       f'{self[key]!r}, {type(self[key]).__name__}.') from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from jdiffclust.config.option import LARGEST
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FEWEST_STEPS, LATENTS,
     NEIGHBOURS, PLAIN, QUICK, all_options, copied, flatten, unknown_option)
@@ -35,9 +36,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       raise unknown_option(name)
     option = known[name]
     if not option.allows(value):
+      numbers = value if isinstance(value, tuple) else (value,)
+      most = str(LARGEST) not in option.allowed and any(
+          type(number) is int and number > LARGEST for number in numbers)
       raise UserError(
-          f'config.{name} = {value!r} is not allowed: it must be {option.allowed} '
-          f'({option.meaning}).')
+          f'config.{name} = {value!r} is not allowed: it must be {option.allowed}'
+          + f', and at most {LARGEST:,}' * most + f' ({option.meaning}).')
   missing = sorted(set(known) - set(flat))
   if missing:
     raise UserError(f'The config lacks {missing[0]!r}: start config files from '

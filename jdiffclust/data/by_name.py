@@ -27,7 +27,7 @@ import numpy as np
 
 from jdiffclust import errors
 from jdiffclust.data.sources.common import (
-    Labels, check_no_pipe, checked_labels, one_line)
+    Labels, checked_labels, no_pipe, one_line)
 
 # What the column of the names is called; else it is the first one.
 NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
@@ -118,10 +118,10 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
     UserError: it cannot be read, or is no table.
   """
   try:
-    check_no_pipe(os.path.expanduser(path))
+    opened = no_pipe(path)
     if os.path.splitext(path)[1].lower() in ('.parquet', '.pq'):
-      return _read_parquet(path)
-    with open(os.path.expanduser(path), 'rb') as file:
+      return _read_parquet(opened)
+    with open(opened, 'rb') as file:
       lines = _cells(file.read())
   except UnicodeDecodeError:
     raise errors.UserError(
@@ -220,7 +220,7 @@ def _as_csv_has_them(column: list[Any]) -> list[Any]:
 def arrow_of_parquet(path: str):
   """The `pyarrow.Table` of a Parquet file, without the row numbers of pandas."""
   import pyarrow.parquet  # not before it is needed: it takes a while
-  table = pyarrow.parquet.read_table(os.path.expanduser(path))
+  table = pyarrow.parquet.read_table(path)
   return table.drop_columns([name for name in table.column_names
                              if name.startswith('__index_level_')])
 
@@ -399,6 +399,9 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
             for value in rest.columns[label]]
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
+  if all(values[row] is None for row in joined.rows if row >= 0):
+    raise errors.UserError(f'{option} = {path!r} tells no class of any image: its column '
+                           f'{label!r} is empty. Fill it in, or leave the table out.')
   found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
   notes = [joined.note] * bool(joined.note)
   others = [key for key in rest.columns if key != label]

@@ -28,7 +28,7 @@ from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for, to_levels
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, Stored, constant_images_error, threaded_map)
+    LazyImages, Raw, Stored, alike_classes, constant_images_error, threaded_map)
 from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
@@ -270,7 +270,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   vectors, told = _vectors(raw, data, for_fit, embeddings)
-  notes = (*notes, *told)
+  notes = (*notes, *told, *alike_classes(raw.label_names or ()))
   if vectors is not None and len(keep) < len(vectors):
     vectors = vectors[keep]
   stored, resized = tuple(raw.images.shape[1:3]), raw.resized
@@ -295,6 +295,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   if not for_fit and not ready and size is not None:
     notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
+  if not for_fit and ready and size is not None and raw.stored is not None:
+    notes += _cropped_note(raw, keep, size, data.fit)
   source = ImageSource(
       name=raw.name, images=_in_memory(images, data),
       ids=tuple(raw.ids[i] for i in keep),
@@ -307,6 +309,22 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   if for_fit:
     _check_images_differ(source)
   return source
+
+
+def _cropped_note(raw: Raw, keep: np.ndarray, size: tuple[int, int],
+                  fit: str) -> tuple[str, ...]:
+  """Tells of new files that lose a part of themselves at the size of the fit's."""
+  if fit != 'crop' or raw.stored is None:
+    return ()
+  lost = preprocess.cropped(raw.stored.sizes[keep].astype(np.float64), size)
+  rows = np.flatnonzero(lost > preprocess.CROPPED)
+  if not len(rows):
+    return ()
+  height, width = raw.stored.sizes[keep[rows[0]]]
+  return (f'{raw.name}: {len(rows):,} of {len(keep):,} pictures are cropped to the shape '
+          f'of those of the fit, {size[0]}x{size[1]}, by more than '
+          f'{preprocess.CROPPED:.0%} ({raw.ids[keep[rows[0]]]}, {height}x{width}: by '
+          f'{lost[rows[0]]:.0%}; config.data.fit = {fit!r})',)
 
 
 def _thumbnail_of(raw: Raw, keep: np.ndarray, data: ml_collections.ConfigDict):

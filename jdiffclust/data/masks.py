@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from PIL import Image
 
 from jdiffclust.data import preprocess
 from jdiffclust.data.preprocess import stored_pixels
 from jdiffclust.data.rendering import composited
-from jdiffclust.data.sources.common import check_no_pipe, one_line
+from jdiffclust.data.sources.common import no_pipe, one_line
 from jdiffclust.errors import UserError
 
 # What hidden pixels weigh, at most, in a resized one that is called known: .16 in the one
@@ -25,9 +23,9 @@ def read_npy(path: str) -> np.ndarray:
     UserError: it cannot be read, or holds no numbers.
   """
   try:
-    check_no_pipe(os.path.expanduser(path))
-    found = np.load(os.path.expanduser(path), allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+    found = np.load(no_pipe(path), allow_pickle=False)
+  # On a damaged file NumPy and zipfile raise nearly anything.
+  except Exception as error:  # pylint: disable=broad-except
     raise UserError(f'{path!r} cannot be read as an npy file: {one_line(error)}'
                     ) from None
   if not isinstance(found, np.ndarray) or found.dtype.kind not in 'biuf':
@@ -60,8 +58,7 @@ def read_mask(path: str) -> np.ndarray:
     mask = mask > 0
   else:
     try:
-      check_no_pipe(os.path.expanduser(path))
-      with Image.open(os.path.expanduser(path)) as image:
+      with Image.open(no_pipe(path)) as image:
         pages = getattr(image, 'n_frames', 1)
         mask = stored_pixels(image)
     # On a damaged file Pillow's decoders raise nearly anything.

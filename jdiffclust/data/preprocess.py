@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from jdiffclust.data.rendering import to_levels
 
+CROPPED = .1  # the share of a picture beyond which its loss is told of
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
 # How Pillow calls colours of 16 bits, by the order of their bytes.
@@ -179,6 +180,17 @@ def _box(height: int, width: int, size: tuple[int, int],
     box_width = height * size[1] / size[0] if low else width
   left, top = (width - box_width) / 2, (height - box_height) / 2
   return left, top, left + box_width, top + box_height
+
+
+def cropped(sizes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """The share of pictures [N] that is lost where the middle is kept.
+
+  Args:
+    sizes: (height, width), [N, 2].
+    size: (height, width) that they are brought to.
+  """
+  ratio = sizes[:, 1] / sizes[:, 0] / (size[1] / size[0])
+  return 1 - np.minimum(ratio, 1 / ratio)
 
 
 def share_of(pixels: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:

@@ -21,6 +21,8 @@ BITS = (8, 10, 12, 14, 16)
 COUNTED = (*CONTAINERS, 'truth')
 # Images that span less than this share of their range are stretched to it.
 FAINT = .1
+# Black and white as programs store them.
+USUAL = ((0, 1), (-1, 1), (0, 255), (0, 65535))
 BACKGROUNDS = ('black', 'white')
 
 
@@ -130,6 +132,24 @@ def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
   return (0, top), ''
 
 
+def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
+  """What to tell of new pixels of a kind whose range a fit does not tell.
+
+  Args:
+    what: they are, such as 'x.npy: floats'.
+    low: the smallest of them.
+    high: the largest.
+    first: an image that has such pixels.
+  """
+  # Not their own range: a faint picture would become a bright one.
+  usual = next((known for known in USUAL if known[0] <= low and high <= known[1]),
+               (low, high))
+  shown = f' ({first})' if first else ''
+  return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which '
+          'their range is known: set --config.data.range to what is black and white in '
+          f'them, such as --config.data.range="({usual[0]:g},{usual[1]:g})"')
+
+
 def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
   """What to tell of images that hardly use a range that was given.
 
@@ -145,6 +165,24 @@ def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
     return ''
   return (f'all pixels lie in {low:g}..{high:g}, under a tenth of the range {given[0]:g} '
           f'to {given[1]:g} that is given: the images are faint (config.data.range)')
+
+
+def some_faint_note(count: int, of: int, what: str, first: str = '') -> list[str]:
+  """What to tell of images that hardly use a range which others fill.
+
+  Args:
+    count: how many they are.
+    of: the number of all images.
+    what: images are called.
+    first: the name of the first of them.
+
+  Returns:
+    [] if none are, or all.
+  """
+  return [f'{count:,} of {of:,} {what} span less than a tenth of the range of all '
+          f'({first}), and are nearly of one colour: if their pixels are of other units, '
+          'such as masks of 0 and 1 among photographs, save them in those of the '
+          'others'] if 0 < count < of else []
 
 
 def to_levels(pixels: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -223,7 +223,8 @@ def rewrite_page(workdir: pathlib.Path, explored: Callable) -> None:
     summary, config = (json.loads((workdir / name).read_bytes())
                        for name in ('summary.json', 'config.json'))
     tau = np.load(workdir / 'responsibilities.npy')
-  except (OSError, ValueError) as error:
+  # On a damaged file NumPy and zipfile raise nearly anything.
+  except Exception as error:  # pylint: disable=broad-except
     raise UserError(f'The results in {str(workdir)!r} are incomplete '
                     f"({' '.join(str(error).split())}): --mode=evaluate writes them."
                     ) from None

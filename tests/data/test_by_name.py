@@ -14,6 +14,7 @@ from jdiffclust.config import default_config
 from jdiffclust.data import by_name
 from jdiffclust.data.dataset import load_source
 from jdiffclust.data.fingerprint import reordered
+from jdiffclust.data.sources.common import alike_classes
 from tests.helpers import refused
 
 IDS = ('cats/a.png', 'cats/b.png', 'dogs/a.png', 'c.png', '-7.png', '7')
@@ -96,6 +97,25 @@ def test_a_column_of_classes_that_is_guessed(tmp_path):
   path.write_text('file,split,Label\nc.png,train,cat\n')
   labels, note = by_name.read_labels(str(path), IDS)
   assert labels.names == ('cat',) and 'its column' not in note
+
+
+def test_a_column_without_any_class(tmp_path):
+  """Nothing could be scored: it is said, as is what the column is called."""
+  path = tmp_path / 'labels.csv'
+  path.write_text('file,label\na.png,\nb.png,\n')
+  assert "its column 'label' is empty" in refused(
+      by_name.read_labels, str(path), ('a.png', 'b.png'))
+
+
+@pytest.mark.parametrize('names, first', [
+    (('Cat', 'cat', 'dog'), "'Cat' and 'cat'"), (('007', '7', '8'), "'007' and '7'"),
+    (('1', '1.0'), "'1' and '1.0'"), (('a', '\u200ba'), "'a' and"),
+    (('a b', 'a_b'), "'a b' and 'a_b'"), (('1', '-1', '2', '10', 'a', 'b'), ''),
+    (('1e30', '1e31', '20230001', '20230002'), '')])
+def test_classes_that_are_written_alike(names, first):
+  """They stay several, as they are written, which is told."""
+  note = ''.join(alike_classes(names))
+  assert bool(note) == bool(first) and first in note
 
 
 def test_rows_that_contradict_each_other():

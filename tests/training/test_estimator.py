@@ -323,6 +323,15 @@ def test_floats(fitted):
   assert 'grey levels' in refusal(fitted.predict, stored)
 
 
+def test_new_images_are_read_together(fitted):
+  """Not a batch of 4 after the other, of which one may look as if in other units."""
+  X = np.concatenate([IMAGES[:4], IMAGES[4:8] * np.uint16(4000)])
+  with pytest.warns(UserWarning, match='4 of 8 images'):
+    found = fitted.predict_proba(X)
+  np.testing.assert_allclose(found, fitted.fitted_.tell(X), atol=1e-5)
+  assert 'last axis' in refusal(fitted.predict, np.moveaxis(IMAGES, 0, -1))
+
+
 @pytest.fixture
 def files(tmp_path):
   """A folder with 20 pictures of the digits, and their paths, the last one first."""

@@ -192,6 +192,22 @@ def test_options_that_a_mode_cannot_use_are_refused(mode, option, before, with_c
               'config.num_devices', '--mode=' + mode)
 
 
+def test_another_method_than_that_of_the_fit(commands, plain):
+  """It cannot be used: what else it would need is no help."""
+  outcome = commands.small('--mode=predict', f'--workdir={plain}',
+                           '--config.method=sr3')
+  check_error(outcome, "cannot use config.method = 'sr3'", "has 'cddpm'. Leave it out")
+  assert 'num_clusters to 1' not in outcome.err
+
+
+def test_undo_is_of_no_images(commands, plain, tmp_path):
+  """Whoever names some means something else than the last ones."""
+  np.save(tmp_path / 'x.npy', np.zeros((3, 8, 8), np.uint8))
+  outcome = commands.small(tmp_path / 'x.npy', '--mode=add', '--undo',
+                           f'--workdir={plain}')
+  check_error(outcome, 'added last', "x.npy' out")
+
+
 def test_images_that_are_not_square(commands, tmp_path):
   """A height and a width of the fit's; new images of other sizes become these."""
   rng = np.random.default_rng(0)
@@ -381,7 +397,7 @@ def test_evaluate_without_the_samples(commands, run, tmp_path):
 def test_more_than_the_memory_holds(commands, run):
   """One line."""
   outcome = commands.small('--mode=sample', f'--workdir={run}',
-                           '--config.sample.num_images=999999999999')
+                           '--config.sample.num_images=2000000000')
   check_error(outcome, 'more than there is room for', 'TiB', 'for less at once')
   assert not (run / 'samples.npy').exists()
 

@@ -155,6 +155,14 @@ def test_16_bits(commands, run, mask, tmp_path):
   assert np.abs(found - images[:, known][:, None, :, None]).max() < 4095 / 255
 
 
+def test_floats_of_which_the_fit_tells_nothing(commands, run, tmp_path):
+  """Faint ones would become bright by their own range: they are refused before it."""
+  np.save(tmp_path / 'x.npy', DIGITS[:2] / 64)
+  outcome = restore(commands, run, 'data.source=npz', f'data.path={tmp_path}/x.npy',
+                    'restore.operator=box')
+  check_error(outcome, 'from 0 to 0.25', '--config.data.range="(0,1)"', 'whole numbers')
+
+
 def test_floats_and_a_border(commands, tmp_path):
   """A fit of floats from 0 to 1 with a border: neither mask nor result have it."""
   images = DIGITS[:60] / 16

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
     CONTAINERS, FAINT, Rendering, best_background, composited, contrast, faint_note,
-    integer_range, kind_of, lost_note, to_levels)
+    integer_range, kind_of, lost_note, some_faint_note, to_levels,
+    unknown_range)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
 
@@ -164,6 +165,9 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
 
   Returns:
     uint8 images, the number of their levels, their ranges by kind, and notes.
+
+  Raises:
+    UserError: they lie beyond all that the fit tells of such integers.
   """
   if images.dtype == bool:
     return images.astype(np.uint8), 2, {'truth': (0, 1)}, ()
@@ -173,6 +177,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
   if rendering is not None:
     rendering = rendering.for_others(kind, low, high)
     found = rendering.range_of(kind) or (low, high)  # integers have one
+    if kind not in rendering.ranges and (low < found[0] or high > found[1]):
+      raise errors.UserError(unknown_range(f'{where}: integers', low, high))
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
               f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
@@ -183,12 +189,37 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
     found, note = integer_range(low, high)
   if not finding:
     note = note or faint_note(low, high, found)
-  notes = (f'{where}: {note}',) if note else ()
+  notes = (f'{where}: {note}',) if note else some_dark(images, found, where, data)
   if found[0] == 0 and found[1] <= 255 and float(found[1]).is_integer():
     # Exactly the levels that there are, as the decoder counts them.
     clipped = images if high <= found[1] and low >= 0 else np.clip(images, *found)
     return clipped.astype(np.uint8, copy=False), int(found[1]) + 1, {kind: found}, notes
   return to_levels(images, *found), 256, {kind: found}, notes
+
+
+def some_dark(images: np.ndarray, given: tuple[float, float], where: str,
+              data: ml_collections.ConfigDict) -> list[str]:
+  """Tells of images that are nearly of one colour in a range that others fill.
+
+  Args:
+    images: [N, H, W, C]; of a file beyond the memory allowed some, evenly spaced.
+    given: the range.
+    where: what notes call them.
+    data: its option memory_limit_mb.
+  """
+  if not images.size:
+    return []
+  step = int(-(-images.nbytes // (data.memory_limit_mb * 10**6)) or 1)
+  lows, highs = [], []
+  for start in range(0, len(images), BLOCK * step):
+    block = np.asarray(images[start:start + BLOCK * step:step])
+    block = block.reshape(len(block), -1)
+    lows.append(block.min(axis=1))
+    highs.append(block.max(axis=1))
+  spans = np.concatenate(highs).astype(np.float64) - np.concatenate(lows)
+  rows = np.flatnonzero((spans > 0) & (spans < FAINT * (given[1] - given[0])))
+  return some_faint_note(len(rows), len(spans), f'images of {where}',
+                         *(f'index {row * step}' for row in rows[:1]))
 
 
 def span(images: np.ndarray, enough: float) -> tuple[int, int]:
@@ -210,14 +241,14 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   Args:
     images: [N, H, W, C].
     data: its options range and percentile.
-    rendering: of a fit; None, or of a fit to no floats: the range is found.
+    rendering: of a fit; None: the range is found.
     where: what error messages and notes call the images.
 
   Returns:
     float32 images, None (no levels), their ranges by kind, and notes.
 
   Raises:
-    UserError: NaN or infinite pixels, or all are equal.
+    UserError: NaN or infinite pixels; or, for a fit, all are equal.
   """
   bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
   if bad.size:
@@ -251,7 +282,11 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
                    f'a tenth of {low:g}..{high:g}; a few bright or dark ones decide the '
                    'scale: try --config.data.percentile=.1, or --config.data.range')
   if low == high:
-    raise constant_images_error(low)
+    if rendering is None:
+      raise constant_images_error(low)
+    high = low + 1
+  if not notes:
+    notes += some_dark(images, (low, high), where, data)
   scaled = (images - low) / (high - low) * 2 - 1
   if kept is None:
     scaled = np.clip(scaled, -1, 1)

@@ -7,8 +7,10 @@ for all readers, and `load_source` does them afterwards.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
@@ -20,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data.rendering import Rendering
+from jdiffclust.files import spelling
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
@@ -155,10 +158,9 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
   """
   transposed = images.ndim == 3 and (
       images.shape[-1] > 8 * max(images.shape[:2])
-      or min(images.shape[:2]) >= 16 and (
-          images.shape[-1] in (3, 4)
-          # Rather squares along the last axis than as many images as these have rows.
-          or images.shape[0] == images.shape[1] != images.shape[2]))
+      or min(images.shape[:2]) >= 16 and images.shape[-1] in (3, 4)
+      # Rather squares along the last axis than as many images as these have rows.
+      or 8 <= images.shape[0] == images.shape[1] != images.shape[2])
   if transposed:
     raise errors.UserError(
         f'{path}: an array of shape {images.shape} looks like one colour image '
@@ -223,16 +225,20 @@ def existing_file(path: str | os.PathLike) -> str | os.PathLike:
   return path
 
 
-def check_no_pipe(path: str | os.PathLike) -> None:
-  """Checks that to open a path is not to wait for what another process writes.
+def no_pipe(path: str | os.PathLike) -> str:
+  """A path with the home folder for ~, which can be opened.
+
+  To open a pipe is to wait for what another process writes.
 
   Raises:
     OSError: it is not there.
     ValueError: it is a pipe, or a device.
   """
+  path = os.path.expanduser(os.fspath(path))
   mode = os.stat(path).st_mode
   if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
     raise ValueError('it is a pipe or a device, not a file')
+  return path
 
 
 class Labels(NamedTuple):
@@ -291,6 +297,34 @@ def checked_labels(labels: ArrayLike, num_images: int, where: Any,
   numbers = np.full(num_images, -1, np.int64)
   numbers[known] = members
   return Labels(numbers, tuple(map(_class_name, classes.tolist())))
+
+
+def alike_classes(names: Sequence[str]) -> tuple[str, ...]:
+  """Tells of classes that may be one: written alike but for case, spaces or zeros.
+
+  Args:
+    names: of the classes, each one once.
+
+  Returns:
+    A note, or nothing.
+  """
+  groups = collections.defaultdict(list)
+  for name in names:
+    groups[_bare(name)].append(name)
+  found = [group for group in groups.values() if len(group) > 1]
+  if not found:
+    return ()
+  first, second = map(repr, found[0][:2])
+  return (f'{len(found)} classes are written in several ways, such as {first} and '
+          f'{second}, and count as several: write them alike if they are one',)
+
+
+def _bare(name: str) -> str:
+  """A name without what a person may not see: case, spaces, 1.0 in the place of 1."""
+  shown = ''.join(sign for sign in spelling(name) if sign.isprintable()).strip()
+  if len(shown) < 7 and re.fullmatch(r'[+-]?\d+([.]\d*)?', shown):
+    return f'{float(shown):g}'
+  return re.sub(r'[\s_-]+', ' ', shown)
 
 
 def _class_name(label: bytes | str | bool | int | float) -> str:

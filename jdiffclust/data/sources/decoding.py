@@ -19,7 +19,8 @@ from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
     BACKGROUNDS, CONTAINERS, FAINT, Rendering, best_background, composited,
-    faint_note, integer_range, kind_of, lost_note, to_levels)
+    faint_note, integer_range, kind_of, lost_note, some_faint_note, to_levels,
+    unknown_range)
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
@@ -468,10 +469,7 @@ def dark_note(names: Sequence[str], headers: Sequence[Header],
   """
   faint = [name for name, header in zip(names, headers)
            if faint_note(header.low, header.high, ranges[header.kind])]
-  return [f'{len(faint)} of {len(names)} files span less than a tenth of the range of '
-          f'all ({faint[0]}), and are nearly of one colour: if their pixels are of other '
-          'units, such as masks of 0 and 1 among photographs, save them in those of the '
-          'others'] if 0 < len(faint) < len(names) else []
+  return some_faint_note(len(faint), len(names), 'files', *faint[:1])
 
 
 def colours_note(names: Sequence[str], headers: Sequence[Header]) -> list[str]:
@@ -509,9 +507,7 @@ def kept_to(rendering: Rendering, names: Sequence[str],
       first = next(n for n, header in zip(names, headers) if header.kind == kind)
       what = 'floats' if kind == 'real' else 'integers'
       raise errors.UserError(
-          f'{len(own)} files have {what} from {low:g} to {high:g} ({first}), but the fit '
-          'had none from which their range is known: set --config.data.range, such as '
-          f'--config.data.range="({low:g},{high:g})"')
+          unknown_range(f'{len(own)} files have {what}', low, high, first))
     ranges[kind] = found
     faint.append(faint_note(low, high, found))
   if not any(faint):

@@ -234,7 +234,7 @@ def _raw(root: pathlib.Path, found: Found, data: ml_collections.ConfigDict,
   total = len(names) + len(found.locked)
   if bad and (data.unreadable == 'refuse' or len(bad) == total):
     what = ('use --config.data.unreadable=skip to leave them out, or remove them'
-            if len(bad) < total else 'give a folder with readable images')
+            if len(bad) < total else 'give readable images')
     shown = ', '.join(f'{name} ({reason})' for name, reason in bad[:3])
     more = ', ...' * (len(bad) > 3)
     raise errors.UserError(
