@@ -27,7 +27,7 @@ from jdiffclust.clustering.damaged import Examples, example_rows, learn
 from jdiffclust.clustering.generation import Samples, denoiser_of, sample_clusters
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
-    Guesses, evidence_of_clusters, restore_all)
+    Guesses, evidence_of_clusters, few_particles, restore_all)
 from jdiffclust.clustering.starts.agreement import (
     FEWEST_IMAGES, MOST_IMAGES, SIGN_IMAGES, agree, sign_of)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
@@ -67,7 +67,6 @@ from jdiffclust.workdir import Workdir, images_of_run, restore_fit
 
 Build = Callable[..., Method]
 
-FEW_PARTICLES = 2  # effective ones, below which draws are copies of each other
 OF_A_SOURCE = ('embeddings are given beside an ImageSource: let `load_source` or '
                '`array_source` have them.')
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
@@ -433,12 +432,15 @@ class Fitted:
     reporter = _quiet(reporter)
     found = restore_all(self.method, self.params, problem, config.restore, reporter,
                         lambda: self._guesses(problem, config.restore, reporter))
-    lost = found.least_ess < FEW_PARTICLES  # of other methods NaN: never
+    few = few_particles(config.restore)
+    lost = found.least_ess < few  # of methods without particles NaN: never
     if lost.any():
+      where, so = (('', 'their draws are alike') if few == 2 else (
+          f' in each of {few - 1} groups', 'they were chosen among next to none'))
       reporter.warning(
-          f'{lost.sum()} of {len(lost)} images were left with fewer than '
-          f'{FEW_PARTICLES} particles of {config.restore.particles} on the way '
-          f'(restore.method={config.restore.method}): their draws are alike. Set more '
+          f'{lost.sum()} of {len(lost)} images were left with in effect one particle of '
+          f'{config.restore.particles // (few - 1)} on the way{where} '
+          f'(restore.method={config.restore.method}): {so}. Set more '
           'config.restore.particles, or a larger sigma; pigdm does without.')
     draws = np.moveaxis(found.images, 1, 0)  # [D, n, ...]: rows as of the problem
     residual = jax.jit(residual_size)(problem, draws.reshape(-1, *operator.shape))

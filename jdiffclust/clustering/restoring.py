@@ -17,6 +17,7 @@ of those of the restored draws: p(q | y) is the mean of p(q | x) over x of p(x |
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class Restorations(NamedTuple):
     log_evidence: log p(y) of the seen coordinates, nats, [n]; NaN where a method has no
       estimate.
     ess: effective sample size of the particles at last, [n]; NaN of other methods.
-    least_ess: the least on the way, [n].
+    least_ess: the least on the way, of its groups together, [n].
     evaluations: network evaluations an image took, first draws included.
   """
 
@@ -91,6 +92,19 @@ def restorer_of(options) -> Restorer:
   known = options.to_dict()
   return make_restorer(options.method, **{
       name: known[name] for name in restorer_options(options.method)})
+
+
+def few_particles(options) -> int:
+  """Effective particles of an image below which each group has but one, in effect.
+
+  Args:
+    options: the `restore` section of a config.
+
+  Returns:
+    Their number; 0 of methods without particles.
+  """
+  chosen = restorer_of(options)
+  return chosen.num_groups + 1 if isinstance(chosen, Particles) else 0
 
 
 def first_method(restorer: Restorer, problem: Problem) -> Restorer:
@@ -304,6 +318,7 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   if not isinstance(chosen, Particles):
     raise UserError(f'config.restore.method = {options.method!r} has no estimate of the '
                     'evidence: take mcgdiff or tds.')
+  chosen = dataclasses.replace(chosen, groups=1)  # what has least variance
   check_problem(problem)
   chosen.check(problem, options.method)
   clusters, mesh = method.config.num_clusters, method.mesh

@@ -189,8 +189,8 @@ class Particles(restorer.Restorer):
                       'or more, threshold from 0 to 1.')
     if self.groups < 0 or self.particles % max(self.groups, 1):
       raise UserError(f'{self.particles} particles cannot be parted into {self.groups} '
-                      'groups of equal size: set restore.groups to a divisor of '
-                      'restore.particles, or to 0: one for each draw, about.')
+                      'equal groups: set groups to a divisor of particles, or to 0: '
+                      'one for each draw, about.')
 
   @property
   def num_groups(self) -> int:

@@ -65,7 +65,8 @@ class Restored(NamedTuple):
     evaluations: network evaluations a draw took, with those of its particles.
     log_evidence: log p(y) of the seen coordinates U^T y, nats, [P]; NaN of methods that
       have no estimate; -inf: all particles have died.
-    ess: effective sample size of the last weights, [P]; NaN as above.
+    ess: effective sample size of the last weights, [P]; NaN as above. That of groups of
+      particles is the sum of theirs.
     least_ess: the least on the way, [P].
     log_weights: of the particles before the last resampling, normalised, [N, P]; None of
       methods without.

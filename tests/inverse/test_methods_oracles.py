@@ -582,6 +582,41 @@ def test_problems_know_nothing_of_each_other(name):
     np.testing.assert_array_equal(a[:, order], c)
 
 
+@pytest.mark.parametrize('name', PARTICLES)
+def test_groups_know_nothing_of_each_other(name):
+  """Draws 0 and 2 are of group 0: its weights change them, and no other group's draws."""
+  problem = small_problem(name)
+  method = restorer.make_restorer(name, particles=8, groups=2, num_draws=4, threshold=1.)
+
+  def drawn(log_weights):
+    return images_of(restorer.restore(
+        method, PATH, analytic.denoiser(PATH, mixture_of(*MIXTURE)), problem, keys(4),
+        jnp.zeros((8, 4, *SHAPE)), moments_of(gaussian(.5)), 4, 6,
+        log_weights=jnp.asarray(log_weights, jnp.float32))).reshape(4, 4, -1)
+
+  none = np.zeros((8, 4))
+  one = np.array(none)
+  one[0] = 30.  # of group 0, that of particles 0, 2, 4 and 6
+  before, after = drawn(none), drawn(one)
+  np.testing.assert_array_equal(before[1::2], after[1::2])
+  assert (before[::2] != after[::2]).any(axis=(0, 2)).all()
+
+
+@pytest.mark.usefixtures('optimised')
+@pytest.mark.parametrize('setting', ['noisy matrix', 'noiseless mask'])
+def test_groups_draw_of_the_posterior(setting):
+  """Where potentials are exact: mean, covariance and evidence, by groups of eight."""
+  problem = observed(setting, .25, 256)
+  result = run('mcgdiff', problem, gaussian(.25), 64, 30, particles=64, groups=8)
+  mean, covariance, evidence = dense(problem, MEAN, .25 * np.eye(SIZE))
+  free, _ = standardised(images_of(result).reshape(64, 256, SIZE), mean, covariance)
+  free = free.reshape(-1, free.shape[-1])
+  np.testing.assert_allclose(free.mean(0), 0, atol=.05)
+  np.testing.assert_allclose(np.cov(free.T), np.eye(free.shape[1]), atol=.06)
+  ratio = np.exp(np.asarray(result.log_evidence, np.float64) - evidence)
+  np.testing.assert_allclose(ratio.mean(), 1, atol=.03)
+
+
 @pytest.mark.parametrize('name', RESTORERS)
 def test_step_by_step(name):
   """A call for each row, keys and rows laid out by hand: as the scan of `restore`."""

@@ -204,6 +204,53 @@ def test_threshold_of_one_always_resamples(number):
   assert (np.asarray(found.rows).reshape(number, 5) != before).any(0).all()
 
 
+def grouped(num_draws):
+  """Six particles of each of two problems, in three groups, at their end; what came."""
+  method = restorer.make_restorer('mcgdiff', particles=6, groups=3, num_draws=num_draws)
+  rng = np.random.default_rng(5)
+  weights = rng.dirichlet(np.ones(2), 6).T  # of two particles, by group and problem
+  evidence = rng.normal(size=6)
+  rows = particles.Carried(jnp.arange(12), jnp.arange(12), jnp.zeros(12))
+  cloud = particles.Cloud(rows, jnp.asarray(np.log(weights), jnp.float32),
+                          jnp.asarray(evidence, jnp.float32), jnp.arange(1., 7.))
+  last = particles.positions('systematic', keys(6), -(-num_draws // 3))
+  state = particles.State(cloud, last, jnp.ones(()))
+  return method.finish(state, method.table(PATH, 5, 1.)), weights, evidence
+
+
+@pytest.mark.parametrize('num_draws', [3, 4, 6])
+def test_each_draw_is_of_a_group_in_turn(num_draws):
+  """Particle n of problem p, in row 2 n + p, is of the group n % 3."""
+  result, _, _ = grouped(num_draws)
+  rows = np.asarray(result.images).reshape(num_draws, 2)
+  np.testing.assert_array_equal(rows % 2, [[0, 1]] * num_draws)
+  np.testing.assert_array_equal(rows // 2 % 3, np.arange(num_draws)[:, None].repeat(2, 1)
+                                % 3)
+  np.testing.assert_array_equal(result.condition, result.images)
+
+
+def test_evidence_and_weights_of_groups():
+  """The mean of the groups' evidence; sums of their sizes; weights in equal shares."""
+  result, weights, evidence = grouped(4)
+  evidence, size = evidence.reshape(3, 2), (1 / (weights**2).sum(0)).reshape(3, 2)
+  np.testing.assert_allclose(result.log_evidence, np.log(np.exp(evidence).mean(0)),
+                             rtol=1e-5)
+  np.testing.assert_allclose(result.ess, size.sum(0), rtol=1e-5)
+  np.testing.assert_array_equal(result.least_ess, [1 + 3 + 5, 2 + 4 + 6])
+  np.testing.assert_allclose(np.exp(result.log_weights), weights.reshape(6, 2) / 3,
+                             rtol=1e-5)
+  np.testing.assert_array_equal(result.evaluations, [30] * 8)
+
+
+@pytest.mark.parametrize('num_particles,num_draws,groups', [
+    (64, 8, 8), (64, 9, 8), (64, 5, 4), (7, 5, 1), (6, 100, 6), (12, 0, 12)])
+def test_as_many_groups_as_draws(num_particles, num_draws, groups):
+  """Or the most that part the particles evenly."""
+  method = restorer.make_restorer('tds', particles=num_particles, num_draws=num_draws,
+                                  groups=0)
+  assert method.num_groups == groups
+
+
 def test_options_are_checked():
   """Each out of its range is refused by a line that says what is allowed."""
   make = restorer.make_restorer
@@ -211,6 +258,9 @@ def test_options_are_checked():
   for option in ({'particles': 0}, {'num_draws': -1}, {'threshold': 1.1},
                  {'threshold': -.1}, {'threshold': np.nan}):
     assert 'must be 1 or more' in refused(make, 'mcgdiff', **option)
+  for groups in (-1, 4):
+    assert 'a divisor of particles' in refused(make, 'mcgdiff', particles=6,
+                                               groups=groups)
   assert 'set one of particles' in refused(make, 'mcgdiff', scale=1.)
   assert 'it has none' in refused(make, 'pigdm', scale=1.)
   assert 'set one of dps, pigdm' in refused(make, 'nothing')

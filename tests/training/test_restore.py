@@ -585,9 +585,13 @@ def test_particles_that_are_lost(fit, capsys):
   """Few effective ones: a warning with what to do; none at all: an error."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
   few = dict(**LITTLE, method='mcgdiff', particles=4)
-  fit.restore(seen, y, .01, **few)
+  fit.restore(seen, y, .01, **few, groups=1)
   err = capsys.readouterr().err
-  assert 'fewer than 2 particles of 4' in err and 'config.restore.particles' in err
+  assert 'one particle of 4 on the way (' in err and 'draws are alike' in err
+  fit.restore(seen, y, .01, **few)  # two draws
+  err = capsys.readouterr().err
+  assert 'one particle of 2 on the way in each of 2 groups' in err
+  assert 'config.restore.particles' in err
 
 
 def test_dead_particles(commands, run, monkeypatch):
