@@ -79,16 +79,19 @@ def integers(text: str) -> list[int]:
 def names(known: Iterable[str]) -> Callable[[str], list[str]]:
   """A function that reads names from a text such as 'digits,mnist5k', if all are known.
 
+  Of '' it reads none.
+
   Args:
     known: the names that are allowed.
   """
   known = list(known)
 
   def read(text: str) -> list[str]:
-    for name in text.split(','):
+    found = text.split(',') if text else []
+    for name in found:
       if name not in known:
         raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
-    return text.split(',')
+    return found
 
   return read
 

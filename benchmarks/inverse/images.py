@@ -1,12 +1,13 @@
 """How well do the methods restore real images, and find the clusters of damaged ones?
 
   python -m benchmarks.inverse.images [restore|clusters] [--datasets=digits,mnist5k,...]
-      [--methods=...] [--damages=...] [--parts=...] [--shares=...] [--images=24]
-      [--fashion=DIR] [--out=DIR]
+      [--methods=...] [--damages=...] [--parts=...] [--shares=...] [--masks=1]
+      [--ceiling] [--images=24] [--fashion=DIR] [--out=DIR]
 
 Question:  restore: error, similarity and calibration of each method for each damage, of
            held-out images, beside what needs no model. clusters: how many points of
-           accuracy are lost when parts of held-out images are.
+           accuracy are lost when parts of held-out images are; and (--ceiling) how many
+           would be, were the labels of the fit's images known.
 Time:      a fit of each data set first (5 to 30 minutes); then a minute for each damage
            and method; clusters: two to ten minutes for each part and share.
 Kept:      docs/benchmarks.md, Restoring; results/inverse.
@@ -27,8 +28,10 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.common import (
-    ROOT, add_fashion, data_options, fit, make_parser, markdown, names, read_json,
+    ROOT, add_fashion, cell, data_options, fit, make_parser, markdown, names, read_json,
     write_json)
+from jdiffclust.clustering.damaged import (
+    Examples, learn, observed, squared_distances)
 from jdiffclust.fitted import load
 from jdiffclust.inverse import operators
 from jdiffclust.registry import RESTORERS
@@ -48,9 +51,9 @@ DAMAGES = {
     'blur and noise': (lambda shape: operators.gaussian_blur(1.5, shape), .05)}
 METHODS = {'pigdm': {}, 'ddrm': {}, 'dps': {}, 'repaint': {'repeats': 4},
            'mcgdiff': {'particles': 128}, 'tds': {'particles': 64}}
-# What is missing, from the shape and the share of the pixels.
-PARTS = {'lower': lambda shape, share: operators.box(shape, 1 - share, 0, share, 1),
-         'random': lambda shape, share: operators.random_pixels(shape, share, 0)}
+# What is missing, from the shape, the share of the pixels and a seed.
+PARTS = {'lower': lambda shape, share, _: operators.box(shape, 1 - share, 0, share, 1),
+         'random': operators.random_pixels}
 
 
 def split(dataset: str, out, fashion):
@@ -212,28 +215,60 @@ def clusters(args) -> None:
     theirs = lambda pixels: accuracy(
         kmeans.predict(pixels.reshape(len(pixels), -1).astype(
             kmeans.cluster_centers_.dtype)), kmeans.labels_)
-    rows.append([dataset, 'none', '-', '-', *['-'] * len(args.methods),
-                 f'{ours(held):.3f}', f'{theirs(held):.3f}'])
+
+    def measured(operator):
+      y = np.asarray(operator.apply(jnp.asarray(held)))
+      filled = np.where(np.asarray(operator.mask)[None] > 0, y,
+                        images.mean(axis=0)[None])
+      line = {'examples': accuracy(found.assign_damaged(operator, y).argmax(axis=1),
+                                   found.clusters)}
+      for method in args.methods:
+        result = found.restore(operator, y, method=method, num_draws=8,
+                               by_examples=False, **METHODS[method])
+        line[f'draws of {method}'] = accuracy(result.clusters, found.clusters)
+      line |= {'network': ours(filled), 'kmeans': theirs(filled)}
+      if args.ceiling:
+        line |= ceiling(found, images, labels, held, held_labels, operator)
+      return line
+
+    rows.append({'data': dataset, 'missing': 'nothing', 'network': f'{ours(held):.3f}',
+                 'kmeans': f'{theirs(held):.3f}'})
     for part in args.parts:
       for share in map(float, args.shares.split(',')):
-        operator = PARTS[part](found.method.image_shape, share)
-        y = np.asarray(operator.apply(jnp.asarray(held)))
-        filled = np.where(np.asarray(operator.mask)[None] > 0, y,
-                          images.mean(axis=0)[None])
-        line = {'examples': accuracy(found.assign_damaged(operator, y).argmax(axis=1),
-                                     found.clusters)}
-        for method in args.methods:
-          result = found.restore(operator, y, method=method, num_draws=8,
-                                 by_examples=False, **METHODS[method])
-          line[f'draws of {method}'] = accuracy(result.clusters, found.clusters)
-        line |= {'network': ours(filled), 'kmeans': theirs(filled)}
+        lines = [measured(PARTS[part](found.method.image_shape, share, seed))
+                 for seed in range(args.masks if part == 'random' else 1)]
+        line = {name: [line[name] for line in lines] for name in lines[0]}
         kept[f'{dataset} / {part} / {share}'] = line
         write_json(path, kept)
-        rows.append([dataset, part, f'{share:.0%}', *(f'{v:.3f}' for v in line.values())])
-        print(rows[-1], flush=True)
-  print(markdown(['data', 'missing', 'share', 'examples',
-                  *(f'draws of {method}' for method in args.methods),
-                  'the fit, mean fill', 'K-means, mean fill'], rows))
+        row = {'data': dataset, 'missing': part, 'share': f'{share:.0%}',
+               **{name: cell(values) for name, values in line.items()}}
+        print(row, flush=True)
+        rows.append(row)
+  print(markdown(rows[-1], [[row.get(name, '') for name in rows[-1]] for row in rows]))
+
+
+def ceiling(found, images, labels, held, held_labels, operator) -> dict[str, float]:
+  """Accuracy by the labels of the fitted images, in the place of their tau.
+
+  Args:
+    found: the fit.
+    images, labels: those fitted, stored [N, ...], [N].
+    held, held_labels: those held out.
+    operator: what hides parts of them.
+
+  Returns:
+    `nearest labelled`: the label of the nearest image under the same damage; `taught
+    labels`: what `examples` says, had it learnt the labels.
+  """
+  problem = found.units.problem(operator, operator.apply(jnp.asarray(held)), 0.)
+  scaled = (images.astype(np.float32) - found.units.low) * found.units.scale - 1
+  seen, known = (observed(operator, y) for y in (
+      problem.observation, operator.apply(jnp.asarray(scaled, jnp.float32))))
+  nearest = labels[squared_distances(seen, known).argmin(axis=1)]
+  examples = Examples(scaled.astype(np.float32), np.eye(10)[labels])
+  taught = learn(examples, operator, 0., found.config, 0)
+  return {'nearest labelled': float(np.mean(nearest == held_labels)),
+          'taught labels': float(np.mean(taught(problem).argmax(axis=1) == held_labels))}
 
 
 def main() -> None:
@@ -248,6 +283,10 @@ def main() -> None:
   parser.add_argument('--parts', type=names(PARTS), default=','.join(PARTS),
                       help='clusters: what is missing')
   parser.add_argument('--shares', default='.25,.5,.75', help='clusters: of the pixels')
+  parser.add_argument('--masks', type=int, default=1,
+                      help='clusters: seeds of the random pixels')
+  parser.add_argument('--ceiling', action='store_true',
+                      help="clusters: what the fitted images' labels would tell, too")
   parser.add_argument('--images', type=int, default=24)
   args = parser.parse_args()
   {'restore': compare, 'clusters': clusters}[args.what](args)
