@@ -1,7 +1,7 @@
 """Held-out images from their low images: SR3 beside methods that know of no low image.
 
   python -m benchmarks.inverse.sr3 [--datasets=digits,fashion] [--num=128] [--draws=4]
-      [--fashion=DIR] [--out=DIR]
+      [--models=sr3,unconditional] [--fashion=DIR] [--out=DIR]
 
 Question:  how near do images from a fitted SR3 come to the truth, and to what is seen?
 Time:      half an hour, nearly all of it the fit of Fashion-MNIST.
@@ -31,13 +31,13 @@ CONFIGS = {'digits': ('sr3_digits', {'data.max_images': 1500}),
            'fashion': ('sr3_fashion_mnist', {'data.source': 'idx'})}
 DATASETS = {'digits': '8x8 from 4x4', 'fashion': '28x28 from 7x7'}
 # Restoration -> options of its sampler.
-RESTORATIONS = {'bicubic': None,
-                'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 0.},
+RESTORATIONS = {'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 0.},
                 'ddim, eta 1, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 1.},
                 'ddpm, 200 steps': {'sampler': 'ddpm', 'num_steps': 0}}
 # By an unconditional model -> options of `Fitted.restore`; without noise.
 UNCONDITIONAL = {'dps': {'num_steps': 100}, 'pigdm': {'num_steps': 100},
                  'mcgdiff': {'num_steps': 100, 'particles': 64}}
+MODELS = ('sr3', 'unconditional')
 SHOWN = 10
 
 
@@ -91,33 +91,36 @@ def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
   Returns:
     What is kept, and images by name, [num, H, W, C].
   """
+  import jax
   import jdiffclust
+  from jdiffclust.clustering.sr3 import REDUCTIONS
   name, changes = CONFIGS[dataset]
   if dataset == 'fashion':
     changes = {**changes, 'data.path': str(args.fashion / 'train-images-idx3-ubyte.gz')}
-  workdir = args.out / dataset
-  summary = fit(name, changes, workdir)
-  fitted = jdiffclust.load(workdir)
-  truth = held_out(dataset, config_of(name, changes), args.fashion, args.num)
-  operator = fitted.method.model.operator
+  config = config_of(name, changes)
+  truth = held_out(dataset, config, args.fashion, args.num)
+  operator = REDUCTIONS[config.sr3.reduction](config.sr3.factor, truth.shape[1:])
   y = np.asarray(operator.apply(truth))
-  condition = np.asarray(fitted.method.condition_of(y))
-  found, rows = {}, {}
-  for label, options in RESTORATIONS.items():
-    if options is None:
-      found[label] = condition
-      continue
-    draws = args.draws if options['sampler'] == 'ddpm' else 1
-    images = restored(fitted, condition, draws, options)
-    found[label] = images[:, 0]
-    if draws > 1:
-      found[f'{label}, mean of {draws}'] = images.mean(axis=1)
-  fit(name, {**changes, 'method': 'cddpm', 'start.kind': 'kmeans',
-             'quality.num_images': 0}, args.out / f'{dataset}_unconditional')
-  without = jdiffclust.load(args.out / f'{dataset}_unconditional')
-  for label, images in by_unconditional(without, operator, truth, args.draws).items():
-    found[label] = images[:, 0]
-    found[f'{label}, mean of {args.draws}'] = images.mean(axis=1)
+  condition = np.asarray(jax.image.resize(y, truth.shape, 'bicubic'))
+  found, rows, kept = {'bicubic': condition}, {}, {'num': len(truth)}
+  if 'sr3' in args.models:
+    summary = fit(name, changes, args.out / dataset)
+    kept |= {'bound_bits_per_dim': summary['history'][-1]['bound_bits_per_dim'],
+             'wall_seconds': summary['wall_seconds']}
+    fitted = jdiffclust.load(args.out / dataset)
+    for label, options in RESTORATIONS.items():
+      draws = args.draws if options['sampler'] == 'ddpm' else 1
+      images = restored(fitted, condition, draws, options)
+      found[label] = images[:, 0]
+      if draws > 1:
+        found[f'{label}, mean of {draws}'] = images.mean(axis=1)
+  if 'unconditional' in args.models:
+    fit(name, {**changes, 'method': 'cddpm', 'start.kind': 'kmeans',
+               'quality.num_images': 0}, args.out / f'{dataset}_unconditional')
+    without = jdiffclust.load(args.out / f'{dataset}_unconditional')
+    for label, images in by_unconditional(without, operator, truth, args.draws).items():
+      found[label] = images[:, 0]
+      found[f'{label}, mean of {args.draws}'] = images.mean(axis=1)
   for label, images in found.items():
     values = psnr(images, truth)
     seen = np.asarray(operator.apply(images)) - y
@@ -125,10 +128,7 @@ def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
                    'psnr_error': float(values.std(ddof=1) / len(values)**.5),
                    'better_than_bicubic': float(np.mean(values > psnr(condition, truth))),
                    'seen': float(np.sqrt(np.mean(seen**2, dtype=np.float64)))}
-  kept = {'num': len(truth), 'bound_bits_per_dim':
-          summary['history'][-1]['bound_bits_per_dim'],
-          'wall_seconds': summary['wall_seconds'], 'restorations': rows}
-  return kept, {'truth': truth, **found}
+  return {**kept, 'restorations': rows}, {'truth': truth, **found}
 
 
 def picture(images: dict[str, np.ndarray]) -> Figure:
@@ -159,6 +159,7 @@ def main() -> None:
   """Measures, writes and prints."""
   parser = make_parser(__doc__, out='runs/sr3')
   parser.add_argument('--datasets', type=names(CONFIGS), default=list(CONFIGS))
+  parser.add_argument('--models', type=names(MODELS), default=','.join(MODELS))
   parser.add_argument('--num', type=int, default=128, help='images to restore')
   parser.add_argument('--draws', type=int, default=4, help='images of ddpm to average')
   add_fashion(parser)
@@ -171,6 +172,8 @@ def main() -> None:
     write_json(args.out / 'sr3.json', results)
   print(table(results))
   for dataset, result in results.items():
+    if 'sr3' not in args.models:
+      continue
     print(f"\n{dataset}: {result['bound_bits_per_dim']:.3f} bits per dimension given the "
           f"low image, a fit of {result['wall_seconds']:.0f} s.")
 
