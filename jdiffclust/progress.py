@@ -120,19 +120,21 @@ class Reporter:
     self.bars: Progress | None = None
     self.stop_requested = False
     self._told: set[str] = set()
-    self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    # Text is printed as it is: names of files may hold ':new:' or '[red]'.
+    self._console = _Console(file=sys.stderr, highlight=False, soft_wrap=True,
+                             markup=False, emoji=False)
 
   def line(self, text: str) -> None:
     """Prints a line, unless quiet."""
     if not self.quiet:
-      self._console.print(on_one_line(text), markup=False)
+      self._console.print(on_one_line(text))
 
   def warning(self, text: str) -> None:
     """Prints a warning, quiet or not; the same one once."""
     if text in self._told:
       return
     self._told.add(text)
-    self._console.print(f'warning: {on_one_line(text)}', markup=False)
+    self._console.print(f'warning: {on_one_line(text)}')
 
   def check_stopped(self) -> None:
     """Raises KeyboardInterrupt if a stop was requested; called at safe moments only."""
@@ -178,8 +180,9 @@ class Reporter:
     if self.quiet or not self._console.is_terminal:
       yield Task(self, name, total, unit)
       return
-    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                  TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
+    with Progress(TextColumn('{task.description}', markup=False), BarColumn(),
+                  MofNCompleteColumn(), TimeRemainingColumn(),
+                  TextColumn('{task.fields[note]}', markup=False),
                   console=self._console, transient=True) as self.bars:
       yield Task(self, name, total, unit)
     self.bars = None

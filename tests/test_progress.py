@@ -47,6 +47,15 @@ def test_a_name_of_a_file_is_no_line_of_its_own(capsys):
   assert str(UserError(name)) == spelt
 
 
+@pytest.mark.parametrize('name', ['folder:new: 2 images', '[red]a[/red].png', ':smile:'])
+def test_a_name_of_a_file_is_no_markup(name, capsys):
+  """Nor an emoji: it is printed as it is."""
+  reporter = progress.Reporter()
+  reporter.line(name)
+  reporter.warning(name)
+  assert capsys.readouterr().err.splitlines() == [name, f'warning: {name}']
+
+
 def test_a_warning_is_given_once(capsys):
   """Whoever reads and whoever checks may both have it to give."""
   reporter = progress.Reporter()
