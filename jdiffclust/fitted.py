@@ -496,7 +496,7 @@ class Fitted:
       with reporter.task('damage', 100, PERCENT) as task:
         found = learn(known, problem.operator, float(problem.noise), self.config,
                       seed, task.advance)
-        task.advance(100 - task.done)
+        task.finish()
       self._learnt.clear()
       self._learnt[damage] = known, found
     return self._learnt[damage]

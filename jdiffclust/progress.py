@@ -72,6 +72,11 @@ class Task:
     elif not self._reporter.quiet:
       self._print(note)
 
+  def finish(self) -> None:
+    """Counts what is left as done, if anything is."""
+    if self.done < self.total:
+      self.advance(self.total - self.done)
+
   def _in_words(self) -> str:
     """The rate as a person says it: 12 images/s, or 3.4 s each."""
     rate = self.rate or 0.

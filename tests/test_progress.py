@@ -37,6 +37,17 @@ def test_work_without_parts_that_say_anything(total, unit, lines, monkeypatch, c
   assert capsys.readouterr().err.splitlines() == lines
 
 
+@pytest.mark.parametrize('parts', [30, 100])
+def test_a_task_ends_once(parts, capsys):
+  """Whatever of it was counted before."""
+  with progress.Reporter(every=0.).task('look', 100, progress.PERCENT) as task:
+    task.advance(parts)
+    task.finish()
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.startswith('look: 100%') for line in lines].count(True) == 1
+  assert lines[-1].startswith('look: 100%')
+
+
 def test_a_name_of_a_file_is_no_line_of_its_own(capsys):
   """Nor a command for the terminal; letters of any script are left as they are."""
   reporter, name = progress.Reporter(), 'a\nerror: b\x1b[31m\u202egnp.\u2028ä 図'

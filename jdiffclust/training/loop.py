@@ -201,7 +201,7 @@ class Fitter:
         assign = fit_start(name, sample, seen.image_shape, self.config,
                            task.advance, vectors)
         tau = partition(assign, seen, self.tracked)
-        task.advance(100 - task.done)
+        task.finish()
       bound = self._trial_bound(name, tau) if best else np.zeros(len(tau), np.float32)
       trials.append(trial.Trial(name, tau, bound, assign))
     chosen, table = trial.best(trials)
