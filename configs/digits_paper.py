@@ -14,8 +14,8 @@ Provenance: Niang, Bouveyron, Corneli and Latouche (2024), Algorithm 1 and equat
   and the number of draws are those of configs/digits.py; a minibatch of images stands for
   its single image. Corrected, where the printed formula cannot be meant: delta_t,
   delta_{t|t-1}, the single 1 / (2 delta~_t), KL_T whole and the decoder term kept (see
-  jdiffclust/diffusion/process.py and jdiffclust/clustering/mixture.py). CDiffuSE's m_t,
-  which the paper builds on, is invalid on this schedule: m_t = 1 - sqrt(abar_t).
+  jdiffclust/diffusion/process.py and jdiffclust/clustering/bound/terms.py). CDiffuSE's
+  m_t, which the paper builds on, is invalid on this schedule: m_t = 1 - sqrt(abar_t).
 """
 
 from jdiffclust.config import default_config

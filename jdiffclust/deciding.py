@@ -14,7 +14,7 @@ import numpy as np
 from jdiffclust import added, decisions, exploring, splits
 from jdiffclust.added import Added
 from jdiffclust.decisions import CLUSTERS, Decisions
-from jdiffclust.errors import UserError
+from jdiffclust.errors import WRITES_IT, UserError
 from jdiffclust.evaluation import gallery
 from jdiffclust.evaluation.gallery import Copies, Gallery
 from jdiffclust.exploring import Beside
@@ -25,7 +25,6 @@ from jdiffclust.splits import Splits
 
 # All that is known of each image, .csv and .parquet.
 RESULTS = 'results'
-WRITES_THEM = '--mode=evaluate writes them, as does the end of a fit.'
 
 
 class Table(NamedTuple):
@@ -81,11 +80,10 @@ def read_gallery(workdir: pathlib.Path, ids: Sequence[str]) -> Gallery:
   """
   known = gallery.read(workdir / gallery.FILE)
   if known is None:
-    raise UserError(f'{workdir / gallery.FILE} is missing or damaged: --mode=evaluate '
-                    'writes it, as does the end of a fit.')
+    raise UserError(f'{workdir / gallery.FILE} is missing or damaged: {WRITES_IT}.')
   if known.ids.tolist() != list(ids):
     raise UserError(f'{workdir / gallery.FILE} and {RESULTS}.parquet are of different '
-                    f'images: {WRITES_THEM}')
+                    f'images: {WRITES_IT}.')
   return known
 
 

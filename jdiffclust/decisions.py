@@ -1,7 +1,7 @@
 """What a person decides of a run by hand: two tables in its folder, to edit in Excel.
 
-clusters.csv   cluster,name   the name of a cluster; clusters of the same name are one
-pinned.csv     file,cluster   the cluster, by its number or name, that an image belongs to
+clusters.csv   cluster,images,name   the name of a cluster; those of one name are one
+pinned.csv     file,cluster          the cluster, a number or name, of an image
 
 No fit reads them and none changes them: they are what results show, on top of what the
 model says. An empty name, or a row that is removed, undoes what it said. Names are the

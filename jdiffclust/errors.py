@@ -20,6 +20,11 @@ def on_one_line(text: str) -> str:
   return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+# What to do where a result of a run is missing; evaluate needs a diffusion model.
+WRITES_IT = ('the command of the fit, given again, writes it anew; so does --mode=evaluate '
+             'where there is a diffusion model')
+
+
 class UserError(Exception):
   """A mistake in a config, data, workdir or device count, which the user can mend.
 

@@ -128,8 +128,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     image_shape_: (H, W, C) of the images in X; of files, as they were brought to.
     fitted_: the `Fitted`: densities, denoiser, samplers and more.
 
-  In the fit, an image's cluster follows from its neighbours as well as from itself; a new
-  image is judged by itself. So `predict(X)` of the fit's own X agrees with `labels_` but
+  In the fit, an image's cluster follows from its neighbours as well as from itself. Those
+  of a new image are among the fit's, where the start is by recognition; else it is judged
+  alone. So `predict(X)` of the fit's own X agrees with `labels_` but
   for a few doubtful images. With em.posterior='amortised', the default, what is said of a
   new image does not depend on those asked about with it: it has the same bits among up
   to e_step.batch_size images, and the same numbers up to rounding among more.

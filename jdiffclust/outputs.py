@@ -42,7 +42,7 @@ from jdiffclust.evaluation import (
     features, foreign, gallery, latent_space, sample_quality)
 from jdiffclust.evaluation.diagnostics import bits_per_dimension, small_groups
 from jdiffclust.evaluation.latent_space import LatentResults
-from jdiffclust.errors import UserError, on_one_line
+from jdiffclust.errors import WRITES_IT, UserError, on_one_line
 from jdiffclust.fitted import (
     DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, tell_of,
     units_of)
@@ -562,8 +562,8 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                             further)
   if known is None:
     reporter.warning(f'{workdir} has no {gallery.FILE}, or a damaged one, by which '
-                     f'{NEW_RESULTS}.csv would tell neighbours: it is not written. '
-                     '--mode=evaluate writes it.')
+                     f'{NEW_RESULTS}.csv would tell neighbours: that is not written. Of '
+                     f'{gallery.FILE}: {WRITES_IT}.')
     return message + ending
   beside = exploring.look_at(fitted.recogniser, known, source, reporter)
   columns = columns_of(fitted, source, tau, bound, verdict, options.foreign_share, beside,
@@ -653,7 +653,7 @@ def told_again(fitted: Fitted, before: Added, reporter: Reporter) -> list[Told]:
     reporter.warning(
         f'{len(gone)} of {len(before.ids)} images that were added are not there any '
         f'more, such as {gone[0]!r}: the results are without them. Bring them back and '
-        'run --mode=evaluate, or --mode=add --undo, which takes the last ones back.')
+        'give this command again; --mode=add --undo takes the last ones back.')
   return found
 
 
@@ -857,7 +857,7 @@ def judge_all(source: ImageSource, workdir: pathlib.Path, by_bound: np.ndarray,
   if reference is None or not foreign.is_of(reference, maps_of(shape), shape):
     reporter.warning(f'{workdir} has no {REFERENCE}, or one that cannot be read or is of '
                      'another version: foreign goes by the bound alone, which plain '
-                     'images pass. --mode=evaluate writes it.')
+                     f'images pass. Of {REFERENCE}: {WRITES_IT}.')
     return foreign.Verdict(by_bound, ['unlikely'] * len(by_bound))
   known = sum(len(half.others) for half in reference)
   if share < 1 / (known + 1):

@@ -195,7 +195,9 @@ def test_a_damaged_array(content, here):
   for name in ('summary.json', 'config.json'):
     pathlib.Path(name).write_text('{}')
   pathlib.Path('responsibilities.npy').write_bytes(content)
-  assert 'are incomplete' in refused(results.rewrite_page, here, None)
+  told = refused(results.rewrite_page, here, None)
+  assert 'are incomplete' in told
+  assert 'the command of the fit, given again' in told  # not evaluate alone: see above
 
 
 @pytest.mark.parametrize('argv, fragments', [

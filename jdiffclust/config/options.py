@@ -243,8 +243,9 @@ OPTIONS: Mapping[str, Any] = {
                        "image's cluster; the rest is the clusters' proportions (with "
                        'latents: p(c | z))', **CLUSTERED),
         'pool': real(.5, 0, 1, 'the share of the starting partition, times '
-                     'posterior.anchor, in the responsibilities of the fitted images; '
-                     'the rest is the network, which new images have alone', **CLUSTERED),
+                     'posterior.anchor, in the responsibilities; the rest is the '
+                     'network, which new images have alone where the start is not by '
+                     'recognition', **CLUSTERED),
         'balance': real(0., 0, 1e9, 'the weight of a prior for clusters of equal sizes',
                         **MIXTURES),
         'warmup': integer(600, 0, 'gradient steps over which the denoising errors come '

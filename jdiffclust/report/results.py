@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from jdiffclust import files
-from jdiffclust.errors import UserError
+from jdiffclust.errors import WRITES_IT, UserError
 from jdiffclust.evaluation import diagnostics, gallery, scores
 from jdiffclust.evaluation.latent_space import LatentResults, first_of_each_kind
 from jdiffclust.evaluation.sample_quality import Quality
@@ -226,14 +226,12 @@ def rewrite_page(workdir: pathlib.Path, explored: Callable) -> None:
   # On a damaged file NumPy and zipfile raise nearly anything.
   except Exception as error:  # pylint: disable=broad-except
     raise UserError(f'The results in {str(workdir)!r} are incomplete '
-                    f"({' '.join(str(error).split())}): --mode=evaluate writes them."
-                    ) from None
+                    f"({' '.join(str(error).split())}): {WRITES_IT}.") from None
   known = gallery.read(workdir / gallery.FILE)
   sheets = thumbnails.read(workdir / explorer.FILE, tuple(explorer.SHEETS))
   if known is None or sheets is None:
     name = gallery.FILE if known is None else explorer.FILE
-    raise UserError(f'{workdir / name} is missing or damaged: --mode=evaluate writes it, '
-                    'as does the end of a fit.')
+    raise UserError(f'{workdir / name} is missing or damaged: {WRITES_IT}.')
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
            if path.stem != 'restored'}
   write_page(workdir, summary, drawn, config, tau, explored(known, sheets))

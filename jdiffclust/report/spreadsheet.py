@@ -17,7 +17,7 @@ import numpy as np
 from jdiffclust import files
 from jdiffclust.data.by_name import as_text
 from jdiffclust.decisions import Decisions
-from jdiffclust.errors import UserError
+from jdiffclust.errors import WRITES_IT, UserError
 
 PREFIX = 'metadata_'  # of a column of the user's whose name is taken
 # Column -> how the CSV writes its numbers.
@@ -272,8 +272,7 @@ def read_parquet(path) -> Columns:
     columns['file'], columns['probabilities'], columns['bound']
     columns.setdefault('added', [False] * table.num_rows)  # of an earlier version
   except (OSError, pyarrow.ArrowInvalid, KeyError):
-    raise UserError(f'{path} is missing or damaged: --mode=evaluate writes it, as does '
-                    'the end of a fit.') from None
+    raise UserError(f'{path} is missing or damaged: {WRITES_IT}.') from None
   return columns
 
 

@@ -6,7 +6,7 @@ image has a start, tau is the logarithmic pool of both (Genest and Zidek, 1986),
   log tau_iq = (1 - w) log q_phi(z = q | x_i) + w log start_iq + constant,
 
 which of all distributions has the smallest (1 - w) KL(tau_i || q_i) + w KL(tau_i ||
-start_i). A new image has q_phi alone.
+start_i). A new image has a start where that is by recognition, else q_phi alone.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ the features of all networks, weighted by the inverse of the squared distance. T
 ones are known by their bytes, and have their own.
 
 Where images come with embeddings (`embedded.py`), start.spaces says who decides. Alone,
-the embeddings are cut in the features' place: the network learns their cells so that new
+the embeddings are cut in the features' place: networks learn their cells so that new
 images, of which there may be no embeddings, are recognised. Beside other spaces they have
 the same say as the features. An image is then known by its bytes and its embedding's.
 """
