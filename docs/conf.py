@@ -137,7 +137,8 @@ def options_table() -> str:
         before = section
       readers = f" (of {', '.join(option.methods)})" if option.methods else ''
       parts.append(f'| `{name}` | `{cell(repr(option.default))}` | '
-                   f'{cell(option.allowed)} | {cell(option.meaning)}{readers} |')
+                   f'{cell(option.allowed)} | {cell(option.meaning)}{readers}'
+                   + '; *may change*' * (not option.defines_run) + ' |')
   return '\n'.join(parts)
 
 

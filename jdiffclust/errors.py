@@ -21,8 +21,8 @@ def on_one_line(text: str) -> str:
 
 
 # What to do where a result of a run is missing; evaluate needs a diffusion model.
-WRITES_IT = ('the command of the fit, given again, writes it anew; so does --mode=evaluate '
-             'where there is a diffusion model')
+WRITES_IT = ('the command of the fit, given again, writes it anew; so does '
+             '--mode=evaluate where there is a diffusion model')
 
 
 class UserError(Exception):

@@ -132,8 +132,8 @@ OPTIONS: Mapping[str, Any] = {
         'workers': integer(8, 0, 'threads by which Grain reads images', **HERE),
     },
     'start': {
-        'kind': choice('recognition', (*STARTS, BEST), 'the starting partition: by a '
-                       'network that learns to recognise what neighbours have in common, '
+        'kind': choice('recognition', (*STARTS, BEST), 'the starting partition: by '
+                       'networks that learn to recognise what neighbours have in common, '
                        'by neighbours alone, by simpler means; best: the one of '
                        'start.candidates with the best bound; umap needs the extra umap, '
                        'latents a method that has them', **PERSON),
@@ -188,11 +188,11 @@ OPTIONS: Mapping[str, Any] = {
     },
     'recognition': {
         'max_side': integer(32, 8, 'pixels of the longer side up to which the '
-                            'recognition network sees images, also where '
+                            'recognition networks see images, also where '
                             'data.image_size leaves the model fewer', high=LONGEST),
-        'cells': real(2., 1, 20, 'cells that the recognition network learns to tell '
+        'cells': real(2., 1, 20, 'cells that the recognition networks learn to tell '
                       'apart, in multiples of num_clusters'),
-        'channels': integer(32, 1, "the recognition network's channels at its first "
+        'channels': integer(32, 1, "a recognition network's channels at its first "
                             'stage; it has four times as many features'),
         'networks': integer(2, 1, 'recognition networks, whose features have the same '
                             'say'),
@@ -205,8 +205,8 @@ OPTIONS: Mapping[str, Any] = {
                               open_low=True),
         'dropout': real(.3, 0, .9, 'the share of the features that is hidden at random '
                         'in training'),
-        'view_size': real(1.5, 0, 10, 'the size of the random views that the network '
-                          'learns from, in multiples of the section views'),
+        'view_size': real(1.5, 0, 10, 'the size of the random views that the networks '
+                          'learn from, in multiples of the section views'),
         'num_views': integer(4, 0, 'mild views of an image over which, and itself, its '
                              'features are averaged; more where images have symmetries'),
     },
@@ -464,8 +464,9 @@ OPTIONS: Mapping[str, Any] = {
                            'restore.mask hides, a box, random pixels; size (by means of '
                            'blocks, every n-th pixel, bicubic); sharpness (a Gaussian, '
                            'or any kernel); colour; or what a matrix tells', **ASKED),
-        'mask': text('', 'an image or npy file of the size of the damaged images, white '
-                     '(or above 0) where pixels are known', **ASKED),
+        'mask': text('', 'an image or npy file of the size of the damaged images, or of '
+                     'that at which the model sees them, white (or above 0) where pixels '
+                     'are known', **ASKED),
         'box': Option((.25, .25, .5, .5), 'four numbers (TOP, LEFT, HEIGHT, WIDTH) from '
                       '0 to 1', lambda v: len(v) == 4 and all(
                           type(x) in (int, float) and 0 <= x <= 1 for x in v),
