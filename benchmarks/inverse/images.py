@@ -89,7 +89,7 @@ def fitted_model(dataset: str, out, fashion):
 def read(found, images):
   """Images as the fit reads them, in [-1, 1]."""
   from jdiffclust.data.dataset import images_at
-  source = found._read(images, None)
+  source = found.read(images)
   return images_at(source, np.arange(source.num_images))
 
 
