@@ -27,7 +27,7 @@ from jdiffclust.clustering.damaged import Examples, example_rows, learn
 from jdiffclust.clustering.generation import Samples, denoiser_of, sample_clusters
 from jdiffclust.clustering.method import Method, build
 from jdiffclust.clustering.restoring import (
-    Guesses, evidence_of_clusters, few_particles, restore_all)
+    Guesses, evidence_of_clusters, groups_of, restore_all)
 from jdiffclust.clustering.starts.agreement import (
     FEWEST_IMAGES, MOST_IMAGES, SIGN_IMAGES, agree, sign_of)
 from jdiffclust.clustering.starts.choose import Choice, choose_number
@@ -432,14 +432,15 @@ class Fitted:
     reporter = _quiet(reporter)
     found = restore_all(self.method, self.params, problem, config.restore, reporter,
                         lambda: self._guesses(problem, config.restore, reporter))
-    few = few_particles(config.restore)
-    lost = found.least_ess < few  # of methods without particles NaN: never
+    groups = groups_of(config.restore)
+    # Each group has but one particle, in effect; of methods without NaN: never.
+    lost = found.least_ess < groups + 1
     if lost.any():
-      where, so = (('', 'their draws are alike') if few == 2 else (
-          f' in each of {few - 1} groups', 'they were chosen among next to none'))
+      where, so = (('', 'their draws are alike') if groups == 1 else (
+          f' in each of {groups} groups', 'they were chosen among next to none'))
       reporter.warning(
           f'{lost.sum()} of {len(lost)} images were left with in effect one particle of '
-          f'{config.restore.particles // (few - 1)} on the way{where} '
+          f'{config.restore.particles // groups} on the way{where} '
           f'(restore.method={config.restore.method}): {so}. Set more '
           'config.restore.particles, or a larger sigma; pigdm does without.')
     draws = np.moveaxis(found.images, 1, 0)  # [D, n, ...]: rows as of the problem

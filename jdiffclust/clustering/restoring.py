@@ -94,17 +94,14 @@ def restorer_of(options) -> Restorer:
       name: known[name] for name in restorer_options(options.method)})
 
 
-def few_particles(options) -> int:
-  """Effective particles of an image below which each group has but one, in effect.
+def groups_of(options) -> int:
+  """Groups of the particles of an image; 0 of methods without particles.
 
   Args:
     options: the `restore` section of a config.
-
-  Returns:
-    Their number; 0 of methods without particles.
   """
   chosen = restorer_of(options)
-  return chosen.num_groups + 1 if isinstance(chosen, Particles) else 0
+  return chosen.num_groups if isinstance(chosen, Particles) else 0
 
 
 def first_method(restorer: Restorer, problem: Problem) -> Restorer:

@@ -295,7 +295,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   if not for_fit and not ready and size is not None:
     notes = (*notes, f'{raw.name}: images of {stored[0]}x{stored[1]} are resized to '
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
-  if not for_fit and ready and size is not None and raw.stored is not None:
+  if not for_fit and ready and size is not None:
     notes += _cropped_note(raw, keep, size, data.fit)
   source = ImageSource(
       name=raw.name, images=_in_memory(images, data),

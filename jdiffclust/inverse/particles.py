@@ -193,11 +193,16 @@ class Particles(restorer.Restorer):
                       'one for each draw, about.')
 
   @property
+  def num_drawn(self) -> int:
+    """D."""
+    return self.num_draws or self.particles
+
+  @property
   def num_groups(self) -> int:
     """G."""
     if self.groups:
       return self.groups
-    most = min(self.num_draws or self.particles, self.particles)
+    most = min(self.num_drawn, self.particles)
     return max(g for g in range(1, most + 1) if self.particles % g == 0)
 
   def num_rows(self, num_draws):
@@ -227,7 +232,7 @@ class Particles(restorer.Restorer):
     """The state of particles u [N P, ...] at the first level sigma."""
     num_problems = len(given.problem.observation) * self.num_groups
     rows = Carried(u, given.condition, jnp.zeros(len(u)))
-    number = -(-(self.num_draws or self.particles) // self.num_groups)
+    number = -(-self.num_drawn // self.num_groups)
     last = positions(self.resampling, problem_keys(keys, num_problems, LAST), number)
     cloud = reweighted(new_cloud(rows, num_problems), given.log_weights)
     return State(cloud, last, sigma)
@@ -238,7 +243,7 @@ class Particles(restorer.Restorer):
     num_problems = cloud.log_weights.shape[1] // groups
     drawn = chosen(cloud.rows, ancestors(cloud.log_weights, state.last))
     # Of groups in turn, the last of which may give one less.
-    number = (self.num_draws or self.particles) * num_problems
+    number = self.num_drawn * num_problems
     drawn = jax.tree.map(lambda a: a[:number], drawn)
     evaluations = jnp.full(number, len(table.rows.t) * self.particles)
     by_group = lambda a: a.reshape(*a.shape[:-1], groups, num_problems)
