@@ -13,7 +13,13 @@ time differently: it learns what cells have in common, and not where the start e
 `recognition.networks` of them learn the same cells, each from a first draw, views and an
 order of its own: what one of them happens to see, the others need not.
 
-Their last features before the answer, averaged over an image and some mild views of it
+What they have learnt shows where the start's cells are wrong. So after half of their
+steps they are asked for cells of their own, by the neighbourhoods of their features, and
+learn to name both, with an answer for each, in the other half (`recognition.rounds`).
+The start's cells are kept, since where pixels tell more than features do, cells of
+features alone are worse.
+
+Their last features before the answers, averaged over an image and some mild views of it
 (mirrored or turned where that is a symmetry of the images) and standardised, are then
 asked what pixels were asked: which images are neighbours, by the same cuts and the same
 consensus, in which each network has the same say. That is the partition (`cut`).
@@ -31,6 +37,8 @@ the same say as the features. An image is then known by its bytes and its embedd
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -115,29 +123,36 @@ def num_steps(count: int, options, asked: float | None = None) -> int:
 def train(images: np.ndarray, cells: np.ndarray, config,
           advance: Callable[[int], None] = lambda percent: None,
           shown: Callable = jax.tree_util.Partial(lambda images, key: images),
-          steps: float | None = None) -> Trained:
+          steps: float | None = None,
+          renewed: Callable[[Trained], np.ndarray] | None = None) -> Trained:
   """Trains recognition networks.
 
   Where there are several devices, as many networks are trained at once, each on one.
 
   Args:
     images: [n, H, W, C] in [-1, 1].
-    cells: responsibilities [n, K].
+    cells: responsibilities [n, K]; or of A partitions, each with an answer of its own,
+      [n, A, K].
     config: its seed, num_devices, and the sections recognition and views.
     advance: called with the percents of the steps that are done.
     shown: what the network sees, of views [B, H, W, C] and a typed key; a
       `jax.tree_util.Partial`, whose arrays are arguments of the step.
-    steps: `asked` of `num_steps`.
+    steps: `asked` of `num_steps`, of all rounds together.
+    renewed: what the networks of a round learn in the next one, as `cells`; None: there
+      is one round. Each is a cycle of step sizes.
 
   Returns:
-    `Trained`.
+    `Trained`, on answers that are A K numbers.
 
   Raises:
     UserError: the weights of a network are not finite.
   """
   options, count = config.recognition, len(images)
-  network = RecognitionNetwork(cells.shape[1], options.channels, options.dropout)
+  rounds = 1 if renewed is None else options.rounds
   steps, size = num_steps(count, options, steps), options.batch_size
+  steps = max(1, round(steps / rounds))
+  network = RecognitionNetwork(math.prod(cells.shape[1:]), options.channels,
+                               options.dropout)
   example = np.zeros(jax.eval_shape(
       shown, jnp.zeros((1, *images.shape[1:])), jax.random.key(0)).shape, np.float32)
   optimizer = optax.adamw(
@@ -145,37 +160,50 @@ def train(images: np.ndarray, cells: np.ndarray, config,
       weight_decay=WEIGHT_DECAY)
   begin_memory = jax.jit(jax.vmap(optimizer.init))
   mesh = local_mesh(options.networks, config.num_devices)
+  split, whole = (NamedSharding(mesh, how) for how in (SPLIT, WHOLE))
   step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
-  given = jax.device_put((np.asarray(images, np.float32), np.asarray(cells), shown),
-                         NamedSharding(mesh, WHOLE))
+  seen, shown = jax.device_put((np.asarray(images, np.float32), shown), whole)
   seeds = [seed_of(config.seed, number) for number in range(options.networks)]
-  found, done = [], 0
-  for begin in range(0, len(seeds), mesh.size):
-    together = seeds[begin:begin + mesh.size]
-    keys, drawn = (jnp.stack([stream(seed, name) for seed in together])
-                   for name in ('recognition', 'recognition_network'))
-    first = _first(network, drawn, example)
-    state, keys = jax.device_put(((first, begin_memory(first['params'])), keys),
-                                 NamedSharding(mesh, SPLIT))
-    batches = zip(*(minibatches(count, size, steps, integer_seed(seed, 'recognition'))
-                    for seed in together))
-    in_flight = InFlight()
-    for number, rows in enumerate(batches):
-      state = step(state, np.stack(rows), keys, number, *given)
-      in_flight.add(state[0]['batch_stats'])
-      taken = begin * steps + (number + 1) * mesh.size
-      percent = 100 * taken // (len(seeds) * steps)
-      if percent > done:
-        advance(percent - done)
-        done = percent
-    variables = to_host(state[0])
-    found += [jax.tree.map(lambda a, k=k: jnp.asarray(a[k]), variables)
-              for k in range(mesh.size)]
-  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
-    raise UserError('A recognition network diverged: try a '
-                    'config.recognition.learning_rate below '
-                    f'{options.learning_rate:g}.')
-  return Trained(network, tuple(found), mild_views(config), config.num_devices)
+  batches = [minibatches(count, size, rounds * steps, integer_seed(seed, 'recognition'))
+             for seed in seeds]
+  trained: Any = None  # of the round before
+  taken, done = 0, 0
+  for past in range(0, rounds * steps, steps):
+    if trained is not None and renewed is not None:
+      cells = renewed(trained)
+    told = jax.device_put(np.asarray(cells), whole)
+    found = []
+    for begin in range(0, len(seeds), mesh.size):
+      group = slice(begin, begin + mesh.size)
+      keys, drawn = (jnp.stack([stream(seed, name) for seed in seeds[group]])
+                     for name in ('recognition', 'recognition_network'))
+      first = (_first(network, drawn, example) if trained is None else
+               stacked(trained.variables[group]))
+      state, keys = jax.device_put(((first, begin_memory(first['params'])), keys), split)
+      in_flight = InFlight()
+      for number in range(past, past + steps):
+        rows = np.stack([next(own) for own in batches[group]])
+        state = step(state, rows, keys, number, seen, told, shown)
+        in_flight.add(state[0]['batch_stats'])
+        taken += mesh.size
+        percent = 100 * taken // (len(seeds) * rounds * steps)
+        if percent > done:
+          advance(percent - done)
+          done = percent
+      variables = to_host(state[0])
+      found += [jax.tree.map(lambda a, k=k: jnp.asarray(a[k]), variables)
+                for k in range(mesh.size)]
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+      raise UserError('A recognition network diverged: try a '
+                      'config.recognition.learning_rate below '
+                      f'{options.learning_rate:g}.')
+    trained = Trained(network, tuple(found), mild_views(config), config.num_devices)
+  return trained
+
+
+def stacked(trees):
+  """One tree of the leaves of several, side by side."""
+  return jax.tree.map(lambda *a: np.stack(a), *trees)
 
 
 def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
@@ -200,7 +228,8 @@ def _step_of(network: RecognitionNetwork, optimizer, views, mesh: Mesh):
     def loss(params):
       (logits, _), new = network.apply({**variables, 'params': params}, seen, of_dropout,
                                        mutable=['batch_stats'])
-      return optax.softmax_cross_entropy(logits, cells[rows]).mean(), new
+      told = cells[rows]
+      return optax.softmax_cross_entropy(logits.reshape(told.shape), told).mean(), new
 
     gradient, new = jax.grad(loss, has_aux=True)(variables['params'])
     updates, memory = optimizer.update(gradient, memory, variables['params'])
@@ -274,8 +303,7 @@ def over_views(trained: Trained, images: np.ndarray,
   variables = trained.variables
   mesh = local_mesh(len(variables), trained.num_devices)
   together = [
-      jax.device_put(jax.tree.map(lambda *a: np.stack(a),
-                                  *variables[begin:begin + mesh.size]),
+      jax.device_put(stacked(variables[begin:begin + mesh.size]),
                      NamedSharding(mesh, SPLIT))
       for begin in range(0, len(variables), mesh.size)]
 
@@ -446,6 +474,22 @@ def in_a_row(features):
   return features.reshape(len(features), -1)
 
 
+def ways_to_compare(features) -> list[list[np.ndarray]]:
+  """Rows [n, D] of each of R networks to compare by distance, and by angle.
+
+  Args:
+    features: [n, R, D].
+  """
+  rows = standardised(features, features).astype(np.float32)
+  distances = list(np.moveaxis(rows, 1, 0))
+  return [distances, [unit_rows(rows) for rows in distances]]
+
+
+def graphs_of(rows: np.ndarray) -> list:
+  """The graphs of nearest neighbours of rows [n, D]."""
+  return graphs(next(find_neighbours(rows[:, None, None])))
+
+
 def cut(features: np.ndarray | None, num_clusters: int, seed: int,
         known: Embedded | None = None) -> np.ndarray:
   """The partition that the neighbourhoods of features, or of embeddings, show.
@@ -468,15 +512,13 @@ def cut(features: np.ndarray | None, num_clusters: int, seed: int,
   """
   compared = [] if known is None else [[known.rows]]
   if known is None or not known.alone:
-    rows = standardised(features, features).astype(np.float32)
-    distances = list(np.moveaxis(rows, 1, 0))
-    compared = [distances, [unit_rows(rows) for rows in distances], *compared]
+    compared = [*ways_to_compare(features), *compared]
   every, fine, found = [], [], []
   finer = min(FINER * num_clusters, len(compared[0][0]))
   for spaces in compared:
     cells = []
     for rows in spaces:
-      own = graphs(next(find_neighbours(rows[:, None, None])))
+      own = graphs_of(rows)
       every += own
       vectors = embeddings(own, finer, seed)
       cells += cuts(vectors, num_clusters, seed)
@@ -545,10 +587,31 @@ def cells_of(images: np.ndarray, config, seed: int,
       flat, None, vectors)
 
 
+def own_cells(features: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
+  """The cells that networks have by their neighbourhoods, by distance and by angle.
+
+  Args:
+    features: of R networks, [n, R, D].
+    num_cells: K <= n.
+    seed: of K-means.
+
+  Returns:
+    Responsibilities, float32 [n, K].
+  """
+  found = []
+  for rows in itertools.chain(*ways_to_compare(features)):
+    vectors = embeddings(graphs_of(rows), num_cells, seed)
+    found += cuts(vectors, num_cells, seed, restarts=1)  # there are many of them
+  return consensus(found, num_cells, seed)
+
+
 def recogniser(sample, image_shape, config, seed: int,
                advance: Callable[[int], None] = lambda percent: None,
                vectors: np.ndarray | None = None) -> Trained:
-  """The networks that have learnt the cells of the start 'neighbours'.
+  """The networks that have learnt the cells of the start 'neighbours', and own ones.
+
+  In each round but the first they have two answers: the start's cells, and those of their
+  own features after the round before. In the first, both are the start's.
 
   Args:
     sample, image_shape, config, seed, advance, vectors: of `of_recognition`.
@@ -556,7 +619,16 @@ def recogniser(sample, image_shape, config, seed: int,
   config, _ = symmetry.settled(config, sample, image_shape)
   images = reduced(sample.reshape(-1, *image_shape), config.recognition.max_side)
   cells = cells_of(images, config, seed, vectors)
-  return train(images, cells, config, advance)
+  given = vectors is not None and alone(config.start)  # say which cells there are
+  if given or config.recognition.rounds == 1:
+    return train(images, cells, config, advance)
+
+  def renewed(trained: Trained) -> np.ndarray:
+    own = own_cells(describe(trained, images), cells.shape[1], seed)
+    return np.stack([cells, own], axis=1)
+
+  return train(images, np.stack([cells, cells], axis=1), config, advance,
+               renewed=renewed)
 
 
 def of_recognition(

@@ -178,6 +178,77 @@ def test_what_is_learnt_is_more_than_what_was_told():
   assert told < .65 and adjusted_rand_score(labels, tau.argmax(axis=1)) > .75
 
 
+def test_each_partition_has_an_answer():
+  """In its order; what a second round is told takes the place of what was told before."""
+  images, labels = bars(120)
+  told = lambda *moves: np.stack(
+      [np.eye(3, dtype=np.float32)[(labels + move) % 3] for move in moves], axis=1)
+  found = []
+
+  def renewed(trained):
+    found.append(trained)
+    return told(0, 2)
+
+  last = lib.train(images, told(0, 1), config_of(steps=1200), renewed=renewed)
+  assert len(found) == 1
+  for trained, moves in ((found[0], (0, 1)), (last, (0, 2))):
+    answers = lib.over_views(trained, images)[0].reshape(-1, 2, 3).argmax(axis=2)
+    for k, move in enumerate(moves):
+      assert np.mean(answers[:, k] == (labels + move) % 3) > .9, moves
+
+
+def test_a_further_round_goes_on(monkeypatch):
+  """Weights are drawn once; rounds share the steps; each sees images in turn."""
+  images, labels = bars(40)
+  cells, drawn, seen = np.eye(3, dtype=np.float32)[labels], [], []
+  draw, batches = lib._first, lib.minibatches
+  monkeypatch.setattr(lib, '_first', lambda *args: drawn.append(1) or draw(*args))
+  monkeypatch.setattr(lib, 'minibatches', lambda count, size, number, seed: (
+      seen.append(rows) or rows for rows in batches(count, 20, number, seed)))
+  config = config_of(steps=45, rounds=2)
+  lib.train(images, cells, config, renewed=lambda trained: cells)
+  assert len(drawn) == 1 and len(seen) == 4
+  assert sorted(np.concatenate(seen[2:])) == list(range(40))
+  assert (np.concatenate(seen[:2]) != np.concatenate(seen[2:])).any()
+
+
+def test_own_cells_are_those_of_the_features():
+  """Five heaps by both networks' features, of unlike units, are five cells."""
+  rng = np.random.default_rng(3)
+  labels = np.arange(150) % 5
+  heaps = rng.normal(size=(2, 5, 6))
+  features = heaps[:, labels] + .05 * rng.normal(size=(2, 150, 6))
+  features = np.moveaxis(features * [[[1.]], [[50.]]], 0, 1)
+  found = lib.own_cells(features, 5, 0)
+  assert adjusted_rand_score(labels, found.argmax(axis=1)) == 1
+  np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_rounds_learn_the_start_s_cells_and_their_own(monkeypatch):
+  """Both answers are the start's at first; then one is of the features by then."""
+  images, labels = bars(60)
+  cells, told, train = np.eye(3, dtype=np.float32)[labels], [], lib.train
+
+  def spied(images, cells, config, advance, renewed=None):
+    trained = train(images, cells, config, advance)
+    told.extend([cells, *([] if renewed is None else
+                          [renewed(trained), lib.describe(trained, images)])])
+    return trained
+
+  monkeypatch.setattr(lib, 'train', spied)
+  monkeypatch.setattr(lib, 'cells_of', lambda *args: cells)
+  config = seeded(1)
+  lib.recogniser(images.reshape(60, -1), SHAPE, config, 0)
+  begun, second, features = told
+  np.testing.assert_array_equal(begun, np.stack([cells, cells], axis=1))
+  np.testing.assert_array_equal(second[:, 0], cells)
+  np.testing.assert_array_equal(second[:, 1], lib.own_cells(features, 3, 0))
+  config.recognition.rounds = 1
+  lib.recogniser(images.reshape(60, -1), SHAPE, config, 0)
+  np.testing.assert_array_equal(told[3], cells)
+  assert len(told) == 4
+
+
 def test_training_follows_seed():
   """The same seed the same weights, to the bit; another one others."""
   images, labels = bars(40)
@@ -259,6 +330,9 @@ def test_a_diverged_network_is_refused():
   with pytest.raises(UserError, match='recognition.learning_rate below 1e\\+30'):
     lib.train(images, np.eye(3, dtype=np.float32)[labels],
               config_of(steps=90, learning_rate=1e30))
+  with pytest.raises(UserError, match='recognition.learning_rate below 1e\\+30'):
+    lib.recogniser(images.reshape(40, -1), SHAPE,
+                   config_of(steps=180, learning_rate=1e30), 0)
 
 
 def test_cut_is_of_the_best_modularity():
