@@ -94,7 +94,8 @@ def start_seconds(kind: str, config, count: int, shape: Sequence[int]) -> float:
     step = STEP_OF_RECOGNITION[0] + STEP_OF_RECOGNITION[1] * pixels
     found += COMPILED['recognition'] + options.networks * steps * step * (
         options.batch_size / 96 * (options.channels / 32)**1.5)
-    found += 1 + options.networks * count * (1.3e-3 + 3.5e-6 * pixels)
+    of_looks = options.rounds * 3.5e-6 * pixels
+    found += 1 + options.networks * count * (.001 + .0003 * options.rounds + of_looks)
   return found
 
 

@@ -37,7 +37,6 @@ the same say as the features. An image is then known by its bytes and its embedd
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -588,7 +587,7 @@ def cells_of(images: np.ndarray, config, seed: int,
 
 
 def own_cells(features: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-  """The cells that networks have by their neighbourhoods, by distance and by angle.
+  """The cells that features have by their neighbourhoods, by angle.
 
   Args:
     features: of R networks, [n, R, D].
@@ -599,7 +598,7 @@ def own_cells(features: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
     Responsibilities, float32 [n, K].
   """
   found = []
-  for rows in itertools.chain(*ways_to_compare(features)):
+  for rows in ways_to_compare(features)[1]:
     vectors = embeddings(graphs_of(rows), num_cells, seed)
     found += cuts(vectors, num_cells, seed, restarts=1)  # there are many of them
   return consensus(found, num_cells, seed)
