@@ -35,12 +35,14 @@ DATASETS = {
     'strokes': '2,500 figures of strokes, half of them mirrored, 28x28 (made here)',
     'textures': '2,500 textures, turned and mirrored at random, 28x28 (made here)',
     'shapes': '2,500 coloured shapes, 28x28 (made here)',
+    'letters': '2,500 letters of 20 typefaces, 28x28 (made here)',
+    'signs': '2,500 distorted signs, half of them mirrored, 28x28 (made here)',
     'mnist': 'all 70,000 images of MNIST, 28x28',
 }
 # The true numbers of classes, and the channels.
-CLASSES = {**dict.fromkeys(DATASETS, 10), 'textures': 8, 'shapes': 8}
+CLASSES = {**dict.fromkeys(DATASETS, 10), 'textures': 8, 'shapes': 8, 'signs': 12}
 CHANNELS = {**dict.fromkeys(DATASETS, 1), 'shapes': 3}
-MADE = ('strokes', 'textures', 'shapes')  # by clustering/made.py, from seed 0
+MADE = ('strokes', 'textures', 'shapes', 'letters', 'signs')  # by made.py, from seed 0
 FASHION = '/usr/share/datasets/fashion-mnist'  # of Debian's dataset-fashion-mnist
 SCORES = ('acc', 'nmi', 'ari')
 STEPS = 'start.trial_steps'  # the option that `trained` follows

@@ -7,7 +7,8 @@ from benchmarks.clustering import made
 from jdiffclust.data.symmetry import MAPS, find
 
 # The maps that each set is made symmetric by.
-SYMMETRIC = {'strokes': {'flip'}, 'textures': set(MAPS), 'shapes': {'flip'}}
+SYMMETRIC = {'strokes': {'flip'}, 'textures': set(MAPS), 'shapes': {'flip'},
+             'letters': set(), 'signs': {'flip'}}
 
 
 @pytest.mark.parametrize('name', made.SETS)

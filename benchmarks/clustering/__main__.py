@@ -22,7 +22,8 @@ to DIR/table.md, table.json and table.png: mean and standard deviation over all 
 none chosen.
 
 Fashion-MNIST: `apt install dataset-fashion-mnist`, or --fashion=DIR with its four files;
-MNIST: --mnist=DIR with its four. strokes, textures and shapes are made here (made.py).
+MNIST: --mnist=DIR with its four. strokes, textures, shapes, letters and signs are made
+here (made.py).
 ClustPy needs a torchvision built as torch is: both from PyPI, or, where torch is a build
 for CPUs, both for CPUs, which one command sees to:
   pip install -e '.[bench]' --extra-index-url https://download.pytorch.org/whl/cpu

@@ -25,7 +25,7 @@ from jdiffclust.fitted import finest_of
 
 CHANGES = {'none': {}, **{f'{name}={value}': {f'recognition.{name}': value}
                           for name, value in (
-                              ('networks', 1), ('networks', 4),
+                              ('rounds', 1), ('networks', 1), ('networks', 4),
                               ('cells', 1.), ('cells', 4.), ('view_size', 0.),
                               ('num_views', 0), ('channels', 16), ('steps', 325),
                               ('steps', 1300))}}
