@@ -18,7 +18,7 @@ from jdiffclust.progress import Reporter
 from tests.helpers import check_error, predicted
 from tests.tiny import build
 
-OPTIONS = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=6',
+OPTIONS = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=60',
            'recognition.batch_size=16', 'views.num=4', 'views.sets=1')
 CDDPM = 'em.posterior=amortised', 'posterior.channels=8'
 OTHER = 'method=cluster_ddpm', 'latent.size=4'
