@@ -186,7 +186,9 @@ class Fitted:
   @property
   def rendering(self) -> Rendering | None:
     """How the pixels of the fit's images were read; None: of a fit of before."""
-    return from_json(self.progress.get('rendering'))
+    found = from_json(self.progress.get('rendering'))
+    return found and dataclasses.replace(
+        found, in_levels=self.progress['levels'] is not None)
 
   @property
   def finest(self) -> tuple[int, int] | int:
@@ -727,7 +729,9 @@ def damaged_images(fitted: Fitted, data, options,
     data.channels = seen[2]
     if seen[:2] != shape[:2]:  # smaller ones
       data.image_size = seen[:2]
-  source = load_source(data, for_fit=False, rendering=fitted.rendering)
+  rendering = fitted.rendering  # observations are not rounded
+  source = load_source(data, for_fit=False, rendering=rendering and dataclasses.replace(
+      rendering, in_levels=False))
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:

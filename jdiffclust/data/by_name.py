@@ -404,6 +404,8 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
                            f'{label!r} is empty. Fill it in, or leave the table out.')
   found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
   notes = [joined.note] * bool(joined.note)
+  notes += _empty_note(joined, [not value for value in values], ids,
+                       f'{path}: its column {label!r}')
   others = [key for key in rest.columns if key != label]
   if others and label.lower() not in LABELS:
     notes.append(f'{path}: the classes are taken from its column {label!r}; if they are '
@@ -435,8 +437,26 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
   values = list(zip(*rest.values())) if rest else [()] * table.num_rows
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
+  notes = [joined.note] * bool(joined.note) + _empty_note(
+      joined, [bool(row) and all(cell is None for cell in row) for row in values], ids,
+      f'{path}: all but the name')
   return {key: [column[row] if row >= 0 else None for row in joined.rows]
-          for key, column in rest.items()}, joined.note
+          for key, column in rest.items()}, '; '.join(notes)
+
+
+def _empty_note(joined: Joined, empty: Sequence[bool], ids: Sequence[str],
+                what: str) -> list[str]:
+  """Tells of images whose rows say nothing.
+
+  Args:
+    joined: the rows of the images.
+    empty: of each row.
+    ids: of the images.
+    what: is empty, for a person.
+  """
+  rows = [image for image, row in enumerate(joined.rows) if row >= 0 and empty[row]]
+  return [f'{what} is empty for {len(rows)} of {len(ids)} images (such as '
+          f'{ids[rows[0]]!r}), of which nothing is known so'] if rows else []
 
 
 def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,

@@ -297,6 +297,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
   if not for_fit and ready and size is not None:
     notes += _cropped_note(raw, keep, size, data.fit)
+    notes += _enlarged_note(raw, keep, size)
   source = ImageSource(
       name=raw.name, images=_in_memory(images, data),
       ids=tuple(raw.ids[i] for i in keep),
@@ -325,6 +326,21 @@ def _cropped_note(raw: Raw, keep: np.ndarray, size: tuple[int, int],
           f'of those of the fit, {size[0]}x{size[1]}, by more than '
           f'{preprocess.CROPPED:.0%} ({raw.ids[keep[rows[0]]]}, {height}x{width}: by '
           f'{lost[rows[0]]:.0%}; config.data.fit = {fit!r})',)
+
+
+def _enlarged_note(raw: Raw, keep: np.ndarray, size: tuple[int, int]) -> tuple[str, ...]:
+  """Tells of new files that are far smaller than those of the fit."""
+  if raw.stored is None:
+    return ()
+  sizes = raw.stored.sizes[keep]
+  rows = np.flatnonzero((preprocess.ENLARGED * sizes < size).any(axis=1))
+  if not len(rows):
+    return ()
+  height, width = sizes[rows[0]]
+  return (f'{raw.name}: {len(rows):,} of {len(keep):,} pictures are enlarged to the size '
+          f'of those of the fit, {size[0]}x{size[1]}, more than {preprocess.ENLARGED} '
+          f'times ({raw.ids[keep[rows[0]]]}, {height}x{width}): they have no more detail '
+          'than before, and look blurred beside others',)
 
 
 def _thumbnail_of(raw: Raw, keep: np.ndarray, data: ml_collections.ConfigDict):

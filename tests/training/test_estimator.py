@@ -320,7 +320,7 @@ def test_floats(fitted):
   whole = np.clip(IMAGES[:3], 0, 3)
   np.testing.assert_array_equal(*(
       model.predict_proba(X) for X in (whole, whole.astype(np.float32))))
-  assert 'grey levels' in refusal(fitted.predict, stored)
+  assert 'whole numbers of 0 to 16' in refusal(fitted.predict, stored)
 
 
 def test_new_images_are_read_together(fitted):
