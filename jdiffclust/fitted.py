@@ -42,7 +42,7 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json, unknown_range
+from jdiffclust.data.rendering import Rendering, from_json, look_scaled, unknown_range
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -381,6 +381,14 @@ class Fitted:
     except (TypeError, ValueError):
       raise UserError('Observations are no array of numbers: give [n, ...], as '
                       'operator.apply makes them.') from None
+    seen = y[np.isfinite(y)]
+    if pixel_range is None and (seen % 1 != 0).any() and look_scaled(
+        seen.min(), seen.max(), units):
+      raise UserError(
+          f'Observations from {seen.min():g} to {seen.max():g}, but the pixels of the '
+          f'fit go from {units.low:g} to {units.high:g}: say what is black and white in '
+          'yours, such as by pixel_range=(0, 1); if they are in these units, by '
+          f'pixel_range=({units.low:g}, {units.high:g}).')
     return config, units.problem(operator, y, float(sigma)), units
 
   @property

@@ -37,6 +37,9 @@ LABELS = ('label', 'class', 'target')
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 DELIMITERS = ',;\t'
 END = '\x1aend'  # stands behind the last line
+# What a spreadsheet writes in the place of a formula that fails, as -cats is one.
+FAILED = re.compile(r'#(NAME\?|REF!|VALUE!|DIV/0!|NULL!|NUM!|N/A|SPILL!|CALC!)',
+                    re.IGNORECASE)
 BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # Texts that a spreadsheet would take for a number, a time or a day, and show as another
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
@@ -406,6 +409,13 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   notes = [joined.note] * bool(joined.note)
   notes += _empty_note(joined, [not value for value in values], ids,
                        f'{path}: its column {label!r}')
+  failed = [(image, cell) for image, cell in zip(ids, found.tolist())
+            if FAILED.fullmatch(cell)]
+  if failed:
+    image, cell = failed[0]
+    notes.append(f'{path}: the class of {len(failed)} images is {cell!r} (such as of '
+                 f'{image!r}), which a spreadsheet writes for a formula that '
+                 'fails, and counts as a class: mend them, or empty them')
   others = [key for key in rest.columns if key != label]
   if others and label.lower() not in LABELS:
     notes.append(f'{path}: the classes are taken from its column {label!r}; if they are '

@@ -165,6 +165,17 @@ def _usual(low: float, high: float) -> tuple[float, float]:
               (low, high))
 
 
+def look_scaled(low: float, high: float, known: tuple[float, float]) -> bool:
+  """Whether floats go from 0 to 1, as programs scale them, in a range such as 0..255.
+
+  Args:
+    low: the smallest.
+    high: the largest.
+    known: what is black and white as far as is known.
+  """
+  return known[0] <= 0 <= low <= high <= 1 < known[1]
+
+
 def unknown_floats(what: str, low: float, high: float, whole: tuple[float, float]) -> str:
   """What to tell of an array of floats where a fit had integers alone.
 

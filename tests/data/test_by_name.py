@@ -70,6 +70,15 @@ def test_whole_numbers_of_which_some_are_missing(tmp_path):
   assert "its column 'label' is empty for 1 of 6 images (such as 'cats/b.png')" in note
 
 
+def test_what_a_spreadsheet_writes_for_a_formula_that_fails(tmp_path):
+  """-cats and =dogs become the same class there."""
+  path = tmp_path / 'l.csv'
+  path.write_text('file,label\nc.png,#NAME?\n7,#NAME?\ncats/b.png,#1\n')
+  labels, note = by_name.read_labels(str(path), IDS)
+  assert labels.names == ('#1', '#NAME?')
+  assert "the class of 2 images is '#NAME?'" in note
+
+
 def test_rows_that_say_nothing_are_told_of(tmp_path):
   """Not cells here and there, which are usual."""
   path = tmp_path / 'm.csv'

@@ -1165,7 +1165,7 @@ def test_floats_of_a_fit_to_integers_as_the_message_advises(npz, whole, low, hig
     dataset.load_source(npz({'images': x}), False, known)
   advised = str(caught.value)
   option, computed = re.search(
-      r'data.range="(.*?)", or give whole numbers, such as (np.rint.*)$', advised).groups()
+      r'range="(.*?)", or give whole numbers, such as (np.rint.*)$', advised).groups()
   expected = dataset.images_at(fit, range(len(whole)))
   for new in ({'range': ast.literal_eval(option)}, {}):
     given = x if new else eval(computed, {'np': np, 'x': x})

@@ -213,6 +213,7 @@ def test_nearest_images(commands, folder):
   rows = {row['file']: row for row in read(run / 'results.csv')}
   outcome = commands.small(*similar, '--image=08.png')
   assert outcome.code == 0, outcome.err
+  assert './08.png' not in outcome.err
   lines = outcome.out.splitlines()
   assert [line.split()[-1] for line in lines[2:]] == (
       rows['a/08.png']['neighbor_files'].split('; '))

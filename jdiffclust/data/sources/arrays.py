@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
     FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
-    kind_of, lost_note, some_faint_note, to_levels, unknown_floats, unknown_range)
+    kind_of, look_scaled, lost_note, some_faint_note, to_levels, unknown_floats,
+    unknown_range)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, is_real, last_axis_is_rough, one_line,
     row_ids, with_channels)
@@ -181,7 +182,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
     rendering = rendering.for_others(kind, low, high)
     found = rendering.range_of(kind) or (low, high)  # integers have one
     if kind not in rendering.ranges and (low < found[0] or high > found[1]):
-      raise errors.UserError(unknown_range(f'{where}: integers', low, high))
+      raise errors.UserError(unknown_range(f'{where}: integers', low, high) + (
+          ', or give them in the units of those of the fit'))
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
               f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
@@ -265,9 +267,10 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   images, notes = images.astype(np.float64), []
   least, most = float(images.min()), float(images.max())
   kept = None if rendering is None else rendering.range_of('real')
-  in_levels = rendering is not None and rendering.in_levels
   # A range of 0..255 that the fit was given is not that of floats of 0..1.
-  if in_levels and (kept is None or kept[0] <= 0 <= least <= most <= 1 < kept[1]):
+  in_levels = rendering is not None and rendering.in_levels
+  if rendering is not None and in_levels and (
+      kept is None or look_scaled(least, most, kept)):
     raise errors.UserError(
         unknown_floats(f'{where}: floats', least, most, rendering.whole))
   if kept is not None:
