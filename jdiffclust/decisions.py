@@ -26,7 +26,7 @@ import numpy as np
 
 from jdiffclust import files, splits
 from jdiffclust.data.by_name import (
-    NAMES, Layout, column_of, images_of, layout_of, read_table, rows_of)
+    FAILED, NAMES, Layout, column_of, images_of, layout_of, read_table, rows_of)
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.splits import Splits
@@ -274,6 +274,10 @@ def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
     if not name.isprintable() or name.lstrip('+-').replace('.', '', 1).isdigit():
       raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}: a name must '
                       'have a letter, and be of one line. Correct the row.')
+    if FAILED.fullmatch(name):
+      raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}, which a '
+                      'spreadsheet writes for a formula that fails: a name must not '
+                      'begin with =, +, - or @ there. Correct the row.')
     seen.add(cluster)
     names[cluster] = name
   return names
@@ -286,10 +290,11 @@ def _read_pins(path: pathlib.Path, decided: Decisions, ids: Sequence[str]) -> np
     return pins
   table = read_table(str(path), PINNED, ('file', 'cluster'))
   name = column_of(table, NAMES, 0, 'the names of the files', str(path), PINNED)
-  if 'cluster' not in table.columns:
+  clusters = {key.lower(): cells for key, cells in table.columns.items()}.get('cluster')
+  if clusters is None:
     raise UserError(f'{path} has the columns {", ".join(table.columns)}: it must have '
                     'file and cluster.')
-  named, clusters = table.columns[name], table.columns['cluster']
+  named = table.columns[name]
   for file, text, images in zip(named, clusters, images_of(named, ids)):
     if file is None or text is None:
       raise UserError(f'{path}: the row of {file or text!r} has no '

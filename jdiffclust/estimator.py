@@ -474,6 +474,10 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       X = _as_array(X)
     X = _of_one_type(X)
     fewest = 2 if reset else 1
+    if not reset and X.shape == self.image_shape_[:2] and (
+        X.shape[1] != self.n_features_in_):
+      raise InputError(f'X has the shape {X.shape} of one image of the fit: give an '
+                       'array of images, such as np.asarray(X)[None].')
     if len(X.shape) <= 2:
       X = validate_data(self, X, reset=reset, ensure_min_samples=fewest)
       if reset:
@@ -577,10 +581,16 @@ def _are_files(X) -> bool:
   if _is_path(X):
     return True
   shape = getattr(X, 'shape', None)
-  if shape is None:
-    return isinstance(X, (list, tuple)) and len(X) > 0 and all(map(_is_path, X))
-  return (len(shape) == 1 and shape[0] > 0 and hasattr(X, '__iter__')
-          and all(map(_is_path, X)))
+  listed = isinstance(X, (list, tuple)) if shape is None else (
+      len(shape) == 1 and hasattr(X, '__iter__'))
+  paths = [_is_path(item) for item in X] if listed else []
+  if any(paths) and not all(paths):
+    row = paths.index(False)
+    other = list(X)[row]
+    raise InputError(f'X has paths, such as {os.fspath(list(X)[paths.index(True)])!r}, '
+                     f'and other things, such as of type {type(other).__name__} at place '
+                     f'{row}: give paths alone, or images alone.')
+  return any(paths)
 
 
 def _folder(X) -> str:
@@ -609,10 +619,15 @@ def _given(X) -> Any:
         hasattr(X, 'iloc')) else []
     if len(texts) == 1 == X.shape[1]:
       return X.iloc[:, 0]
+    if not texts and X.shape[1] == 1 and hasattr(X, 'iloc') and np.ndim(X.iloc[0, 0]) > 1:
+      return list(X.iloc[:, 0])  # each cell an image
     if texts:
       raise InputError(f'X is a table whose column {texts[0]!r} has texts: give that '
                        f'column alone if it names image files, X[{texts[0]!r}], or the '
                        'columns of pixels alone.')
+  if len(getattr(X, 'shape', ())) == 1 and hasattr(X, 'iloc') and len(X) and (
+      np.ndim(X.iloc[0]) > 1):
+    return list(X)
   return _on_host(X)
 
 

@@ -42,7 +42,7 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json, unknown_range
+from jdiffclust.data.rendering import Rendering, from_json, look_scaled, unknown_range
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -186,7 +186,9 @@ class Fitted:
   @property
   def rendering(self) -> Rendering | None:
     """How the pixels of the fit's images were read; None: of a fit of before."""
-    return from_json(self.progress.get('rendering'))
+    found = from_json(self.progress.get('rendering'))
+    return found and dataclasses.replace(
+        found, in_levels=self.progress['levels'] is not None)
 
   @property
   def finest(self) -> tuple[int, int] | int:
@@ -379,6 +381,14 @@ class Fitted:
     except (TypeError, ValueError):
       raise UserError('Observations are no array of numbers: give [n, ...], as '
                       'operator.apply makes them.') from None
+    seen = y[np.isfinite(y)]
+    if pixel_range is None and (seen % 1 != 0).any() and look_scaled(
+        seen.min(), seen.max(), units):
+      raise UserError(
+          f'Observations from {seen.min():g} to {seen.max():g}, but the pixels of the '
+          f'fit go from {units.low:g} to {units.high:g}: say what is black and white in '
+          'yours, such as by pixel_range=(0, 1); if they are in these units, by '
+          f'pixel_range=({units.low:g}, {units.high:g}).')
     return config, units.problem(operator, y, float(sigma)), units
 
   @property
@@ -727,7 +737,9 @@ def damaged_images(fitted: Fitted, data, options,
     data.channels = seen[2]
     if seen[:2] != shape[:2]:  # smaller ones
       data.image_size = seen[:2]
-  source = load_source(data, for_fit=False, rendering=fitted.rendering)
+  rendering = fitted.rendering  # observations are not rounded
+  source = load_source(data, for_fit=False, rendering=rendering and dataclasses.replace(
+      rendering, in_levels=False))
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:

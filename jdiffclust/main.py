@@ -574,9 +574,11 @@ def new_images(mode: str, config, workdir: pathlib.Path, reporter, build):
 def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
   """Assigns the images of `config.data` to the clusters of a fitted workdir."""
   from jdiffclust.outputs import write_predictions
+  from jdiffclust.workdir import check_there
   files.check_writable(workdir)
   fitted, source = new_images('predict', config, workdir, reporter, build)
   message = write_predictions(fitted, source, workdir, config.predict, reporter)
+  check_there(workdir)
   if message is not None:
     print(message)
 
@@ -609,11 +611,13 @@ def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
   """Draws images from clusters of a fitted workdir: samples.npy, and pictures."""
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
+  from jdiffclust.workdir import check_there
   files.check_writable(workdir)
   check_has_model(workdir)
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   message = write_samples(fitted, workdir, config.sample, reporter)
+  check_there(workdir)
   if message is not None:
     print(message)
 
@@ -711,6 +715,7 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
   """Restores the damaged images of `config.data` by a fitted workdir."""
   from jdiffclust.fitted import damaged_images, load
   from jdiffclust.outputs import write_restored
+  from jdiffclust.workdir import check_there
   files.check_writable(workdir)
   check_has_model(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
@@ -718,6 +723,7 @@ def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
   message = write_restored(fitted, operator, source, workdir, config.restore, reporter,
                            config.data.range or None)
+  check_there(workdir)
   if message is not None:
     print(message)
 
@@ -728,6 +734,7 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
   from jdiffclust.fitted import finest_of, load, tell_of
   from jdiffclust.outputs import write_outputs
   from jdiffclust.workdir import images_of_run, main_process_lock
+  files.check_writable(workdir)
   check_has_model(workdir)
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   with main_process_lock(workdir):

@@ -818,6 +818,9 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   elif len(rows) == 1:
     near, away = gallery.nearest(features[rows], features, gallery.NEAREST,
                                  np.array(rows))
+    if os.path.isfile(path):
+      reporter.warning(f'{image} is an image of the run, which is what is looked for, '
+                       f'and the name of a file: write ./{path} for that.')
     head = f'The images of the run that are nearest to {ids[rows[0]]} ({names[rows[0]]}):'
   else:
     what = (f"of several images of the run ({', '.join(ids[row] for row in rows[:3])})"

@@ -33,6 +33,7 @@ from jdiffclust.training.storage import Store
 from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
+LOCK = '.lock'  # held by the run that writes; says which process that is
 COMMAND = 'command.txt'  # the command line of the fit
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
 AGREEMENT = 'agreement.json'  # which clusters came back
@@ -62,7 +63,7 @@ class Workdir(Store):
     super().__init__(started)
     self.path = pathlib.Path(path)
     self.resumes = config_lib.has_config(path)
-    self._keep, self._number = keep, 0
+    self._keep, self._number, self._held = keep, 0, False
     self._checkpoints: Any = None  # `Checkpoints`, from `restore` on
     self._writer: MetricsWriter | None = None
 
@@ -129,9 +130,11 @@ class Workdir(Store):
     alone = jax.process_count() == 1
     try:
       with main_process_lock(self.path, end_left_over if alone else None):
+        self._held = is_main_process()
         try:
           yield
         finally:
+          self._held = False
           self._close()
     except OSError as error:
       why = files.refusal(error)
@@ -250,7 +253,13 @@ class Workdir(Store):
     return restored
 
   def save(self, number: int, snapshot: Snapshot) -> None:
-    """See `Checkpoints.save`."""
+    """See `Checkpoints.save`.
+
+    Raises:
+      UserError: the folder is gone, and would be made anew, without what was in it.
+    """
+    if self._held:
+      check_there(self.path, LOCK)
     self._checkpoints.save(number, snapshot)
 
   def write(self, step: int, iteration: int, **values: float) -> None:
@@ -357,6 +366,26 @@ def restore_fit(workdir, template, warn,
   return restored
 
 
+def check_there(workdir, name: str = 'config.json') -> None:
+  """Checks that nobody has removed the folder of a run that is being written to.
+
+  Args:
+    workdir: the folder.
+    name: of a file that it had.
+
+  Raises:
+    UserError: it is gone; what was written since has made a new one, without the rest.
+  """
+  if not os.path.isfile(pathlib.Path(workdir) / name):
+    raise _gone(workdir)
+
+
+def _gone(workdir) -> UserError:
+  return UserError(f'The workdir {workdir} was removed, or replaced, while this command '
+                   'wrote to it: what is there now is not whole. Remove it, or bring it '
+                   'back, and give the command again.')
+
+
 # -------------------------------------------------------------------------- the lock
 
 
@@ -447,9 +476,10 @@ def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
     patience: seconds that a left-over run has to stop, after each signal.
 
   Raises:
-    UserError: another run holds it.
+    UserError: another run holds it; or the folder was removed meanwhile.
   """
-  with open(pathlib.Path(workdir) / '.lock', 'a+', encoding='utf-8') as file:
+  path = pathlib.Path(workdir) / LOCK
+  with open(path, 'a+', encoding='utf-8') as file:
     if not _locked(file):
       process = left_over(read_holder(file)) if end_left_over else None
       if process is None or not _end(process, file, end_left_over, patience):
@@ -460,7 +490,22 @@ def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
     file.truncate(0)
     json.dump(this_process()._asdict(), file)
     file.flush()
-    yield
+    try:
+      yield
+    except Exception:
+      if not _is_same(file, path):
+        raise _gone(workdir) from None
+      raise
+    if not _is_same(file, path):
+      raise _gone(workdir)
+
+
+def _is_same(file, path: pathlib.Path) -> bool:
+  """Whether an open file is still the one at a path."""
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+  except FileNotFoundError:
+    return False
 
 
 def _end(process, file, tell, patience) -> bool:

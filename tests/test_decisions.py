@@ -66,7 +66,8 @@ def test_undone_by_removing_rows(tmp_path):
     ('4,cat', ["'4'", '0..3']), ('1.5,cat', ["'1.5'"]), ('cat,1', ["'cat'"]),
     (',cat', ["no cluster ''"]), ('1,3', ["'3'", 'letter']),
     ('1,cat\n1,dog', ["'dog'", 'twice']),
-    ('1,Cluster 2', ['without a name']), ('1,cat,x', ['line 2', '3 cells'])])
+    ('1,Cluster 2', ['without a name']), ('1,#NAME?', ['formula that fails']),
+    ('1,cat,x', ['line 2', '3 cells'])])
 def test_wrong_names(row, fragments, tmp_path):
   write(tmp_path, f'cluster,name\n{row}\n')
   line = refused(decisions.read, tmp_path, 4, IDS)
@@ -86,6 +87,14 @@ def test_wrong_pins(row, fragments, tmp_path):
   assert PINNED in line
   for fragment in fragments:
     assert fragment in line
+
+
+def test_columns_of_pins_in_any_case_and_order(tmp_path):
+  """As those of clusters."""
+  write(tmp_path, None, 'Cluster,File\n1,y.png\n')
+  assert sorted(decisions.read(tmp_path, 4, IDS).pins)[-2:] == [-1, 1]
+  write(tmp_path, None, 'File,Group\ny.png,1\n')
+  assert 'File, Group' in refused(decisions.read, tmp_path, 4, IDS)
 
 
 def test_a_column_that_means_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import time
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from jdiffclust.errors import UserError
-from jdiffclust.workdir import workdir_lock
+from jdiffclust.workdir import Workdir, check_there, workdir_lock
 from tests.command import server
 
 
@@ -79,6 +80,29 @@ def test_lock_is_dropped_on_an_exception(tmp_path):
       raise ValueError
   with workdir_lock(tmp_path):
     pass
+
+
+@pytest.mark.parametrize('error', (None, OSError('gone')))
+@pytest.mark.parametrize('again', (False, True))
+def test_a_folder_that_is_removed_meanwhile(again, error, tmp_path):
+  """What is written makes it anew, without what was in it: that is no run."""
+  path = tmp_path / 'run'
+  path.mkdir()
+  with pytest.raises(UserError, match='was removed, or replaced'):
+    with workdir_lock(path):
+      shutil.rmtree(path)
+      if again:
+        path.mkdir()
+        (path / '.lock').touch()
+      if error:
+        raise error
+  store = Workdir(path)
+  with pytest.raises(UserError, match='was removed, or replaced'):
+    with store.held():
+      shutil.rmtree(path)
+      store.save(1, None)
+  with pytest.raises(UserError, match='was removed, or replaced'):
+    check_there(path)
 
 
 def test_lock_of_another_process_ends_with_kill_9(tmp_path):

@@ -13,6 +13,7 @@ does.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -196,6 +197,14 @@ class LatentCDDPM(Method):
   def e_step(self, estimator, params, batch, key):
     """That of ClusterDDPM, or of CDDPM once it has begun."""
     return self._e_steps[bool(params.begun)](estimator, params, batch, key)
+
+  @functools.cached_property
+  def tell(self):
+    """See `Method`: of either, chosen outside of what is compiled."""
+    tells = [jax.jit(lambda *given, score=score: score(*given)[0])
+             for score in (self._score_of_first, self._score_of_second)]
+    return lambda estimator, params, batch, key: tells[bool(params.begun)](
+        estimator, params, batch, key)
 
   def before_m_step(self, state, pipeline, indices, tau):
     """At the boundary the latents' centre and scale; from there, CDDPM's closed forms."""

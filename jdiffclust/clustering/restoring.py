@@ -177,6 +177,30 @@ def block_size(num_rows: int, batch_size: int, num_devices: int) -> int:
 _keys_of = jax.jit(image_keys)
 
 
+def check_room(num_images: int, options, num_rows: int, shape) -> None:
+  """Checks, before long work, that what is asked for could be held in memory.
+
+  Args:
+    num_images: to be restored.
+    options: the `restore` section of a config.
+    num_rows: images of the method at once, for one image.
+    shape: of an image.
+
+  Raises:
+    UserError: it could not.
+  """
+  for name, number in ((f'num_draws = {options.num_draws} of {num_images} images',
+                        num_images * options.num_draws),
+                       (f'particles = {options.particles}', num_rows)):
+    try:
+      np.empty((number, *shape), np.float32)  # the system gives no page before its use
+    except (MemoryError, ValueError):
+      size = 4 * number * np.prod(shape, dtype=float) / 1e9
+      raise UserError(f'config.restore.{name} would take {size:,.0f} GB, more than there '
+                      'is room for: ask for fewer, or for fewer images at once.'
+                      ) from None
+
+
 def restore_all(method: Method, params, problem: Problem, options, reporter: Reporter,
                 guess: Callable[[], Guesses | None] = lambda: None) -> Restorations:
   """Draws images given what is seen of them.
@@ -207,6 +231,8 @@ def restore_all(method: Method, params, problem: Problem, options, reporter: Rep
   for each, name in ((chosen, options.method), (first, 'the first draws')):
     each.check(problem, name)
   draws, mesh = options.num_draws, method.mesh
+  check_room(len(problem.observation), options, chosen.num_rows(draws),
+             problem.operator.shape)
   path, steps = from_process(method.process), steps_of(method, options)
   blind, denoiser = method.reference(params), method.denoiser(params)
   like = conditions_of_all(method, params, options)
@@ -318,6 +344,7 @@ def evidence_of_clusters(method: Method, params, problem: Problem, options,
   chosen = dataclasses.replace(chosen, groups=1)  # what has least variance
   check_problem(problem)
   chosen.check(problem, options.method)
+  check_room(1, options, chosen.num_rows(options.num_draws), problem.operator.shape)
   clusters, mesh = method.config.num_clusters, method.mesh
   path, steps = from_process(method.process), steps_of(method, options)
   denoiser, number = method.denoiser(params), chosen.num_rows(options.num_draws)

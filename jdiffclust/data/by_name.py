@@ -37,6 +37,9 @@ LABELS = ('label', 'class', 'target')
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
 DELIMITERS = ',;\t'
 END = '\x1aend'  # stands behind the last line
+# What a spreadsheet writes in the place of a formula that fails, as -cats is one.
+FAILED = re.compile(r'#(NAME\?|REF!|VALUE!|DIV/0!|NULL!|NUM!|N/A|SPILL!|CALC!)',
+                    re.IGNORECASE)
 BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # Texts that a spreadsheet would take for a number, a time or a day, and show as another
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
@@ -404,6 +407,15 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
                            f'{label!r} is empty. Fill it in, or leave the table out.')
   found = np.array([values[row] or '' if row >= 0 else '' for row in joined.rows], str)
   notes = [joined.note] * bool(joined.note)
+  notes += _empty_note(joined, [not value for value in values], ids,
+                       f'{path}: its column {label!r}')
+  failed = [(image, cell) for image, cell in zip(ids, found.tolist())
+            if FAILED.fullmatch(cell)]
+  if failed:
+    image, cell = failed[0]
+    notes.append(f'{path}: the class of {len(failed)} images is {cell!r} (such as of '
+                 f'{image!r}), which a spreadsheet writes for a formula that '
+                 'fails, and counts as a class: mend them, or empty them')
   others = [key for key in rest.columns if key != label]
   if others and label.lower() not in LABELS:
     notes.append(f'{path}: the classes are taken from its column {label!r}; if they are '
@@ -435,8 +447,26 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
   values = list(zip(*rest.values())) if rest else [()] * table.num_rows
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
+  notes = [joined.note] * bool(joined.note) + _empty_note(
+      joined, [bool(row) and all(cell is None for cell in row) for row in values], ids,
+      f'{path}: all but the name')
   return {key: [column[row] if row >= 0 else None for row in joined.rows]
-          for key, column in rest.items()}, joined.note
+          for key, column in rest.items()}, '; '.join(notes)
+
+
+def _empty_note(joined: Joined, empty: Sequence[bool], ids: Sequence[str],
+                what: str) -> list[str]:
+  """Tells of images whose rows say nothing.
+
+  Args:
+    joined: the rows of the images.
+    empty: of each row.
+    ids: of the images.
+    what: is empty, for a person.
+  """
+  rows = [image for image, row in enumerate(joined.rows) if row >= 0 and empty[row]]
+  return [f'{what} is empty for {len(rows)} of {len(ids)} images (such as '
+          f'{ids[rows[0]]!r}), of which nothing is known so'] if rows else []
 
 
 def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,

@@ -33,6 +33,7 @@ from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
 RESIZING = ('folder', 'files', 'tfds')  # sources that read images at data.image_size
+LOOKED_AT = 1000  # images of an array, for whether they are coloured
 _Array = TypeVar('_Array', np.ndarray, jax.Array)
 
 
@@ -297,6 +298,9 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
              f'{size[0]}x{size[1]}, those of the fit (data.fit={data.fit})')
   if not for_fit and ready and size is not None:
     notes += _cropped_note(raw, keep, size, data.fit)
+    notes += _enlarged_note(raw, keep, size)
+  if not for_fit and data.channels == 1:
+    notes += _coloured_note(raw)
   source = ImageSource(
       name=raw.name, images=_in_memory(images, data),
       ids=tuple(raw.ids[i] for i in keep),
@@ -325,6 +329,30 @@ def _cropped_note(raw: Raw, keep: np.ndarray, size: tuple[int, int],
           f'of those of the fit, {size[0]}x{size[1]}, by more than '
           f'{preprocess.CROPPED:.0%} ({raw.ids[keep[rows[0]]]}, {height}x{width}: by '
           f'{lost[rows[0]]:.0%}; config.data.fit = {fit!r})',)
+
+
+def _enlarged_note(raw: Raw, keep: np.ndarray, size: tuple[int, int]) -> tuple[str, ...]:
+  """Tells of new files that are far smaller than those of the fit."""
+  if raw.stored is None:
+    return ()
+  sizes = raw.stored.sizes[keep]
+  rows = np.flatnonzero((preprocess.ENLARGED * sizes < size).any(axis=1))
+  if not len(rows):
+    return ()
+  height, width = sizes[rows[0]]
+  return (f'{raw.name}: {len(rows):,} of {len(keep):,} pictures are enlarged to the size '
+          f'of those of the fit, {size[0]}x{size[1]}, more than {preprocess.ENLARGED} '
+          f'times ({raw.ids[keep[rows[0]]]}, {height}x{width}): they have no more detail '
+          'than before, and look blurred beside others',)
+
+
+def _coloured_note(raw: Raw) -> tuple[str, ...]:
+  """Tells of new arrays in colour of which a fit to grey images sees the brightness."""
+  some = raw.images[:LOOKED_AT] if isinstance(raw.images, np.ndarray) else None
+  if some is None or some.shape[3] < 3 or (some[..., 1:] == some[..., :1]).all():
+    return ()  # readers of files tell of theirs
+  return (f'{raw.name}: the images are coloured, but the fit was to grey images: their '
+          'brightness alone is seen',)
 
 
 def _thumbnail_of(raw: Raw, keep: np.ndarray, data: ml_collections.ConfigDict):

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from jdiffclust.data.rendering import to_levels
 
 CROPPED = .1  # the share of a picture beyond which its loss is told of
+ENLARGED = 2  # times that a picture is enlarged, beyond which that is told of
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
 # How Pillow calls colours of 16 bits, by the order of their bytes.

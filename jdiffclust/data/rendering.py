@@ -35,10 +35,13 @@ class Rendering:
       or 'truth' (truth values): the stored values that become the lowest and the highest
       level. A kind that is not named has the range of its container.
     background: what is seen through transparent pixels: 'black' or 'white'.
+    in_levels: whether floats of an array become 256 levels, too: those of a fit to
+      images that have levels.
   """
 
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   background: str = 'black'
+  in_levels: bool = False
 
   def range_of(self, kind: str) -> tuple[float, float] | None:
     """The range of a kind of number; None: it is not known ('real' only)."""
@@ -49,6 +52,11 @@ class Rendering:
     """The ranges of the kinds of integers that are named."""
     return [(self.ranges[kind][0], self.ranges[kind][1])
             for kind in COUNTED if kind in self.ranges]
+
+  @property
+  def whole(self) -> tuple[float, float]:
+    """The range of the integers; of several kinds the one that goes furthest."""
+    return max(self.counted(), key=lambda found: found[1], default=CONTAINERS['byte'])
 
   def for_others(self, kind: str, low: float, high: float) -> Rendering:
     """The rendering of a fit for new images, of a kind of number that it may lack.
@@ -141,13 +149,54 @@ def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
     high: the largest.
     first: an image that has such pixels.
   """
-  # Not their own range: a faint picture would become a bright one.
-  usual = next((known for known in USUAL if known[0] <= low and high <= known[1]),
-               (low, high))
+  usual = _usual(low, high)
   shown = f' ({first})' if first else ''
   return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which '
           'their range is known: set --config.data.range to what is black and white in '
           f'them, such as --config.data.range="({usual[0]:g},{usual[1]:g})"')
+
+
+def _usual(low: float, high: float) -> tuple[float, float]:
+  """What is likely to be black and white in pixels of a range; else that range.
+
+  It is not their own one: a faint picture would become a bright one.
+  """
+  return next((known for known in USUAL if known[0] <= low and high <= known[1]),
+              (low, high))
+
+
+def look_scaled(low: float, high: float, known: tuple[float, float]) -> bool:
+  """Whether floats go from 0 to 1, as programs scale them, in a range such as 0..255.
+
+  Args:
+    low: the smallest.
+    high: the largest.
+    known: what is black and white as far as is known.
+  """
+  return known[0] <= 0 <= low <= high <= 1 < known[1]
+
+
+def unknown_floats(what: str, low: float, high: float, whole: tuple[float, float]) -> str:
+  """What to tell of an array of floats where a fit had integers alone.
+
+  Args:
+    what: they are, such as 'x.npy: floats'.
+    low: the smallest of them.
+    high: the largest.
+    whole: the range of the fit's integers.
+  """
+  black, white = _usual(low, high)
+  scale, known = (whole[1] - whole[0]) / (white - black or 1), 'x'
+  if black != 0:
+    known = f"(x {'-' if black > 0 else '+'} {abs(black):g})"
+  if scale != 1:
+    known = f'{known} * {scale:g}'
+  if whole[0] != 0:
+    known = f"{known} {'+' if whole[0] > 0 else '-'} {abs(whole[0]):g}"
+  return (f'{what} from {low:g} to {high:g}, but the fit had whole numbers of '
+          f'{whole[0]:g} to {whole[1]:g}: say what is black and white in yours, by such '
+          f'as --config.data.range="({black:g},{white:g})", or give whole numbers, such '
+          f'as np.rint({known})')
 
 
 def faint_note(low: float, high: float, given: tuple[float, float]) -> str:

@@ -505,13 +505,18 @@ def convolution(kernel, shape: tuple[int, int, int]) -> Convolution:
   """Blur by any kernel [h, w] of odd sides; images go on as if they were tiled.
 
   Raises:
-    UserError: another kernel, or one larger than the images.
+    UserError: another kernel, one larger than the images, or one that is zero or has
+      numbers that are not finite.
   """
   kernel = np.asarray(kernel, np.float64)
   odd = kernel.ndim == 2 and all(side % 2 for side in kernel.shape)
   if not odd or any(k > side for k, side in zip(kernel.shape, shape)):
     raise UserError(f'A kernel of shape {kernel.shape} for images of {tuple(shape)}: two '
                     'odd sides are needed, no larger than theirs.')
+  if not np.isfinite(kernel).all():
+    raise UserError('The kernel has NaN or infinite numbers: its numbers must be finite.')
+  if not kernel.any():
+    raise UserError('The kernel is zero: it shows nothing of an image. Give another.')
   padded = np.zeros(shape[:2])
   padded[:kernel.shape[0], :kernel.shape[1]] = kernel
   padded = np.roll(padded, [-(side // 2) for side in kernel.shape], axis=(0, 1))

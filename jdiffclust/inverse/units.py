@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Function, Matrix, Operator
+from jdiffclust.inverse.operators import Convolution, Function, Matrix, Operator
 from jdiffclust.inverse.problem import Problem
 
 SLACK = 1.5  # observations lie within so many times the range, and 6 sigma
@@ -56,8 +56,11 @@ class Units(NamedTuple):
     told = np.asarray(operator.told(jnp.ones_like(ones, jnp.float32)))
     observation = np.where(told > 0, observation, 0.)
     y = self.scale * (observation - self.low * ones) - ones
-    if not isinstance(operator, (Matrix, Function)):  # the others are of weights >= 0
-      most = SLACK * np.abs(ones).max() + 6 * noise * self.scale
+    if not isinstance(operator, (Matrix, Function)):
+      reach = np.abs(ones).max()  # of weights >= 0
+      if isinstance(operator, Convolution):
+        reach = np.abs(np.fft.ifft2(np.asarray(operator.spectrum)).real).sum()
+      most = SLACK * reach + 6 * noise * self.scale
       beyond = np.nanmax(np.abs(y), initial=0.)
       if beyond > most:
         which = np.unravel_index(np.nanargmax(np.abs(y)), y.shape)

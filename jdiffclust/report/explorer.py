@@ -410,6 +410,8 @@ def _matrix(columns: Columns, cluster: np.ndarray) -> dict[str, Any] | None:
   labels = columns.get('label')
   if labels is None:
     return None
+  # An earlier version let a column of the user's have this name, of numbers perhaps.
+  labels = [None if label is None else str(label) for label in labels]
   names = sorted({label for label in labels if label is not None}, key=_natural)
   numbers = np.unique(cluster)
   if not names or max(len(names), len(numbers)) > WIDEST_MATRIX:

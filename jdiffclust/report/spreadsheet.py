@@ -136,11 +136,12 @@ def _known(values: np.ndarray) -> list[float | None]:
 def with_metadata(columns: Columns, metadata: Mapping[str, Sequence[Any]]) -> Columns:
   """The columns with those of the user, by names that are free.
 
-  A name that is taken gets `PREFIX`, and _ as often as that is taken, too.
+  A name of `OURS`, which another table of the run may have, gets `PREFIX`, and _ as often
+  as that is taken, too.
   """
   found = dict(columns)
   for name, cells in metadata.items():
-    if name in found or name in IN_PARQUET:  # which the CSV would leave out
+    if name in found or name in OURS:
       name = PREFIX + name
       while name in found or name in metadata:
         name += '_'

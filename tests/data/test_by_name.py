@@ -65,8 +65,29 @@ def test_whole_numbers_of_which_some_are_missing(tmp_path):
   path = tmp_path / 'labels.parquet'
   pyarrow.parquet.write_table(pyarrow.table({
       'file': ['c.png', '7', 'cats/b.png'], 'label': [1., 2., None]}), path)
-  labels, _ = by_name.read_labels(str(path), IDS)
+  labels, note = by_name.read_labels(str(path), IDS)
   assert labels.names == ('1', '2') and labels.numbers.tolist() == [-1, -1, -1, 0, -1, 1]
+  assert "its column 'label' is empty for 1 of 6 images (such as 'cats/b.png')" in note
+
+
+def test_what_a_spreadsheet_writes_for_a_formula_that_fails(tmp_path):
+  """-cats and =dogs become the same class there."""
+  path = tmp_path / 'l.csv'
+  path.write_text('file,label\nc.png,#NAME?\n7,#NAME?\ncats/b.png,#1\n')
+  labels, note = by_name.read_labels(str(path), IDS)
+  assert labels.names == ('#1', '#NAME?')
+  assert "the class of 2 images is '#NAME?'" in note
+
+
+def test_rows_that_say_nothing_are_told_of(tmp_path):
+  """Not cells here and there, which are usual."""
+  path = tmp_path / 'm.csv'
+  path.write_text('file,site,age\nc.png,north,\n7,,\ncats/b.png,, \n')
+  columns, note = by_name.read_metadata(str(path), IDS)
+  assert columns['site'].count('north') == 1
+  assert 'all but the name is empty for 2 of 6 images' in note
+  path.write_text('file,site,age\nc.png,north,\n7,,3\ncats/b.png,south,\n')
+  assert 'empty' not in by_name.read_metadata(str(path), IDS)[1]
 
 
 def test_empty_cells_and_texts_of_a_parquet_file(tmp_path):

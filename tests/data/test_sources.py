@@ -1,5 +1,6 @@
 """Each source against data written here byte by byte, and each of its messages."""
 
+import ast
 import collections
 import dataclasses
 import errno
@@ -9,6 +10,7 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import struct
 import sys
 import zlib
@@ -467,6 +469,40 @@ def test_labels_are_names(options, case):
 def test_axes_that_look_transposed(npz, shape):
   message = refused(npz({'x': np.zeros(shape, np.uint8)}))
   assert str(shape) in message and 'moveaxis' in message
+
+
+def smooth(*shape):
+  """Images of which neighbouring pixels are alike, and others not, uint8 [N, H, W]."""
+  random = np.random.default_rng(0)
+  found = random.normal(size=shape) * 1.
+  for axis in (1, 2):
+    found = found + np.roll(found, 1, axis) + np.roll(found, 2, axis)
+  found -= found.min()
+  return (found / found.max() * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('shape', [(30, 20, 28), (20, 30, 28), (60, 24, 20)])
+def test_axes_that_look_transposed_by_their_pixels(npz, options, shape):
+  """Not by their shape; an axis of channels, and the format of IDX, leave no doubt."""
+  images = smooth(*shape)
+  assert dataset.load_source(npz({'x': images})).image_shape == (*shape[1:], 1)
+  turned = np.moveaxis(images, 0, -1)
+  assert 'np.moveaxis(array, -1, 0)' in refused(npz({'x': turned}))
+  sure = dataset.load_source(npz({'x': turned[..., None]}))
+  assert sure.num_images == shape[1] and not sure.notes
+  colours = dataset.load_source(npz({'x': np.stack([turned] * 3, -1)}))
+  assert 'np.moveaxis(array, 2, 0)' in colours.notes[0]
+  right = dataset.load_source(npz({'x': np.stack([images] * 3, -1)}))
+  assert not right.notes
+
+
+@pytest.mark.parametrize('shift', [0, 1])
+def test_films_are_not_taken_for_transposed(npz, shift):
+  """From one frame to the next hardly anything changes."""
+  frame = smooth(1, 30, 64)[0]
+  frames = np.stack([np.roll(frame, shift * k, 1)[:, :24] for k in range(20)])
+  frames[0, 0, 0] += 1  # not all the same
+  assert dataset.load_source(npz({'x': frames})).num_images == 20
 
 
 class NoArray:
@@ -1101,10 +1137,62 @@ def test_new_integers_beyond_all_that_the_fit_tells(npz):
 
 
 def test_new_floats_of_one_value_are_no_mistake_of_their_own(npz):
-  """That a fit to integers takes no floats is told elsewhere."""
+  """That nothing tells what is black and white in them is one."""
   fit = dataset.load_source(npz({'x': np.array([0, 255], np.uint8)[:, None, None]}))
   source = dataset.load_source(npz({'x': np.full((2, 1, 1), .5)}), False, fit.rendering)
   assert source.levels is None
+  known = dataclasses.replace(fit.rendering, in_levels=True)
+  with pytest.raises(errors.UserError, match='whole numbers of 0 to 255'):
+    dataset.load_source(npz({'x': np.full((2, 1, 1), .5)}), False, known)
+  even = dataset.load_source(npz({'x': np.full((2, 1, 1), .6)}, range=(0, 1)), False,
+                             known)
+  assert even.levels == 256 and (even.images == 153).all()
+
+
+@pytest.mark.parametrize('whole, low, high', [
+    (range(256), 0, 1), (range(17), 0, 1), (range(0, 4096, 5), -1, 1),
+    (range(-100, 1900, 9), 0, 1), (range(256), 0, 255)])
+def test_floats_of_a_fit_to_integers_as_the_message_advises(npz, whole, low, high):
+  """By data.range, or by what it says to compute: the levels of the fit."""
+  array = np.array(whole, np.uint8 if max(whole) < 256 else np.int16)[:, None, None]
+  fit = dataset.load_source(npz({'images': array}))
+  known = dataclasses.replace(fit.rendering, in_levels=True)
+  least, most = fit.rendering.whole
+  x = low + (high - low) * ((array - float(least)) / (most - least))
+  if high == 255:
+    x = np.clip(x + .25, 0, 255)  # else they are whole numbers already
+  with pytest.raises(errors.UserError) as caught:
+    dataset.load_source(npz({'images': x}), False, known)
+  advised = str(caught.value)
+  option, computed = re.search(
+      r'range="(.*?)", or give whole numbers, such as (np.rint.*)$', advised).groups()
+  expected = dataset.images_at(fit, range(len(whole)))
+  for new in ({'range': ast.literal_eval(option)}, {}):
+    given = x if new else eval(computed, {'np': np, 'x': x})
+    source = dataset.load_source(npz({'images': given}, **new), False, known)
+    assert source.levels is not None
+    np.testing.assert_allclose(dataset.images_at(source, range(len(whole))), expected,
+                               atol=2.01 / 255)  # one level
+
+
+def test_a_range_given_to_the_fit_is_not_that_of_floats_up_to_1(npz):
+  """They would all be black."""
+  images = np.arange(256, dtype=np.uint8)[:, None, None]
+  fit = dataset.load_source(npz({'x': images}, range=(0, 255)))
+  known = dataclasses.replace(fit.rendering, in_levels=True)
+  with pytest.raises(errors.UserError, match='np.rint'):
+    dataset.load_source(npz({'x': images / 255}, range=(0, 255)), False, known)
+
+
+def test_new_files_far_smaller_than_those_of_the_fit_are_told_of(folder):
+  """8 are enlarged twice to 16, no more; of the fit's own something else tells."""
+  full = np.random.default_rng(0).integers(0, 256, (20, 20)).astype(np.uint8)
+  data = folder({'a.png': full, 'b.png': full[:8, :8], 'c.png': full[:7, :7],
+                 'd.png': full[:1, :1]}, image_size=16)
+  told = [note for note in dataset.load_source(data, for_fit=False).notes
+          if 'enlarged' in note]
+  assert len(told) == 1 and '2 of 4 pictures' in told[0] and 'c.png, 7x7' in told[0]
+  assert not any('enlarged' in note for note in dataset.load_source(data).notes)
 
 
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])

@@ -75,6 +75,14 @@ def test_clusters_that_are_alike(known, view):
   assert view['cards'][1]['nearest'][0]['share'] == pytest.approx(of(1, 2))
 
 
+def test_labels_that_are_numbers():
+  """Of a table of an earlier version, in which a column of the user's had that name."""
+  found = explorer._matrix({'label': [10, 2, None]}, np.array([1, 0, 0]))
+  assert [row['label'] for row in found['rows']] == ['2', '10']
+  assert [[cell['count'] for cell in row['cells']] for row in found['rows']] == [
+      [1, 0], [0, 1]]
+
+
 def test_what_is_decided_shows():
   """Names, a merge and a pin, as results.csv has them."""
   pins = np.full(N, -1)

@@ -104,3 +104,6 @@ def test_names_that_are_taken():
   # The CSV leaves these columns out, which are the user's here.
   assert spreadsheet.with_metadata({}, {'image': ['a'], 'neighbors': ['b']}) == {
       'metadata_image': ['a'], 'metadata_neighbors': ['b']}
+  # The page counts labels, which are classes; another table of the run has added.
+  assert spreadsheet.with_metadata({}, {'label': [1], 'added': [2]}) == {
+      'metadata_label': [1], 'metadata_added': [2]}

@@ -295,6 +295,27 @@ def test_a_data_frame(fitted):
     model.predict(frame[frame.columns[::-1]])
 
 
+def test_a_table_of_images(fitted):
+  """Each cell an image."""
+  pd = pytest.importorskip('pandas')
+  column, known = pd.Series(list(IMAGES[:3])), fitted.predict_proba(IMAGES[:3])
+  for X in (column, column.to_frame('image')):
+    np.testing.assert_array_equal(fitted.predict_proba(X), known)
+
+
+def test_what_is_misread_is_told(fitted):
+  """One image alone, paths among other things, colours of a fit to grey images."""
+  assert 'np.asarray(X)[None]' in refusal(fitted.predict, IMAGES[0])
+  assert "'a.png'" in refusal(fitted.predict, ['a.png', None])
+  assert 'type ndarray at place 0' in refusal(fitted.predict, [IMAGES[0], 'a.png'])
+  colours = np.stack([IMAGES[:3], IMAGES[:3], IMAGES[3:6]], -1)
+  with pytest.warns(UserWarning, match='brightness alone is seen'):
+    fitted.predict(colours)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    fitted.predict(np.stack([IMAGES[:3]] * 3, -1))
+
+
 @pytest.mark.parametrize('stored, levels, top', [
     (IMAGES * np.uint16(250), 256, 4095),  # 12 bits of 16
     (IMAGES, 17, 16), (IMAGES > 8, 2, 1), (IMAGES / 3, None, 16 / 3)])
@@ -320,7 +341,7 @@ def test_floats(fitted):
   whole = np.clip(IMAGES[:3], 0, 3)
   np.testing.assert_array_equal(*(
       model.predict_proba(X) for X in (whole, whole.astype(np.float32))))
-  assert 'grey levels' in refusal(fitted.predict, stored)
+  assert 'whole numbers of 0 to 16' in refusal(fitted.predict, stored)
 
 
 def test_new_images_are_read_together(fitted):

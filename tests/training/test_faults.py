@@ -93,6 +93,16 @@ def test_full_disk_of_another_mode(commands, plain, monkeypatch):
   check_error(outcome, 'samples.npy cannot be written (No space left on device)')
 
 
+def test_a_workdir_that_is_removed_meanwhile(commands, plain, tmp_path, monkeypatch):
+  """Of a mode that holds it for none: what is left is no run, and that is told."""
+  run = shutil.copytree(plain, tmp_path / 'run')
+  monkeypatch.setattr('jdiffclust.outputs.write_samples',
+                      lambda *args: shutil.rmtree(run) or 'done')
+  outcome = commands.fit(run, flags=['--mode=sample'])
+  check_error(outcome, 'was removed, or replaced')
+  assert 'done' not in outcome.out
+
+
 def change_progress(workdir, change):
   """Applies a function to the progress of the newest checkpoint."""
   path = newest(workdir) / 'progress' / 'metadata'

@@ -172,8 +172,12 @@ def test_predict_refuses_other_types_of_images(commands, run, tmp_path):
   np.savez(tmp_path / 'new.npz', images=images)
   outcome = commands.fit(run, 'data.source=npz', f'data.path={tmp_path}/new.npz',
                          flags=['--mode=predict'])
-  check_error(outcome, 'grey levels', '17')
+  check_error(outcome, 'whole numbers', '0 to 16', 'config.data.range="(-1,1)"')
   assert not (run / 'predictions.csv').exists()
+  outcome = commands.fit(run, 'data.source=npz', f'data.path={tmp_path}/new.npz',
+                         'data.range=(-1,1)', flags=['--mode=predict'])
+  assert outcome.code == 0, outcome.err
+  assert len(read_predictions(run)) == 9
 
 
 @pytest.mark.parametrize('mode, option, before', [

@@ -419,6 +419,17 @@ def test_units_by_brute_force():
     assert np.isclose(found.noise, .1)
 
 
+def test_kernels_below_zero_reach_further_than_their_sum():
+  """Edges: 4 x - its neighbours is 0 of any even image, and up to 8 of others."""
+  edges = operators.convolution([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], (8, 8, 1))
+  chess = np.float32(255) * (np.indices((8, 8)).sum(axis=0) % 2)[None, ..., None]
+  chess = chess.astype(np.float32)
+  y = np.asarray(edges.apply(chess))
+  found = Units(0, 255).problem(edges, y, 0.)
+  np.testing.assert_allclose(found.observation, edges.apply(chess / 127.5 - 1), atol=1e-4)
+  assert 'pixel' in refused(Units(0, 255).problem, edges, 2 * y, 0.)
+
+
 def test_names_of_files():
   """One each, short enough, told apart in any file system; empty ids too."""
   ids = ['', '.', '/', '..', 'x', 'x.jpg', '1_x', 'a/b', 'a_b', 'A/b.png', 'film.tif#0',
@@ -570,6 +581,12 @@ def test_mistakes_in_the_library(fit):
   assert 'num_draws = 0' in of(seen, y, num_draws=0)
   assert 'takes no mask' in of(seen, y, mask='x.png')
   assert 'pixel_range' in of(seen, y, pixel_range=(1, 0))
+  assert 'such as by pixel_range=(0, 1)' in of(seen, y / 16)  # not nearly black
+  # Refused before the process is ended for want of memory.
+  assert 'more than there is room for' in of(seen, y, num_draws=10**9)
+  assert 'particles = 1000000000' in of(seen, y, 1., method='mcgdiff', particles=10**9)
+  assert 'finite' in refused(operators.convolution, np.full((3, 3), np.nan), SHAPE)
+  assert 'zero' in refused(operators.convolution, np.zeros((3, 3)), SHAPE)
 
 
 def test_draws_that_do_not_show_what_is_seen(fit, capsys):

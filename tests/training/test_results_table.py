@@ -206,6 +206,20 @@ def test_what_sort_and_similar_refuse(commands, folder, run):
   check_error(commands.small(*similar, '--image=x.png'), 'x.png', "'a/00.png'")
 
 
+def test_an_id_of_the_run_that_names_a_file_here_too(commands, folder, tmp_path,
+                                                     monkeypatch):
+  """The image of the run is meant, and how to ask for the file is told."""
+  pics, run = folder
+  (tmp_path / 'a').mkdir()
+  shutil.copy(pics / 'b' / '05.png', tmp_path / 'a' / '08.png')
+  monkeypatch.chdir(tmp_path)
+  similar = '--mode=similar', f'--workdir={run}'
+  outcome = commands.small(*similar, '--image=a/08.png')
+  assert outcome.code == 0 and 'write ./a/08.png for that' in outcome.err
+  assert 'nearest to a/08.png' in outcome.out
+  assert 'the file ./a/08.png' in commands.small(*similar, '--image=./a/08.png').out
+
+
 def test_nearest_images(commands, folder):
   """Of an id of the run as in its results; of a file, itself first."""
   pics, run = folder
@@ -213,6 +227,7 @@ def test_nearest_images(commands, folder):
   rows = {row['file']: row for row in read(run / 'results.csv')}
   outcome = commands.small(*similar, '--image=08.png')
   assert outcome.code == 0, outcome.err
+  assert './08.png' not in outcome.err
   lines = outcome.out.splitlines()
   assert [line.split()[-1] for line in lines[2:]] == (
       rows['a/08.png']['neighbor_files'].split('; '))

@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike
 
 from jdiffclust import errors
 from jdiffclust.data.rendering import (
-    CONTAINERS, FAINT, Rendering, best_background, composited, contrast, faint_note,
-    integer_range, kind_of, lost_note, some_faint_note, to_levels,
+    FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
+    kind_of, look_scaled, lost_note, some_faint_note, to_levels, unknown_floats,
     unknown_range)
 from jdiffclust.data.sources.common import (
-    Raw, checked_labels, constant_images_error, one_line, row_ids, with_channels)
+    Raw, checked_labels, constant_images_error, is_real, last_axis_is_rough, one_line,
+    row_ids, with_channels)
 
 # Images that are looked at together for their range, and pixels for how it is filled.
 BLOCK, SAMPLE = 4096, 2**20
@@ -63,17 +64,21 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   names = None
   if labels is not None:
     labels, names = checked_labels(labels, len(images), labels_where)
-  if images.dtype != bool and not np.issubdtype(images.dtype, np.integer) and (
-      not np.issubdtype(images.dtype, np.floating)):
+  if not is_real(images.dtype):
     raise errors.UserError(
         f'{where}: pixels of type {images.dtype}; truth values, integers and floats '
         'are allowed; convert the array')
+  turned = [
+      f'{where}: neighbours along the third axis of {images.shape} differ more than '
+      'those along the first two, as images do: if they lie along it, give '
+      'np.moveaxis(array, 2, 0)'] if images.shape[-1] > 1 and (
+          last_axis_is_rough(images)) else []
   images = whole_numbers(images, rendering)
   images, background, lost = on_ground(images, data, rendering, where)
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background), notes=(*notes, *lost))
+             rendering=Rendering(found, background), notes=(*turned, *notes, *lost))
 
 
 def check_whole(images, where: str) -> None:
@@ -106,8 +111,7 @@ def whole_numbers(images: np.ndarray, rendering: Rendering | None) -> np.ndarray
   if rendering is None or 'real' in rendering.ranges or not images.size or (
       kind_of(images.dtype) != 'real'):
     return images
-  low, high = max(rendering.counted(), key=lambda found: found[1],
-                  default=CONTAINERS['byte'])
+  low, high = rendering.whole
   least, most = images.min(), images.max()
   if not low <= least <= most <= high or most <= 1 < high or (images % 1 != 0).any():
     return images  # NaN is not in any range
@@ -178,7 +182,8 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
     rendering = rendering.for_others(kind, low, high)
     found = rendering.range_of(kind) or (low, high)  # integers have one
     if kind not in rendering.ranges and (low < found[0] or high > found[1]):
-      raise errors.UserError(unknown_range(f'{where}: integers', low, high))
+      raise errors.UserError(unknown_range(f'{where}: integers', low, high) + (
+          ', or give them in the units of those of the fit'))
     if low < found[0] or high > found[1]:
       note = (f'pixels from {low} to {high}, but the fit had {found[0]:g} to '
               f'{found[1]:g}: what lies beyond is clipped (--config.data.range sets '
@@ -236,7 +241,7 @@ def span(images: np.ndarray, enough: float) -> tuple[int, int]:
 
 def floats(images: np.ndarray, data: ml_collections.ConfigDict,
            rendering: Rendering | None, where: str):
-  """Floats mapped linearly from their range to [-1, 1].
+  """Floats mapped linearly from their range to [-1, 1], or to levels like a fit's.
 
   Args:
     images: [N, H, W, C].
@@ -245,10 +250,12 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     where: what error messages and notes call the images.
 
   Returns:
-    float32 images, None (no levels), their ranges by kind, and notes.
+    float32 images, None (no levels), their ranges by kind, and notes; for a fit to
+    images that have levels, uint8 images and 256.
 
   Raises:
-    UserError: NaN or infinite pixels; or, for a fit, all are equal.
+    UserError: NaN or infinite pixels; or, for a fit, all are equal; or it had integers,
+      and nothing says what is black and white in floats.
   """
   bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
   if bad.size:
@@ -260,11 +267,19 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   images, notes = images.astype(np.float64), []
   least, most = float(images.min()), float(images.max())
   kept = None if rendering is None else rendering.range_of('real')
+  # A range of 0..255 that the fit was given is not that of floats of 0..1.
+  in_levels = rendering is not None and rendering.in_levels
+  if rendering is not None and in_levels and (
+      kept is None or look_scaled(least, most, kept)):
+    raise errors.UserError(
+        unknown_floats(f'{where}: floats', least, most, rendering.whole))
   if kept is not None:
     low, high = kept
     if least < low or most > high:
       notes.append(f'{where}: pixels from {least:g} to {most:g}, but the fit had {low:g} '
-                   f'to {high:g}: the images go beyond [-1, 1]')
+                   f'to {high:g}: '
+                   + ('what lies beyond is clipped' if in_levels else
+                      'the images go beyond [-1, 1]'))
     told = '' if notes else faint_note(least, most, kept)
     notes += [f'{where}: {told}'] if told else []
   elif data.range:
@@ -287,6 +302,8 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     high = low + 1
   if not notes:
     notes += some_dark(images, (low, high), where, data)
+  if in_levels:
+    return to_levels(images, low, high), 256, {'real': (low, high)}, tuple(notes)
   scaled = (images - low) / (high - low) * 2 - 1
   if kept is None:
     scaled = np.clip(scaled, -1, 1)

@@ -27,6 +27,9 @@ from jdiffclust.files import spelling
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
 
+# Axes of fewer are not looked along for images; so many places of each other one are;
+# what is as many times as rough as both others has images along it.
+FEWEST_ALONG, LOOKED_AT, ROUGH = 8, 24, 1.5
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -154,13 +157,14 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
     [N, H, W, C], C 1, 3 or 4.
 
   Raises:
-    UserError: another shape, or one that looks like transposed axes.
+    UserError: another shape, or axes that look transposed, by the shape or the pixels.
   """
   transposed = images.ndim == 3 and (
       images.shape[-1] > 8 * max(images.shape[:2])
       or min(images.shape[:2]) >= 16 and images.shape[-1] in (3, 4)
       # Rather squares along the last axis than as many images as these have rows.
-      or 8 <= images.shape[0] == images.shape[1] != images.shape[2])
+      or 8 <= images.shape[0] == images.shape[1] != images.shape[2]
+      or last_axis_is_rough(images))
   if transposed:
     raise errors.UserError(
         f'{path}: an array of shape {images.shape} looks like one colour image '
@@ -177,6 +181,32 @@ def with_channels(images: np.ndarray, path: Any) -> np.ndarray:
             'np.moveaxis(array, 1, -1) puts its channels last' if channels_first else
             'reshape or transpose the array'))
   return images
+
+
+def last_axis_is_rough(images: np.ndarray) -> bool:
+  """Tells whether neighbours differ along the third axis more than along the others.
+
+  From one image to the next pixels change more than within one, in either direction; of
+  frames of a film less. So images lie along the third axis.
+
+  Args:
+    images: [A, B, C] or [A, B, C, channels]; some of its pixels are looked at.
+  """
+  if min(images.shape[:3]) < FEWEST_ALONG or not is_real(images.dtype):
+    return False
+  places = [np.unique(np.linspace(0, side - 2, LOOKED_AT, dtype=int))
+            for side in images.shape[:3]]
+  at = lambda *axes: images[np.ix_(*axes)].astype(np.float64)
+  with np.errstate(invalid='ignore', over='ignore'):  # pixels that are none: told later
+    first, second, third = (
+        np.abs(at(*(places[k] + (k == axis) for k in range(3))) - at(*places)).mean()
+        for axis in range(3))
+  return bool(third > ROUGH * max(first, second))
+
+
+def is_real(dtype: np.dtype) -> bool:
+  """Whether an array has truth values, integers or floats."""
+  return dtype.kind in 'biuf'
 
 
 def constant_images_error(value: float) -> errors.UserError:

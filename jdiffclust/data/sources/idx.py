@@ -106,7 +106,8 @@ def read_idx_images(path: str | os.PathLike) -> np.ndarray:
         f'{path} holds {images.dtype} of shape {images.shape}, not images: unsigned '
         'bytes [N, H, W] (idx3) or [N, H, W, C] (idx4) are needed; give the '
         'images file (a labels file goes to --config.data.labels_path)')
-  return with_channels(images, path)
+  # The format has images first: an axis of channels says that there is no doubt.
+  return with_channels(images if images.ndim == 4 else images[..., None], path)
 
 
 def read_idx_labels(path: str | os.PathLike, num_images: int) -> Labels:
