@@ -4,9 +4,8 @@
 PYTHON ?= python3
 # What to install at once beside the package: [test,docs], say.
 EXTRAS =
-# Processes that share the tests, file by file: three keep two cores busy, since each waits
-# for the disk, or for processes of its own, for a seventh of its time.
-JOBS ?= 3
+# Processes that share the tests, file by file.
+JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
