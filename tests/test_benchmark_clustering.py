@@ -211,10 +211,13 @@ def test_our_starts_alone():
     found = alone.recognition(source, config)
     expected = start_of_all(source, config, 'recognition', ()).argmax(axis=1)
     found |= alone.neighbours(source, config)
-    config.recognition.cells = 1.
+    config.recognition.update(cells=1., rounds=1)
     found |= alone.network(source, config)
   np.testing.assert_array_equal(found['recognition'].clusters, expected)
   assert set(found) == set(methods.ALONE)
+  assert found['network'].clusters.max() < config.num_clusters  # one answer
+  changed = methods.our_config('digits', 1, 'network', {'data.source': 'digits'})
+  assert (changed.recognition.cells, changed.recognition.rounds) == (1, 1)
   for one in found.values():
     assert one.clusters.shape == (150,) and one.seconds > 0 and one.cpu_seconds > 0
     assert accuracy(source.labels, one.clusters) > .6

@@ -195,7 +195,8 @@ UNUSED_BY = {'cluster_ddpm': ('e_step.',), 'latent_cddpm': ('e_step.',)}
 ALONE = {
     'neighbours': {'start.kind': 'neighbours'},
     'recognition': {'start.kind': 'recognition'},
-    'network': {'start.kind': 'recognition', 'recognition.cells': 1.},
+    'network': {'start.kind': 'recognition', 'recognition.cells': 1.,
+                'recognition.rounds': 1},
     'network_kmeans': {'start.kind': 'recognition'},
 }
 READ = ('num_clusters', 'start.kind', 'start.spaces', 'start.max_images',

@@ -46,7 +46,7 @@ SIGMAS = .3, .6, 1.  # noise of the U-turns, in units of half the range of pixel
 STEPS = 50  # of ddim, over all noise levels
 BATCH = 250
 WAYS = {
-    'affine': 'small maps of the images (today)',
+    'affine': 'small maps of the images',
     'turned': 'small maps of the images and their U-turns',
     'turned alone': 'the images and their U-turns as they are',
     'latents': "small maps of the images; ClusterDDPM's latents as one more network",
