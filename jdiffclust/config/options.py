@@ -199,7 +199,7 @@ OPTIONS: Mapping[str, Any] = {
         'steps': integer(650, 1, 'gradient steps of each network for 5,000 images; for '
                          'others by the square root of their number'),
         'rounds': integer(2, 1, 'parts of the steps; after each but the last, networks '
-                          'learn cells of their own features, too'),
+                          'learn the cells of their features, too, if these are better'),
         'batch_size': integer(96, 2, 'images of a gradient step'),
         'most_visits': integer(60, 1, 'times that an image is used, at most: few images '
                                'train for fewer steps'),

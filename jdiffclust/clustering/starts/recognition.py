@@ -14,10 +14,10 @@ time differently: it learns what cells have in common, and not where the start e
 order of its own: what one of them happens to see, the others need not.
 
 What they have learnt shows where the start's cells are wrong. So after half of their
-steps they are asked for cells of their own, by the neighbourhoods of their features, and
-learn to name both, with an answer for each, in the other half (`recognition.rounds`).
-The start's cells are kept, since where pixels tell more than features do, cells of
-features alone are worse.
+steps they are asked for cells of their own, by the neighbourhoods of their features. If
+many more neighbours stay together in these, they learn to name both, with an answer for
+each, in the other half (`recognition.rounds`). The start's cells are kept, since where
+pixels tell more than features do, cells of features alone are worse.
 
 Their last features before the answers, averaged over an image and some mild views of it
 (mirrored or turned where that is a symmetry of the images) and standardised, are then
@@ -75,6 +75,7 @@ MILD = .5  # the size of the views that features are averaged over, of those of 
 WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
+BETTER = .1  # modularity by which own cells are better than those that were learnt
 BATCH = 256  # images described at once
 PASSES = 3  # a gradient step takes three times as long as to look at its images
 TINY = 1e-6  # features that vary less are the same for all
@@ -586,31 +587,41 @@ def cells_of(images: np.ndarray, config, seed: int,
       flat, None, vectors)
 
 
-def own_cells(features: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-  """The cells that features have by their neighbourhoods, by angle.
+def better_cells(features: np.ndarray, cells: np.ndarray, seed: int) -> np.ndarray:
+  """The cells that features have by their neighbourhoods, by angle, if these are better.
+
+  Where as many neighbours stay together in the cells that were learnt, these are right,
+  or what is wrong with them has been learnt, too: then own ones tell nothing new, and
+  would be less sure.
 
   Args:
     features: of R networks, [n, R, D].
-    num_cells: K <= n.
+    cells: the responsibilities that they have learnt, [n, K].
     seed: of K-means.
 
   Returns:
-    Responsibilities, float32 [n, K].
+    Responsibilities, float32 [n, K]: `cells`, unless the own ones have a modularity, mean
+    over all graphs, that is larger by BETTER or more.
   """
-  found = []
+  every, found = [], []
   for rows in ways_to_compare(features)[1]:
-    vectors = embeddings(graphs_of(rows), num_cells, seed)
-    found += cuts(vectors, num_cells, seed, restarts=1)  # there are many of them
-  return consensus(found, num_cells, seed)
+    own = graphs_of(rows)
+    every += own
+    found += cuts(embeddings(own, cells.shape[1], seed), cells.shape[1], seed,
+                  restarts=1)  # there are many of them
+  new = consensus(found, cells.shape[1], seed)
+  before, after = (np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
+                   for tau in (cells, new))
+  return new if after - before >= BETTER else cells
 
 
 def recogniser(sample, image_shape, config, seed: int,
                advance: Callable[[int], None] = lambda percent: None,
                vectors: np.ndarray | None = None) -> Trained:
-  """The networks that have learnt the cells of the start 'neighbours', and own ones.
+  """The networks that have learnt the cells of the start 'neighbours', and better ones.
 
-  In each round but the first they have two answers: the start's cells, and those of their
-  own features after the round before. In the first, both are the start's.
+  They have two answers. In the first round both are the start's cells; in each further
+  one the second is the `better_cells` of their features after the round before.
 
   Args:
     sample, image_shape, config, seed, advance, vectors: of `of_recognition`.
@@ -623,7 +634,7 @@ def recogniser(sample, image_shape, config, seed: int,
     return train(images, cells, config, advance)
 
   def renewed(trained: Trained) -> np.ndarray:
-    own = own_cells(describe(trained, images), cells.shape[1], seed)
+    own = better_cells(describe(trained, images), cells, seed)
     return np.stack([cells, own], axis=1)
 
   return train(images, np.stack([cells, cells], axis=1), config, advance,

@@ -212,20 +212,29 @@ def test_a_further_round_goes_on(monkeypatch):
   assert (np.concatenate(seen[:2]) != np.concatenate(seen[2:])).any()
 
 
-def test_own_cells_are_those_of_the_features():
-  """Five heaps by both networks' features, of unlike units, are five cells."""
+def test_better_cells_are_those_of_the_features():
+  """Five heaps by both networks' features, of unlike units, are five cells; but only if
+  what was learnt holds a tenth fewer of the neighbours together."""
   rng = np.random.default_rng(3)
   labels = np.arange(150) % 5
   heaps = rng.normal(size=(2, 5, 6))
   features = heaps[:, labels] + .05 * rng.normal(size=(2, 150, 6))
   features = np.moveaxis(features * [[[1.]], [[50.]]], 0, 1)
-  found = lib.own_cells(features, 5, 0)
+  one_hot = lambda cells: np.eye(5, dtype=np.float32)[cells]
+  found = lib.better_cells(features, one_hot(rng.integers(0, 5, 150)), 0)
   assert adjusted_rand_score(labels, found.argmax(axis=1)) == 1
   np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+  # Neighbours are of one heap: m images elsewhere cost about 2 m / 150 of the edges.
+  for wrong, kept in ((4, True), (25, False)):
+    moved = labels.copy()
+    moved[:wrong] = (moved[:wrong] + 1) % 5
+    found = lib.better_cells(features, one_hot(moved), 0)
+    assert (found.argmax(axis=1) == moved).all() == kept
+    assert adjusted_rand_score(labels, found.argmax(axis=1)) == 1 or kept
 
 
 def test_rounds_learn_the_start_s_cells_and_their_own(monkeypatch):
-  """Both answers are the start's at first; then one is of the features by then."""
+  """Both answers are the start's at first; then one is the better by the features."""
   images, labels = bars(60)
   cells, told, train = np.eye(3, dtype=np.float32)[labels], [], lib.train
 
@@ -237,12 +246,14 @@ def test_rounds_learn_the_start_s_cells_and_their_own(monkeypatch):
 
   monkeypatch.setattr(lib, 'train', spied)
   monkeypatch.setattr(lib, 'cells_of', lambda *args: cells)
+  monkeypatch.setattr(lib, 'BETTER', -1.)  # whatever they are
   config = seeded(1)
   lib.recogniser(images.reshape(60, -1), SHAPE, config, 0)
   begun, second, features = told
   np.testing.assert_array_equal(begun, np.stack([cells, cells], axis=1))
   np.testing.assert_array_equal(second[:, 0], cells)
-  np.testing.assert_array_equal(second[:, 1], lib.own_cells(features, 3, 0))
+  np.testing.assert_array_equal(second[:, 1], lib.better_cells(features, cells, 0))
+  assert (second[:, 1] != cells).any()
   config.recognition.rounds = 1
   lib.recogniser(images.reshape(60, -1), SHAPE, config, 0)
   np.testing.assert_array_equal(told[3], cells)
