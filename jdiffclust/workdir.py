@@ -492,9 +492,9 @@ def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
     file.flush()
     try:
       yield
-    except Exception:
+    except Exception as error:  # whatever a removed folder has led to
       if not _is_same(file, path):
-        raise _gone(workdir) from None
+        raise _gone(workdir) from error
       raise
     if not _is_same(file, path):
       raise _gone(workdir)

@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.common import SCORES, make_parser, markdown, write_json
 from benchmarks.starts.synthetic import SHAPES as OUTLINES
-from benchmarks.starts.synthetic import Labelled, distance
+from benchmarks.starts.synthetic import Labelled, distance, rotation
 
 SIDE = 28
 NUM = 2500
@@ -58,7 +58,7 @@ def affine(rng: np.random.Generator, turn: float, scale: float, shear: float,
     The map.
   """
   angle, slant = turn * rng.normal(), shear * rng.normal()
-  rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+  rotate = rotation(angle)
   matrix = rotate @ [[1, 0], [slant, 1]] * np.exp(scale * rng.normal(size=2))
   offset = shift * rng.normal(size=2)
   return lambda places: (places + offset) @ matrix.T
@@ -260,7 +260,7 @@ def draw_letter(letter: str, rng: np.random.Generator) -> np.ndarray:
   """One image [SIDE, SIDE, 1] in [-1, 1] of a letter."""
   typeface, size = TYPEFACES[rng.integers(len(TYPEFACES))], int(rng.integers(64, 96))
   angle, (slant, other) = .14 * rng.normal(), rng.normal(size=2) * [.15, .1]
-  matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+  matrix = rotation(angle)
   ink = _written(letter, typeface, size, matrix @ [[1, slant], [other, 1]],
                  6 * rng.normal(size=2)) * rng.uniform(.6, 1)
   return 2 * ink - 1 + .06 * rng.normal(size=(SIDE, SIDE, 1))
@@ -269,7 +269,7 @@ def draw_letter(letter: str, rng: np.random.Generator) -> np.ndarray:
 def draw_sign(sign: str, rng: np.random.Generator) -> np.ndarray:
   """One image [SIDE, SIDE, 1] in [-1, 1] of a sign, mirrored or not."""
   angle, slant = rng.normal(size=2) * [.3, .25]
-  matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+  matrix = rotation(angle)
   matrix = matrix @ [[1, slant], [0, 1]] * np.exp(.18 * rng.normal(size=2))
   ink = _written(sign, 'DejaVuSans', int(rng.integers(50, 80)),
                  matrix * [rng.choice([-1, 1]), 1], 7 * rng.normal(size=2)).copy()

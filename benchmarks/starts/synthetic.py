@@ -44,6 +44,11 @@ class Labelled(NamedTuple):
   labels: np.ndarray
 
 
+def rotation(angle: float) -> np.ndarray:
+  """The matrix [2, 2] that turns by an angle in radians."""
+  return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
 def distance(points, start, end):
   """Distance of points [n, 2] to the segment from `start` to `end`, [n]."""
   start, along = np.asarray(start), np.subtract(end, start)
@@ -75,7 +80,7 @@ def draw(figures, num: int, seed: int, jitter: float = .12,
   images = []
   for label in labels:
     angle, shear, *rest = jitter * rng.normal(size=6)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = rotation(angle)
     points = (grid + rest[:2]) @ (turn @ [[1, 0], [shear, 1]] * np.exp(rest[2:])).T
     away = np.min([distance(points, *stroke) for stroke in strokes[label]], axis=0)
     width, contrast = rng.uniform(.15, .25), rng.uniform(.7, 1.)

@@ -160,9 +160,10 @@ def train(images: np.ndarray, cells: np.ndarray, config,
       weight_decay=WEIGHT_DECAY)
   begin_memory = jax.jit(jax.vmap(optimizer.init))
   mesh = local_mesh(options.networks, config.num_devices)
-  split, whole = (NamedSharding(mesh, how) for how in (SPLIT, WHOLE))
+  parted, everywhere = (NamedSharding(mesh, how) for how in (SPLIT, WHOLE))
   step = _step_of(network, optimizer, scaled_views(config.views, options.view_size), mesh)
-  seen, shown = jax.device_put((np.asarray(images, np.float32), shown), whole)
+  seen, shown = jax.device_put((np.asarray(images, np.float32), shown),
+                               everywhere)
   seeds = [seed_of(config.seed, number) for number in range(options.networks)]
   batches = [minibatches(count, size, rounds * steps, integer_seed(seed, 'recognition'))
              for seed in seeds]
@@ -171,7 +172,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
   for past in range(0, rounds * steps, steps):
     if trained is not None and renewed is not None:
       cells = renewed(trained)
-    told = jax.device_put(np.asarray(cells), whole)
+    told = jax.device_put(np.asarray(cells), everywhere)
     found = []
     for begin in range(0, len(seeds), mesh.size):
       group = slice(begin, begin + mesh.size)
@@ -179,7 +180,7 @@ def train(images: np.ndarray, cells: np.ndarray, config,
                      for name in ('recognition', 'recognition_network'))
       first = (_first(network, drawn, example) if trained is None else
                stacked(trained.variables[group]))
-      state, keys = jax.device_put(((first, begin_memory(first['params'])), keys), split)
+      state, keys = jax.device_put(((first, begin_memory(first['params'])), keys), parted)
       in_flight = InFlight()
       for number in range(past, past + steps):
         rows = np.stack([next(own) for own in batches[group]])
@@ -603,13 +604,13 @@ def better_cells(features: np.ndarray, cells: np.ndarray, seed: int) -> np.ndarr
     Responsibilities, float32 [n, K]: `cells`, unless the own ones have a modularity, mean
     over all graphs, that is larger by BETTER or more.
   """
-  every, found = [], []
+  every, found, number = [], [], cells.shape[1]
   for rows in ways_to_compare(features)[1]:
     own = graphs_of(rows)
     every += own
-    found += cuts(embeddings(own, cells.shape[1], seed), cells.shape[1], seed,
-                  restarts=1)  # there are many of them
-  new = consensus(found, cells.shape[1], seed)
+    # There are many of them: one start of K-means each.
+    found += cuts(embeddings(own, number, seed), number, seed, restarts=1)
+  new = consensus(found, number, seed)
   before, after = (np.mean([modularity(graph, tau.argmax(axis=1)) for graph in every])
                    for tau in (cells, new))
   return new if after - before >= BETTER else cells
