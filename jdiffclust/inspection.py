@@ -35,6 +35,8 @@ MEANINGS = {
     'single_colour': 'of a single colour',
     'transparent': 'transparent in part',
     'cropped': f'cropped by more than {CROPPED:.0%}',
+    'padded': 'padded with the colour of their border, since they are of other '
+              'proportions',
     'duplicates': 'the same as another, to the pixel',
     'odd_size': 'of odd size',
     'enlarged': 'smaller than they are shown to the start'}
@@ -93,7 +95,8 @@ class Inspection(NamedTuple):
     found = [f'{self.num_images:,} {kind} images; {how}.']
     remedies = {
         'transparent': f'; they lie on {self.background} (--config.data.background)',
-        'cropped': f', at most {self.lost:.0%} (--config.data.fit=pad keeps all)'}
+        'cropped': f', at most {self.lost:.0%} (--config.data.fit=pad keeps all)',
+        'padded': ' (--config.data.fit=crop keeps their middle)'}
     for name, rows in self.odd.items():
       if len(rows):
         shown = self.ids[rows[0]]
@@ -137,11 +140,13 @@ def inspect(source: ImageSource, data) -> Inspection:
   if source.stored is not None:
     height, width = (side - 2 * data.padding for side in source.image_shape[:2])
     sizes = source.stored.sizes.astype(np.float64)
-    cut = cropped(sizes, (height, width)) if data.fit == 'crop' else np.zeros(count)
-    lost, contrast = float(cut.max()), float(np.median(source.stored.contrast))
+    fit, apart = source.rendering.fit, cropped(sizes, (height, width))
+    of_kind = lambda kind: np.flatnonzero(apart * (fit == kind) > CROPPED)
+    lost = float(apart.max()) if fit == 'crop' else 0.
+    contrast = float(np.median(source.stored.contrast))
     fine = np.array(seen.image_shape[:2]) - 2 * data.padding
     odd |= {'transparent': np.flatnonzero(source.stored.transparent),
-            'cropped': np.flatnonzero(cut > CROPPED),
+            'cropped': of_kind('crop'), 'padded': of_kind('pad'),
             'odd_size': np.flatnonzero(of_odd_size(sizes)),
             'enlarged': np.flatnonzero((sizes < fine).any(axis=1))}
   return Inspection(count, len(rows), source.image_shape, seen.image_shape, odd,

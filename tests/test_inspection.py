@@ -71,6 +71,20 @@ def test_the_picture(odd, tmp_path):
     assert np.asarray(image.convert('RGB')).std() > 30
 
 
+def test_padded_pictures_are_told_of(tmp_path):
+  """In the place of cropped ones, where the collection lies on a ground."""
+  for k in range(3):
+    image = np.zeros((20, 20 + 20 * (k > 0)), np.uint8)
+    image[8:12 + k, 2:] = 255
+    Image.fromarray(image).save(tmp_path / f'{k}.png')
+  data = default_config().data
+  data.source, data.path, data.image_size = 'folder', str(tmp_path), 8
+  found = inspection.inspect(load_source(data, finest=16), data)
+  assert names_of(found, 'padded') == {'1.png', '2.png'} and not len(found.odd['cropped'])
+  assert found.lost == 0
+  assert any('2 padded' in line and 'data.fit=crop' in line for line in found.lines())
+
+
 def test_plain_images_are_not_odd():
   """Of an array, too, whose files are unknown."""
   images = np.random.default_rng(0).integers(0, 256, (90, 8, 8), np.uint8)

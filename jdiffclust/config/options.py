@@ -87,9 +87,10 @@ OPTIONS: Mapping[str, Any] = {
                 type(n) is int and 1 <= n <= LONGEST for n in v),
             'pixels a side, or (height, width), that images are resized to; 0: their own '
             'size', kinds=(tuple,), **PERSON),
-        'fit': choice('crop', ('crop', 'pad', 'squash'), 'how images of other '
+        'fit': choice('auto', ('auto', 'crop', 'pad', 'squash'), 'how images of other '
                       'proportions are resized: crop keeps the middle, pad all of it '
-                      'within a border of its own colour, squash changes proportions',
+                      'within a border of its own colour, squash changes proportions; '
+                      'auto: pad where their borders are of one colour, else crop',
                       **PERSON),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),

@@ -196,7 +196,7 @@ def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bo
           rendering: Rendering | None, finest: int | tuple[int, int],
           embeddings: Any) -> ImageSource:
   """An ImageSource of what a reader returns, see `load_source`."""
-  rendering = asked_for(rendering, data.range, data.background)
+  rendering = asked_for(rendering, data.range, data.background, data.fit)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
   if isinstance(finest, int) and data.source in RESIZING:
     # Images of their own size are not resized at all.
@@ -237,7 +237,7 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
         f'{os.fspath(first)!r} is a path, where an array of images is needed: leave it '
         "out and set config.data.source = 'folder' and config.data.path; or take "
         'DiffusionClustering, or its load(workdir), which read paths')
-  rendering = asked_for(rendering, data.range, data.background)
+  rendering = asked_for(rendering, data.range, data.background, data.fit)
   return finished(raw_array(images, data, rendering, labels), data, for_fit, finest,
                   embeddings)
 
@@ -268,6 +268,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
     raise errors.UserError(
         f'{raw.name} has images of height x width x channels {raw.images.shape[1:]}; '
         'each must be at least 1; write the file again')
+  data = copy.deepcopy(data)
+  data.fit = raw.rendering.fit  # known by now
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   vectors, told = _vectors(raw, data, for_fit, embeddings)

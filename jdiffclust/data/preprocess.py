@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from jdiffclust.data.rendering import to_levels
+from jdiffclust.data.rendering import FAINT, to_levels
 
 CROPPED = .1  # the share of a picture beyond which its loss is told of
+# The share of a border that is of one colour from which on there is a ground, which can
+# be gone on with; and images of an array of which that is asked.
+PLAIN, LOOKED_AT = .7, 64
 ENLARGED = 2  # times that a picture is enlarged, beyond which that is told of
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _GREY_MODES = ('1', 'L', 'LA', 'La', 'I', 'F')
@@ -272,10 +276,49 @@ def within(size: tuple[int, int], stored: tuple[int, int],
   return (round(factor * least[0]), round(factor * least[1])) if factor >= 1.25 else None
 
 
+def spread(rows, most: int) -> np.ndarray:
+  """Some rows from all over others, [n]: `most` at most."""
+  rows, number = np.asarray(rows), min(most, len(rows))
+  return rows[np.unique(np.linspace(0, len(rows) - 1, number, dtype=int))]
+
+
+def fit_of(borders: Sequence[float]) -> str:
+  """How pictures of other proportions are resized, by those that were looked at.
+
+  What lies on a ground, as drawings do, silhouettes and things without a background,
+  can be shown whole on more of it; of a photograph the middle is kept.
+
+  Args:
+    borders: `plain_border` of each; none: 'crop'.
+
+  Returns:
+    'pad' if half of them or more have a border of one colour, else 'crop'.
+  """
+  return 'pad' if len(borders) and np.median(borders) >= PLAIN else 'crop'
+
+
+def plain_border(image: np.ndarray) -> float:
+  """The share of an image's border that has its median colour.
+
+  Args:
+    image: [H, W, 1 or 3].
+
+  Returns:
+    The share of pixels that differ from it by no more than `FAINT` of the image's range.
+  """
+  border = _border(image).astype(np.float64)
+  apart = np.abs(border - np.median(border, axis=0)).max(axis=1)
+  return float(np.mean(apart <= FAINT * np.ptp(image.astype(np.float64))))
+
+
+def _border(image: np.ndarray) -> np.ndarray:
+  """The pixels [n, C] of an image's border, its corners twice."""
+  return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
 def _framed(inner: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Lays an image in the middle of a larger one of its border's median colour."""
-  border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-  colour = np.median(border, axis=0)
+  colour = np.median(_border(image), axis=0)
   if np.issubdtype(image.dtype, np.integer):
     colour = np.rint(colour)
   framed = np.broadcast_to(colour, (*size, image.shape[-1])).astype(image.dtype)

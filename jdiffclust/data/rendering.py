@@ -35,12 +35,14 @@ class Rendering:
       or 'truth' (truth values): the stored values that become the lowest and the highest
       level. A kind that is not named has the range of its container.
     background: what is seen through transparent pixels: 'black' or 'white'.
+    fit: how images of other proportions are resized, see `preprocess.resized`.
     in_levels: whether floats of an array become 256 levels, too: those of a fit to
       images that have levels.
   """
 
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   background: str = 'black'
+  fit: str = 'crop'
   in_levels: bool = False
 
   def range_of(self, kind: str) -> tuple[float, float] | None:
@@ -81,7 +83,7 @@ class Rendering:
   def to_json(self) -> dict[str, Any]:
     """What JSON can hold."""
     return {'ranges': {kind: list(found) for kind, found in self.ranges.items()},
-            'background': self.background}
+            'background': self.background, 'fit': self.fit}
 
 
 def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
@@ -89,24 +91,26 @@ def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
   if stored is None:
     return None
   return Rendering({kind: tuple(found) for kind, found in stored['ranges'].items()},
-                   stored['background'])
+                   stored['background'], stored.get('fit', 'crop'))
 
 
-def asked_for(rendering: Rendering | None, asked, background: str) -> Rendering | None:
-  """The rendering of a fit, but for a range and a ground that are asked for now.
+def asked_for(rendering: Rendering | None, asked, background: str,
+              fit: str) -> Rendering | None:
+  """The rendering of a fit, but for what is asked for now.
 
   Args:
     rendering: of the fit, or None.
     asked: data.range of the new images, (low, high) or ().
-    background: data.background of the new images; 'auto': that of the fit.
+    background, fit: the options of these names; 'auto': as in the fit.
   """
   if rendering is None:
     return None
   if asked:
     rendering = dataclasses.replace(
         rendering, ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(asked)))
-  return rendering if background == 'auto' else dataclasses.replace(
-      rendering, background=background)
+  if background != 'auto':
+    rendering = dataclasses.replace(rendering, background=background)
+  return rendering if fit == 'auto' else dataclasses.replace(rendering, fit=fit)
 
 
 def kind_of(dtype: np.dtype) -> str:

@@ -200,3 +200,24 @@ def test_padding_comes_after_resizing_and_is_the_lowest_value():
   assert set(done[0].ravel()) == {-1} and (done[1:3, 1:3] == 0.5).all()
   levels = preprocess.finish(np.full((4, 4, 1), 9, np.uint8), (2, 2), 'crop', 1, 1, 17)
   assert levels[..., 0].tolist() == [[0] * 4, [0, 9, 9, 0], [0, 9, 9, 0], [0] * 4]
+
+
+@pytest.mark.parametrize('height, width', [(2, 3), (5, 4)])
+def test_the_share_of_a_border_of_one_colour(height, width):
+  """Counted by hand: of all pixels of the first and last rows and columns."""
+  image = np.full((height, width, 3), 200, np.uint8)
+  image[0, 0] = 0
+  image[-1, -1, 2] = 175  # apart by more than a tenth of the range in one channel
+  image[1:-1, 1:-1] = 90  # within
+  places = 2 * height + 2 * width
+  assert np.isclose(preprocess.plain_border(image), (places - 4) / places)
+  image[-1, -1, 2] = 185
+  assert np.isclose(preprocess.plain_border(image), (places - 2) / places)
+  assert preprocess.plain_border(image[:, :, :1] * 0) == 1
+
+
+def test_half_of_the_pictures_decide():
+  """As their median does; nobody is asked where all have the same proportions."""
+  assert preprocess.fit_of([]) == 'crop'
+  assert preprocess.fit_of([1., .9, .1]) == preprocess.fit_of([.7]) == 'pad'
+  assert preprocess.fit_of([1., .6, .5]) == preprocess.fit_of([.69]) == 'crop'

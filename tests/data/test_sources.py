@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import gzip
+import json
 import math
 import os
 import pathlib
@@ -24,7 +25,7 @@ import pyarrow.parquet
 import pytest
 
 from jdiffclust import errors
-from jdiffclust.data import dataset, preprocess
+from jdiffclust.data import dataset, preprocess, rendering
 from jdiffclust.data.sources import tfds as tfds_reader
 from jdiffclust.data.sources.folder import Found, file_of, left_out_notes
 from jdiffclust.data.sources.idx import read_idx, read_idx_images
@@ -791,7 +792,8 @@ def odd_pictures():
 
 
 @pytest.mark.parametrize('changes', [
-    {'image_size': 8}, {'image_size': (6, 9), 'fit': 'pad'}, {'image_size': 24},
+    {'image_size': 8, 'fit': 'crop'}, {'image_size': (6, 9), 'fit': 'pad'},
+    {'image_size': 24},
     {'image_size': 7, 'fit': 'squash', 'background': 'white'},
     {'image_size': 8, 'range': (0, 200)}], ids=str)
 @pytest.mark.parametrize('name', odd_pictures())
@@ -828,6 +830,62 @@ def test_images_that_are_not_square(folder):
   source = dataset.load_source(
       folder({'a.png': grey(1, 8, 16), 'b.png': grey(9, 30, 30)}, image_size=(4, 8)))
   assert source.images.shape == (2, 4, 8, 1)
+
+
+def bars_and_noise():
+  """Of 12x24: two pictures of a bar on black, with ends at the edges; two of noise."""
+  rng = np.random.default_rng(0)
+  bars = np.zeros((2, 12, 24), np.uint8)
+  bars[0, 5:7], bars[1, 3:9] = 255, 255
+  return bars, rng.integers(0, 256, (2, 12, 24), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+@pytest.mark.parametrize('in_files', [True, False])
+def test_pictures_on_a_ground_are_shown_whole(folder, npz, in_files, pipeline):
+  """Bars with both ends: with fit 'auto' as with 'pad', noise as with 'crop'."""
+  def source(images, new=None, **changes):
+    given = {'image_size': 12, 'pipeline': pipeline, **changes}
+    data = (folder({f'{len(images)}{k}.png': image for k, image in enumerate(images)},
+                   **given) if in_files else npz({'x': images}, **given))
+    return dataset.load_source(data, *new or ())
+
+  read = lambda found: dataset.read_images(found, range(found.num_images))
+  bars, noise = bars_and_noise()
+  found = source(bars)
+  assert found.rendering.fit == 'pad'
+  np.testing.assert_array_equal(read(found), read(source(bars, fit='pad')))
+  assert (read(found)[:, 0] == 0).all() and read(found)[0, 5:7, [0, -1]].min() > 90
+  cropped = source(bars, fit='crop')
+  assert cropped.rendering.fit == 'crop' and (read(cropped)[0, 5:7] > 90).all()
+  # New pictures, whatever they are, as those of the fit, but for what is asked for.
+  for kept in (found, cropped):
+    again = rendering.from_json(json.loads(json.dumps(kept.rendering.to_json())))
+    new = source(noise if in_files else bars, (False, again))
+    assert new.rendering.fit == kept.rendering.fit
+  asked = source(bars, (False, found.rendering), fit='squash')
+  assert asked.rendering.fit == 'squash'
+
+
+def test_photographs_lose_their_edges(folder, npz):
+  """Noise has no ground; where bars are as many, or proportions as wanted, no choice."""
+  bars, noise = bars_and_noise()
+  files = {f'noise{k}.png': image for k, image in enumerate(noise)}
+  assert dataset.load_source(folder(files, image_size=12)).rendering.fit == 'crop'
+  assert dataset.load_source(npz({'x': noise}, image_size=12)).rendering.fit == 'crop'
+  for size in (0, (12, 24), (6, 12)):
+    assert dataset.load_source(npz({'x': bars}, image_size=size)).rendering.fit == 'crop'
+  files |= {f'bar{k}.png': bars[k % 2] + np.uint8(k) for k in range(3)}
+  assert dataset.load_source(folder(files, image_size=12)).rendering.fit == 'pad'
+
+
+def test_a_fit_of_before_resized_as_its_options_say():
+  """Runs of before kept no fit: theirs is the option's."""
+  stored = {'ranges': {'byte': [0, 255]}, 'background': 'black'}
+  kept = rendering.from_json(stored)
+  assert kept.fit == 'crop'
+  assert rendering.asked_for(kept, (), 'auto', 'pad').fit == 'pad'
+  assert rendering.asked_for(kept, (), 'auto', 'auto').fit == 'crop'
 
 
 def test_file_removed_after_loading(folder, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jdiffclust import errors
+from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
     FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
     kind_of, look_scaled, lost_note, some_faint_note, to_levels, unknown_floats,
@@ -77,8 +78,31 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   images, background, lost = on_ground(images, data, rendering, where)
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
+  fit = fit_of_array(images, data, rendering)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background), notes=(*turned, *notes, *lost))
+             rendering=Rendering(found, background, fit),
+             notes=(*turned, *notes, *lost))
+
+
+def fit_of_array(images: np.ndarray, data: ml_collections.ConfigDict,
+                 rendering: Rendering | None) -> str:
+  """How images are resized that are of other proportions than they shall have.
+
+  Args:
+    images: [N, H, W, 1 or 3].
+    data: its options fit and image_size.
+    rendering: of a fit, to be kept to; None: it is found.
+  """
+  if data.fit != 'auto':
+    return data.fit
+  if rendering is not None:
+    return rendering.fit
+  size = preprocess.size_of(data.image_size)
+  if size is None or not images.size or preprocess.cropped(
+      np.array([images.shape[1:3]], float), size)[0] <= preprocess.CROPPED:
+    return 'crop'
+  rows = preprocess.spread(range(len(images)), preprocess.LOOKED_AT)
+  return preprocess.fit_of([preprocess.plain_border(images[row]) for row in rows])
 
 
 def check_whole(images, where: str) -> None:

@@ -7,6 +7,7 @@ the same levels.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from jdiffclust.data.rendering import (
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
+AUTO_FITS = ('crop', 'pad')  # between which the pictures decide
 SPREAD = 256  # pixels of a side by which the variance of a picture is known
 Open = Callable[[], Image.Image]
 
@@ -33,7 +35,7 @@ class Decoding(NamedTuple):
 
   Attributes:
     size: (height, width) in pixels that they are brought to; None: they stay as they are.
-    fit: how, see `preprocess.resized`.
+    fits: how, see `preprocess.resized`; of several one is chosen later.
     ranges: by the kind of number, as far as they are known before all pixels are seen.
     grounds: those under transparent pixels that come into question.
     frames: 'first' or 'all' of the pictures of a file.
@@ -41,7 +43,7 @@ class Decoding(NamedTuple):
   """
 
   size: tuple[int, int] | None = None
-  fit: str = 'crop'
+  fits: tuple[str, ...] = ('crop',)
   ranges: Mapping[str, tuple[float, float]] = {}
   grounds: tuple[str, ...] = BACKGROUNDS
   frames: str = 'first'
@@ -49,7 +51,8 @@ class Decoding(NamedTuple):
 
   def by(self, rendering: Rendering) -> Decoding:
     """The same, when all is known of how pixels become levels."""
-    return self._replace(ranges=rendering.ranges, grounds=(rendering.background,))
+    return self._replace(ranges=rendering.ranges, grounds=(rendering.background,),
+                         fits=(rendering.fit,))
 
 
 def decoding_of(data: ml_collections.ConfigDict, rendering: Rendering | None) -> Decoding:
@@ -59,7 +62,8 @@ def decoding_of(data: ml_collections.ConfigDict, rendering: Rendering | None) ->
     data: the options image_size, fit, range, background, frames and percentile.
     rendering: of a fit, to be kept to; None: it is to be found.
   """
-  found = Decoding(preprocess.size_of(data.image_size), data.fit, frames=data.frames,
+  fits = AUTO_FITS if data.fit == 'auto' else (data.fit,)
+  found = Decoding(preprocess.size_of(data.image_size), fits, frames=data.frames,
                    percentile=data.percentile)
   if rendering is not None:
     return found.by(rendering)
@@ -87,6 +91,8 @@ class Header(NamedTuple):
     narrowed: whether only the upper 8 bits of its 16-bit colours are read.
     coloured: whether some of its pixels are of a colour that is no grey.
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
+    border: `preprocess.plain_border` where its proportions are others than those of the
+      size that it is brought to; else None.
   """
 
   size: tuple[int, int]
@@ -101,6 +107,7 @@ class Header(NamedTuple):
   narrowed: bool = False
   coloured: bool = False
   contrast: float = 1.
+  border: float | None = None
 
 
 class Picture(NamedTuple):
@@ -108,17 +115,17 @@ class Picture(NamedTuple):
 
   Attributes:
     kind: of its numbers.
-    planes: [H, W, 1 or 3], uint8 or float32, on each ground of the `Decoding`; one only
-      if nothing is transparent.
+    planes: [H, W, 1 or 3], uint8 or float32, by the grounds of the `Decoding`, one only
+      if nothing is transparent; and by its `fits`, one only if all come to the same.
   """
 
   kind: str
-  planes: tuple[np.ndarray, ...]
+  planes: tuple[tuple[np.ndarray, ...], ...]
 
   @property
   def nbytes(self) -> int:
     """Bytes of memory."""
-    return sum(plane.nbytes for plane in self.planes)
+    return sum(plane.nbytes for own in self.planes for plane in own)
 
 
 class Kept:
@@ -190,21 +197,32 @@ def look(open_image: Open, decoding: Decoding,
       next((both for both in seen if both), None), frames,
       np.concatenate(samples) if samples[0] is not None else None,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
-      any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored))
+      any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored),
+      border=_border_of(stored[0].pixels, size, decoding.size))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
   return header._replace(contrast=_left_of(stored[0].pixels, pictures[0])), pictures
 
 
+def _border_of(pixels: np.ndarray, size: tuple[int, int],
+               wanted: tuple[int, int] | None) -> float | None:
+  """`Header.border` of a picture of a size, which shall have another one."""
+  if wanted is None or preprocess.cropped(np.array([size], float),
+                                          wanted)[0] <= preprocess.CROPPED:
+    return None
+  return preprocess.plain_border(composited(pixels, 255, 'black'))
+
+
 def _left_of(pixels: np.ndarray, picture: Picture) -> float:
   """The share of the variance of pixels [H, W, C] that is left at the final size."""
-  if picture.planes[0].shape[:2] == pixels.shape[:2] or pixels.shape[-1] == 4:
+  seen = picture.planes[0][0]
+  if seen.shape[:2] == pixels.shape[:2] or pixels.shape[-1] == 4:
     return 1.
   steps = [max(1, side // SPREAD) for side in pixels.shape[:2]]
   some = pixels[::steps[0], ::steps[1]].astype(np.float64)
   before, after = (np.mean(np.var(plane, axis=(0, 1))) for plane in (
-      some, picture.planes[0].astype(np.float64)))
+      some, seen.astype(np.float64)))
   return float(min(1., after / before)) if before > 0 else 1.
 
 
@@ -251,7 +269,8 @@ def thumbnail(open_image: Open, rendering: Rendering, side: int,
       image.seek(frame)
     stored = preprocess.upright_size(image)
   size = preprocess.small_size(stored, side)
-  return decode(open_image, Decoding(size, 'squash'), rendering, frame)
+  rendering = dataclasses.replace(rendering, fit='squash')
+  return decode(open_image, Decoding(size), rendering, frame)
 
 
 def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.ndarray:
@@ -271,9 +290,10 @@ def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.
   found = rendering.range_of(picture.kind)
   if found is None:
     raise errors.UserError('float pixels have no known range: set --config.data.range')
-  plane = picture.planes[0]
+  own = picture.planes[0]
   if len(picture.planes) > 1:
-    plane = picture.planes[decoding.grounds.index(rendering.background)]
+    own = picture.planes[decoding.grounds.index(rendering.background)]
+  plane = own[decoding.fits.index(rendering.fit)] if len(own) > 1 else own[0]
   return to_levels(plane, *found)
 
 
@@ -364,11 +384,14 @@ def _shrunk(pixels: np.ndarray, grey: bool, decoding: Decoding) -> Picture:
     planes = [plane.astype(np.float32) for plane in planes]
     if known is not None:
       planes = [np.clip(plane, *known) for plane in planes]
-  if decoding.size is not None:
-    limits = (0, 255) if whole else (-np.inf, np.inf) if known is None else known
-    planes = [preprocess.resized(plane, decoding.size, decoding.fit, *limits)
-              for plane in planes]
-  return Picture(kind, tuple(planes))
+  size, fits = decoding.size, decoding.fits
+  if size is None:
+    return Picture(kind, tuple((plane,) for plane in planes))
+  limits = (0, 255) if whole else (-np.inf, np.inf) if known is None else known
+  if pixels.shape[0] * size[1] == pixels.shape[1] * size[0]:
+    fits = fits[:1]  # of the same proportions
+  return Picture(kind, tuple(tuple(preprocess.resized(plane, size, fit, *limits)
+                                   for fit in fits) for plane in planes))
 
 
 def _extent(pixels: np.ndarray, percentile: float):
@@ -405,12 +428,12 @@ def _coloured(pixels: np.ndarray) -> bool:
 
 def find_rendering(names: Sequence[str], headers: Sequence[Header],
                    data: ml_collections.ConfigDict) -> tuple[Rendering, list[str]]:
-  """Finds the range of the pixels and the ground of transparent ones.
+  """Finds the range of the pixels, the ground of transparent ones, and how to resize.
 
   Args:
     names: of N files.
     headers: N.
-    data: its options range, percentile and background.
+    data: its options range, percentile, background and fit.
 
   Returns:
     The `Rendering`, and notes.
@@ -437,7 +460,9 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
   if background == 'auto':
     sums = np.sum([seen for _, seen in clear], axis=0) if clear else (0, 0)
     background = best_background(*sums)
-  return (Rendering(ranges, background),
+  fit = data.fit if data.fit != 'auto' else preprocess.fit_of(
+      [header.border for header in headers if header.border is not None])
+  return (Rendering(ranges, background, fit),
           notes + dark_note(names, headers, ranges) + lost_on(names, headers, background)
           + narrowed_note(names, headers))
 
