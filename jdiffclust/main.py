@@ -381,7 +381,7 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
   asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
       beginning.chosen(seen, named))
   begin = ['jdiffclust', *([] if has_config else ['--config=folder'])]
-  listed = lambda path: {'data.path': str(path / beginning.LISTED)} if seen.files else {}
+  listed = lambda path: {'data.path': str(path / config_lib.LISTED)} if seen.files else {}
   options = lambda path: [f'--config.{name}={value}'
                           for name, value in (asked | listed(path)).items()]
   if workdir:
@@ -517,6 +517,11 @@ def with_full_effort(command: str, workdir: pathlib.Path | None = None) -> str:
     workdir: where it is by now, if not where the command says: it may have been moved.
   """
   words = shlex.split(command)
+  if workdir:
+    for k, word in enumerate(words):
+      name, equals, value = word.partition('=')
+      if name.lstrip('-') == 'config.data.path':
+        words[k] = name + equals + config_lib.where_it_is(value, workdir)
   rest = [word for k, word in enumerate(words)
           if not word.lstrip('-').startswith('config.effort=') and not (workdir and (
               word.lstrip('-').partition('=')[0] == 'workdir'
@@ -749,9 +754,9 @@ def outcome(summary: dict, workdir) -> str:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
     lines.append('Scores by the labels, which no fit sees (of a folder, the names of its '
-                 'sub-folders: pass over this\nif they are no classes). ACC: the share of '
-                 'images in the cluster of their label; NMI, ARI: 0 as\nby chance, 1 '
-                 'perfect.')
+                 'sub-folders: pass over this\nif they are no classes). ACC: the share '
+                 'of images in the cluster of their label; NMI, ARI: 0 as\nby chance, '
+                 '1 perfect.')
     lines += [f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
               f"ARI {row['ari']:.3f}" for name, row in rows.items()]
   if summary['bought']:

@@ -484,8 +484,8 @@ def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
         holder = read_holder(file)  # it may be another by now
         name = holder.pid if holder else 'unknown'
         raise UserError(
-            f'Another --mode={mode} (process {name}) is writing to the workdir {workdir}, '
-            'where yours would replace its results: wait for it, or stop it.'
+            f'Another --mode={mode} (process {name}) is writing to the workdir '
+            f'{workdir}, where yours would replace its results: wait for it, or stop it.'
             if mode else f'Another run (process {name}) is using the workdir {workdir}: '
             'wait for it, stop it, or choose another --workdir.')
     file.truncate(0)
