@@ -42,8 +42,8 @@ IMAGES_EACH, MOST_CLUSTERS = 8, 20
 FEWEST = 8  # images that parts of can vote
 # What may lie in a folder in which a run has not yet begun.
 BEFORE = {'.lock', 'check.png', 'check.json', 'command.txt', config_lib.LISTED,
-          'examples.npz', 'images.json', 'num_clusters.json', 'num_clusters.png', 'symmetries.json',
-          'recogniser.npz'}
+          'examples.npz', 'images.json', 'num_clusters.json', 'num_clusters.png',
+          'symmetries.json', 'recogniser.npz'}
 WHAT = 'a folder of images, a list of image files (.txt, .csv) or an array (.npy, .npz)'
 
 

@@ -16,8 +16,8 @@ from jdiffclust.config.store import (
 __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'FULL', 'LEVELS',
     'LISTED', 'NEIGHBOURS', 'NEW_IMAGES', 'OPTIONS', 'Option', 'QUICK', 'RENAMED',
-    'SYMMETRIES', 'all_options', 'asked_of', 'cautions', 'check_against_data', 'check_config',
-    'check_usable', 'closest', 'copied', 'default_config',
+    'SYMMETRIES', 'all_options', 'asked_of', 'cautions', 'check_against_data',
+    'check_config', 'check_usable', 'closest', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
     'has_config', 'nearest', 'options', 'repeated_start', 'settle_like', 'spaces_for',
     'to_json', 'unknown_option', 'unread', 'where_it_is']
