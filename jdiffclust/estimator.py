@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any
 
 import ml_collections
@@ -609,10 +609,20 @@ def _folder(X) -> str:
 def _given(X) -> Any:
   """X as it is looked at: a tensor as an array, what yields things one by one as a list.
 
-  Of a table whose only column has texts that column is taken, for paths.
+  So are the values of a dict. Of a table whose only column has texts that column is
+  taken, for paths.
   """
-  if isinstance(X, Iterator):  # such as Path.glob returns
-    return list(X)
+  if isinstance(X, (Iterator, ValuesView)):  # such as Path.glob returns
+    X = list(X)
+  if isinstance(X, (Set, Mapping)) and not hasattr(X, 'shape'):  # else a sparse matrix
+    raise InputError(f'X is of type {type(X).__name__}, '
+                     + ('which has no order: give a list, such as sorted(X).'
+                        if isinstance(X, Set) else
+                        'which names arrays, or images: give one of them, such as '
+                        'X[NAME], or list(X.values()).'))
+  if isinstance(X, (list, tuple)) and not X:
+    raise InputError(f'X is an empty {type(X).__name__}, with no images: if paths were '
+                     'looked for, none was found.')
   columns = getattr(X, 'columns', None)
   if columns is not None and len(getattr(X, 'shape', ())) == 2 and len(X):
     texts = [name for name, cell in zip(columns, X.iloc[0]) if _is_path(cell)] if (

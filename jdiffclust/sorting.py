@@ -10,6 +10,7 @@ that of undoing included.
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import filecmp
 import itertools
@@ -30,6 +31,7 @@ LONGEST = 100  # characters of a folder's name
 MOST_BYTES = 240  # of any name; systems take 255, and ' 2' may come to it
 RESERVED = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE)  # Windows'
 BLOCK = 2**20  # bytes compared at once
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what such disks say
 
 
 class Plan(NamedTuple):
@@ -210,15 +212,21 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
                     'back what was done.') from None
   except OSError as error:  # such as a disk that is full, or is gone
     where = error.filename2 or error.filename or target
+    if plan.action == 'link' and error.errno in NO_LINKS:
+      undo(workdir)
+      raise UserError(f'The disk of {where} takes no links ({error.strerror}): take '
+                      '--action=copy, or a folder on another disk by --to. What was done '
+                      'is undone.') from None
     raise UserError(f'{where}: {error.strerror}. Not all files were laid into folders: '
                     '--mode=sort --action=undo takes back what was done.') from None
 
 
 def copy_new(source: str, target: str) -> None:
-  """Copies a file to where none is, with its times and permissions."""
+  """Copies a file to where none is, with its times and permissions, if it has such."""
   with open(source, 'rb') as ours, open(target, 'xb') as theirs:
     shutil.copyfileobj(ours, theirs)
-  shutil.copystat(source, target)
+  with contextlib.suppress(PermissionError):  # as on disks of cameras, or of a network
+    shutil.copystat(source, target)
 
 
 def move_new(source: str, target: str) -> None:
