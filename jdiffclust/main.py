@@ -48,6 +48,8 @@ MODES = ('fit', 'predict', 'add', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
 # Commands that images can be named for as arguments, and flags that take a value.
 WITH_IMAGES = ('fit', 'predict', 'add', 'restore')
+# What the system says where a folder is no folder, or a file is one.
+OTHER_KINDS = (IsADirectoryError, NotADirectoryError, FileExistsError)
 # Commands that leave what is in a run as it is, and write beside that.
 BESIDE = ('predict', 'sample', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
@@ -888,6 +890,10 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     if isinstance(error, PermissionError) and error.filename:
       return _ended(2, f'error: {error.filename} may not be read or written '
                     f'({error.strerror}): change its permissions.')
+    if isinstance(error, OTHER_KINDS) and error.filename:
+      return _ended(2, f'error: {error.filename2 or error.filename} is not what is '
+                    f'needed there ({error.strerror}): a file stands in the place of a '
+                    'folder, or a folder in that of a file. Rename it, or remove it.')
     if why := shortage(error):
       return _ended(2, f'error: that is more than there is room for ({why}): ask for '
                     'less at once, or for fewer or smaller images.')
