@@ -110,6 +110,9 @@ def look(paths: Sequence[str]) -> Seen:
   if len(paths) == 1:
     return _one(paths[0])
   for path in paths:
+    if os.path.isdir(path):
+      raise UserError(f'{path!r} is a folder, of which one is taken, by itself: name a '
+                      'folder that has all images, in sub-folders, or their files.')
     if not is_image(path):
       raise UserError(f'{path!r} is no image file: name several image files, or one of '
                       f'these: {WHAT}.')

@@ -613,16 +613,8 @@ def _given(X) -> Any:
   taken, for paths.
   """
   if isinstance(X, (Iterator, ValuesView)):  # such as Path.glob returns
-    X = list(X)
-  if isinstance(X, (Set, Mapping)) and not hasattr(X, 'shape'):  # else a sparse matrix
-    raise InputError(f'X is of type {type(X).__name__}, '
-                     + ('which has no order: give a list, such as sorted(X).'
-                        if isinstance(X, Set) else
-                        'which names arrays, or images: give one of them, such as '
-                        'X[NAME], or list(X.values()).'))
-  if isinstance(X, (list, tuple)) and not X:
-    raise InputError(f'X is an empty {type(X).__name__}, with no images: if paths were '
-                     'looked for, none was found.')
+    return _given(list(X))
+  _check_holder(X)
   columns = getattr(X, 'columns', None)
   if columns is not None and len(getattr(X, 'shape', ())) == 2 and len(X):
     texts = [name for name, cell in zip(columns, X.iloc[0]) if _is_path(cell)] if (
@@ -639,6 +631,19 @@ def _given(X) -> Any:
       np.ndim(X.iloc[0]) > 1):
     return list(X)
   return _on_host(X)
+
+
+def _check_holder(X) -> None:
+  """Refuses what may hold images, but not one by one, and what holds nothing."""
+  if isinstance(X, (Set, Mapping)) and not hasattr(X, 'shape'):  # else a sparse matrix
+    raise InputError(f'X is of type {type(X).__name__}, '
+                     + ('which has no order: give a list, such as sorted(X).'
+                        if isinstance(X, Set) else
+                        'which names arrays, or images: give one of them, such as '
+                        'X[NAME], or list(X.values()).'))
+  if isinstance(X, (list, tuple)) and not X:
+    raise InputError(f'X is an empty {type(X).__name__}, with no images: if paths were '
+                     'looked for, none was found.')
 
 
 def _on_host(X) -> Any:

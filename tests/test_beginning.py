@@ -222,7 +222,8 @@ def test_a_damaged_array(content, here):
 @pytest.mark.parametrize('argv, fragments', [
     (['nowhere'], ["'nowhere'", 'no such', '--NAME=VALUE']),
     (['code.py'], ["'code.py'", 'no image']), (['x.h5'], ["'x.h5'", 'no image']),
-    (['a', 'code.py'], ["'a'", 'no image file']),
+    (['a', 'code.py'], ["'a' is a folder"]), (['few', 'a'], ["'few' is a folder"]),
+    (['single/000.png', 'code.py'], ["'code.py'", 'no image file']),
     (['a', '--config.data.path=b'], ['named twice']),
     (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', '--workdir=w', 'predict']),
     (['a', '--mode=sort', '--action=copy'], ['--workdir=runs/NAME']),

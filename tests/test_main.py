@@ -215,6 +215,15 @@ def test_modes_need_a_fit(mode, config, tmp_path):
   assert list(tmp_path.iterdir()) == [tmp_path / 'other']
 
 
+def test_a_part_of_a_run(tmp_path):
+  """Its folder is told."""
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / 'checkpoints').mkdir()
+  for name in ('config.json', 'checkpoints/9'):
+    check_refused(command('--mode=decide', f'--workdir={tmp_path}/{name}'),
+                  f'give --workdir={tmp_path}.')
+
+
 @pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
 def test_modes_need_a_checkpoint(mode, tmp_path):
   """A config.json alone is no fit."""

@@ -130,6 +130,10 @@ def fitted_config(workdir):
     UserError: there is none.
   """
   if not has_config(workdir):
+    for path in pathlib.Path(workdir).parents:
+      if has_config(path) and (path / 'checkpoints').is_dir():
+        raise UserError(f'The workdir {str(workdir)!r} is no run, but lies in one: give '
+                        f"{shlex.quote(f'--workdir={path}')}.")
     beside = sorted(path.parent for path in
                     pathlib.Path(workdir).parent.glob('*/config.json'))
     there = ', '.join(map(str, beside[:5])) + ', ...' * (len(beside) > 5)
