@@ -180,6 +180,18 @@ def check_unsorted(workdir) -> None:
                     'first by --mode=sort --action=undo, or remove that file.')
 
 
+def with_targets(plan: Plan, changed: Callable[[str], str]) -> Plan:
+  """A plan whose targets and folders are written in another way."""
+  return plan._replace(folders=list(map(changed, plan.folders)),
+                       pairs=[[source, changed(new)] for source, new in plan.pairs])
+
+
+def within(path: str, workdir) -> str:
+  """A path as seen from the folder of a run, if it lies in it, which may be moved."""
+  whole, root = pathlib.Path(path), pathlib.Path(workdir).absolute()
+  return str(whole.relative_to(root)) if whole.is_relative_to(root) else path
+
+
 def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> None:
   """Does what a plan says, once it is written down.
 
@@ -194,7 +206,8 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
   check_unsorted(workdir)
   path = pathlib.Path(workdir) / UNDO
   target = plan.folders[0] if plan.folders else ''
-  files.write_text(path, json.dumps(plan._asdict(), indent=0) + '\n')
+  kept = with_targets(plan, lambda new: within(new, workdir))
+  files.write_text(path, json.dumps(kept._asdict(), indent=0) + '\n')
   with open(path, 'rb') as file:
     os.fsync(file.fileno())  # before anything else, also if the power fails
   try:
@@ -299,7 +312,8 @@ def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[st
   """
   path = pathlib.Path(workdir) / UNDO
   try:
-    plan = Plan(**json.loads(path.read_bytes()))
+    plan = with_targets(Plan(**json.loads(path.read_bytes())),
+                        lambda new: os.path.join(path.parent.absolute(), new))
   except FileNotFoundError:
     raise UserError(f'There is nothing to undo: {path} is not there.') from None
   except (ValueError, TypeError):

@@ -63,6 +63,18 @@ def test_there_and_back(action, images):
   assert 'nothing to undo' in refused(sorting.undo, images / 'run')
 
 
+@pytest.mark.parametrize('action', ['copy', 'link', 'move'])
+def test_a_run_that_was_moved_since(action, images):
+  """Folders within it have moved along, and are taken back from there."""
+  before = content(images / 'pics')
+  paths = [images / 'pics' / name for name in IDS]
+  sorting.perform(images / 'run', sorting.make_plan(
+      action, IDS, CLUSTERS, paths, images / 'pics', images / 'run/sorted'))
+  run = (images / 'run').rename(images / 'moved')
+  assert sorting.undo(run) == (4, [])
+  assert content(images / 'pics') == before and not list(run.iterdir())
+
+
 def test_disks_without_links_times_or_permissions(images, monkeypatch):
   """As of cameras and networks: links are refused, and leave nothing; files are moved
   by copies."""
