@@ -333,6 +333,11 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     config = config_lib.fitted_config(path)
     method, snapshot = read(path, config, _Warner(quiet=True), cls._build)
     if not snapshot.progress['stop_reason']:
+      if config.effort == config_lib.QUICK:
+        raise InputError(
+            f'The run in {str(path)!r} has clusters, but no diffusion model, which the '
+            'estimator has: train it by its command with --config.effort=full, which '
+            'goes on from there; or take jdiffclust.load, which needs none.')
       raise InputError(f'The fit in {str(path)!r} has not ended: let it run to its end, '
                        'by jdiffclust.fit or the command line.')
     default = config_lib.all_options()
