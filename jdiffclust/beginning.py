@@ -28,8 +28,7 @@ from jdiffclust import files as files_lib
 from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings
 from jdiffclust.errors import UserError
 
-LISTED = 'files.json'  # in the workdir: several image files that were named
-LISTED_NEW = 'files_new.json'  # the same, of a command that asks about others
+LISTED_NEW = 'files_new.json'  # as config.LISTED, of a command that asks about others
 LISTED_ADDED = 'files_added_{}.json'  # the same, of images that were added
 RUNS = 'runs'  # the folder of workdirs that were not named
 ARRAYS, LISTS = ('.npy', '.npz'), ('.txt', '.csv', '.parquet')
@@ -42,9 +41,9 @@ FLATTEST = LONGEST // 2  # pixels of the shorter side, at least
 IMAGES_EACH, MOST_CLUSTERS = 8, 20
 FEWEST = 8  # images that parts of can vote
 # What may lie in a folder in which a run has not yet begun.
-BEFORE = {'.lock', 'check.png', 'check.json', 'command.txt', LISTED, 'examples.npz',
-          'images.json', 'num_clusters.json', 'num_clusters.png', 'symmetries.json',
-          'recogniser.npz'}
+BEFORE = {'.lock', 'check.png', 'check.json', 'command.txt', config_lib.LISTED,
+          'examples.npz', 'images.json', 'num_clusters.json', 'num_clusters.png',
+          'symmetries.json', 'recogniser.npz'}
 WHAT = 'a folder of images, a list of image files (.txt, .csv) or an array (.npy, .npz)'
 
 
@@ -111,6 +110,9 @@ def look(paths: Sequence[str]) -> Seen:
   if len(paths) == 1:
     return _one(paths[0])
   for path in paths:
+    if os.path.isdir(path):
+      raise UserError(f'{path!r} is a folder, of which one is taken, by itself: name a '
+                      'folder that has all images, in sub-folders, or their files.')
     if not is_image(path):
       raise UserError(f'{path!r} is no image file: name several image files, or one of '
                       f'these: {WHAT}.')
@@ -299,13 +301,13 @@ def workdir_for(seen: Seen, config,
 
 def _other_images(seen: Seen, path: pathlib.Path, fitted, config) -> str:
   """What sets the images of a run apart from those that were seen; '': nothing."""
-  place = seen.path or str(path / LISTED)
+  place = seen.path or str(path / config_lib.LISTED)
   if (fitted.data.source, os.path.abspath(fitted.data.path)) != (
       seen.source, os.path.abspath(place)):
     return f'of {fitted.data.path or fitted.data.source}'
   if seen.files:
     from jdiffclust.data.sources import folder
-    root, kept = folder.listed(str(path / LISTED))
+    root, kept = folder.listed(str(path / config_lib.LISTED))
     return '' if [str(root / name) for name in kept] == list(seen.files) else (
         'of other image files')
   if fitted.data.max_images != config.data.max_images:
@@ -384,23 +386,32 @@ def remove_unused_lists(workdir: pathlib.Path) -> None:
 def listed(workdir: pathlib.Path, paths: Sequence[str]) -> Iterator[None]:
   """Lists image files in a workdir; where no run begins there, nothing is left.
 
+  Where the run is refused, the list that was there, of another one, comes back.
+
   Raises:
     UserError: the folder cannot be made or written.
   """
-  new = not workdir.exists()
+  new, path, before = not workdir.exists(), workdir / config_lib.LISTED, None
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     files_lib.check_writable(workdir)
     from jdiffclust.data.sources.folder import write_listed
-    write_listed(workdir / LISTED, paths)
+    if path.is_file():
+      before = path.read_bytes()
+    write_listed(path, paths)
   except OSError as error:
     raise UserError(f'--workdir={workdir} cannot be made ({error.strerror}): name a '
                     'folder that may be written.') from None
   try:
     yield
+  except BaseException:
+    if before is not None and workdir.is_dir():
+      with files_lib.replacing(path) as temporary:
+        temporary.write_bytes(before)
+    raise
   finally:
-    if not config_lib.has_config(workdir):
-      (workdir / LISTED).unlink(missing_ok=True)
+    if before is None and not config_lib.has_config(workdir):
+      path.unlink(missing_ok=True)
       with contextlib.suppress(OSError):
         if new:
           workdir.rmdir()

@@ -201,6 +201,9 @@ def with_added(own: Columns, known: Gallery, more: Added | None) -> Table:
 
 
 # ------------------------------------------------------------------- commands
+#
+# What is decided is kept after the results show it: a command that is cut off while it
+# writes these, and given again, does the same, not the same once more.
 
 
 def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
@@ -275,8 +278,8 @@ def split(workdir: pathlib.Path, num_clusters: int, which: str, seed: int) -> st
   cut = before.one_more(number, share)
   after = decided_of(workdir, num_clusters, table, cut)
   new = num_clusters + len(cut.clusters) - 1
-  splits.write(workdir, cut)
   columns = rewrite(workdir, table, after)
+  splits.write(workdir, cut)
   sizes = [columns['cluster'].count(part) for part in (number, new)]
   decisions.with_row(workdir, new, sizes[1])
   return (f'{name} was split: {sizes[0]:,} images stay in {number}, {sizes[1]:,} are '
@@ -329,8 +332,8 @@ def unsplit(workdir: pathlib.Path, num_clusters: int) -> str:
     if text is not None:
       path.write_bytes(text)
     raise
-  splits.write(workdir, cut)
   rewrite(workdir, table, after)
+  splits.write(workdir, cut)
   name = f', with its name {decided.names[last]!r}' * bool(decided.names[last])
   back = int(decided.splits.clusters[-1])
   return (f'Cluster {last} is gone{name}: its images are back in cluster {back}. '
@@ -352,8 +355,8 @@ def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
   known = read_gallery(workdir, table.ids)
   decisions.read(workdir, num_clusters, table.ids, after.ids)
   table = with_added(table.own, known, after)
-  added.write(workdir, after)
   rewrite(workdir, table, decided_of(workdir, num_clusters, table))
+  added.write(workdir, after)
   return (f'{len(before.ids) - len(after.ids):,} images were taken back: '
           f'{workdir / RESULTS}.csv and .parquet have '
           f"{len(table.columns['file']):,} images now")

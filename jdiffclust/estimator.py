@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set, ValuesView
 from typing import Any
 
 import ml_collections
@@ -333,6 +333,11 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     config = config_lib.fitted_config(path)
     method, snapshot = read(path, config, _Warner(quiet=True), cls._build)
     if not snapshot.progress['stop_reason']:
+      if config.effort == config_lib.QUICK:
+        raise InputError(
+            f'The run in {str(path)!r} has clusters, but no diffusion model, which the '
+            'estimator has: train it by its command with --config.effort=full, which '
+            'goes on from there; or take jdiffclust.load, which needs none.')
       raise InputError(f'The fit in {str(path)!r} has not ended: let it run to its end, '
                        'by jdiffclust.fit or the command line.')
     default = config_lib.all_options()
@@ -609,10 +614,12 @@ def _folder(X) -> str:
 def _given(X) -> Any:
   """X as it is looked at: a tensor as an array, what yields things one by one as a list.
 
-  Of a table whose only column has texts that column is taken, for paths.
+  So are the values of a dict. Of a table whose only column has texts that column is
+  taken, for paths.
   """
-  if isinstance(X, Iterator):  # such as Path.glob returns
-    return list(X)
+  if isinstance(X, (Iterator, ValuesView)):  # such as Path.glob returns
+    return _given(list(X))
+  _check_holder(X)
   columns = getattr(X, 'columns', None)
   if columns is not None and len(getattr(X, 'shape', ())) == 2 and len(X):
     texts = [name for name, cell in zip(columns, X.iloc[0]) if _is_path(cell)] if (
@@ -629,6 +636,19 @@ def _given(X) -> Any:
       np.ndim(X.iloc[0]) > 1):
     return list(X)
   return _on_host(X)
+
+
+def _check_holder(X) -> None:
+  """Refuses what may hold images, but not one by one, and what holds nothing."""
+  if isinstance(X, (Set, Mapping)) and not hasattr(X, 'shape'):  # else a sparse matrix
+    raise InputError(f'X is of type {type(X).__name__}, '
+                     + ('which has no order: give a list, such as sorted(X).'
+                        if isinstance(X, Set) else
+                        'which names arrays, or images: give one of them, such as '
+                        'X[NAME], or list(X.values()).'))
+  if isinstance(X, (list, tuple)) and not X:
+    raise InputError(f'X is an empty {type(X).__name__}, with no images: if paths were '
+                     'looked for, none was found.')
 
 
 def _on_host(X) -> Any:

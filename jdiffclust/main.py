@@ -48,6 +48,10 @@ MODES = ('fit', 'predict', 'add', 'sample', 'restore', 'evaluate', 'decide',
          'sort', 'similar')
 # Commands that images can be named for as arguments, and flags that take a value.
 WITH_IMAGES = ('fit', 'predict', 'add', 'restore')
+# What the system says where a folder is no folder, or a file is one.
+OTHER_KINDS = (IsADirectoryError, NotADirectoryError, FileExistsError)
+# Commands that leave what is in a run as it is, and write beside that.
+BESIDE = ('predict', 'sample', 'restore')
 IN_TWO_WORDS = ('config', 'workdir', 'mode', 'action', 'to', 'image')
 # Flags of one command alone.
 OF_MODE = {'action': 'sort', 'dry_run': 'sort', 'to': 'sort', 'image': 'similar',
@@ -379,7 +383,7 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
   asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
       beginning.chosen(seen, named))
   begin = ['jdiffclust', *([] if has_config else ['--config=folder'])]
-  listed = lambda path: {'data.path': str(path / beginning.LISTED)} if seen.files else {}
+  listed = lambda path: {'data.path': str(path / config_lib.LISTED)} if seen.files else {}
   options = lambda path: [f'--config.{name}={value}'
                           for name, value in (asked | listed(path)).items()]
   if workdir:
@@ -415,6 +419,24 @@ def apply_overrides(workdir, overrides: list[str]):
 
 
 # ----------------------------------------------------------------------- the modes
+
+
+def held_for(mode: str, workdir: pathlib.Path) -> contextlib.AbstractContextManager:
+  """Holds a workdir while a command writes to it.
+
+  Args:
+    mode: of the command; `fit` holds the folder by itself, which it may have to make.
+    workdir: the folder.
+
+  Raises:
+    UserError: nothing can be written there, or another command is writing there; or the
+      folder was removed meanwhile.
+  """
+  from jdiffclust.workdir import main_process_lock
+  if mode in ('fit', 'similar'):
+    return contextlib.nullcontext()
+  files.check_writable(workdir)
+  return main_process_lock(workdir, mode=mode if mode in BESIDE else '')
 
 
 def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
@@ -456,7 +478,7 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
     fitted = fit(config, source, store, reporter, build)
     summary = write_outputs(fitted, source, workdir, reporter, parts=parts)
   if summary is not None:
-    print_summary(summary, workdir)
+    print(outcome(summary, workdir))
     if config.method != 'sr3':
       here = shlex.quote(f'--workdir={workdir}')
       print(f'Name and join clusters in {workdir / decisions.CLUSTERS}, then: jdiffclust '
@@ -497,6 +519,11 @@ def with_full_effort(command: str, workdir: pathlib.Path | None = None) -> str:
     workdir: where it is by now, if not where the command says: it may have been moved.
   """
   words = shlex.split(command)
+  if workdir:
+    for k, word in enumerate(words):
+      name, equals, value = word.partition('=')
+      if name.lstrip('-') == 'config.data.path':
+        words[k] = name + equals + config_lib.where_it_is(value, workdir)
   rest = [word for k, word in enumerate(words)
           if not word.lstrip('-').startswith('config.effort=') and not (workdir and (
               word.lstrip('-').partition('=')[0] == 'workdir'
@@ -571,204 +598,174 @@ def new_images(mode: str, config, workdir: pathlib.Path, reporter, build):
   return fitted, source
 
 
-def run_predict(config, workdir: pathlib.Path, reporter, build) -> None:
+def run_predict(config, workdir: pathlib.Path, reporter, build) -> str | None:
   """Assigns the images of `config.data` to the clusters of a fitted workdir."""
   from jdiffclust.outputs import write_predictions
-  from jdiffclust.workdir import check_there
-  files.check_writable(workdir)
   fitted, source = new_images('predict', config, workdir, reporter, build)
-  message = write_predictions(fitted, source, workdir, config.predict, reporter)
-  check_there(workdir)
-  if message is not None:
-    print(message)
+  return write_predictions(fitted, source, workdir, config.predict, reporter)
 
 
-def run_add(config, workdir: pathlib.Path, reporter, build, undo: bool | None) -> None:
+def run_add(config, workdir: pathlib.Path, reporter, build,
+            undo: bool | None) -> str | None:
   """Adds the images of `config.data` to a fitted workdir, or takes the last ones back."""
   from jdiffclust import beginning
   from jdiffclust.deciding import undo_added
   from jdiffclust.outputs import add_images
-  from jdiffclust.workdir import main_process_lock
-  files.check_writable(workdir)
-  with main_process_lock(workdir):
-    try:
-      if undo:
-        print(undo_added(workdir, config_lib.fitted_config(workdir).num_clusters))
-        return
-      config = config_lib.copied(config)
-      for name in ('path', 'labels_path', 'labels', 'metadata', 'embeddings'):
-        if config.data[name]:  # they are read again, from wherever that is asked for
-          config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
-      fitted, source = new_images('add', config, workdir, reporter, build)
-      message = add_images(fitted, source, workdir, config, reporter)
-    finally:
-      beginning.remove_unused_lists(workdir)
-  if message is not None:
-    print(message)
+  try:
+    if undo:
+      return undo_added(workdir, config_lib.fitted_config(workdir).num_clusters)
+    config = config_lib.copied(config)
+    for name in ('path', 'labels_path', 'labels', 'metadata', 'embeddings'):
+      if config.data[name]:  # they are read again, from wherever that is asked for
+        config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
+    fitted, source = new_images('add', config, workdir, reporter, build)
+    return add_images(fitted, source, workdir, config, reporter)
+  finally:
+    beginning.remove_unused_lists(workdir)
 
 
-def run_sample(config, workdir: pathlib.Path, reporter, build) -> None:
+def run_sample(config, workdir: pathlib.Path, reporter, build) -> str | None:
   """Draws images from clusters of a fitted workdir: samples.npy, and pictures."""
   from jdiffclust.fitted import load
   from jdiffclust.outputs import write_samples
-  from jdiffclust.workdir import check_there
-  files.check_writable(workdir)
   check_has_model(workdir)
   options = config_lib.asked_of('sample', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
-  message = write_samples(fitted, workdir, config.sample, reporter)
-  check_there(workdir)
-  if message is not None:
-    print(message)
+  return write_samples(fitted, workdir, config.sample, reporter)
 
 
-def run_decide(workdir: pathlib.Path, asked: dict) -> None:
+def run_decide(workdir: pathlib.Path, asked: dict) -> str:
   """Writes the results of a fit anew, as a person has decided; cuts a cluster in two."""
   from jdiffclust import deciding
-  from jdiffclust.workdir import main_process_lock
-  files.check_writable(workdir)
   if asked['split'] is not None and asked['unsplit']:
     raise UserError('--split cuts a cluster, and --unsplit takes the last cut back: give '
                     'one of them.')
   fitted = config_lib.fitted_config(workdir)
-  with main_process_lock(workdir):
-    if asked['split'] is not None:
-      print(deciding.split(workdir, fitted.num_clusters, asked['split'], fitted.seed))
-    elif asked['unsplit']:
-      print(deciding.unsplit(workdir, fitted.num_clusters))
-    else:
-      print(deciding.write_decided(workdir, fitted.num_clusters))
+  if asked['split'] is not None:
+    return deciding.split(workdir, fitted.num_clusters, asked['split'], fitted.seed)
+  if asked['unsplit']:
+    return deciding.unsplit(workdir, fitted.num_clusters)
+  return deciding.write_decided(workdir, fitted.num_clusters)
 
 
-def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> None:
+def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> str:
   """Lays the images of a fit into folders by cluster, or takes that back."""
   from jdiffclust import sorting
   from jdiffclust.added import read
   from jdiffclust.data.sources.folder import file_of, folder_of
   from jdiffclust.deciding import clusters_decided
-  from jdiffclust.workdir import main_process_lock
   action = asked['action']
   if action not in sorting.ACTIONS:
     what = 'is missing' if action is None else f'= {action!r} is not allowed'
     raise UserError(f"--action {what}: it must be one of {', '.join(sorting.ACTIONS)}.")
-  files.check_writable(workdir)
-  with main_process_lock(workdir):
-    if action == 'undo':
-      with reporter.task('undo', 1, 'times') as task:
-        count, left = sorting.undo(workdir)
-        task.advance(1)
-      for line in left[:5]:
-        reporter.warning(f'left alone: {line}')
-      print(f'{count - len(left):,} of {count:,} files are as they were before sorting'
+  if action == 'undo':
+    with reporter.task('undo', 1, 'times') as task:
+      count, left = sorting.undo(workdir)
+      task.advance(1)
+    for line in left[:5]:
+      reporter.warning(f'left alone: {line}')
+    return (f'{count - len(left):,} of {count:,} files are as they were before sorting'
             + (f'; {len(left)} were left alone. Mend that and undo again, or remove '
                f'{workdir / sorting.UNDO}.' if left else '.'))
-      return
-    sorting.check_unsorted(workdir)
-    fitted = config_lib.fitted_config(workdir)
-    if fitted.data.source not in ('folder', 'files'):
-      raise UserError(f'--mode=sort lays files into folders, but the images of '
-                      f'config.data.source = {fitted.data.source!r} are no files.')
-    table, clusters = clusters_decided(workdir, fitted.num_clusters)
-    target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
-    root = folder_of(fitted.data.source, config.data.path or fitted.data.path)
-    assert root is not None  # they are files
-    searched = root if fitted.data.source == 'folder' else None
-    ids = list(table.ids)
-    paths = [file_of(root, name) for name in ids]
-    more = read(workdir) if table.others else None
-    if more is not None:
-      told = set(table.others)
-      for name, path in zip(more.ids, more.paths()):
-        if path is not None and name in told:
-          ids.append(name)
-          paths.append(file_of(pathlib.Path(), path))
-      places = {name: row for row, name in enumerate(table.columns['file'])}
-      clusters = [clusters[places[name]] for name in ids]
-      left = len(places) - len(ids)
-      if left:
-        reporter.warning(f'{left} images that were added are no files, and stay out.')
-    plan = sorting.make_plan(action, ids, clusters, paths, searched, target)
-    if asked['dry_run']:
-      for source, new in plan.pairs[:10]:
-        print(on_one_line(f'{source} -> {new}'))
-    else:
-      with reporter.task(action, len(plan.pairs), 'files') as task:
-        sorting.perform(workdir, plan, lambda: task.advance(1))
-    number = len({os.path.dirname(new) for _, new in plan.pairs})
-    until = '; until then the run does not find its images' * (action == 'move')
-    print(f"{len(plan.pairs):,} files {'would go' if asked['dry_run'] else 'went'} into "
-          f'{number} folders of {target} ({action}'
-          + (').' if asked['dry_run'] else
-             f'); --mode=sort --action=undo --workdir={workdir} takes that back{until}.'))
+  sorting.check_unsorted(workdir)
+  fitted = config_lib.fitted_config(workdir)
+  if fitted.data.source not in ('folder', 'files'):
+    raise UserError(f'--mode=sort lays files into folders, but the images of '
+                    f'config.data.source = {fitted.data.source!r} are no files.')
+  table, clusters = clusters_decided(workdir, fitted.num_clusters)
+  target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
+  root = folder_of(fitted.data.source, config.data.path or fitted.data.path)
+  assert root is not None  # they are files
+  searched = root if fitted.data.source == 'folder' else None
+  ids = list(table.ids)
+  paths = [file_of(root, name) for name in ids]
+  more = read(workdir) if table.others else None
+  if more is not None:
+    told = set(table.others)
+    for name, path in zip(more.ids, more.paths()):
+      if path is not None and name in told:
+        ids.append(name)
+        paths.append(file_of(pathlib.Path(), path))
+    places = {name: row for row, name in enumerate(table.columns['file'])}
+    clusters = [clusters[places[name]] for name in ids]
+    left = len(places) - len(ids)
+    if left:
+      reporter.warning(f'{left} images that were added are no files, and stay out.')
+  plan = sorting.make_plan(action, ids, clusters, paths, searched, target)
+  lines = []
+  if asked['dry_run']:
+    lines = [on_one_line(f'{source} -> {new}') for source, new in plan.pairs[:10]]
+  else:
+    with reporter.task(action, len(plan.pairs), 'files') as task:
+      sorting.perform(workdir, plan, lambda: task.advance(1))
+  number = len({os.path.dirname(new) for _, new in plan.pairs})
+  until = '; until then the run does not find its images' * (action == 'move')
+  return '\n'.join([
+      *lines, f"{len(plan.pairs):,} files {'would go' if asked['dry_run'] else 'went'} "
+      f'into {number} folders of {target} ({action}' + (').' if asked['dry_run'] else
+      f'); --mode=sort --action=undo --workdir={workdir} takes that back{until}.')])
 
 
-def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> None:
-  """Prints the images of a fit that are nearest to an image."""
+def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> str:
+  """The images of a fit that are nearest to an image."""
   from jdiffclust.outputs import similar
   if not image:
     raise UserError('--image is missing: name a file, or the id of an image of the run.')
   options = config_lib.asked_of('similar', config_lib.fitted_config(workdir), config)
-  print(similar(workdir, options, image, reporter, build))
+  return similar(workdir, options, image, reporter, build)
 
 
-def run_restore(config, workdir: pathlib.Path, reporter, build) -> None:
+def run_restore(config, workdir: pathlib.Path, reporter, build) -> str | None:
   """Restores the damaged images of `config.data` by a fitted workdir."""
   from jdiffclust.fitted import damaged_images, load
   from jdiffclust.outputs import write_restored
-  from jdiffclust.workdir import check_there
-  files.check_writable(workdir)
   check_has_model(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
-  message = write_restored(fitted, operator, source, workdir, config.restore, reporter,
-                           config.data.range or None)
-  check_there(workdir)
-  if message is not None:
-    print(message)
+  return write_restored(fitted, operator, source, workdir, config.restore, reporter,
+                        config.data.range or None)
 
 
-def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> None:
+def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> str | None:
   """Recomputes tau from the newest checkpoint's weights, and all results from it."""
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, load, tell_of
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import images_of_run, main_process_lock
-  files.check_writable(workdir)
+  from jdiffclust.workdir import images_of_run
   check_has_model(workdir)
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
-  with main_process_lock(workdir):
-    fitted = load(workdir, options, reporter, build)
-    source = images_of_run(load_source(options.data, rendering=fitted.rendering,
-                                       finest=finest_of(options)), workdir)
-    tell_of(source, reporter)
-    summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
-                            config.quality.num_images > 0, parts)
-  if summary is not None:
-    print_summary(summary, workdir)
+  fitted = load(workdir, options, reporter, build)
+  source = images_of_run(load_source(options.data, rendering=fitted.rendering,
+                                     finest=finest_of(options)), workdir)
+  tell_of(source, reporter)
+  summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
+                          config.quality.num_images > 0, parts)
+  return None if summary is None else outcome(summary, workdir)
 
 
-def print_summary(summary: dict, workdir) -> None:
-  """Prints the outcome in a few lines on standard output."""
+def outcome(summary: dict, workdir) -> str:
+  """What to tell of the results of a fit, in a few lines."""
   bound = summary['bound_bits_per_dim']
-  print(f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
-        f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; "
-        + ('' if bound is None else f'bound {bound:.4f} bits/dim; ') +
-        f"{summary['mean_probability']:.1%} in the right cluster, by the model's own "
-        f"probabilities; {summary['wall_seconds']:.0f} s")
+  lines = [f"{summary['num_images']:,} images in {summary['num_clusters']} clusters of "
+           f"{min(summary['cluster_sizes'])} to {max(summary['cluster_sizes'])}; "
+           + ('' if bound is None else f'bound {bound:.4f} bits/dim; ') +
+           f"{summary['mean_probability']:.1%} in the right cluster, by the model's own "
+           f"probabilities; {summary['wall_seconds']:.0f} s"]
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
-    print('Scores by the labels, which no fit sees (of a folder, the names of its '
-          'sub-folders: pass over this\nif they are no classes). ACC: the share of '
-          'images in the cluster of their label; NMI, ARI: 0 as\nby chance, 1 perfect.')
-    for name, row in rows.items():
-      print(f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
-            f"ARI {row['ari']:.3f}")
+    lines.append('Scores by the labels, which no fit sees (of a folder, the names of its '
+                 'sub-folders: pass over this\nif they are no classes). ACC: the share '
+                 'of images in the cluster of their label; NMI, ARI: 0 as\nby chance, '
+                 '1 perfect.')
+    lines += [f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
+              f"ARI {row['ari']:.3f}" for name, row in rows.items()]
   if summary['bought']:
-    print(summary['bought']['text'])
-  print(f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
-        'summary.json, figures/)')
+    lines.append(summary['bought']['text'])
+  return '\n'.join([
+      *lines, f"Results: {workdir / 'report.html'} (and results.csv, results.parquet, "
+      'summary.json, figures/)'])
 
 
 # ------------------------------------------------------------------- the process
@@ -870,12 +867,13 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'sort': lambda: run_sort(config, workdir, reporter, asked),
                 'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}
-    with reporter.stopping_safely():
+    with reporter.stopping_safely(), held_for(mode, workdir):
       if asked.get('new') and main_process:
         from jdiffclust.data.sources.folder import write_listed
-        files.check_writable(workdir)
         write_listed(pathlib.Path(config.data.path), asked['new'])
-      commands[mode]()
+      message = commands[mode]()
+    if message is not None:
+      print(message)
   except NonFiniteError as error:
     return _ended(1, f'error: {error}')
   except UserError as error:
@@ -893,6 +891,10 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     if isinstance(error, PermissionError) and error.filename:
       return _ended(2, f'error: {error.filename} may not be read or written '
                     f'({error.strerror}): change its permissions.')
+    if isinstance(error, OTHER_KINDS) and error.filename:
+      return _ended(2, f'error: {error.filename2 or error.filename} is not what is '
+                    f'needed there ({error.strerror}): a file stands in the place of a '
+                    'folder, or a folder in that of a file. Rename it, or remove it.')
     if why := shortage(error):
       return _ended(2, f'error: that is more than there is room for ({why}): ask for '
                     'less at once, or for fewer or smaller images.')

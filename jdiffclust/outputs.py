@@ -10,7 +10,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -560,7 +560,9 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
                'probability-flow ODE'.format(*bits))
   results.write_assignments(path, source.ids, tau, source.labels, source.label_names,
                             further)
+  tables = [workdir / f'{NEW_RESULTS}{ending}' for ending in ('.csv', '.parquet')]
   if known is None:
+    without(tables)
     reporter.warning(f'{workdir} has no {gallery.FILE}, or a damaged one, by which '
                      f'{NEW_RESULTS}.csv would tell neighbours: that is not written. Of '
                      f'{gallery.FILE}: {WRITES_IT}.')
@@ -569,8 +571,8 @@ def write_predictions(fitted: Fitted, source: ImageSource, workdir: pathlib.Path
   columns = columns_of(fitted, source, tau, bound, verdict, options.foreign_share, beside,
                        known.ids.tolist(), decided.for_others(beside.near, beside.away),
                        added=None)
-  spreadsheet.write_csv(workdir / f'{NEW_RESULTS}.csv', columns)
-  spreadsheet.write_parquet(workdir / f'{NEW_RESULTS}.parquet', columns)
+  spreadsheet.write_csv(tables[0], columns)
+  spreadsheet.write_parquet(tables[1], columns)
   few = range(source.num_images) if source.num_images <= MOST_TOLD else ()
   told = [f"{columns['probability'][row]:7.1%}  {columns['name'][row]:<20}  "
           f"{columns['file'][row]}" + '  (foreign)' * bool(alien[row]) for row in few]
@@ -739,7 +741,16 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
   told = f'{again.sum():,} images of {source.name} are in the run already, by name and '
   told += 'to the pixel, and are not added again'
   if again.all():
-    return f'{told}: nothing is changed.' if is_main_process() else None
+    if not is_main_process():
+      return None
+    shown = set(table.others)
+    if before is None or shown.issuperset(before.of(before.told).ids):
+      return f'{told}: nothing is changed.'
+    table = deciding.with_added(table.own, known, before)  # a command was cut off
+    columns = deciding.rewrite(workdir, table, deciding.decided_of(
+        workdir, fitted.config.num_clusters, table))
+    return (f'{told}; {workdir / deciding.RESULTS}.csv and .parquet, which were without '
+            f'some of them, have {len(columns["file"]):,} images now')
   if again.any():
     reporter.line(told)
     source = reordered(source, np.flatnonzero(~again))
@@ -883,6 +894,12 @@ def judge_by(reference, source: ImageSource, rows: np.ndarray,
                          [why for part in found for why in part.reasons])
 
 
+def without(paths: Iterable[pathlib.Path]) -> None:
+  """Removes what an earlier command left, and would be taken for that of this one."""
+  for path in paths:
+    path.unlink(missing_ok=True)
+
+
 def in_place_of(path: pathlib.Path) -> str:
   """What to add to a message on a file that is written, if there is one already."""
   return ' (in the place of an earlier one)' if path.exists() else ''
@@ -919,11 +936,14 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   earlier = in_place_of(written[0])
   results.write_array(written[0], drawn.images)
   figures.save_figure(figures.sample_grid(drawn.images, rows), written[1])
-  if drawn.states is not None:
-    written += [workdir / 'trajectory.png', workdir / 'trajectory.gif']
-    film = figures.sample_grid(drawn.states[:, 0], rows, heading='from noise to image')
-    figures.save_figure(film, written[2])
-    figures.save_animation(drawn.states, written[3])
+  film = [workdir / 'trajectory.png', workdir / 'trajectory.gif']
+  if drawn.states is None:
+    without(film)  # of an earlier command, of other samples
+  else:
+    written += film
+    states = figures.sample_grid(drawn.states[:, 0], rows, heading='from noise to image')
+    figures.save_figure(states, film[0])
+    figures.save_animation(drawn.states, film[1])
   count = drawn.images.shape[0] * drawn.images.shape[1]
   return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
           f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
@@ -964,6 +984,7 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   workdir, names = pathlib.Path(workdir), restored.file_names(source.ids)
   written = [workdir / name for name in ('restored.npy', 'restored.csv', 'restored.html')]
   earlier = in_place_of(written[0])
+  without(restored.files_of(written[1]))
   results.write_array(written[0], found.images)
   known = np.isfinite(found.log_evidence)
   results.write_assignments(

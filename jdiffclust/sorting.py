@@ -10,6 +10,7 @@ that of undoing included.
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import filecmp
 import itertools
@@ -30,6 +31,7 @@ LONGEST = 100  # characters of a folder's name
 MOST_BYTES = 240  # of any name; systems take 255, and ' 2' may come to it
 RESERVED = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.IGNORECASE)  # Windows'
 BLOCK = 2**20  # bytes compared at once
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what such disks say
 
 
 class Plan(NamedTuple):
@@ -178,6 +180,18 @@ def check_unsorted(workdir) -> None:
                     'first by --mode=sort --action=undo, or remove that file.')
 
 
+def with_targets(plan: Plan, changed: Callable[[str], str]) -> Plan:
+  """A plan whose targets and folders are written in another way."""
+  return plan._replace(folders=list(map(changed, plan.folders)),
+                       pairs=[[source, changed(new)] for source, new in plan.pairs])
+
+
+def within(path: str, workdir) -> str:
+  """A path as seen from the folder of a run, if it lies in it, which may be moved."""
+  whole, root = pathlib.Path(path), pathlib.Path(workdir).absolute()
+  return str(whole.relative_to(root)) if whole.is_relative_to(root) else path
+
+
 def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> None:
   """Does what a plan says, once it is written down.
 
@@ -192,7 +206,8 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
   check_unsorted(workdir)
   path = pathlib.Path(workdir) / UNDO
   target = plan.folders[0] if plan.folders else ''
-  files.write_text(path, json.dumps(plan._asdict(), indent=0) + '\n')
+  kept = with_targets(plan, lambda new: within(new, workdir))
+  files.write_text(path, json.dumps(kept._asdict(), indent=0) + '\n')
   with open(path, 'rb') as file:
     os.fsync(file.fileno())  # before anything else, also if the power fails
   try:
@@ -210,15 +225,21 @@ def perform(workdir, plan: Plan, done: Callable[[], None] = lambda: None) -> Non
                     'back what was done.') from None
   except OSError as error:  # such as a disk that is full, or is gone
     where = error.filename2 or error.filename or target
+    if plan.action == 'link' and error.errno in NO_LINKS:
+      undo(workdir)
+      raise UserError(f'The disk of {where} takes no links ({error.strerror}): take '
+                      '--action=copy, or a folder on another disk by --to. What was done '
+                      'is undone.') from None
     raise UserError(f'{where}: {error.strerror}. Not all files were laid into folders: '
                     '--mode=sort --action=undo takes back what was done.') from None
 
 
 def copy_new(source: str, target: str) -> None:
-  """Copies a file to where none is, with its times and permissions."""
+  """Copies a file to where none is, with its times and permissions, if it has such."""
   with open(source, 'rb') as ours, open(target, 'xb') as theirs:
     shutil.copyfileobj(ours, theirs)
-  shutil.copystat(source, target)
+  with contextlib.suppress(PermissionError):  # as on disks of cameras, or of a network
+    shutil.copystat(source, target)
 
 
 def move_new(source: str, target: str) -> None:
@@ -291,7 +312,8 @@ def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[st
   """
   path = pathlib.Path(workdir) / UNDO
   try:
-    plan = Plan(**json.loads(path.read_bytes()))
+    plan = with_targets(Plan(**json.loads(path.read_bytes())),
+                        lambda new: os.path.join(path.parent.absolute(), new))
   except FileNotFoundError:
     raise UserError(f'There is nothing to undo: {path} is not there.') from None
   except (ValueError, TypeError):

@@ -9,6 +9,7 @@ one, if that one says so, which then goes on from its checkpoints.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -34,10 +35,13 @@ from jdiffclust.training.writers import MetricsWriter
 
 SYMMETRIES = 'symmetries.json'  # which maps were found to leave the content alone
 LOCK = '.lock'  # held by the run that writes; says which process that is
+LOCK_OF = '.lock_{}'  # the same, of a mode that writes beside the run what no other does
 COMMAND = 'command.txt'  # the command line of the fit
 RECOGNISER = 'recogniser.npz'  # what tells the clusters of new images
 AGREEMENT = 'agreement.json'  # which clusters came back
 EXAMPLES = 'examples.npz'  # images of the fit, by which damaged ones are known
+# What the system says where a disk, such as one of a network, has no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def is_main_process() -> bool:
@@ -258,8 +262,8 @@ class Workdir(Store):
     Raises:
       UserError: the folder is gone, and would be made anew, without what was in it.
     """
-    if self._held:
-      check_there(self.path, LOCK)
+    if self._held and not (self.path / LOCK).is_file():
+      raise _gone(self.path)
     self._checkpoints.save(number, snapshot)
 
   def write(self, step: int, iteration: int, **values: float) -> None:
@@ -366,20 +370,6 @@ def restore_fit(workdir, template, warn,
   return restored
 
 
-def check_there(workdir, name: str = 'config.json') -> None:
-  """Checks that nobody has removed the folder of a run that is being written to.
-
-  Args:
-    workdir: the folder.
-    name: of a file that it had.
-
-  Raises:
-    UserError: it is gone; what was written since has made a new one, without the rest.
-  """
-  if not os.path.isfile(pathlib.Path(workdir) / name):
-    raise _gone(workdir)
-
-
 def _gone(workdir) -> UserError:
   return UserError(f'The workdir {workdir} was removed, or replaced, while this command '
                    'wrote to it: what is there now is not whole. Remove it, or bring it '
@@ -389,9 +379,9 @@ def _gone(workdir) -> UserError:
 # -------------------------------------------------------------------------- the lock
 
 
-def main_process_lock(workdir, end_left_over=None):
+def main_process_lock(workdir, end_left_over=None, mode: str = ''):
   """The workdir's lock in the main process; the others rely on it."""
-  return (workdir_lock(workdir, end_left_over) if is_main_process()
+  return (workdir_lock(workdir, end_left_over, mode=mode) if is_main_process()
           else contextlib.nullcontext())
 
 
@@ -451,6 +441,12 @@ def _locked(file) -> bool:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
+  except OSError as error:
+    if error.errno not in NO_LOCKS:
+      raise
+    raise UserError(f'The disk of {file.name} knows no locks ({error.strerror}), by '
+                    'which two runs are kept apart: choose a workdir on another one.'
+                    ) from None
   return True
 
 
@@ -465,7 +461,7 @@ def _locked_within(file, seconds: float) -> bool:
 
 @contextlib.contextmanager
 def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
-                 patience: float = 30.) -> Iterator[None]:
+                 patience: float = 30., mode: str = '') -> Iterator[None]:
   """Holds the workdir for this process.
 
   Args:
@@ -474,19 +470,24 @@ def workdir_lock(workdir, end_left_over: Callable[[str], None] | None = None,
       workdir; that run is then stopped (SIGTERM, and SIGKILL if it does not listen).
       None: it is treated like any other run.
     patience: seconds that a left-over run has to stop, after each signal.
+    mode: of a command that writes files which no other mode does: it is kept apart from
+      others of the same alone. '': from all that change the run.
 
   Raises:
     UserError: another run holds it; or the folder was removed meanwhile.
   """
-  path = pathlib.Path(workdir) / LOCK
+  path = pathlib.Path(workdir) / (LOCK_OF.format(mode) if mode else LOCK)
   with open(path, 'a+', encoding='utf-8') as file:
     if not _locked(file):
       process = left_over(read_holder(file)) if end_left_over else None
       if process is None or not _end(process, file, end_left_over, patience):
         holder = read_holder(file)  # it may be another by now
         name = holder.pid if holder else 'unknown'
-        raise UserError(f'Another run (process {name}) is using the workdir {workdir}: '
-                        'wait for it, stop it, or choose another --workdir.')
+        raise UserError(
+            f'Another --mode={mode} (process {name}) is writing to the workdir '
+            f'{workdir}, where yours would replace its results: wait for it, or stop it.'
+            if mode else f'Another run (process {name}) is using the workdir {workdir}: '
+            'wait for it, stop it, or choose another --workdir.')
     file.truncate(0)
     json.dump(this_process()._asdict(), file)
     file.flush()
@@ -504,7 +505,7 @@ def _is_same(file, path: pathlib.Path) -> bool:
   """Whether an open file is still the one at a path."""
   try:
     return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):  # a file stands where the folder was
     return False
 
 

@@ -98,6 +98,25 @@ def test_arrays_lists_and_files(here):
   assert not workdir.exists()  # nothing began
 
 
+def test_the_list_of_a_run_stays_its_own(here):
+  """Another one that is refused leaves it; it is found where the run is now."""
+  run, config = here / 'run', config_lib.default_config()
+  with beginning.listed(run, [str(here / 'a.png'), str(here / 'b.png')]):
+    config.data.source, config.data.path = 'files', str(run / 'files.json')
+    (run / 'config.json').write_text(config_lib.to_json(config))
+  before = (run / 'files.json').read_bytes()
+  with pytest.raises(KeyError), beginning.listed(run, [str(here / 'c.png')]):
+    assert listed(str(run / 'files.json'))[1] == ['c.png']
+    raise KeyError
+  assert (run / 'files.json').read_bytes() == before
+  moved = run.rename(here / 'moved')
+  assert config_lib.fitted_config(moved).data.path == str(moved / 'files.json')
+  assert main.with_full_effort(
+      f'jdiffclust --config.data.path={config.data.path} --workdir=x', moved) == (
+          f'jdiffclust --config.data.path={moved}/files.json --workdir={moved} '
+          '--config.effort=full')
+
+
 @pytest.mark.parametrize('name, content', [
     ('list.txt', '~/a.png\n~b.png\n'), ('list.csv', 'file\n~/a.png\n~b.png\n')])
 def test_home_in_lists(here, monkeypatch, name, content):
@@ -203,7 +222,8 @@ def test_a_damaged_array(content, here):
 @pytest.mark.parametrize('argv, fragments', [
     (['nowhere'], ["'nowhere'", 'no such', '--NAME=VALUE']),
     (['code.py'], ["'code.py'", 'no image']), (['x.h5'], ["'x.h5'", 'no image']),
-    (['a', 'code.py'], ["'a'", 'no image file']),
+    (['a', 'code.py'], ["'a' is a folder"]), (['few', 'a'], ["'few' is a folder"]),
+    (['single/000.png', 'code.py'], ["'code.py'", 'no image file']),
     (['a', '--config.data.path=b'], ['named twice']),
     (['a', '--mode=sample', '--workdir=w'], ['--mode=sample', '--workdir=w', 'predict']),
     (['a', '--mode=sort', '--action=copy'], ['--workdir=runs/NAME']),

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jdiffclust
 from jdiffclust import config as config_lib, main
@@ -214,6 +215,15 @@ def test_modes_need_a_fit(mode, config, tmp_path):
   assert list(tmp_path.iterdir()) == [tmp_path / 'other']
 
 
+def test_a_part_of_a_run(tmp_path):
+  """Its folder is told."""
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / 'checkpoints').mkdir()
+  for name in ('config.json', 'checkpoints/9'):
+    check_refused(command('--mode=decide', f'--workdir={tmp_path}/{name}'),
+                  f'give --workdir={tmp_path}.')
+
+
 @pytest.mark.parametrize('mode', ['predict', 'sample', 'evaluate'])
 def test_modes_need_a_checkpoint(mode, tmp_path):
   """A config.json alone is no fit."""
@@ -240,6 +250,26 @@ def test_files_of_a_run_that_may_not_be_read(name, tmp_path):
       'jdiffclust.deciding.write_decided', lambda folder, _: refused(folder / name)):
     outcome = command('--mode=decide', f'--workdir={tmp_path}')
   check_refused(outcome, str(tmp_path / name), 'permissions')
+
+
+def test_a_folder_where_a_file_is_written(tmp_path):
+  """It is named, whatever file it is."""
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config_lib.default_config()))
+  (tmp_path / '.lock').mkdir()
+  check_refused(command('--mode=decide', f'--workdir={tmp_path}'), f'{tmp_path}/.lock',
+                'Rename it')
+
+
+def test_two_of_one_mode(tmp_path):
+  """The second is refused before it writes, the list of its images included."""
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config_lib.default_config()))
+  images = [tmp_path / 'a.png', tmp_path / 'b.png']
+  for path in images:
+    Image.new('L', (8, 8)).save(path)
+  with workdir_lock(tmp_path, mode='predict'):
+    outcome = command(*images, '--mode=predict', f'--workdir={tmp_path}')
+  check_refused(outcome, f'--mode=predict (process {os.getpid()})', 'wait')
+  assert not (tmp_path / 'files_new.json').exists()
 
 
 @pytest.mark.parametrize('text', ['{"num_clusters": 1', '', '[1, 2]', 'null', '3',

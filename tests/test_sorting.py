@@ -1,5 +1,6 @@
 """Files into folders and back: nothing lost or overwritten, whenever it is killed."""
 
+import errno
 import os
 import pathlib
 
@@ -60,6 +61,38 @@ def test_there_and_back(action, images):
   assert sorting.undo(images / 'run') == (4, [])
   assert content(images) == before
   assert 'nothing to undo' in refused(sorting.undo, images / 'run')
+
+
+@pytest.mark.parametrize('action', ['copy', 'link', 'move'])
+def test_a_run_that_was_moved_since(action, images):
+  """Folders within it have moved along, and are taken back from there."""
+  before = content(images / 'pics')
+  paths = [images / 'pics' / name for name in IDS]
+  sorting.perform(images / 'run', sorting.make_plan(
+      action, IDS, CLUSTERS, paths, images / 'pics', images / 'run/sorted'))
+  run = (images / 'run').rename(images / 'moved')
+  assert sorting.undo(run) == (4, [])
+  assert content(images / 'pics') == before and not list(run.iterdir())
+
+
+def test_disks_without_links_times_or_permissions(images, monkeypatch):
+  """As of cameras and networks: links are refused, and leave nothing; files are moved
+  by copies."""
+  before = content(images)
+
+  def no(*args, **kwargs):
+    raise PermissionError(errno.EPERM, 'Operation not permitted', args[0], None, args[1])
+
+  for name in ('os.link', 'os.symlink', 'shutil.copystat'):
+    monkeypatch.setattr(name, no)
+  assert '--action=copy' in refused(sorting.perform, images / 'run',
+                                    plan_of(images, 'link'))
+  assert content(images) == before
+  for action in ('copy', 'move'):
+    sorting.perform(images / 'run', plan_of(images, action))
+    found = content(images / 'out/sorted')
+    assert [found[new] for new in NEW] == [before[f'pics/{name}'] for name in IDS]
+    assert sorting.undo(images / 'run') == (4, []) and content(images) == before
 
 
 STEPS = ('symlink', 'link', 'unlink', 'makedirs', 'rmdir')

@@ -1,5 +1,6 @@
 """The lock on a workdir, and runs whose shell was killed."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,12 +8,13 @@ import shutil
 import signal
 import socket
 import time
+from unittest import mock
 
 import psutil
 import pytest
 
 from jdiffclust.errors import UserError
-from jdiffclust.workdir import Workdir, check_there, workdir_lock
+from jdiffclust.workdir import Workdir, workdir_lock
 from tests.command import server
 
 
@@ -73,6 +75,24 @@ def test_lock_is_exclusive_and_free_afterwards(tmp_path):
       check_refused(tmp_path, os.getpid())
 
 
+def test_modes_that_write_beside_a_run_are_kept_apart_by_mode(tmp_path):
+  """Two of one mode would mix their results; others may write meanwhile."""
+  with workdir_lock(tmp_path, mode='predict'):
+    with workdir_lock(tmp_path), workdir_lock(tmp_path, mode='sample'):
+      with pytest.raises(UserError, match=f'--mode=predict .process {os.getpid()}'):
+        with workdir_lock(tmp_path, mode='predict'):
+          pytest.fail('two holders')
+
+
+@pytest.mark.parametrize('number', (errno.ENOLCK, errno.ENOSYS))
+def test_disk_without_locks(number, tmp_path):
+  """Such as of a network: one line, and no run."""
+  with mock.patch('fcntl.flock', side_effect=OSError(number, 'No locks')), pytest.raises(
+      UserError, match='knows no locks'):
+    with workdir_lock(tmp_path):
+      pytest.fail('not held')
+
+
 def test_lock_is_dropped_on_an_exception(tmp_path):
   """A run that fails does not block the next."""
   with pytest.raises(ValueError):
@@ -83,7 +103,7 @@ def test_lock_is_dropped_on_an_exception(tmp_path):
 
 
 @pytest.mark.parametrize('error', (None, OSError('gone')))
-@pytest.mark.parametrize('again', (False, True))
+@pytest.mark.parametrize('again', ('', 'folder', 'file'))
 def test_a_folder_that_is_removed_meanwhile(again, error, tmp_path):
   """What is written makes it anew, without what was in it: that is no run."""
   path = tmp_path / 'run'
@@ -91,18 +111,20 @@ def test_a_folder_that_is_removed_meanwhile(again, error, tmp_path):
   with pytest.raises(UserError, match='was removed, or replaced'):
     with workdir_lock(path):
       shutil.rmtree(path)
-      if again:
+      if again == 'folder':
         path.mkdir()
         (path / '.lock').touch()
+      elif again == 'file':
+        path.touch()
       if error:
         raise error
+  if again == 'file':
+    path.unlink()
   store = Workdir(path)
   with pytest.raises(UserError, match='was removed, or replaced'):
     with store.held():
       shutil.rmtree(path)
       store.save(1, None)
-  with pytest.raises(UserError, match='was removed, or replaced'):
-    check_there(path)
 
 
 def test_lock_of_another_process_ends_with_kill_9(tmp_path):

@@ -16,6 +16,8 @@ from jdiffclust.config.options import (
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
+LISTED = 'files.json'  # in the workdir: several image files that were named
+
 
 def to_json(config) -> str:
   """Returns the config as JSON text, one nested object."""
@@ -122,12 +124,16 @@ def has_config(workdir) -> bool:
 
 
 def fitted_config(workdir):
-  """The config of a fitted workdir.
+  """The config of a fitted workdir; a list that is in there is found where that is now.
 
   Raises:
     UserError: there is none.
   """
   if not has_config(workdir):
+    for path in pathlib.Path(workdir).parents:
+      if has_config(path) and (path / 'checkpoints').is_dir():
+        raise UserError(f'The workdir {str(workdir)!r} is no run, but lies in one: give '
+                        f"{shlex.quote(f'--workdir={path}')}.")
     beside = sorted(path.parent for path in
                     pathlib.Path(workdir).parent.glob('*/config.json'))
     there = ', '.join(map(str, beside[:5])) + ', ...' * (len(beside) > 5)
@@ -135,4 +141,17 @@ def fitted_config(workdir):
                     'cluster images there first (jdiffclust FOLDER '
                     f'--workdir={shlex.quote(str(workdir))}), or correct --workdir'
                     + (f'; beside it are the runs {there}.' if beside else '.'))
-  return from_json((pathlib.Path(workdir) / 'config.json').read_bytes())
+  config = from_json((pathlib.Path(workdir) / 'config.json').read_bytes())
+  config.data.path = where_it_is(config.data.path, workdir)
+  return config
+
+
+def where_it_is(path: str, workdir) -> str:
+  """The path of a run's own list of images, should its folder have been moved since.
+
+  Args:
+    path: the option data.path; any but that of such a list stays.
+    workdir: the folder, where it is now.
+  """
+  own = pathlib.Path(workdir) / LISTED
+  return str(own) if pathlib.Path(path).name == LISTED and own.is_file() else path

@@ -396,6 +396,14 @@ def box(shape: tuple[int, int, int], top: float, left: float, height: float,
       (at >= round(begin * side)) & (at < round((begin + size) * side)))
   hidden = (inside(rows, shape[0], top, height)[:, None]
             & inside(columns, shape[1], left, width)[None])
+  return _hidden(hidden, f'box = {(top, left, height, width)}', shape)
+
+
+def _hidden(hidden: np.ndarray, asked: str, shape) -> Inpainting:
+  """Pixels [H, W] are hidden, as an option asked."""
+  if hidden.all() or not hidden.any():
+    raise UserError(f"{asked} hides {'all' if hidden.all() else 'none'} of the "
+                    f'{shape[0]}x{shape[1]} pixels: some must be hidden, and some seen.')
   return inpainting(~hidden, shape)
 
 
@@ -406,10 +414,9 @@ def random_pixels(shape: tuple[int, int, int], share: float, seed: int) -> Inpai
     UserError: it hides nothing, or all.
   """
   number = shape[0] * shape[1]
-  mask = np.ones(number, bool)
-  hidden = np.random.default_rng(seed).permutation(number)[:round(share * number)]
-  mask[hidden] = False
-  return inpainting(mask.reshape(shape[:2]), shape)
+  hidden = np.zeros(number, bool)
+  hidden[np.random.default_rng(seed).permutation(number)[:round(share * number)]] = True
+  return _hidden(hidden.reshape(shape[:2]), f'share = {share}', shape)
 
 
 def separable(rows, columns, shape: tuple[int, int, int]) -> Separable:

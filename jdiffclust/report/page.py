@@ -18,6 +18,7 @@ from PIL import Image
 
 from jdiffclust import files
 from jdiffclust.data.symmetry import MAPS
+from jdiffclust.errors import UserError
 from jdiffclust.evaluation import diagnostics
 
 _DASH = '–'
@@ -417,8 +418,12 @@ def _figures(described: Mapping[str, tuple[str, str]],
   for name in dict.fromkeys(names):
     title, caption = described.get(name, (name.replace('_', ' ').capitalize(), ''))
     data = pathlib.Path(figures[name]).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
-      width = image.width // 2  # Two pixels for one: sharp on good screens.
+    try:
+      with Image.open(io.BytesIO(data)) as image:
+        width = image.width // 2  # Two pixels for one: sharp on good screens.
+    except OSError:
+      raise UserError(f'{figures[name]} is damaged, or no picture: remove it, or restore '
+                      'it.') from None
     shown.append({'title': title, 'caption': caption, 'width': width,
                   'source': embedded(figures[name])})
   return shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import csv
 import pathlib
 import re
 
@@ -57,6 +58,18 @@ def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
            std[i:i + 1] / most * 2 - 1] for i in range(len(damaged))]
   headings = ['seen', 'restored: draws', 'mean', 'spread']
   return figures.sheet(rows, headings, row_labels=[figures.shorten(n) for n in names])
+
+
+def files_of(table: pathlib.Path) -> list[pathlib.Path]:
+  """The image files that restored.csv of an earlier command names; it may be missing."""
+  try:
+    with open(table, newline='', encoding='utf-8-sig') as file:
+      named = [row.get('file') or '' for row in csv.DictReader(file)]
+  except (OSError, ValueError, csv.Error):
+    return []
+  paths = [table.parent / name for name in named]
+  return [path for path in paths if path.parent == table.parent / FOLDER
+          and path.suffix == '.png']
 
 
 def write_images(folder: pathlib.Path, names: list[str], images: np.ndarray) -> None:

@@ -233,7 +233,7 @@ def rewrite_page(workdir: pathlib.Path, explored: Callable) -> None:
     name = gallery.FILE if known is None else explorer.FILE
     raise UserError(f'{workdir / name} is missing or damaged: {WRITES_IT}.')
   drawn = {path.stem: path for path in sorted((workdir / 'figures').glob('*.png'))
-           if path.stem != 'restored'}
+           if path.stem != 'restored' and not path.stem.startswith('.')}  # cut off
   write_page(workdir, summary, drawn, config, tau, explored(known, sheets))
 
 

@@ -127,6 +127,10 @@ def test_what_is_hidden():
   masks = [np.asarray(op.random_pixels((8, 8, 1), .25, seed).mask) for seed in (0, 0, 1)]
   assert masks[0].sum() == masks[2].sum() == 48
   assert (masks[0] == masks[1]).all() and (masks[0] != masks[2]).any()
+  for side, what in ((1., 'all'), (0., 'none')):  # in the words of the options
+    assert f'box = (0, 0, 1, {side}) hides {what}' in refused(
+        op.box, (8, 8, 1), 0, 0, 1, side)
+    assert f'share = {side} hides {what}' in refused(op.random_pixels, (8, 8, 1), side, 0)
   weights = op.grey((1, 3, 3)).apply(jnp.eye(3).reshape(1, 1, 3, 3))
   np.testing.assert_allclose(weights[0, 0, :, 0], [.299, .587, .114], atol=1e-6)
 

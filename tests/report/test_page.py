@@ -8,6 +8,7 @@ import pytest
 
 from jdiffclust.evaluation import scores as clustering
 from jdiffclust.report import figures, page
+from tests.helpers import refused
 
 VOID = {'meta', 'img', 'br', 'link', 'input'}
 
@@ -259,3 +260,6 @@ def test_a_missing_figure_leaves_the_old_page(tmp_path):
     write(tmp_path, pictures={'hero': tmp_path / 'none.png'})
   assert (tmp_path / 'report.html').read_bytes() == before
   assert len(list(tmp_path.iterdir())) == 1
+  (tmp_path / 'own.png').write_bytes(b'no picture')
+  assert 'own.png' in refused(write, tmp_path, pictures={'own': tmp_path / 'own.png'})
+  assert (tmp_path / 'report.html').read_bytes() == before

@@ -10,8 +10,8 @@ import pytest
 
 from jdiffclust.outputs import draw_check
 from jdiffclust.data.sources.folder import listed
-from tests.helpers import check_error, summary_of
-from tests.tiny import NO_FIGURES, TINY, TINY_NETWORKS
+from tests.helpers import check_error, refused, summary_of
+from tests.tiny import NO_FIGURES, TINY, TINY_NETWORKS, Small
 
 # The recognition network is as small as it can be.
 RECOGNISED = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=2',
@@ -51,6 +51,11 @@ def test_what_needs_a_diffusion_model_says_so(mode, quick, commands):
   outcome = commands.small(f'--mode={mode}', f'--workdir={quick}',
                            *['--config.restore.operator=box'] * (mode == 'restore'))
   check_error(outcome, 'no diffusion model', '--config.effort=full')
+
+
+def test_the_estimator_needs_one_too(quick):
+  """It is told what is lacking, not that the run has not ended."""
+  assert '--config.effort=full' in refused(Small.load, quick)
 
 
 def test_predict_by_the_start(quick, commands):

@@ -422,6 +422,19 @@ def test_tables_of_paths(files):
   assert "X['file']" in refusal(model.fit, table)
 
 
+@pytest.mark.parametrize('X, told', [
+    ({'a.png', 'b.png'}, 'sorted(X)'), ({'images': IMAGES}, 'X[NAME]'),
+    ([], 'none was found'), (iter(()), 'none was found')])
+def test_what_holds_images_in_another_way(X, told):
+  """A set, a dict, a search that has found nothing: what to give."""
+  assert told in refusal(small().fit, X)
+
+
+def test_the_values_of_a_dict():
+  """Are taken one by one."""
+  assert 'a.png' in refusal(small().fit, {1: 'a.png', 2: 'b.png'}.values())
+
+
 @pytest.mark.parametrize('shape, told', [(64, '(8, 8)'), (192, '(8, 8, 3)'), (60, '')])
 def test_vectors_that_look_like_images(shape, told):
   """A warning says how to tell; other vectors are rows of pixels, silently."""

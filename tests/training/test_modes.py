@@ -288,10 +288,12 @@ def test_other_samplers(options, commands, run):
 
 
 def test_number_of_evaluations_is_told(commands, run):
-  """Heun's method takes two a step, but for the last one."""
+  """Heun's method takes two a step, but for the last one; a film of before is gone."""
+  (run / 'trajectory.gif').write_bytes(b'of other samples')
   outcome = commands.small('--mode=sample', f'--workdir={run}',
                            '--config.sample.sampler=heun', '--config.sample.num_steps=4')
   assert 'by heun in 7 network evaluations each' in outcome.out
+  assert not (run / 'trajectory.gif').exists()
 
 
 def test_interpolation_goes_from_one_cluster_to_the_other(commands, run):

@@ -115,6 +115,10 @@ def test_a_folder_with_a_mask(commands, run, mask, tmp_path):
   images = DIGITS[100:106] * 15
   damaged = np.where(known, images, 77)
   options = folder_of(tmp_path / 'new', damaged, names)
+  (run / 'restored').mkdir()  # of an earlier command, and of the user's own
+  for name in ('restored/old.png', 'restored/mine.png', 'x.png'):
+    (run / name).write_bytes(b'')
+  (run / 'restored.csv').write_text('index,file\n0,restored/old.png\n1,x.png\n')
   outcome = done(restore(commands, run, *options, 'data.range=(0,255)',
                          f'restore.mask={path}', 'data.use_labels=False',
                          'restore.method=ddrm'))
@@ -137,6 +141,9 @@ def test_a_folder_with_a_mask(commands, run, mask, tmp_path):
     want = np.clip(image.mean(axis=0)[..., 0], 0, 255)
     assert pixels.shape == (8, 8) and np.abs(pixels - want).max() < .51
   assert len({row['file'].lower() for row in rows}) == 6
+  assert (run / 'x.png').exists() and {row['file'] for row in rows} == {
+      f'restored/{one.name}' for one in (run / 'restored').iterdir()} - {
+          'restored/mine.png'}
   page = Page((run / 'restored.html').read_text(encoding='utf-8'))
   assert page.names == ['image', *(row['id'] for row in rows)]
   assert page.tags.count('img') == 1

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from jdiffclust import added, splits
+from jdiffclust import added, deciding, splits
 from jdiffclust.data.by_name import as_given
 from jdiffclust.report import spreadsheet
 from tests.helpers import check_error
@@ -98,6 +98,15 @@ def test_of_new_images(commands, run, tmp_path):
   assert as_given(rows[0]['x']) == of_fit['x'] and 'plate' not in rows[0]
   table = pyarrow.parquet.read_table(run / 'results_new.parquet')
   assert 'neighbors' not in table.column_names  # rows of another table
+  (run / 'gallery.npz').rename(tmp_path / 'gallery.npz')
+  try:
+    outcome = commands.small('--mode=predict', f'--workdir={run}',
+                             f'--config.data.path={tmp_path}/new.npz',
+                             '--config.data.range=(0,16)')
+  finally:
+    (tmp_path / 'gallery.npz').rename(run / 'gallery.npz')
+  assert outcome.code == 0 and 'that is not written' in outcome.err
+  assert not list(run.glob('results_new.*'))  # those of before were of other images
 
 
 def test_tables_that_are_wrong(commands, tmp_path):
@@ -438,6 +447,30 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
   shown, source = on_the_page(run)
   assert shown['file'] == column(run, 'file') and shown['added'] == 0
   assert 't-added' not in source and not (run / added.FILE).exists()
+
+
+def test_cut_off_and_given_again(commands, copied, tmp_path, monkeypatch):
+  """What was decided is done once, not once more; images that are added are shown."""
+  run, new = copied, tmp_path / 'new'
+  save(new / 'x.png', DIGITS[70])
+  number = len(column(run, 'file'))
+  (run / 'figures').mkdir(exist_ok=True)
+  (run / 'figures' / '.loss.1.png').write_bytes(b'half of a figure of a killed process')
+
+  def stop(*args):
+    raise KeyboardInterrupt
+
+  for words in (['--mode=decide', '--split=2'], ['--mode=decide', '--unsplit'],
+                [new, '--mode=add'], ['--mode=add', '--undo']):
+    with monkeypatch.context() as patched:
+      patched.setattr(deciding, 'write_table', stop)
+      assert commands.small(*words, f'--workdir={run}').code == 130
+    outcome = commands.small(*words, f'--workdir={run}')
+    assert outcome.code == 0, outcome.err
+    assert (run / splits.FILE).exists() == ('--split=2' in words)
+    assert ('3' in column(run, 'cluster')) == ('--split=2' in words)
+    assert len(column(run, 'file')) == number + (words[0] == new)
+    assert b'.loss.1' not in (run / 'report.html').read_bytes()
 
 
 def test_names_that_are_taken():
