@@ -499,7 +499,7 @@ def test_bad_masks(commands, run, tmp_path):
 MISTAKES = {
     'sigma': (['restore.operator=box', 'restore.sigma=-1.'], ['restore.sigma = -1']),
     'factor': (['restore.operator=averaging', 'restore.factor=3'], ['by 3', 'divide']),
-    'box': (['restore.operator=box', 'restore.box=(0, 0, 1, 1)'], ['none']),
+    'box': (['restore.operator=box', 'restore.box=(0, 0, 1, 1)'], ['hides all']),
     'box of three': (['restore.operator=box', 'restore.box=(0, 0, 1)'], ['four numbers']),
     'colour': (['restore.operator=grey'], ['3 channels']),
     'repaint': (['restore.operator=box', 'restore.method=repaint', 'restore.sigma=1.'],
