@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
@@ -28,7 +29,6 @@ from jdiffclust.evaluation.gallery import MAP_IMAGES
 from jdiffclust.progress import in_words
 from jdiffclust.registry import COMPARING_STARTS, NEIGHBOURHOODS, RECOGNISED
 from jdiffclust.state import steps_until
-from jdiffclust.threads import num_cores
 
 # Products of matrices of SIDE on one thread, REPEATS at a time, their seconds on the
 # reference, and its cores.
@@ -61,7 +61,9 @@ def speed(times: int = 5) -> float:
       for _ in range(REPEATS):
         rows @ rows
       ends.append(time.perf_counter())
-  return REFERENCE / float(np.median(np.diff(ends))) * math.sqrt(num_cores() / CORES)
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else (
+      os.cpu_count() or 1)
+  return REFERENCE / float(np.median(np.diff(ends))) * math.sqrt(cores / CORES)
 
 
 def size_of_network(network, shape: Sequence[int]) -> float:

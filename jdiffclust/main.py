@@ -801,18 +801,17 @@ def prepare_process() -> None:
 
 
 def leave(code: int) -> NoReturn:
-  """Ends the process; after a failure it waits for no other process, and no compiler.
+  """Ends the process; one of several that has failed does not wait for the others.
 
   Args:
     code: the exit code.
   """
   signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of a library's exit
-  # Not there when a mistake has been answered at once.
-  jax, ahead = map(sys.modules.get, ('jax', 'jdiffclust.training.ahead'))
-  if code and (jax and jax.distributed.is_initialized() or ahead and ahead.compiling()):
+  jax = sys.modules.get('jax')  # not there when a mistake has been answered at once
+  if code and jax and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # what JAX does at the exit waits for them, Python for the compiler
+    os._exit(code)  # what JAX does at the exit waits for them
   sys.exit(code)
 
 

@@ -18,7 +18,6 @@ import jax
 import platformdirs
 
 from jdiffclust.errors import UserError
-from jdiffclust.threads import num_cores
 
 AUTO = 'auto'
 MEGABYTE = 2**20
@@ -62,8 +61,10 @@ def keep_programs(options) -> None:
 def machine() -> str:
   """A short name of what programs for this machine's cores depend on."""
   known = [platform.machine(), platform.processor(), _instructions(),
-           str(os.cpu_count()), str(num_cores()), str(_SET.jax_num_cpu_devices),
+           str(os.cpu_count()), str(_SET.jax_num_cpu_devices),
            os.environ.get('XLA_FLAGS', ''), os.environ.get('PJRT_NPROC', '')]
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    known.append(str(len(os.sched_getaffinity(0))))
   return hashlib.sha256('\n'.join(known).encode()).hexdigest()[:16]
 
 

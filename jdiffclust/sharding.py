@@ -14,7 +14,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdiffclust.backend import check_backend_once
 from jdiffclust.errors import UserError
-from jdiffclust.threads import num_cores
 
 DATA_AXIS = 'data'
 # The least images of a minibatch for which a core is worth a device of its own.
@@ -52,8 +51,10 @@ def share_out_cores() -> None:
   options: Any = jax.config  # they have no types
   if _told_of_devices() or options.jax_num_cpu_devices != -1:
     return
+  cores = (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
+           else os.cpu_count() or 1)  # not on macOS
   try:
-    jax.config.update('jax_num_cpu_devices', num_cores())
+    jax.config.update('jax_num_cpu_devices', cores)
   except RuntimeError:  # there are devices, of the program that we are a part of
     return
 

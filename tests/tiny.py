@@ -170,13 +170,11 @@ class Small(jdiffclust.DiffusionClustering):
     if hasattr(built, 'gradient_step'):
       step = built.gradient_step  # looks rows up in a table [N, Q]
 
-      def with_rows(state, estimator, batch, table, key):
+      def padded(state, estimator, batch, table, key):
         if isinstance(table, jax.Array):
           table = jnp.pad(table, ((0, ROWS - len(table)), (0, 0)))
-        return state, estimator, batch, table, key
+        return step(state, estimator, batch, table, key)
 
-      padded = lambda *given: step(*with_rows(*given))
-      padded.lower = lambda *given: step.lower(*with_rows(*given))
       built.gradient_step = padded
     return built
 

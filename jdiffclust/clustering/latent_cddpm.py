@@ -118,11 +118,6 @@ def settings_of_second(config):
   return config
 
 
-def _compiled(state: TrainState) -> TrainState:
-  """What the compiled steps see of a state: whether CDDPM has begun chooses them."""
-  return state._replace(params=state.params._replace(begun=None))
-
-
 class LatentCDDPM(Method):
   """Of `Parameters`; the sections network and latent of the config are of ClusterDDPM."""
 
@@ -176,14 +171,10 @@ class LatentCDDPM(Method):
     # gradients of convolutions (jax 0.10.2; in loops too). `begun` stays out of the
     # compiled step: reading it waits for none.
     begun = state.params.begun
-    own, info = self._m_steps[bool(begun)](_compiled(state), self.m_estimator, batch,
-                                           table, key)
+    own, info = self._m_steps[bool(begun)](
+        state._replace(params=state.params._replace(begun=None)), self.m_estimator, batch,
+        table, key)
     return own._replace(params=own.params._replace(begun=begun)), info
-
-  def lowered(self, state, batch, looked, table, key):
-    """Both steps of ClusterDDPM."""
-    return (self._m_steps[0].lower(_compiled(state), self.m_estimator, batch, table, key),
-            self._e_steps[0].lower(self.e_estimator, state.ema, looked, key))
 
   def _score_of_first(self, estimators, params, batch, key):
     return self.first.e_step(estimators.first, params.first, batch, key)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import abc
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.stages import Lowered
 
 from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound.draws import Estimator, make_estimator
@@ -160,20 +159,6 @@ class Method(abc.ABC):
     """What guidance leads away from: the same without the cluster."""
 
   # With defaults.
-
-  def lowered(self, state: TrainState, batch: Batch, looked: Batch, table,
-              key) -> Sequence[Lowered]:
-    """The programs of the first `m_step` and `e_step`, to be compiled ahead.
-
-    Args:
-      state, batch, table, key: as of `m_step`; they are left as they are.
-      looked: a batch as of `e_step`.
-
-    Returns:
-      One for each, or none, which is the default: then the steps compile themselves.
-    """
-    del state, batch, looked, table, key
-    return ()
 
   def before_m_step(self, state: TrainState, pipeline, indices, tau) -> TrainState:
     """Closed forms before the gradient steps of an EM iteration; by default none.

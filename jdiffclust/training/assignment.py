@@ -26,13 +26,6 @@ PROBES = 4  # of the trace in the probability-flow ODE, an image and cluster
 _start_of = jax.jit(responsibilities_of)
 
 
-def with_start(batch: Batch, start) -> Batch:
-  """A batch and its starting responsibilities, by a table; None: unknown."""
-  if start is None:
-    return batch
-  return batch._replace(start=_start_of(start, batch.indices))
-
-
 @jax.jit
 def content_numbers(images) -> jax.Array:
   """A number of each image's pixels, int32 [B] >= 0, of float32 [B, H, W, C].
@@ -121,7 +114,9 @@ def assign_all(method: Method, params, pipeline, key,
     estimator = method.pilot(params, pipeline, indices, key)
 
     def score(batch):
-      return method.e_step(estimator, params, with_start(batch, start), key)
+      if start is not None:
+        batch = batch._replace(start=_start_of(start, batch.indices))
+      return method.e_step(estimator, params, batch, key)
 
     def report(parts):
       infos = [info for _, info in parts]

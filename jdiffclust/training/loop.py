@@ -41,13 +41,12 @@ from jdiffclust.data.pipelines import replicate_key
 from jdiffclust.errors import NonFiniteError, UserError
 from jdiffclust.evaluation import diagnostics
 from jdiffclust.progress import PERCENT, Reporter
-from jdiffclust.registry import COMPARING_STARTS, LATE_STARTS, RECOGNISED
+from jdiffclust.registry import LATE_STARTS, RECOGNISED
 from jdiffclust.sharding import InFlight, replicate, to_host
 from jdiffclust.state import TrainState, steps_until
 from jdiffclust.streams import stream
 from jdiffclust.training import trial
-from jdiffclust.training.ahead import Ahead
-from jdiffclust.training.assignment import assign_all, with_start
+from jdiffclust.training.assignment import assign_all
 from jdiffclust.training.checkpoints import Snapshot
 from jdiffclust.training.empty import reseed_empty
 from jdiffclust.training.record import iteration_record
@@ -166,11 +165,9 @@ class Fitter:
     self._clock = store.started
     self._told: set[str] = set()
     restored = store.restore(template(method), reporter.warning)
-    self._ahead = Ahead(())
     if restored is None:
       self.state = method.init_state()
       self.progress = new_progress(source)
-      self._ahead = self._compile_ahead()
       self.tau, self.recogniser = self._start()
     else:
       number, (self.state, self.tau, self.progress) = restored
@@ -190,20 +187,6 @@ class Fitter:
       self._start_alone = False
       reporter.warning(f'config.effort = {QUICK!r} has no effect: the diffusion model of '
                        'this run has begun to train, and goes on.')
-
-  def _compile_ahead(self) -> Ahead:
-    """Begins to compile both steps, where a fit has yet to wait for its start."""
-    config, method = self.config, self.method
-    waits = config.start.kind in COMPARING_STARTS and config.num_clusters > 1
-    if config.effort == QUICK or not waits or jax.process_count() > 1:
-      return Ahead(())
-    table = self._table(replicate(
-        np.zeros((len(self.tracked), config.num_clusters), np.float32), method.mesh))
-    batch = next(self.pipeline.training(0))
-    looked, _ = next(self.pipeline.ordered(self.tracked, config.e_step.batch_size))
-    return Ahead(method.lowered(
-        self.state, batch, with_start(looked, table), table,
-        replicate_key(stream(config.seed, 'm_step'), method.mesh)))
 
   def _start(self):
     options = self.config.start
@@ -335,7 +318,6 @@ class Fitter:
     table = self._table(
         self.tau['current' if method.draws_decide else 'start'])
     batches = self.pipeline.training(step)
-    self._ahead.wait(1)
     with self.reporter.task(f'EM {iteration + 1}/{config.em.max_iterations} M-step',
                             (end - begin) * config.m_step.batch_size, 'images') as task:
       task.done = (step - begin) * config.m_step.batch_size
@@ -382,7 +364,6 @@ class Fitter:
     self.state, figures = method.before_e_step(
         self.state, self.pipeline, self.tracked, self.tau['current'], iteration,
         self.reporter)
-    self._ahead.wait(2)
     result = assign_all(method, self.state.ema, self.pipeline,
                         e_step_key(config, iteration), self.reporter,
                         f'EM {iteration}/{config.em.max_iterations} E-step', self.tracked,

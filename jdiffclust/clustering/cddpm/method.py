@@ -77,11 +77,6 @@ class CDDPM(Method):
     """See `e_step.make_e_step`."""
     return self._e_step(estimator, params, batch, key)
 
-  def lowered(self, state, batch, looked, table, key):
-    """Both steps."""
-    return (self.gradient_step.lower(state, self.m_estimator, batch, table, key),
-            self._e_step.lower(self.e_estimator, state.ema, looked, key))
-
   def before_m_step(self, state, pipeline, indices, tau):
     """pi = N_q / N, and mu unless it is learned by gradient (first from these, too)."""
     tiny = np.finfo(np.float32).tiny

@@ -73,11 +73,6 @@ class ClusterDDPM(Method):
     """See `model.make_e_step`."""
     return self._e_step(estimator, params, batch, key)
 
-  def lowered(self, state, batch, looked, table, key):
-    """Both steps."""
-    return (self.gradient_step.lower(state, self.m_estimator, batch, table, key),
-            self._e_step.lower(self.e_estimator, state.ema, looked, key))
-
   def before_e_step(self, state, pipeline, indices, tau, iteration, reporter):
     """The E-step's mixture: pi, mu_c and Sigma_c of one sampled z of every image.
 

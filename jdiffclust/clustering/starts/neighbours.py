@@ -33,7 +33,6 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
@@ -54,7 +53,6 @@ from jdiffclust.data.views import AffineMaps, transform
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.registry import EMBEDDINGS, SPACES
-from jdiffclust.threads import in_threads
 
 # The fixed set of cuts: neighbours, and eigenvectors and cells in multiples of Q.
 NEIGHBOURS = (7, 10, 15, 25)
@@ -218,25 +216,18 @@ def unit_rows(matrix: np.ndarray) -> np.ndarray:
   return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
-@contextmanager
-def few_distinct_rows():
-  """Within it K-means may find fewer cells than it shall; not for single threads."""
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
-    yield
-
-
 def k_means(rows: np.ndarray, num: int, restarts: int, seed: int) -> np.ndarray:
   """Cell numbers [n] of rows [n, D]: fewer than `num` if fewer rows are distinct.
 
-  Of more than FITTED rows, the cells' means are those of as many drawn ones. To be called
-  within `few_distinct_rows`.
+  Of more than FITTED rows, the cells' means are those of as many drawn ones.
   """
   some = rows
   if len(rows) > FITTED:
     drawn = np.random.default_rng(seed).choice(len(rows), FITTED, replace=False)
     some = rows[np.sort(drawn)]
-  model = KMeans(num, n_init=restarts, random_state=seed).fit(some)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
+    model = KMeans(num, n_init=restarts, random_state=seed).fit(some)
   return model.labels_ if some is rows else model.predict(rows)
 
 
@@ -294,14 +285,12 @@ def cuts(embeddings: list[np.ndarray], num_clusters: int, seed: int,
   count, width = embeddings[0].shape
   times = lambda factors, most: sorted(
       {min(round(factor * num_clusters), most) for factor in factors})
-
-  def cells(combination):
-    vectors, dimension, k = combination
-    return k_means(unit_rows(vectors[:, :dimension]), k, restarts, seed)
-
-  with few_distinct_rows():
-    return in_threads(cells, list(itertools.product(
-        embeddings, times(EIGENVECTORS, width), times(CELLS, count))))
+  found = []
+  for vectors, dimension, k in itertools.product(
+      embeddings, times(EIGENVECTORS, width), times(CELLS, count)):
+    rows = unit_rows(vectors[:, :dimension])
+    found.append(k_means(rows, k, restarts, seed))
+  return found
 
 
 def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int,
@@ -324,8 +313,7 @@ def consensus(partitions: list[np.ndarray], num_clusters: int, seed: int,
        for cells, weight in zip(partitions, weights, strict=True)]).tocsr()
   alike = aslinearoperator(indicators) @ aslinearoperator(indicators.T.tocsr())
   vectors = spectral_embedding(alike, min(num_clusters, count - 1), seed)
-  with few_distinct_rows():
-    members = k_means(unit_rows(vectors), num_clusters, 20, seed)
+  members = k_means(unit_rows(vectors), num_clusters, 20, seed)
   sizes = np.bincount(members, minlength=num_clusters)
   sums = (indicator_matrix(members, num_clusters).T @ indicators).toarray()
   shared = indicators @ (sums / np.maximum(sizes, 1)[:, None]).T
