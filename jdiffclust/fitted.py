@@ -71,6 +71,7 @@ Build = Callable[..., Method]
 OF_A_SOURCE = ('embeddings are given beside an ImageSource: let `load_source` or '
                '`array_source` have them.')
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
+HOLDING = ('ddrm', 'mcgdiff')  # methods that keep known pixels as they are
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
 WAITS = .1  # a share of the time of gradient steps above which reading is slow
 # Options of `restore` that describe the damage, and the operators that read each.
@@ -459,11 +460,12 @@ class Fitted:
     residual = np.asarray(residual).reshape(draws.shape[:2]).mean(axis=0)
     far = residual > 2 * float(problem.noise) + FAR
     if far.any():
+      others = [name for name in HOLDING if name != config.restore.method]
       reporter.warning(
           f'{far.sum()} of {len(far)} images are restored to what does not show what is '
           f'seen of them (residual {residual.max() / units.scale:.3g}, sigma {sigma:g}): '
-          'take more config.restore.num_steps, another config.restore.method (ddrm and '
-          'mcgdiff hold what is seen), or a larger sigma.')
+          'take more config.restore.num_steps, another config.restore.method (what is '
+          f"seen is held to by {' and '.join(others)}), or a larger sigma.")
     return Restored(
         units.stored(found.images), found.responsibilities,
         found.log_evidence, found.ess, residual / units.scale, found.evaluations)

@@ -601,6 +601,7 @@ def test_draws_that_do_not_show_what_is_seen(fit, capsys):
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
   fit.restore(seen, y, **LITTLE | {'num_steps': 1})
   assert '2 of 2 images' in (err := capsys.readouterr().err) and 'num_steps' in err
+  assert 'by ddrm and mcgdiff)' in err.replace('\n', ' ')
   found = fit.restore(seen, y, **LITTLE, method='ddrm')
   assert capsys.readouterr().err == '' and found.residual.max() < .1
 
