@@ -42,8 +42,7 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import (
-    Rendering, asked_for, from_json, look_scaled, unknown_range)
+from jdiffclust.data.rendering import Rendering, from_json, look_scaled, unknown_range
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -713,13 +712,6 @@ def operator_of(options, shape: tuple[int, int, int], padding: int,
       'grey': lambda: operators.grey(shape)}[name]()
 
 
-def _fit_of(fitted: Fitted, data) -> str:
-  """How images of other proportions are resized for a fit (`preprocess.resized`)."""
-  found = asked_for(fitted.rendering or Rendering(), (), 'auto', data.fit)
-  assert found is not None
-  return found.fit
-
-
 def damaged_images(fitted: Fitted, data, options,
                    reporter: Reporter) -> tuple[Operator, ImageSource]:
   """The operator of `restore`, and the images of a config as it would have made them.
@@ -739,8 +731,8 @@ def damaged_images(fitted: Fitted, data, options,
   data = data_like_the_fit(fitted, data)
   data.embeddings = ''  # those of the fit, if any: damaged images have no others
   mask = read_mask(options.mask) if options.operator == 'mask' else None
-  known = None if mask is None else known_of(
-      mask, shape, data.padding, _fit_of(fitted, data))
+  fit = (fitted.rendering or Rendering()).fit_for(data.fit)
+  known = None if mask is None else known_of(mask, shape, data.padding, fit)
   operator = operator_of(options, shape, data.padding, known)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]

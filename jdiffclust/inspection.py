@@ -141,12 +141,12 @@ def inspect(source: ImageSource, data) -> Inspection:
     height, width = (side - 2 * data.padding for side in source.image_shape[:2])
     sizes = source.stored.sizes.astype(np.float64)
     fit, apart = source.rendering.fit, cropped(sizes, (height, width))
-    of_kind = lambda kind: np.flatnonzero(apart * (fit == kind) > CROPPED)
+    told = {'crop': 'cropped', 'pad': 'padded'}
     lost = float(apart.max()) if fit == 'crop' else 0.
     contrast = float(np.median(source.stored.contrast))
     fine = np.array(seen.image_shape[:2]) - 2 * data.padding
     odd |= {'transparent': np.flatnonzero(source.stored.transparent),
-            'cropped': of_kind('crop'), 'padded': of_kind('pad'),
+            **({told[fit]: np.flatnonzero(apart > CROPPED)} if fit in told else {}),
             'odd_size': np.flatnonzero(of_odd_size(sizes)),
             'enlarged': np.flatnonzero((sizes < fine).any(axis=1))}
   return Inspection(count, len(rows), source.image_shape, seen.image_shape, odd,

@@ -308,7 +308,7 @@ def plain_border(image: np.ndarray) -> float:
   """
   border = _border(image).astype(np.float64)
   apart = np.abs(border - np.median(border, axis=0)).max(axis=1)
-  return float(np.mean(apart <= FAINT * np.ptp(image.astype(np.float64))))
+  return float(np.mean(apart <= FAINT * (float(image.max()) - float(image.min()))))
 
 
 def _border(image: np.ndarray) -> np.ndarray:

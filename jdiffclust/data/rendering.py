@@ -50,6 +50,10 @@ class Rendering:
     found = self.ranges.get(kind, CONTAINERS.get(kind))
     return None if found is None else (found[0], found[1])
 
+  def fit_for(self, asked: str) -> str:
+    """How images of other proportions are resized, data.fit being what is asked for."""
+    return self.fit if asked == 'auto' else asked
+
   def counted(self) -> list[tuple[float, float]]:
     """The ranges of the kinds of integers that are named."""
     return [(self.ranges[kind][0], self.ranges[kind][1])
@@ -108,9 +112,9 @@ def asked_for(rendering: Rendering | None, asked, background: str,
   if asked:
     rendering = dataclasses.replace(
         rendering, ranges=dict.fromkeys((*CONTAINERS, 'real'), tuple(asked)))
-  if background != 'auto':
-    rendering = dataclasses.replace(rendering, background=background)
-  return rendering if fit == 'auto' else dataclasses.replace(rendering, fit=fit)
+  rendering = dataclasses.replace(rendering, fit=rendering.fit_for(fit))
+  return rendering if background == 'auto' else dataclasses.replace(
+      rendering, background=background)
 
 
 def kind_of(dtype: np.dtype) -> str:

@@ -93,10 +93,10 @@ def fit_of_array(images: np.ndarray, data: ml_collections.ConfigDict,
     data: its options fit and image_size.
     rendering: of a fit, to be kept to; None: it is found.
   """
+  if rendering is not None:
+    return rendering.fit_for(data.fit)
   if data.fit != 'auto':
     return data.fit
-  if rendering is not None:
-    return rendering.fit
   size = preprocess.size_of(data.image_size)
   if size is None or not images.size or preprocess.cropped(
       np.array([images.shape[1:3]], float), size)[0] <= preprocess.CROPPED:

@@ -92,7 +92,7 @@ class Header(NamedTuple):
     coloured: whether some of its pixels are of a colour that is no grey.
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
     border: `preprocess.plain_border` where its proportions are others than those of the
-      size that it is brought to; else None.
+      size that it is brought to, and how is still to be chosen; else None.
   """
 
   size: tuple[int, int]
@@ -198,7 +198,7 @@ def look(open_image: Open, decoding: Decoding,
       np.concatenate(samples) if samples[0] is not None else None,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
       any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored),
-      border=_border_of(stored[0].pixels, size, decoding.size))
+      border=_border_of(stored[0].pixels, size, decoding))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -206,10 +206,11 @@ def look(open_image: Open, decoding: Decoding,
 
 
 def _border_of(pixels: np.ndarray, size: tuple[int, int],
-               wanted: tuple[int, int] | None) -> float | None:
+               decoding: Decoding) -> float | None:
   """`Header.border` of a picture of a size, which shall have another one."""
-  if wanted is None or preprocess.cropped(np.array([size], float),
-                                          wanted)[0] <= preprocess.CROPPED:
+  wanted = decoding.size
+  if wanted is None or len(decoding.fits) == 1 or preprocess.cropped(
+      np.array([size], float), wanted)[0] <= preprocess.CROPPED:
     return None
   return preprocess.plain_border(composited(pixels, 255, 'black'))
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jdiffclust import errors
+from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
     LazyImages, Raw, checked_labels, one_line, row_ids, threaded_map)
@@ -61,7 +62,7 @@ def read_tfds(data: ml_collections.ConfigDict,
       data))
   every = np.arange(len(source))
   if not kept.room and None not in stored:
-    every = np.unique(np.linspace(0, len(source) - 1, MOST_LOOKED_AT, dtype=int))
+    every = preprocess.spread(every, MOST_LOOKED_AT)
   headers = threaded_map(
       functools.partial(_look, source, image_key, decoding, kept), every.tolist())
   names = [f'image {i}' for i in every]
