@@ -2,12 +2,13 @@
 
   python -m benchmarks.inverse.images [restore|clusters] [--datasets=digits,mnist5k,...]
       [--methods=...] [--damages=...] [--parts=...] [--shares=...] [--masks=1]
-      [--ceiling] [--images=24] [--fashion=DIR] [--out=DIR]
+      [--ceiling] [--groups=N] [--images=24] [--fashion=DIR] [--out=DIR]
 
 Question:  restore: error, similarity and calibration of each method for each damage, of
            held-out images, beside what needs no model. clusters: how many points of
            accuracy are lost when parts of held-out images are; and (--ceiling) how many
-           would be, were the labels of the fit's images known.
+           would be, were the labels of the fit's images known, and how many another
+           learner loses that is taught what the fit says of them, errors and all.
 Time:      a fit of each data set first (5 to 30 minutes); then a minute for each damage
            and method; clusters: two to ten minutes for each part and share.
 Kept:      docs/benchmarks.md, Restoring; results/inverse.
@@ -164,10 +165,13 @@ def compare(args) -> None:
         known[f'{dataset} / {damage} / {name}'] = {
             'psnr': psnr(guess, truth, peak), 'ssim': ssim(guess, truth, peak)}
       for method in args.methods:
+        options = dict(method=method, num_draws=NUM_DRAWS, **METHODS[method])
         label = f'{dataset} / {damage} / {method}'
+        if args.groups and 'particles' in options:
+          label += ', one group' if args.groups == 1 else f', {args.groups} groups'
+          options['groups'] = args.groups
         if label in known or (method == 'repaint' and sigma):
           continue
-        options = dict(method=method, num_draws=NUM_DRAWS, **METHODS[method])
         found.restore(operator, y[:1], sigma, **options)  # compiles
         begin = time.perf_counter()
         result = found.restore(operator, y, sigma, **options)
@@ -231,8 +235,13 @@ def clusters(args) -> None:
         line |= ceiling(found, images, labels, held, held_labels, operator)
       return line
 
-    rows.append({'data': dataset, 'missing': 'nothing', 'network': f'{ours(held):.3f}',
-                 'kmeans': f'{theirs(held):.3f}'})
+    whole = {'network': ours(held), 'kmeans': theirs(held)}
+    if args.ceiling:
+      whole |= machines(images.reshape(len(images), -1), labels, found.clusters,
+                        held.reshape(len(held), -1), held_labels)
+    kept[f'{dataset} / nothing'] = whole
+    rows.append({'data': dataset, 'missing': 'nothing',
+                 **{name: f'{value:.3f}' for name, value in whole.items()}})
     for part in args.parts:
       for share in map(float, args.shares.split(',')):
         lines = [measured(PARTS[part](found.method.image_shape, share, seed))
@@ -247,6 +256,26 @@ def clusters(args) -> None:
   print(markdown(rows[-1], [[row.get(name, '') for name in rows[-1]] for row in rows]))
 
 
+def machines(known, labels, clusters, seen, wanted) -> dict[str, float]:
+  """Accuracy of support vector machines (Gaussian kernel of scikit-learn's width, C = 10).
+
+  Args:
+    known: what is seen of the fitted images, [N, M].
+    labels, clusters: of these, [N].
+    seen: what is seen of others, [m, M].
+    wanted: their labels, [m].
+
+  Returns:
+    `labelled SVM`: taught the labels; `SVM of the clusters`: taught, for each image, the
+    class that most images of its cluster have, wrong where the fit is.
+  """
+  from sklearn.svm import SVC
+  of_clusters = np.array([np.bincount(labels[clusters == q], minlength=10).argmax()
+                          for q in range(10)])[clusters]
+  score = lambda taught: float(SVC(C=10.).fit(known, taught).score(seen, wanted))
+  return {'labelled SVM': score(labels), 'SVM of the clusters': score(of_clusters)}
+
+
 def ceiling(found, images, labels, held, held_labels, operator) -> dict[str, float]:
   """Accuracy by the labels of the fitted images, in the place of their tau.
 
@@ -257,12 +286,10 @@ def ceiling(found, images, labels, held, held_labels, operator) -> dict[str, flo
     operator: what hides parts of them.
 
   Returns:
-    `nearest labelled`: the label of the nearest image under the same damage; `labelled
-    SVM`: by a support vector machine (Gaussian kernel of scikit-learn's width, C = 10)
-    taught labels of images under it; `taught labels`: what `examples` says, had it
-    learnt the labels.
+    `nearest labelled`: the label of the nearest image under the same damage; `taught
+    labels`: what `examples` says, had it learnt the labels; and those of `machines`,
+    taught images under the damage.
   """
-  from sklearn.svm import SVC
   problem = found.units.problem(operator, operator.apply(jnp.asarray(held)), 0.)
   scaled = (images.astype(np.float32) - found.units.low) * found.units.scale - 1
   seen, known = (observed(operator, y) for y in (
@@ -270,10 +297,9 @@ def ceiling(found, images, labels, held, held_labels, operator) -> dict[str, flo
   nearest = labels[squared_distances(seen, known).argmin(axis=1)]
   examples = Examples(scaled.astype(np.float32), np.eye(10)[labels])
   taught = learn(examples, operator, 0., found.config, 0)
-  machine = SVC(C=10.).fit(known, labels)
   return {'nearest labelled': float(np.mean(nearest == held_labels)),
-          'labelled SVM': float(machine.score(seen, held_labels)),
-          'taught labels': float(np.mean(taught(problem).argmax(axis=1) == held_labels))}
+          'taught labels': float(np.mean(taught(problem).argmax(axis=1) == held_labels)),
+          **machines(known, labels, found.clusters, seen, held_labels)}
 
 
 def main() -> None:
@@ -292,6 +318,8 @@ def main() -> None:
                       help='clusters: seeds of the random pixels')
   parser.add_argument('--ceiling', action='store_true',
                       help="clusters: what the fitted images' labels would tell, too")
+  parser.add_argument('--groups', type=int, help='restore: of particles, in the place of '
+                      'one for each draw; rows of their own')
   parser.add_argument('--images', type=int, default=24)
   args = parser.parse_args()
   {'restore': compare, 'clusters': clusters}[args.what](args)
