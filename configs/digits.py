@@ -1,7 +1,7 @@
 """The embedded handwritten digits: 1,797 images of 8x8 pixels.
 
 Command:    python -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
-Time:       about 4 minutes on two CPU cores; results in docs/benchmarks.md.
+Time:       about 2 minutes on two CPU cores; results in docs/benchmarks.md.
 Provenance: the model, its start and its posterior are the general defaults of
             jdiffclust/config/options.py, for all data sets the same (how they came about:
             docs/benchmarks.md); the U-Net's width, the gradient steps and their size, EM

@@ -27,6 +27,9 @@ from tests.inverse.gaussians import (
 
 PARTICLES = ('mcgdiff', 'tds')
 QUICK = {'repaint': {'jump': 5, 'repeats': 3}}
+# Images of variance 1, and narrower ones of two damages.
+IMAGES = [*((setting, 1.) for setting in SETTINGS),
+          ('noiseless mask', .25), ('noisy matrix', .25)]
 
 
 def observed(setting, variance, number):
@@ -67,8 +70,7 @@ def outcome(name, setting, variance, num_steps, problems=256, draws=64):
 
 @pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name,num_steps', [('mcgdiff', 30), ('tds', 60)])
-@pytest.mark.parametrize('setting', SETTINGS)
-@pytest.mark.parametrize('variance', [1., .25])
+@pytest.mark.parametrize('setting,variance', IMAGES)
 def test_draws_of_the_posterior(name, num_steps, setting, variance):
   """Mean, covariance, what is known, and the evidence, each image of its own y."""
   # Draws of a problem share ancestors: of 256, these variances have an error of .03, all
@@ -146,12 +148,11 @@ def of_mixture():
 @pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name', PARTICLES)
 def test_error_falls_with_the_root_of_the_particles(name):
-  """The standard deviation of the evidence, 16 to 1024 particles."""
+  """The standard deviation of the evidence, of 16 and of 1024 particles."""
   weights, means, variance = MIXTURE
   one = observe(*SETTINGS['noisy mask'], weights, means, variance, 1)
-  counts, spreads = (16, 128, 1024), []
-  for count in counts:
-    problems = {16: 512, 128: 96, 1024: 40}[count]
+  counts, spreads = (16, 1024), []
+  for count, problems in zip(counts, (512, 96)):
     problem = one._replace(observation=jnp.tile(one.observation, (problems, 1, 1, 1)))
     result = run(name, problem, mixture_of(*MIXTURE), 1, 10, found=of_mixture(),
                  particles=count)
@@ -165,8 +166,7 @@ def test_error_falls_with_the_root_of_the_particles(name):
 # ------------------------------------------------------------- other methods
 
 
-@pytest.mark.parametrize('setting', SETTINGS)
-@pytest.mark.parametrize('variance', [1., .25])
+@pytest.mark.parametrize('setting,variance', IMAGES)
 def test_pigdm_in_the_limit(setting, variance):
   """Exact for round Gaussians, the closer the more steps."""
   few, fixed, _, result = outcome('pigdm', setting, variance, 100, 128, 32)
@@ -192,8 +192,7 @@ def test_repaint_without_noise(setting, variance):
   assert (result.evaluations == 5 + 25 * 3).all()
 
 
-@pytest.mark.parametrize('setting', SETTINGS)
-@pytest.mark.parametrize('variance', [1., .25])
+@pytest.mark.parametrize('setting,variance', IMAGES)
 def test_bias_of_ddrm(setting, variance):
   """What is not seen varies too little; what is seen without noise is right."""
   free, fixed, *_ = outcome('ddrm', setting, variance, 60, 128, 32)
@@ -203,8 +202,7 @@ def test_bias_of_ddrm(setting, variance):
   assert (unseen.var(0) < .8).all() and (unseen.var(0) > .6).all()
 
 
-@pytest.mark.parametrize('setting', SETTINGS)
-@pytest.mark.parametrize('variance', [1., .25])
+@pytest.mark.parametrize('setting,variance', IMAGES)
 def test_bias_of_dps(setting, variance):
   """What is not seen is right; what is seen without noise is met, but not well."""
   free, fixed, *_ = outcome('dps', setting, variance, 60, 128, 32)
