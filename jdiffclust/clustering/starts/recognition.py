@@ -8,7 +8,8 @@ can: it learns, from random views of the images, to name the cell of each,
 
 where r are the start's responsibilities for K = `recognition.cells` times as many cells
 as there shall be clusters, so that a class that the start has joined to another one may
-have a cell of its own. A network cannot learn by heart what a few steps show it, each
+have a cell of its own; fewer where a cell would have less than a handful of images
+(`num_cells`). A network cannot learn by heart what a few steps show it, each
 time differently: it learns what cells have in common, and not where the start errs.
 `recognition.networks` of them learn the same cells, each from a first draw, views and an
 order of its own: what one of them happens to see, the others need not.
@@ -75,6 +76,7 @@ MILD = .5  # the size of the views that features are averaged over, of those of 
 WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
+CELL = 10  # images of a cell, on average, from which networks learn what these share
 BETTER = .1  # modularity by which own cells are better than those that were learnt
 BATCH = 256  # images described at once
 PASSES = 3  # a gradient step takes three times as long as to look at its images
@@ -569,6 +571,20 @@ def whole(advance: Callable[[int], None]) -> Callable[[float], None]:
   return add
 
 
+def num_cells(count: int, num_clusters: int, multiple: float) -> int:
+  """How many cells networks learn to name: `multiple` times as many as clusters.
+
+  But of CELL images each on average, or as many as clusters: a class of ten images that
+  is cut in two has hardly anything in common in either half.
+
+  Args:
+    count: of images, n.
+    num_clusters: Q <= n.
+    multiple: `recognition.cells`, >= 1.
+  """
+  return min(round(num_clusters * multiple), max(num_clusters, count // CELL))
+
+
 def cells_of(images: np.ndarray, config, seed: int,
              vectors: np.ndarray | None = None) -> np.ndarray:
   """The cells that networks learn to name, by the start 'neighbours'.
@@ -582,8 +598,8 @@ def cells_of(images: np.ndarray, config, seed: int,
     Responsibilities [n, K].
   """
   finer, flat = copy.deepcopy(config), images.reshape(len(images), -1)
-  finer.num_clusters = min(round(config.num_clusters * config.recognition.cells),
-                           len(images))
+  finer.num_clusters = num_cells(len(images), config.num_clusters,
+                                 config.recognition.cells)
   return of_neighbourhoods(flat, images.shape[1:], finer, seed, vectors)(
       flat, None, vectors)
 
