@@ -55,7 +55,8 @@ from jdiffclust.inverse.units import Units
 from jdiffclust.processes import as_the_main_one_has_it
 from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
-from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
+from jdiffclust.sharding import (
+    check_batch_size, mesh_of, mesh_of_fit, replicate, to_host)
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import (
     Assignment, ByContent, assign_all, densities_of_all, tell_all)
@@ -642,7 +643,8 @@ def data_like_the_fit(fitted: Fitted, data):
   height, width, channels = fitted.method.image_shape
   data = copy.deepcopy(data)
   ours = fitted.config.data
-  data.channels, data.padding, data.fit = channels, ours.padding, ours.fit
+  data.channels, data.padding = channels, ours.padding
+  data.fit, data.ground = ours.fit, ours.ground
   data.image_size = (height - 2 * ours.padding, width - 2 * ours.padding)
   return data
 
@@ -891,7 +893,12 @@ def held_run(store: Workdir, config, load: Callable[[], ImageSource],
     UserError: the folder belongs to another config or other images, or is held; or as of
       `prepare`. Nothing has been written then.
   """
+  asked = config_lib.flatten(config)
   store.check(config)
+  for name in config_lib.RESIZED:
+    kept = config_lib.flatten(config)[name]
+    if kept != asked[name]:
+      reporter.line(f'config.{name} = {kept!r}, as the run in {store.path} began with.')
   source = images_of_run(load(), store.path)
   prepare(config, source, build)
   check_processes(config, source)
@@ -953,17 +960,12 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   config_lib.check_config(config)
   config, reporter = config_lib.copied(config), _quiet(reporter)
   store = Store() if store is None else store
-  if source is None:
-    source = load_source(config.data, finest=finest_of(config), embeddings=embeddings)
-  elif not isinstance(source, ImageSource):
-    source = array_source(source, config.data, finest=finest_of(config),
-                          embeddings=embeddings)
-  elif embeddings is not None:
-    raise UserError(OF_A_SOURCE)
   if not isinstance(store, Store):
-    folder, found = Workdir(store, config.checkpoint.keep), source
-    with held_run(folder, config, lambda: found, reporter, build) as source:
+    folder, given = Workdir(store, config.checkpoint.keep), source
+    with held_run(folder, config, lambda: _source_of(config, given, embeddings), reporter,
+                  build) as source:
       return fit(config, source, folder, reporter, build)
+  source = _source_of(config, source, embeddings)
   config.start.spaces = config_lib.spaces_for(config, source.embeddings is not None)
   method = prepare(config, source, build)
   for line in config_lib.cautions(config):
@@ -1020,6 +1022,18 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
+
+
+def _source_of(config, source, embeddings) -> ImageSource:
+  """What `fit` is given, as a source of images."""
+  if source is None:
+    return load_source(config.data, finest=finest_of(config), embeddings=embeddings)
+  if not isinstance(source, ImageSource):
+    return array_source(source, config.data, finest=finest_of(config),
+                        embeddings=embeddings)
+  if embeddings is not None:
+    raise UserError(OF_A_SOURCE)
+  return source
 
 
 def tell_of(source: ImageSource, reporter: Reporter) -> None:
@@ -1154,8 +1168,7 @@ def read(workdir, config=None, reporter: Reporter | None = None,
   if different:
     raise UserError(f'The fit in {str(workdir)!r} is of another config: '
                     f"{'; '.join(different)}. Leave the config out to use its own.")
-  mesh = mesh_of(config)
-  check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
+  mesh = mesh_of_fit(config, stored.num_devices, _quiet(reporter).warning)
   made: list[Method] = []
 
   def like(progress):

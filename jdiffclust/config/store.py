@@ -11,8 +11,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADDED, AUTO, EMBEDDED, FIXED, PAIRED, PLAIN, RENAMED, SYMMETRIES, all_options,
-    default_config, flatten, options, unknown_option)
+    ADDED, AUTO, EMBEDDED, FIXED, PAIRED, PLAIN, RENAMED, RESIZED, SYMMETRIES,
+    all_options, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
@@ -105,7 +105,7 @@ def differences(fitted, wanted) -> list[str]:
 def settle_like(fitted, config) -> None:
   """Sets what `config` leaves to the images as a fitted config has it.
 
-  That are SYMMETRIES, and start.spaces of images with embeddings.
+  That are SYMMETRIES, how images are resized, and start.spaces of images with embeddings.
 
   Args:
     fitted: the config of a run that has begun.
@@ -113,7 +113,8 @@ def settle_like(fitted, config) -> None:
   """
   known = flatten(fitted)
   config.update_from_flattened_dict(
-      {name: known[name] for name in SYMMETRIES if flatten(config)[name] == AUTO})
+      {name: known[name] for name in (*SYMMETRIES, *RESIZED)
+       if flatten(config)[name] == AUTO})
   if (config.start.spaces, known['start.spaces']) == (PLAIN, EMBEDDED):
     config.start.spaces = EMBEDDED
 

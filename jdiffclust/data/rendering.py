@@ -36,6 +36,8 @@ class Rendering:
       level. A kind that is not named has the range of its container.
     background: what is seen through transparent pixels: 'black' or 'white'.
     fit: how images of other proportions are resized, see `preprocess.resized`.
+    ground: what surrounds padded ones, three numbers of 0..255; None: each one's own, see
+      `preprocess.framed`.
     in_levels: whether floats of an array become 256 levels, too: those of a fit to
       images that have levels.
   """
@@ -43,6 +45,7 @@ class Rendering:
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   background: str = 'black'
   fit: str = 'crop'
+  ground: tuple[float, ...] | None = None
   in_levels: bool = False
 
   def range_of(self, kind: str) -> tuple[float, float] | None:
@@ -87,15 +90,18 @@ class Rendering:
   def to_json(self) -> dict[str, Any]:
     """What JSON can hold."""
     return {'ranges': {kind: list(found) for kind, found in self.ranges.items()},
-            'background': self.background, 'fit': self.fit}
+            'background': self.background, 'fit': self.fit,
+            'ground': None if self.ground is None else list(self.ground)}
 
 
 def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
   """The `Rendering` of what `to_json` returned; None of None."""
   if stored is None:
     return None
+  ground = stored.get('ground')
   return Rendering({kind: tuple(found) for kind, found in stored['ranges'].items()},
-                   stored['background'], stored.get('fit', 'crop'))
+                   stored['background'], stored.get('fit', 'crop'),
+                   None if ground is None else tuple(ground))
 
 
 def asked_for(rendering: Rendering | None, asked, background: str,

@@ -12,6 +12,7 @@ import os
 import pathlib
 import pickle
 import re
+import shutil
 import struct
 import sys
 import zlib
@@ -886,6 +887,84 @@ def test_a_fit_of_before_resized_as_its_options_say():
   assert kept.fit == 'crop'
   assert rendering.asked_for(kept, (), 'auto', 'pad').fit == 'pad'
   assert rendering.asked_for(kept, (), 'auto', 'auto').fit == 'crop'
+
+
+def on_white(width, dtype=np.uint8, top=255):
+  """A dark stroke on white, 12 pixels high."""
+  image = np.full((12, width), top, dtype)
+  image[5:7, 2:-2] = 0
+  return image
+
+
+def letter():
+  """An L that fills its frame of 12x24: five of eight pixels of its border are black."""
+  image = np.full((12, 24), 255, np.uint8)
+  image[:, :3], image[-3:], image[0, :16] = 0, 0, 0
+  return image
+
+
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+@pytest.mark.parametrize('in_files', [True, False])
+def test_one_ground_surrounds_all_pictures(folder, npz, tmp_path, in_files, pipeline):
+  """What fills its frame lies on the ground of the others; so do new pictures."""
+  def source(images, new=None, **changes):
+    shutil.rmtree(tmp_path / 'images', ignore_errors=True)
+    given = {'image_size': 24, 'pipeline': pipeline, 'fit': 'pad', **changes}
+    data = (folder({f'{len(images)}{k}.png': image for k, image in enumerate(images)},
+                   **given) if in_files else npz({'x': np.stack(images)}, **given))
+    found = dataset.load_source(data, *new or ())
+    return found, dataset.read_images(found, range(found.num_images))[..., 0]
+
+  strokes = [on_white(24) - np.uint8(k) for k in range(1, 5)]  # 254 and less
+  found, images = source([*strokes, letter()])
+  assert found.rendering.ground == (252.,) * 3  # the median of 251..254 and the L's 0
+  frame = np.r_[:6, 18:24]
+  assert (images[-1][frame] == 252).all()
+  for stroke, image in zip(strokes, images):  # without a seam
+    assert (image[frame] == stroke[0, 0]).all()
+  np.testing.assert_array_equal(images[-1][6:18], letter())
+  own, others = source([*strokes, letter()], ground='own')
+  assert own.rendering.ground is None and (others[-1][frame] == 0).all()
+  # A new picture knows of no other; the fit does.
+  kept = rendering.from_json(json.loads(json.dumps(found.rendering.to_json())))
+  assert (source([letter()], (False, kept))[1][0][frame] == 252).all()
+  kept = rendering.from_json(json.loads(json.dumps(own.rendering.to_json())))
+  assert (source([letter()], (False, kept))[1][0][frame] == 0).all()
+  # Half of them on black: none is the ground of all.
+  mixed, images = source([*strokes[:2], 255 - strokes[2], 255 - strokes[3]])
+  assert mixed.rendering.ground is None
+  assert [image[0, 0] for image in images] == [254, 253, 3, 4]
+
+
+def test_a_ground_in_other_units(folder, options, tmp_path):
+  """Of 12 bits in 16, of floats, of colours with a grey picture among them."""
+  root = tmp_path / 'deep'
+  root.mkdir()
+  for k in range(4):
+    deep = on_white(18 + 2 * k, np.uint16, 4095)
+    if k == 3:
+      deep = 4095 - deep
+    Image.fromarray(deep).save(root / f'{k}.png')
+  how = {'image_size': 24, 'fit': 'pad'}
+  found = dataset.load_source(options(source='folder', path=str(root), **how))
+  assert found.rendering.ground == (255.,) * 3 and (found.images[3][0] == 255).all()
+  real = np.stack([on_white(24)] * 3 + [letter()]) / 255 * 7.5 - 3
+  data = options(**how)
+  found = dataset.array_source(real.astype(np.float32), data)
+  assert found.rendering.ground == (255.,) * 3 and (found.images[3][:6] == 1).all()
+  paper = np.stack([on_white(24)] * 2 + [np.zeros((12, 24), np.uint8)], -1)  # yellow
+  found = dataset.load_source(folder(
+      {**{f'{k}.png': paper[:, k:] for k in range(4)}, 'l.png': letter()}, **how))
+  assert found.rendering.ground == (255, 255, 0)
+  assert (found.images[4][0] == (255, 255, 0)).all()
+  assert (found.images[4][12] == letter()[6][:, None]).all()
+  clear = np.zeros((12, 24, 4), np.uint8)  # black strokes on nothing lie on white
+  clear[5:7, 2:-2, 3] = 255
+  found = dataset.load_source(folder(
+      {**{f'c{k}.png': clear[:, k:] for k in range(4)}, 'l.png': letter()}, **how))
+  names = list(found.ids)
+  assert found.rendering.background == 'white'
+  assert (found.images[names.index('c0.png')][0] == 255).all()
 
 
 def test_file_removed_after_loading(folder, tmp_path):

@@ -35,8 +35,8 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
 
   Args:
     images: [N, H, W] or [N, H, W, C] with C 1, 3 or 4, channels last.
-    data: the `data` section of a config; the options range, percentile and background
-      are used.
+    data: the `data` section of a config; the options range, percentile, background,
+      image_size, fit and ground are used.
     rendering: of a fit, to be kept to; None: it is found.
     labels: N numbers or texts; None: unknown.
     where: what error messages call the images.
@@ -79,8 +79,10 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
   fit = fit_of_array(images, data, rendering)
+  ground = rendering.ground if rendering is not None else (
+      ground_of_array(images, levels) if fit == 'pad' and data.ground == 'auto' else None)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background, fit),
+             rendering=Rendering(found, background, fit, ground),
              notes=(*turned, *notes, *lost))
 
 
@@ -103,6 +105,22 @@ def fit_of_array(images: np.ndarray, data: ml_collections.ConfigDict,
     return 'crop'
   rows = preprocess.spread(range(len(images)), preprocess.LOOKED_AT)
   return preprocess.fit_of([preprocess.plain_border(images[row]) for row in rows])
+
+
+def ground_of_array(images: np.ndarray, levels: int | None) -> tuple[float, ...] | None:
+  """The ground that images share, see `preprocess.ground_of`.
+
+  Args:
+    images: [N, H, W, 1 or 3], levels or, if `levels` is None, from -1 to 1.
+    levels: how many there are.
+  """
+  if not images.size:
+    return None
+  rows = preprocess.spread(range(len(images)), preprocess.LOOKED_AT)
+  colours = np.stack([preprocess.border_colour(images[row]) for row in rows])
+  low, high = (-1, 1) if levels is None else (0, levels - 1)
+  return preprocess.ground_of(
+      np.broadcast_to((colours - low) * (255 / (high - low)), (len(rows), 3)))
 
 
 def check_whole(images, where: str) -> None:
