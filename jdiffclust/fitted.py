@@ -73,6 +73,7 @@ OF_A_SOURCE = ('embeddings are given beside an ImageSource: let `load_source` or
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
 HOLDING = ('ddrm', 'mcgdiff')  # methods that keep known pixels as they are
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
+UNEVEN = .05  # how far a kernel's sum may be from 1, or from 0
 WAITS = .1  # a share of the time of gradient steps above which reading is slow
 # Options of `restore` that describe the damage, and the operators that read each.
 REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
@@ -442,6 +443,8 @@ class Fitted:
     """
     config, problem, units = self._problem(operator, y, sigma, pixel_range, options)
     reporter = _quiet(reporter)
+    for line in doubts(operator, float(sigma), units):
+      reporter.warning(line)
     found = restore_all(self.method, self.params, problem, config.restore, reporter,
                         lambda: self._guesses(problem, config.restore, reporter))
     groups = groups_of(config.restore)
@@ -656,6 +659,28 @@ def finest_of(config) -> int:
   return config.recognition.max_side if RECOGNISED in names else 0
 
 
+def doubts(operator: Operator, sigma: float, units: Units) -> list[str]:
+  """A line on each thing that is seldom meant in what `restore` is told of a damage.
+
+  Args:
+    operator, sigma: as of `restore`.
+    units: of the pixels.
+  """
+  found = []
+  if sigma >= units.high - units.low:
+    found.append(f'sigma = {sigma:g} is as large as the whole range of the pixels, '
+                 f'{units.low:g} to {units.high:g}: hardly anything of the images '
+                 'counts. It must be in the units of these pixels.')
+  if isinstance(operator, operators.Convolution):
+    total = float(np.real(operator.spectrum[0, 0]))
+    # Those that sum to 0 show edges.
+    if abs(total - 1) > UNEVEN and abs(total) > UNEVEN:
+      found.append(f'The numbers of the kernel sum to {total:.3g}: the images that it is '
+                   f'said to have made are {total:.3g} times as bright as they were. If '
+                   'it has only blurred them, divide it by its sum.')
+  return found
+
+
 def units_of(pixel_range) -> Units:
   """The units of pixels from low (black) to high (white).
 
@@ -748,9 +773,10 @@ def damaged_images(fitted: Fitted, data, options,
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:
-    own = source.rendering.range_of('real') or (0., 1.)
-    raise UserError(unknown_range(f'{source.name} has floats', *own) + ', or give whole '
-                    'numbers in the units of the fit')
+    low, high = source.rendering.range_of('real') or (0., 1.)
+    raise UserError(unknown_range(
+        f'{source.name} has floats', low, high, usual=tuple(fitted.units)) + ', or give '
+        'whole numbers in the units of the fit')
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
       options.mask, mask.shape[:2], source, data.padding):

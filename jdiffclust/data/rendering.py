@@ -154,7 +154,8 @@ def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
   return (0, top), ''
 
 
-def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
+def unknown_range(what: str, low: float, high: float, first: str = '',
+                  usual: tuple[float, float] | None = None) -> str:
   """What to tell of new pixels of a kind whose range a fit does not tell.
 
   Args:
@@ -162,8 +163,11 @@ def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
     low: the smallest of them.
     high: the largest.
     first: an image that has such pixels.
+    usual: what is likely to be black and white in pixels that go beyond all that is
+      usual, such as by noise; None: their own range.
   """
-  usual = _usual(low, high)
+  own = _usual(low, high)
+  usual = usual if usual is not None and own == (low, high) else own
   shown = f' ({first})' if first else ''
   return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which '
           'their range is known: set --config.data.range to what is black and white in '
