@@ -775,7 +775,7 @@ def damaged_images(fitted: Fitted, data, options,
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:
     low, high = source.rendering.range_of('real') or (0., 1.)
     raise UserError(unknown_range(
-        f'{source.name} has floats', low, high, usual=tuple(fitted.units)) + ', or give '
+        f'{source.name} has floats', low, high, usual=fitted.units) + ', or give '
         'whole numbers in the units of the fit')
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
