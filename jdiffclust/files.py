@@ -62,12 +62,29 @@ def write_npz(path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_npz(path) -> dict[str, np.ndarray] | None:
-  """What `write_npz` wrote; None if there is no such file, or a damaged one."""
+  """What `write_npz` wrote; None if there is no such file, or a damaged one.
+
+  Raises:
+    PermissionError: it may not be read, and may be whole.
+  """
   try:
     with np.load(path) as arrays:
       return dict(arrays)
+  except PermissionError:
+    raise
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
     return None
+
+
+def check_readable(path) -> None:
+  """Raises PermissionError, with the file's name, if a file may not be read."""
+  try:
+    with open(path, 'rb'):
+      pass
+  except PermissionError:
+    raise
+  except OSError:  # told of by who reads it
+    pass
 
 
 def spelling(name: str) -> str:

@@ -769,7 +769,7 @@ def damaged_images(fitted: Fitted, data, options,
       data.image_size = seen[:2]
   rendering = fitted.rendering  # observations are not rounded
   source = load_source(data, for_fit=False, rendering=rendering and dataclasses.replace(
-      rendering, in_levels=False))
+      rendering, in_levels=False, beyond=True))
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:

@@ -131,6 +131,9 @@ def fitted_config(workdir):
     UserError: there is none.
   """
   if not has_config(workdir):
+    if os.path.isdir(workdir) and not os.access(workdir, os.R_OK | os.X_OK):
+      raise UserError(f'The workdir {str(workdir)!r} may not be looked into (Permission '
+                      'denied): change its permissions.')
     for path in pathlib.Path(workdir).parents:
       if has_config(path) and (path / 'checkpoints').is_dir():
         raise UserError(f'The workdir {str(workdir)!r} is no run, but lies in one: give '

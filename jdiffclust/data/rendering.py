@@ -40,6 +40,8 @@ class Rendering:
       `preprocess.framed`.
     in_levels: whether floats of an array become 256 levels, too: those of a fit to
       images that have levels.
+    beyond: whether floats of an array keep what lies beyond their range, as noise does
+      that is no part of an image.
   """
 
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -47,6 +49,7 @@ class Rendering:
   fit: str = 'crop'
   ground: tuple[float, ...] | None = None
   in_levels: bool = False
+  beyond: bool = False
 
   def range_of(self, kind: str) -> tuple[float, float] | None:
     """The range of a kind of number; None: it is not known ('real' only)."""

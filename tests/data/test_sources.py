@@ -1312,6 +1312,21 @@ def test_floats_of_a_fit_to_integers_as_the_message_advises(npz, whole, low, hig
                                atol=2.01 / 255)  # one level
 
 
+@pytest.mark.parametrize('given', [{'percentile': 5.}, {'range': (.2, .7)}])
+def test_floats_beyond_the_range_are_read_again_as_by_the_fit(npz, given):
+  """Clipped, but for what noise has added; without it, to the bit."""
+  images = np.random.default_rng(0).random((9, 4, 4))
+  fit = dataset.load_source(npz({'x': images}, **given))
+  assert fit.images.min() == -1 and fit.images.max() == 1
+  again = dataset.load_source(npz({'x': images}), False, fit.rendering)
+  np.testing.assert_array_equal(again.images, fit.images)
+  assert 'beyond is clipped' in ' '.join(again.notes)
+  noisy = dataclasses.replace(fit.rendering, beyond=True)
+  seen = dataset.load_source(npz({'x': images}), False, noisy).images
+  assert seen.min() < -1 and seen.max() > 1
+  np.testing.assert_array_equal(np.clip(seen, -1, 1), fit.images)
+
+
 def test_a_range_given_to_the_fit_is_not_that_of_floats_up_to_1(npz):
   """They would all be black."""
   images = np.arange(256, dtype=np.uint8)[:, None, None]

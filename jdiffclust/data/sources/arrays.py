@@ -311,6 +311,7 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   kept = None if rendering is None else rendering.range_of('real')
   # A range of 0..255 that the fit was given is not that of floats of 0..1.
   in_levels = rendering is not None and rendering.in_levels
+  beyond = rendering is not None and rendering.beyond
   if rendering is not None and in_levels and (
       kept is None or look_scaled(least, most, kept)):
     raise errors.UserError(
@@ -320,8 +321,8 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     if least < low or most > high:
       notes.append(f'{where}: pixels from {least:g} to {most:g}, but the fit had {low:g} '
                    f'to {high:g}: '
-                   + ('what lies beyond is clipped' if in_levels else
-                      'the images go beyond [-1, 1]'))
+                   + ('the images go beyond [-1, 1]' if beyond else
+                      'what lies beyond is clipped'))
     told = '' if notes else faint_note(least, most, kept)
     notes += [f'{where}: {told}'] if told else []
   elif data.range:
@@ -347,6 +348,6 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   if in_levels:
     return to_levels(images, low, high), 256, {'real': (low, high)}, tuple(notes)
   scaled = (images - low) / (high - low) * 2 - 1
-  if kept is None:
+  if not beyond:
     scaled = np.clip(scaled, -1, 1)
   return scaled.astype(np.float32), None, {'real': (low, high)}, tuple(notes)
