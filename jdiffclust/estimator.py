@@ -361,6 +361,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     model._row_shape = method.image_shape
     model._describe(model.fitted_)
     known = files.read_npz(folder.path / OURS)
+    if known is None and (folder.path / OURS).exists():
+      raise InputError(f'{folder.path / OURS} is damaged: restore it, or remove it; the '
+                       'fit is taken for one of the command line then.')
     if known is not None:
       tuple_of = lambda name: tuple(known[name].tolist())
       model.image_shape = tuple_of('image_shape') or None

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from jdiffclust import added, files
+from jdiffclust import added, files, workdir
 from jdiffclust.config import fitted_config
 from jdiffclust.report.spreadsheet import read_parquet
 from tests.helpers import refused
@@ -101,3 +101,17 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
   monkeypatch.setattr(os, 'access', lambda path, mode: False)
   monkeypatch.setattr(os.path, 'isfile', lambda path: False)
   assert 'may not be looked into' in refused(fitted_config, tmp_path)
+
+
+@pytest.mark.parametrize('content', [b'{"flip": ', b'\xff', b'', b'[1]'])
+def test_a_damaged_note_of_a_run(tmp_path, content):
+  """A line in the place of a traceback, from whoever reads it."""
+  folder = workdir.Workdir(tmp_path)
+  assert folder.symmetries() is folder.agreement() is folder.choice() is None
+  for name, read in (('symmetries.json', folder.symmetries),
+                     ('agreement.json', folder.agreement),
+                     ('num_clusters.json', folder.choice)):
+    (tmp_path / name).write_bytes(content)
+    assert f'{name} is damaged' in refused(read)
+    (tmp_path / name).write_text('{"flip": 1}')
+    assert read() == {'flip': 1}
