@@ -61,6 +61,9 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or '
                            '[N, H, W, C], or a list of equally large images is needed')
   check_whole(images, where)
+  if isinstance(images, np.memmap) and data.pipeline != 'grain' and (
+      images.nbytes <= data.memory_limit_mb * 1e6):
+    images = np.array(images)  # the file may be written anew while a fit goes on
   images = with_channels(images, where)
   names = None
   if labels is not None:
