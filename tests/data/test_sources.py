@@ -968,6 +968,15 @@ def test_a_ground_in_other_units(folder, options, tmp_path):
   assert found.rendering.ground == (255, 255, 0)
   assert (found.images[4][0] == (255, 255, 0)).all()
   assert (found.images[4][12] == letter()[6][:, None]).all()
+  (tmp_path / 'films').mkdir()
+  for k in range(3):  # each frame counts
+    film = on_white(18 + 2 * k)
+    first, second = Image.fromarray(film), Image.fromarray(255 - film)
+    first.save(tmp_path / 'films' / f'{k}.tif', save_all=True, append_images=[second])
+  for frames, ground in (('first', (255.,) * 3), ('all', None)):
+    found = dataset.load_source(options(
+        source='folder', path=str(tmp_path / 'films'), frames=frames, **how))
+    assert found.rendering.ground == ground
   clear = np.zeros((12, 24, 4), np.uint8)  # black strokes on nothing lie on white
   clear[5:7, 2:-2, 3] = 255
   found = dataset.load_source(folder(

@@ -93,7 +93,7 @@ class Header(NamedTuple):
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
     border: `preprocess.plain_border` where its proportions are others than those of the
       size that it is brought to, and how is still to be chosen; else None.
-    edges: of `edges_of`.
+    edges: of `edges_of`, of each picture that is used.
   """
 
   size: tuple[int, int]
@@ -109,7 +109,7 @@ class Header(NamedTuple):
   coloured: bool = False
   contrast: float = 1.
   border: float | None = None
-  edges: tuple[np.ndarray, ...] = ()
+  edges: tuple[tuple[np.ndarray, ...], ...] = ()
 
 
 class Picture(NamedTuple):
@@ -206,7 +206,7 @@ def look(open_image: Open, decoding: Decoding,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
       any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored),
       border=_border_of(stored[0].pixels, size, decoding),
-      edges=edges_of(stored[0].pixels, decoding))
+      edges=tuple(edges_of(one.pixels, decoding) for one in stored))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -515,9 +515,10 @@ def shared_ground(headers: Sequence[Header],
   colours = []
   for header in headers:
     low, high = rendering.range_of(header.kind) or (0, 1)  # all kinds of theirs have one
-    which = (0 if len(header.edges) == 1 else BACKGROUNDS.index(rendering.background))
-    level = (header.edges[which].astype(np.float64) - low) * (255 / (high - low))
-    colours.append(np.broadcast_to(np.clip(level, 0, 255), 3))
+    for own in header.edges:
+      which = 0 if len(own) == 1 else BACKGROUNDS.index(rendering.background)
+      level = (own[which].astype(np.float64) - low) * (255 / (high - low))
+      colours.append(np.broadcast_to(np.clip(level, 0, 255), 3))
   return preprocess.ground_of(np.array(colours))
 
 
