@@ -42,7 +42,8 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json, look_scaled, unknown_range
+from jdiffclust.data.rendering import (
+    FAINT, Rendering, from_json, look_scaled, unknown_range)
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -792,6 +793,10 @@ def damaged_images(fitted: Fitted, data, options,
         f'config.restore.operator = {options.operator!r} leaves of an image of '
         f'{shape[0]}x{shape[1]}. Resizing is no part of the damage that is undone: give '
         'damaged images of that size where you can.')
+  if known is not None and looks_turned(source, known):
+    reporter.warning('Where the mask is white, which is known, all images are of about '
+                     'one colour; where it is black they are not: is it the wrong way '
+                     'round? What is lost must be black.')
   levels = fitted.progress['levels']
   # The fit's own images have more levels when they are resized.
   own = data.source == fitted.config.data.source and source.resized
@@ -802,6 +807,23 @@ def damaged_images(fitted: Fitted, data, options,
         f'{levels or "none"}. restore.sigma and restored.npy are in pixels of '
         f'{low:g} (black) to {high:g} (white); config.data.range sets those of yours.')
   return operator, source
+
+
+def looks_turned(source: ImageSource, known: np.ndarray) -> bool:
+  """Whether images are of about one colour in all that a mask calls known, not beside it.
+
+  Args:
+    source: the images; some of them are looked at.
+    known: of the mask, bool [H, W, 1 or C].
+  """
+  images = read_images(source, preprocess.spread(
+      range(source.num_images), preprocess.LOOKED_AT)).astype(np.float32)
+  known = np.broadcast_to(known, images.shape[1:])
+  if known.all() or not known.any():
+    return False  # refused elsewhere
+  most = 2 if source.levels is None else source.levels - 1
+  span = lambda which: float(np.ptp(images[:, which]))
+  return span(known) <= FAINT * most and span(~known) > most / 2
 
 
 def mask_is_resized(path: str, size: tuple[int, ...], source: ImageSource,

@@ -12,8 +12,10 @@ from PIL import Image
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust.config import default_config
+from jdiffclust.data.dataset import array_source
 from jdiffclust.errors import NonFiniteError
-from jdiffclust.fitted import doubts
+from jdiffclust.fitted import doubts, looks_turned
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.units import Units
 from jdiffclust.report.restored import file_names
@@ -601,6 +603,18 @@ def test_mistakes_in_the_library(fit):
   assert 'particles = 1000000000' in of(seen, y, 1., method='mcgdiff', particles=10**9)
   assert 'finite' in refused(operators.convolution, np.full((3, 3), np.nan), SHAPE)
   assert 'zero' in refused(operators.convolution, np.zeros((3, 3)), SHAPE)
+
+
+def test_a_mask_the_wrong_way_round():
+  """What it calls known is of one colour in all images; what it hides is not."""
+  images, lost = DIGITS[:20] * 15, np.zeros((8, 8, 1), bool)
+  lost[:4] = True
+  damaged = array_source(np.where(lost[..., 0], 0, images), default_config().data, False)
+  assert looks_turned(damaged, lost) and not looks_turned(damaged, ~lost)
+  for whole in (lost | True, lost & False):
+    assert not looks_turned(damaged, whole)
+  black = array_source(0 * images, default_config().data, False)
+  assert not looks_turned(black, lost)
 
 
 def test_what_is_seldom_meant():
