@@ -781,9 +781,9 @@ def damaged_images(fitted: Fitted, data, options,
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
       options.mask, mask.shape[:2], source, data.padding):
-    known = known[..., 0]
-    reporter.line(f'The mask is resized as the images are: {known.sum():,} of '
-                  f'{known.size:,} pixels are known, those in which what is hidden '
+    left = known[..., 0]
+    reporter.line(f'The mask is resized as the images are: {left.sum():,} of '
+                  f'{left.size:,} pixels are known, those in which what is hidden '
                   'hardly shows.')
   elif source.resized:
     size = preprocess.size_of(data.image_size)
