@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdiffclust import files
 from jdiffclust.errors import UserError
 from jdiffclust.report import spreadsheet
 
@@ -174,6 +175,7 @@ def _read(workdir, names: Sequence[str] | None = None) -> dict[str, Any] | None:
   path = pathlib.Path(workdir) / FILE
   if not path.exists():
     return None
+  files.check_readable(path)
   try:
     columns, notes = spreadsheet.read_arrays(path, names, ARRAYS)
     if 'metadata' in columns:

@@ -54,14 +54,19 @@ class Table(NamedTuple):
     return self.columns['file'][self.number:]
 
 
-def read_table(workdir: pathlib.Path) -> Table:
+def read_table(workdir: pathlib.Path, others: Sequence[str] | None = None) -> Table:
   """The results of a run.
+
+  Args:
+    workdir: its folder.
+    others: the ids of the images that were added to it; None: those of now. Who does not
+      hold the folder reads them once, since they may be taken back at any time.
 
   Raises:
     UserError: a fit has left none there.
   """
   columns = spreadsheet.read_parquet(workdir / f'{RESULTS}.parquet')
-  known = set(added.ids_in(workdir))
+  known = set(added.ids_in(workdir) if others is None else others)
   own = np.flatnonzero(~np.array(columns['added'], bool))
   rows = [*own, *(row for row, name in enumerate(columns['file'])
                   if columns['added'][row] and name in known)]
@@ -88,7 +93,8 @@ def read_gallery(workdir: pathlib.Path, ids: Sequence[str]) -> Gallery:
 
 
 def decided_of(workdir: pathlib.Path, num_clusters: int, table: Table,
-               cut: Splits | None = None) -> Decisions:
+               cut: Splits | None = None,
+               others: Sequence[str] | None = None) -> Decisions:
   """What was decided of all images of a table.
 
   Args:
@@ -96,11 +102,12 @@ def decided_of(workdir: pathlib.Path, num_clusters: int, table: Table,
     num_clusters: Q.
     table: its results.
     cut: see `decisions.read`.
+    others: of `read_table`.
 
   Raises:
     UserError: as of `decisions.read`.
   """
-  every = added.ids_in(workdir)
+  every = added.ids_in(workdir) if others is None else list(others)
   decided = decisions.read(workdir, num_clusters, table.ids, every, cut)
   place = {name: row for row, name in enumerate([*table.ids, *every])}
   decided = decided._replace(pins=decided.pins[[place[name] for name in
@@ -135,8 +142,12 @@ def rewrite(workdir: pathlib.Path, table: Table, decided: Decisions) -> Columns:
 
 def added_of(workdir: pathlib.Path, table: Table) -> Added | None:
   """The images that were added to a run, as a table has them; None: it has none."""
-  more = added.read(workdir) if table.others else None
-  if more is None:
+  return in_order(added.read(workdir), table) if table.others else None
+
+
+def in_order(more: Added | None, table: Table) -> Added | None:
+  """Images that were added, those that a table has and in its order; None: none."""
+  if more is None or not table.others:
     return None
   place = {name: row for row, name in enumerate(more.ids)}
   return more.of(np.array([place[name] for name in table.others]))
@@ -231,14 +242,19 @@ def write_decided(workdir: pathlib.Path, num_clusters: int) -> str:
           f'{workdir / RESULTS}.csv, .parquet and report.html say so')
 
 
-def clusters_decided(workdir: pathlib.Path,
-                     num_clusters: int) -> tuple[Table, list[str]]:
+def clusters_decided(workdir: pathlib.Path, num_clusters: int,
+                     others: Sequence[str] | None = None) -> tuple[Table, list[str]]:
   """The results of a run, and what the cluster of each image is called.
 
-  Args and raises: as of `write_decided`.
+  Args:
+    workdir, num_clusters: as of `write_decided`.
+    others: of `read_table`.
+
+  Raises:
+    UserError: as of `write_decided`.
   """
-  table = read_table(workdir)
-  decided = decided_of(workdir, num_clusters, table)
+  table = read_table(workdir, others)
+  decided = decided_of(workdir, num_clusters, table, others=others)
   return table, list(spreadsheet.decided_anew(table.columns, decided)['name'])
 
 

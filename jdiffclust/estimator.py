@@ -37,7 +37,7 @@ from jdiffclust.fitted import (
     Fitted, Restored, data_like_the_fit, finest_of, fit, of_snapshot, pipeline_of, read,
     tell_of)
 from jdiffclust.progress import Reporter
-from jdiffclust.sharding import mesh_of, replicate, to_host
+from jdiffclust.sharding import mesh_of_fit, replicate, to_host
 from jdiffclust.streams import integer_seed
 from jdiffclust.training.checkpoints import Snapshot, numbers_in
 from jdiffclust.training.storage import Memory
@@ -361,6 +361,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     model._row_shape = method.image_shape
     model._describe(model.fitted_)
     known = files.read_npz(folder.path / OURS)
+    if known is None and (folder.path / OURS).exists():
+      raise InputError(f'{folder.path / OURS} is damaged: restore it, or remove it; the '
+                       'fit is taken for one of the command line then.')
     if known is not None:
       tuple_of = lambda name: tuple(known[name].tolist())
       model.image_shape = tuple_of('image_shape') or None
@@ -389,7 +392,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     kept = self._kept
     assert kept.snapshot is not None  # the fit has ended
     config, (state, tau, progress) = config_lib.from_json(kept.config), kept.snapshot
-    mesh = mesh_of(config)
+    mesh = mesh_of_fit(config, config.num_devices, self._reporter.warning)
     method = self._build(config_lib.for_collection(config, progress['num_images']),
                          tuple(progress['image_shape']), progress['levels'], mesh)
     return of_snapshot(method, Snapshot(replicate(state, mesh), tau, progress), kept)

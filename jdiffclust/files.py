@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import re
@@ -62,12 +63,47 @@ def write_npz(path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_npz(path) -> dict[str, np.ndarray] | None:
-  """What `write_npz` wrote; None if there is no such file, or a damaged one."""
+  """What `write_npz` wrote; None if there is no such file, or a damaged one.
+
+  Raises:
+    PermissionError: it may not be read, and may be whole.
+  """
   try:
     with np.load(path) as arrays:
       return dict(arrays)
+  except PermissionError:
+    raise
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
     return None
+
+
+def read_json(path) -> dict | None:
+  """An object that a run keeps of what it found out; None if there is no such file.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  if not os.path.isfile(path):
+    return None
+  try:
+    found = json.loads(pathlib.Path(path).read_bytes())
+  except ValueError:
+    found = None
+  if not isinstance(found, dict):
+    raise UserError(f'{path} is damaged: restore it, or remove it, and the report says '
+                    'nothing of what it tells.')
+  return found
+
+
+def check_readable(path) -> None:
+  """Raises PermissionError, with the file's name, if a file may not be read."""
+  try:
+    with open(path, 'rb'):
+      pass
+  except PermissionError:
+    raise
+  except OSError:  # told of by who reads it
+    pass
 
 
 def spelling(name: str) -> str:

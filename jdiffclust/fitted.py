@@ -42,7 +42,8 @@ from jdiffclust.data.dataset import (
 from jdiffclust.data.fingerprint import fingerprint, first_difference
 from jdiffclust.data.masks import known_of, read_mask, read_npy, with_border
 from jdiffclust.data.pipelines import make_pipeline
-from jdiffclust.data.rendering import Rendering, from_json, look_scaled, unknown_range
+from jdiffclust.data.rendering import (
+    FAINT, Rendering, from_json, look_scaled, unknown_range)
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
 from jdiffclust.errors import UserError
@@ -55,7 +56,8 @@ from jdiffclust.inverse.units import Units
 from jdiffclust.processes import as_the_main_one_has_it
 from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
-from jdiffclust.sharding import check_batch_size, mesh_of, replicate, to_host
+from jdiffclust.sharding import (
+    check_batch_size, mesh_of, mesh_of_fit, replicate, to_host)
 from jdiffclust.streams import stream
 from jdiffclust.training.assignment import (
     Assignment, ByContent, assign_all, densities_of_all, tell_all)
@@ -72,6 +74,7 @@ OF_A_SOURCE = ('embeddings are given beside an ImageSource: let `load_source` or
 NO_EXAMPLES = 'The fit was made by a version that kept none of its images'
 HOLDING = ('ddrm', 'mcgdiff')  # methods that keep known pixels as they are
 FAR = .1  # a residual beyond twice the noise, of pixels in [-1, 1], that is told of
+UNEVEN = .05  # how far a kernel's sum may be from 1, or from 0
 WAITS = .1  # a share of the time of gradient steps above which reading is slow
 # Options of `restore` that describe the damage, and the operators that read each.
 REDUCTIONS = ('averaging', 'subsampling', 'bicubic')
@@ -441,6 +444,8 @@ class Fitted:
     """
     config, problem, units = self._problem(operator, y, sigma, pixel_range, options)
     reporter = _quiet(reporter)
+    for line in doubts(operator, float(sigma), units):
+      reporter.warning(line)
     found = restore_all(self.method, self.params, problem, config.restore, reporter,
                         lambda: self._guesses(problem, config.restore, reporter))
     groups = groups_of(config.restore)
@@ -642,7 +647,8 @@ def data_like_the_fit(fitted: Fitted, data):
   height, width, channels = fitted.method.image_shape
   data = copy.deepcopy(data)
   ours = fitted.config.data
-  data.channels, data.padding, data.fit = channels, ours.padding, ours.fit
+  data.channels, data.padding = channels, ours.padding
+  data.fit, data.ground = ours.fit, ours.ground
   data.image_size = (height - 2 * ours.padding, width - 2 * ours.padding)
   return data
 
@@ -652,6 +658,28 @@ def finest_of(config) -> int:
   start = config.start
   names = start.candidates if start.kind == config_lib.BEST else (start.kind,)
   return config.recognition.max_side if RECOGNISED in names else 0
+
+
+def doubts(operator: Operator, sigma: float, units: Units) -> list[str]:
+  """A line on each thing that is seldom meant in what `restore` is told of a damage.
+
+  Args:
+    operator, sigma: as of `restore`.
+    units: of the pixels.
+  """
+  found = []
+  if sigma >= units.high - units.low:
+    found.append(f'sigma = {sigma:g} is as large as the whole range of the pixels, '
+                 f'{units.low:g} to {units.high:g}: hardly anything of the images '
+                 'counts. It must be in the units of these pixels.')
+  if isinstance(operator, operators.Convolution):
+    total = float(np.real(operator.spectrum[0, 0]))
+    # Those that sum to 0 show edges.
+    if abs(total - 1) > UNEVEN and abs(total) > UNEVEN:
+      found.append(f'The numbers of the kernel sum to {total:.3g}: the images that it is '
+                   f'said to have made are {total:.3g} times as bright as they were. If '
+                   'it has only blurred them, divide it by its sum.')
+  return found
 
 
 def units_of(pixel_range) -> Units:
@@ -742,19 +770,20 @@ def damaged_images(fitted: Fitted, data, options,
       data.image_size = seen[:2]
   rendering = fitted.rendering  # observations are not rounded
   source = load_source(data, for_fit=False, rendering=rendering and dataclasses.replace(
-      rendering, in_levels=False))
+      rendering, in_levels=False, beyond=True))
   if not source.num_images:
     raise UserError(f'{source.name} has no images: give at least one.')
   if source.levels is None and fitted.progress['levels'] is not None and not data.range:
-    own = source.rendering.range_of('real') or (0., 1.)
-    raise UserError(unknown_range(f'{source.name} has floats', *own) + ', or give whole '
-                    'numbers in the units of the fit')
+    low, high = source.rendering.range_of('real') or (0., 1.)
+    raise UserError(unknown_range(
+        f'{source.name} has floats', low, high, usual=fitted.units) + ', or give '
+        'whole numbers in the units of the fit')
   tell_of(source, reporter)
   if mask is not None and known is not None and mask_is_resized(
       options.mask, mask.shape[:2], source, data.padding):
-    known = known[..., 0]
-    reporter.line(f'The mask is resized as the images are: {known.sum():,} of '
-                  f'{known.size:,} pixels are known, those in which what is hidden '
+    left = known[..., 0]
+    reporter.line(f'The mask is resized as the images are: {left.sum():,} of '
+                  f'{left.size:,} pixels are known, those in which what is hidden '
                   'hardly shows.')
   elif source.resized:
     size = preprocess.size_of(data.image_size)
@@ -764,6 +793,10 @@ def damaged_images(fitted: Fitted, data, options,
         f'config.restore.operator = {options.operator!r} leaves of an image of '
         f'{shape[0]}x{shape[1]}. Resizing is no part of the damage that is undone: give '
         'damaged images of that size where you can.')
+  if known is not None and looks_turned(source, known):
+    reporter.warning('Where the mask is white, which is known, all images are of about '
+                     'one colour; where it is black they are not: is it the wrong way '
+                     'round? What is lost must be black.')
   levels = fitted.progress['levels']
   # The fit's own images have more levels when they are resized.
   own = data.source == fitted.config.data.source and source.resized
@@ -774,6 +807,23 @@ def damaged_images(fitted: Fitted, data, options,
         f'{levels or "none"}. restore.sigma and restored.npy are in pixels of '
         f'{low:g} (black) to {high:g} (white); config.data.range sets those of yours.')
   return operator, source
+
+
+def looks_turned(source: ImageSource, known: np.ndarray) -> bool:
+  """Whether images are of about one colour in all that a mask calls known, not beside it.
+
+  Args:
+    source: the images; some of them are looked at.
+    known: of the mask, bool [H, W, 1 or C].
+  """
+  images = read_images(source, preprocess.spread(
+      range(source.num_images), preprocess.LOOKED_AT)).astype(np.float32)
+  known = np.broadcast_to(known, images.shape[1:])
+  if known.all() or not known.any():
+    return False  # refused elsewhere
+  most = 2 if source.levels is None else source.levels - 1
+  span = lambda which: float(np.ptp(images[:, which]))
+  return span(known) <= FAINT * most and span(~known) > most / 2
 
 
 def mask_is_resized(path: str, size: tuple[int, ...], source: ImageSource,
@@ -891,7 +941,12 @@ def held_run(store: Workdir, config, load: Callable[[], ImageSource],
     UserError: the folder belongs to another config or other images, or is held; or as of
       `prepare`. Nothing has been written then.
   """
+  asked = config_lib.flatten(config)
   store.check(config)
+  for name in config_lib.RESIZED:
+    kept = config_lib.flatten(config)[name]
+    if kept != asked[name]:
+      reporter.line(f'config.{name} = {kept!r}, as the run in {store.path} began with.')
   source = images_of_run(load(), store.path)
   prepare(config, source, build)
   check_processes(config, source)
@@ -953,17 +1008,12 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   config_lib.check_config(config)
   config, reporter = config_lib.copied(config), _quiet(reporter)
   store = Store() if store is None else store
-  if source is None:
-    source = load_source(config.data, finest=finest_of(config), embeddings=embeddings)
-  elif not isinstance(source, ImageSource):
-    source = array_source(source, config.data, finest=finest_of(config),
-                          embeddings=embeddings)
-  elif embeddings is not None:
-    raise UserError(OF_A_SOURCE)
   if not isinstance(store, Store):
-    folder, found = Workdir(store, config.checkpoint.keep), source
-    with held_run(folder, config, lambda: found, reporter, build) as source:
+    folder, given = Workdir(store, config.checkpoint.keep), source
+    with held_run(folder, config, lambda: _source_of(config, given, embeddings), reporter,
+                  build) as source:
       return fit(config, source, folder, reporter, build)
+  source = _source_of(config, source, embeddings)
   config.start.spaces = config_lib.spaces_for(config, source.embeddings is not None)
   method = prepare(config, source, build)
   for line in config_lib.cautions(config):
@@ -1020,6 +1070,18 @@ def fit(config, source=None, store: Store | str | os.PathLike | None = None,
   for _, text in fitted.advice:
     reporter.warning(text)
   return fitted
+
+
+def _source_of(config, source, embeddings) -> ImageSource:
+  """What `fit` is given, as a source of images."""
+  if source is None:
+    return load_source(config.data, finest=finest_of(config), embeddings=embeddings)
+  if not isinstance(source, ImageSource):
+    return array_source(source, config.data, finest=finest_of(config),
+                        embeddings=embeddings)
+  if embeddings is not None:
+    raise UserError(OF_A_SOURCE)
+  return source
 
 
 def tell_of(source: ImageSource, reporter: Reporter) -> None:
@@ -1154,8 +1216,7 @@ def read(workdir, config=None, reporter: Reporter | None = None,
   if different:
     raise UserError(f'The fit in {str(workdir)!r} is of another config: '
                     f"{'; '.join(different)}. Leave the config out to use its own.")
-  mesh = mesh_of(config)
-  check_batch_size('e_step.batch_size', config.e_step.batch_size, mesh)
+  mesh = mesh_of_fit(config, stored.num_devices, _quiet(reporter).warning)
   made: list[Method] = []
 
   def like(progress):

@@ -35,8 +35,7 @@ MEANINGS = {
     'single_colour': 'of a single colour',
     'transparent': 'transparent in part',
     'cropped': f'cropped by more than {CROPPED:.0%}',
-    'padded': 'padded with the colour of their border, since they are of other '
-              'proportions',
+    'padded': 'padded, since they are of other proportions',
     'duplicates': 'the same as another, to the pixel',
     'odd_size': 'of odd size',
     'enlarged': 'smaller than they are shown to the start'}
@@ -56,6 +55,7 @@ class Inspection(NamedTuple):
     contrast: the share of the variance of pixels that the start sees, median over images;
       None: not known.
     background: on which transparent pixels lie.
+    ground: on which padded pictures lie, three numbers of 0..255; None: that of each.
     num_skipped: unreadable files.
     ids: of the images.
   """
@@ -69,6 +69,7 @@ class Inspection(NamedTuple):
   lost: float
   contrast: float | None
   background: str
+  ground: tuple[float, ...] | None
   num_skipped: int
   ids: tuple[str, ...]
 
@@ -79,9 +80,19 @@ class Inspection(NamedTuple):
         'image_shape': list(self.image_shape), 'seen_shape': list(self.seen_shape),
         **{name: len(rows) for name, rows in self.odd.items()},
         'largest_crop': self.lost, 'contrast_seen': self.contrast,
-        'background': self.background, 'unreadable': self.num_skipped,
+        'background': self.background,
+        'ground': None if self.ground is None else list(self.ground),
+        'unreadable': self.num_skipped,
         'examples': {name: [self.ids[i] for i in rows[:EXAMPLES]]
                      for name, rows in self.odd.items() if len(rows)}}
+
+  def _around(self) -> str:
+    """What surrounds padded pictures, for a person."""
+    if self.ground is None:
+      return 'with the colour of their own border'
+    rgb = [round(level) for level in self.ground]
+    named = {0: 'black', 255: 'white'}.get(rgb[0]) if len(set(rgb)) == 1 else None
+    return f'on the ground of most, {named or "RGB " + " ".join(map(str, rgb))}'
 
   def lines(self) -> list[str]:
     """For a person: what is seen, and a line on each oddity."""
@@ -96,7 +107,7 @@ class Inspection(NamedTuple):
     remedies = {
         'transparent': f'; they lie on {self.background} (--config.data.background)',
         'cropped': f', at most {self.lost:.0%} (--config.data.fit=pad keeps all)',
-        'padded': ' (--config.data.fit=crop keeps their middle)'}
+        'padded': f', {self._around()} (--config.data.fit=crop keeps their middle)'}
     for name, rows in self.odd.items():
       if len(rows):
         shown = self.ids[rows[0]]
@@ -151,6 +162,7 @@ def inspect(source: ImageSource, data) -> Inspection:
             'enlarged': np.flatnonzero((sizes < fine).any(axis=1))}
   return Inspection(count, len(rows), source.image_shape, seen.image_shape, odd,
                     rows[of[repeats]], lost, contrast, source.rendering.background,
+                    source.rendering.ground,
                     len(source.skipped), tuple(source.ids))
 
 

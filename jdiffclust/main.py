@@ -421,19 +421,21 @@ def apply_overrides(workdir, overrides: list[str]):
 # ----------------------------------------------------------------------- the modes
 
 
-def held_for(mode: str, workdir: pathlib.Path) -> contextlib.AbstractContextManager:
+def held_for(mode: str, workdir: pathlib.Path,
+             writes: bool = True) -> contextlib.AbstractContextManager:
   """Holds a workdir while a command writes to it.
 
   Args:
     mode: of the command; `fit` holds the folder by itself, which it may have to make.
     workdir: the folder.
+    writes: whether this one does; False: it tells what it would do.
 
   Raises:
     UserError: nothing can be written there, or another command is writing there; or the
       folder was removed meanwhile.
   """
   from jdiffclust.workdir import main_process_lock
-  if mode in ('fit', 'similar'):
+  if mode in ('fit', 'similar') or not writes:
     return contextlib.nullcontext()
   files.check_writable(workdir)
   return main_process_lock(workdir, mode=mode if mode in BESIDE else '')
@@ -866,7 +868,8 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
                 'sort': lambda: run_sort(config, workdir, reporter, asked),
                 'similar': lambda: run_similar(*given, asked['image']),
                 'evaluate': lambda: run_evaluate(*given, parts)}
-    with reporter.stopping_safely(), held_for(mode, workdir):
+    writes = not asked.get('dry_run')
+    with reporter.stopping_safely(), held_for(mode, workdir, writes):
       if asked.get('new') and main_process:
         from jdiffclust.data.sources.folder import write_listed
         write_listed(pathlib.Path(config.data.path), asked['new'])

@@ -807,9 +807,11 @@ def similar(workdir: pathlib.Path, config, image: str, reporter: Reporter,
   Raises:
     UserError: it is neither, or the fit has left nothing to compare with.
   """
-  table, names = deciding.clusters_decided(workdir, config.num_clusters)
+  every = added.read(workdir)  # once: another command may take some back meanwhile
+  table, names = deciding.clusters_decided(workdir, config.num_clusters,
+                                           every.ids if every else ())
   known, ids = deciding.read_gallery(workdir, table.ids), table.columns['file']
-  more = deciding.added_of(workdir, table)
+  more = deciding.in_order(every, table)
   features = known.features
   if more is not None:
     features = np.concatenate([features, more.features])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -75,13 +76,51 @@ def mesh_of(config) -> Mesh:
   check_devices()
   check_backend_once()
   count, devices = config.num_devices, jax.devices()
-  if (count == 0 and devices[0].platform == 'cpu' and jax.process_count() == 1
-      and not _told_of_devices()):
+  if count == 0 and _are_cores(devices):
     size = config.m_step.batch_size
     shared = math.gcd(size, config.e_step.batch_size)
     count = max(n for n in range(1, len(devices) + 1)
                 if n == 1 or shared % n == 0 and size // n >= LEAST_SHARE)
   return make_mesh(count)
+
+
+def _are_cores(devices) -> bool:
+  """Whether devices are the cores of a CPU, of which nobody has said how many to take."""
+  return (devices[0].platform == 'cpu' and jax.process_count() == 1
+          and not _told_of_devices())
+
+
+def mesh_of_fit(config, kept: int, tell: Callable[[str], None]) -> Mesh:
+  """The mesh for a fit that exists, which may have been made on other devices.
+
+  Args:
+    config: of the fit, perhaps with other options of the machine.
+    kept: num_devices that the fit was made with. If that is what the config has, nobody
+      has asked for it here: as many devices as there are, and as can share out the
+      batches of the E-step, are taken, and so many are told of.
+    tell: called with a line where they are fewer than the fit asked for, or than there
+      are.
+
+  Raises:
+    UserError: another number that is asked for cannot be had; or as of `check_backend`.
+  """
+  share_out_cores()
+  check_devices()
+  count, size, devices = config.num_devices, config.e_step.batch_size, jax.devices()
+  if (count != kept or jax.process_count() > 1 or count == 0 and _are_cores(devices)):
+    mesh = mesh_of(config)
+    check_batch_size('e_step.batch_size', size, mesh)
+    return mesh
+  check_backend_once()
+  most = min(count or len(devices), len(devices))
+  found = max(n for n in range(1, most + 1) if size % n == 0)
+  if found < max(count, most):
+    asked = f'; the fit asked for {count}' if count > len(devices) else ''
+    even = '' if found == most else (
+        f', among which batches of {size} (config.e_step.batch_size) can be shared out')
+    tell(f'{found} of {len(devices)} {devices[0].platform} device(s) are used{even}'
+         f'{asked}.')
+  return _mesh_over(devices[:found])
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:

@@ -246,8 +246,7 @@ class Workdir(Store):
       files.write_text(self.path / name, json.dumps(found, indent=2) + '\n')
 
   def _json(self, name: str) -> dict | None:
-    path = self.path / name
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    return files.read_json(self.path / name)
 
   def restore(self, template, warn):
     """See `Checkpoints.restore_newest`."""

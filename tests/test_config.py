@@ -376,6 +376,22 @@ def test_spaces_of_images_with_embeddings():
   assert 'no effect' in refused(config_lib.spaces_for, best, True)
 
 
+def test_a_run_resizes_as_it_began():
+  """Runs that lack the options kept the middle, or each picture's own ground; what is
+  named is compared."""
+  stored = json.loads(config_lib.to_json(config_lib.default_config()))
+  del stored['data']['fit'], stored['data']['ground']
+  fitted = config_lib.from_json(json.dumps(stored))
+  assert (fitted.data.fit, fitted.data.ground) == ('crop', 'own')
+  config = config_lib.default_config()
+  config_lib.settle_like(fitted, config)
+  assert config_lib.differences(fitted, config) == []
+  config = changed('data.fit', 'pad')
+  config_lib.settle_like(fitted, config)
+  assert config.data.fit == 'pad' and config.data.ground == 'own'
+  assert len(config_lib.differences(fitted, config)) == 1
+
+
 def test_symmetries_of_a_run_of_before():
   """Runs that lack the options made no such views; what is left to the images is as a run
   has it, what is given stays."""

@@ -3,9 +3,13 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
-from jdiffclust import files
+from jdiffclust import added, files, workdir
+from jdiffclust.config import fitted_config
+from jdiffclust.report.spreadsheet import read_parquet
+from tests.helpers import refused
 
 
 def test_text_is_written_and_replaced(tmp_path):
@@ -77,3 +81,37 @@ def test_write_that_was_cut_short_is_a_full_disk(tmp_path):
   assert files.refusal(caught.value) and caught.value.filename == str(
       tmp_path / 'array.npy')
   assert os.listdir(tmp_path) == []
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+  """It may be whole: nobody shall remove it, or fit again."""
+  files.write_npz(tmp_path / 'x.npz', {'x': np.zeros(2)})
+  (tmp_path / 'config.json').write_text('{}')
+  (tmp_path / 'added.parquet').touch()
+
+  def locked(path, *args, **options):
+    raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+
+  monkeypatch.setattr('builtins.open', locked)
+  for read, name in ((files.read_npz, 'x.npz'), (read_parquet, 'x.parquet'),
+                     (lambda path: added.read(path.parent), 'added.parquet')):
+    with pytest.raises(PermissionError) as caught:
+      read(tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name)
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)
+  monkeypatch.setattr(os.path, 'isfile', lambda path: False)
+  assert 'may not be looked into' in refused(fitted_config, tmp_path)
+
+
+@pytest.mark.parametrize('content', [b'{"flip": ', b'\xff', b'', b'[1]'])
+def test_a_damaged_note_of_a_run(tmp_path, content):
+  """A line in the place of a traceback, from whoever reads it."""
+  folder = workdir.Workdir(tmp_path)
+  assert folder.symmetries() is folder.agreement() is folder.choice() is None
+  for name, read in (('symmetries.json', folder.symmetries),
+                     ('agreement.json', folder.agreement),
+                     ('num_clusters.json', folder.choice)):
+    (tmp_path / name).write_bytes(content)
+    assert f'{name} is damaged' in refused(read)
+    (tmp_path / name).write_text('{"flip": 1}')
+    assert read() == {'flip': 1}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import tempfile
 
@@ -12,6 +13,7 @@ import pytest
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust import config as config_lib
 from jdiffclust import main, outputs
 from jdiffclust.clustering.generation import sampler_of
 from jdiffclust.config import check_config, default_config
@@ -19,6 +21,7 @@ from jdiffclust.data.dataset import array_source, load_source
 from jdiffclust.diffusion.paths import from_process
 from jdiffclust.diffusion.samplers import run
 from jdiffclust.errors import UserError
+from jdiffclust.progress import Reporter
 from jdiffclust.registry import BETAS, GRIDS, METHODS, SAMPLERS
 from jdiffclust.training.storage import Store
 from jdiffclust.workdir import images_of_run
@@ -220,7 +223,7 @@ def test_arrays_that_are_no_images(images, fragment):
   assert fragment in refused(jdiffclust.fit, config_of('cddpm'), images)
 
 
-def test_load_is_the_fit_of_the_command(tmp_path):
+def test_load_is_the_fit_of_the_command(tmp_path, capsys):
   """The same numbers from the command line, from `fit` and from `load`."""
   np.savez(tmp_path / 'x.npz', images=IMAGES)
   config = config_of('cddpm', **{'data.source': 'npz', 'data.max_images': 0})
@@ -242,6 +245,13 @@ def test_load_is_the_fit_of_the_command(tmp_path):
   np.testing.assert_array_equal(here.sample(num_images=2).images,
                                 loaded.sample(num_images=2).images)
   assert 'no fitted model' in refused(jdiffclust.load, tmp_path / 'nowhere')
+  # Made on more devices than there are, it is read on these.
+  path = tmp_path / 'w' / 'config.json'
+  path.write_text(path.read_text().replace('"num_devices": 1,', '"num_devices": 64,'))
+  capsys.readouterr()
+  elsewhere = jdiffclust.load(tmp_path / 'w', build=BUILD)
+  assert elsewhere.method.mesh.size == 8
+  assert '8 of 8 cpu device(s) are used; the fit asked for 64' in capsys.readouterr().err
 
 
 def test_a_store_is_asked_for_all_that_is_kept():
@@ -313,6 +323,27 @@ def test_a_fit_that_is_kept_in_a_folder(tmp_path):
   # The command line knows no arrays: it says how to give them.
   message = refused(images_of_run, load_source(loaded.config.data), tmp_path / 'w')
   assert 'an array that was given to jdiffclust.fit' in message and '.npy' in message
+
+
+def test_a_run_of_before_resizes_as_it_began(tmp_path, monkeypatch, capsys):
+  """Without an option that is of later: it kept the middle, whatever auto is now."""
+  images, seen = np.full((24, 8, 12), 255, np.uint8), []
+  images[np.arange(24), 2 + np.arange(24) % 3, 2:8] = 0
+  stored = json.loads(config_lib.to_json(config_of('cddpm', **{'data.image_size': '8'})))
+  del stored['data']['fit'], stored['data']['ground']
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+
+  def stop(source, folder):
+    seen.append(source.rendering.fit)
+    raise UserError('read')
+
+  monkeypatch.setattr('jdiffclust.fitted.images_of_run', stop)
+  begun = lambda **options: refused(
+      jdiffclust.fit, config_of('cddpm', **{'data.image_size': '8', **options}), images,
+      tmp_path, Reporter())
+  assert begun() == 'read' and seen == ['crop']
+  assert "config.data.fit = 'crop', as the run" in capsys.readouterr().err
+  assert "data.fit: 'crop' there, 'pad' now" in begun(**{'data.fit': 'pad'})
 
 
 def test_one_line_for_what_is_no_config_or_no_image():

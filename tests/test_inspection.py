@@ -82,7 +82,13 @@ def test_padded_pictures_are_told_of(tmp_path):
   found = inspection.inspect(load_source(data, finest=16), data)
   assert names_of(found, 'padded') == {'1.png', '2.png'} and not len(found.odd['cropped'])
   assert found.lost == 0
-  assert any('2 padded' in line and 'data.fit=crop' in line for line in found.lines())
+  told = next(line for line in found.lines() if '2 padded' in line)
+  assert 'data.fit=crop' in told and 'the ground of most, black' in told
+  told = ' '.join(found._replace(ground=(250., 240., 0.)).lines())
+  assert 'most, RGB 250 240 0' in told and found.as_dict()['ground'] == [0., 0., 0.]
+  data.ground = 'own'
+  found = inspection.inspect(load_source(data, finest=16), data)
+  assert 'the colour of their own border' in ' '.join(found.lines())
 
 
 def test_plain_images_are_not_odd():

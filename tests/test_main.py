@@ -16,6 +16,7 @@ from PIL import Image
 import jdiffclust
 from jdiffclust import config as config_lib, main
 from jdiffclust.clustering import method
+from jdiffclust.errors import UserError
 from jdiffclust.workdir import workdir_lock
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -475,3 +476,11 @@ def test_a_config_in_two_words_and_after_its_options():
     config, workdir, mode, *_ = main.parse(['', *args])
     assert (config.seed, str(workdir), mode) == (3, 'w', 'fit')
     assert config.data.source == 'digits'
+
+
+def test_a_dry_run_needs_no_folder_that_may_be_written(tmp_path):
+  """It tells what would be done, of a run on a disk that is read-only, too."""
+  with main.held_for('sort', tmp_path / 'locked', writes=False):
+    assert not (tmp_path / 'locked').exists()
+  with pytest.raises(UserError, match='Nothing can be written'):
+    main.held_for('sort', tmp_path / 'locked')

@@ -4,8 +4,8 @@ from jdiffclust.config.modes import NEW_IMAGES, asked_of, check_usable
 from jdiffclust.config.option import LEVELS, Option, closest, nearest
 from jdiffclust.config.options import (
     ADVISED_WEIGHT, AUTO, BEST, CHOOSE_IMAGES, EMBEDDED, FULL, NEIGHBOURS, OPTIONS,
-    QUICK, RENAMED, SYMMETRIES, all_options, copied, default_config, flatten, options,
-    unknown_option)
+    QUICK, RENAMED, RESIZED, SYMMETRIES, all_options, copied, default_config, flatten,
+    options, unknown_option)
 from jdiffclust.config.rules import (
     cautions, check_against_data, check_config, for_collection, repeated_start,
     spaces_for, unread)
@@ -16,7 +16,7 @@ from jdiffclust.config.store import (
 __all__ = [
     'ADVISED_WEIGHT', 'AUTO', 'BEST', 'CHOOSE_IMAGES', 'EMBEDDED', 'FULL', 'LEVELS',
     'LISTED', 'NEIGHBOURS', 'NEW_IMAGES', 'OPTIONS', 'Option', 'QUICK', 'RENAMED',
-    'SYMMETRIES', 'all_options', 'asked_of', 'cautions', 'check_against_data',
+    'RESIZED', 'SYMMETRIES', 'all_options', 'asked_of', 'cautions', 'check_against_data',
     'check_config', 'check_usable', 'closest', 'copied', 'default_config',
     'differences', 'fitted_config', 'flatten', 'for_collection', 'from_json',
     'has_config', 'nearest', 'options', 'repeated_start', 'settle_like', 'spaces_for',

@@ -32,6 +32,8 @@ QUICK, FULL = 'quick', 'full'  # how far a fit goes
 CHOOSE_IMAGES = 5000  # by which num_clusters=auto chooses, at most
 # Which maps leave the images' content alone; auto: it is found out when a run begins.
 SYMMETRIES = ('views.flip', 'views.upside_down', 'views.quarter_turns')
+# How images of other proportions are resized; auto: they decide when a run begins.
+RESIZED = ('data.fit', 'data.ground')
 FEWEST_STEPS = 50  # gradient steps of an EM iteration, however few the images
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = tuple(name for name in STARTS if name not in UNINFORMED_STARTS)
@@ -89,9 +91,12 @@ OPTIONS: Mapping[str, Any] = {
             'size', kinds=(tuple,), **PERSON),
         'fit': choice('auto', ('auto', 'crop', 'pad', 'squash'), 'how images of other '
                       'proportions are resized: crop keeps the middle, pad all of it '
-                      'within a border of its own colour, squash changes proportions; '
-                      'auto: pad where their borders are of one colour, else crop',
-                      **PERSON),
+                      'on a ground (data.ground), squash changes proportions; auto: pad '
+                      'where their borders are of one colour, else crop', **PERSON),
+        'ground': choice('auto', ('auto', 'own'), 'what surrounds padded images: own: '
+                         'the colour of its border each; auto: that ground which most '
+                         'images share, if there is one, where the border is of another '
+                         'colour'),
         'channels': choice(0, (0, 1, 3), 'channels that images are converted to: 1 grey, '
                            '3 colour, 0 as they are', **PERSON),
         'padding': integer(0, 0, 'pixels added on every side of an image', high=LONGEST),
@@ -530,9 +535,9 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 # Options that came later -> what a run of before them did.
-ADDED = {'data.fit': 'crop', 'data.range': (), 'data.percentile': 0.,
-         'data.background': 'black', 'data.frames': 'first', 'm_step.most_visits': 0,
-         'views.upside_down': 0., 'views.quarter_turns': 0.,
+ADDED = {'data.fit': 'crop', 'data.ground': 'own', 'data.range': (),
+         'data.percentile': 0., 'data.background': 'black', 'data.frames': 'first',
+         'm_step.most_visits': 0, 'views.upside_down': 0., 'views.quarter_turns': 0.,
          'posterior.every': 1, 'network.head': 'small', 'network.prediction': 'noise',
          'm_step.learning_rate_fall': 0., 'start.embeddings_distance': 'cosine'} | {
              # No start of before reads them.

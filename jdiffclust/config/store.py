@@ -11,8 +11,8 @@ from typing import Any
 import ml_collections
 
 from jdiffclust.config.options import (
-    ADDED, AUTO, EMBEDDED, FIXED, PAIRED, PLAIN, RENAMED, SYMMETRIES, all_options,
-    default_config, flatten, options, unknown_option)
+    ADDED, AUTO, EMBEDDED, FIXED, PAIRED, PLAIN, RENAMED, RESIZED, SYMMETRIES,
+    all_options, default_config, flatten, options, unknown_option)
 from jdiffclust.config.rules import check_config
 from jdiffclust.errors import UserError
 
@@ -105,7 +105,7 @@ def differences(fitted, wanted) -> list[str]:
 def settle_like(fitted, config) -> None:
   """Sets what `config` leaves to the images as a fitted config has it.
 
-  That are SYMMETRIES, and start.spaces of images with embeddings.
+  That are SYMMETRIES, how images are resized, and start.spaces of images with embeddings.
 
   Args:
     fitted: the config of a run that has begun.
@@ -113,7 +113,8 @@ def settle_like(fitted, config) -> None:
   """
   known = flatten(fitted)
   config.update_from_flattened_dict(
-      {name: known[name] for name in SYMMETRIES if flatten(config)[name] == AUTO})
+      {name: known[name] for name in (*SYMMETRIES, *RESIZED)
+       if flatten(config)[name] == AUTO})
   if (config.start.spaces, known['start.spaces']) == (PLAIN, EMBEDDED):
     config.start.spaces = EMBEDDED
 
@@ -130,6 +131,9 @@ def fitted_config(workdir):
     UserError: there is none.
   """
   if not has_config(workdir):
+    if os.path.isdir(workdir) and not os.access(workdir, os.R_OK | os.X_OK):
+      raise UserError(f'The workdir {str(workdir)!r} may not be looked into (Permission '
+                      'denied): change its permissions.')
     for path in pathlib.Path(workdir).parents:
       if has_config(path) and (path / 'checkpoints').is_dir():
         raise UserError(f'The workdir {str(workdir)!r} is no run, but lies in one: give '

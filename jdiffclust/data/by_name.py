@@ -3,11 +3,11 @@
 A table is a CSV file (with commas, semicolons or tabs, UTF-8, as Excel writes it) or a
 Parquet file. A row is of an image if its name is the image's id, or if the one is the end
 of the other at a '/': `a.png` is of `cats/a.png`, and so is `/home/me/pics/cats/a.png`.
-A name that is none of these may be so but for its case or for the ending that it lacks:
-in capitals, or `a`. A row of several images, such as `a.png` of `cats/a.png` and
-`dogs/a.png`, is of none. Of several rows of one image those count whose name is the whole
-id; labels and metadata that contradict each other are left out and counted, two
-embeddings of one image are refused.
+A name that is none of these may be so but for its case, for blanks around it, which cells
+lose, or for the ending that it lacks: in capitals, or `a`. A row of several images, such
+as `a.png` of `cats/a.png` and `dogs/a.png`, is of none. Of several rows of one image
+those count whose name is the whole id; labels and metadata that contradict each other are
+left out and counted, two embeddings of one image are refused.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from jdiffclust.data.sources.common import (
 # What the column of the names is called; else it is the first one.
 NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
          'file_path', 'image_path', 'key')
+INDEX = '__index_level_'  # how pandas calls what numbers the rows of a table
 LABELS = ('label', 'class', 'target')
 # A cell that begins with one of these is a formula to a spreadsheet.
 FORMULA = ('=', '+', '-', '@', '\t', '\r')
@@ -221,11 +222,19 @@ def _as_csv_has_them(column: list[Any]) -> list[Any]:
 
 
 def arrow_of_parquet(path: str):
-  """The `pyarrow.Table` of a Parquet file, without the row numbers of pandas."""
+  """The `pyarrow.Table` of a Parquet file, without the row numbers of pandas.
+
+  Texts by which pandas calls the rows are a column `file`.
+  """
   import pyarrow.parquet  # not before it is needed: it takes a while
   table = pyarrow.parquet.read_table(path)
+  texts = [name for name in table.column_names if name.startswith(INDEX)
+           and str(table.schema.field(name).type) in ('string', 'large_string')]
+  if len(texts) == 1 and NAMES[0] not in table.column_names:
+    table = table.rename_columns([NAMES[0] if name == texts[0] else name
+                                  for name in table.column_names])
   return table.drop_columns([name for name in table.column_names
-                             if name.startswith('__index_level_')])
+                             if name.startswith(INDEX)])
 
 
 def arrow_of_csv(path: str, named: Callable[[Sequence[str]], bool]):
@@ -286,12 +295,15 @@ def images_of(names: Sequence[Any], ids: Sequence[str],
   Args:
     names: texts or numbers; None: of none.
     ids: of the images.
-    loosely: in any case, and without an ending, where that is needed; only of images that
-      no other name fits.
+    loosely: in any case, without blanks around them, and without an ending, where that
+      is needed; only of images that no other name fits.
   """
   own = list(map(_parts, ids))
   given = [() if name is None else _parts(name) for name in names]
-  found = _fitting(given, own)
+  found, place = _fitting(given, own), {name: k for k, name in enumerate(ids)}
+  for row, name in enumerate(names):
+    if (known := place.get(str(name))) is not None and name is not None:
+      found[row] = [known]  # to the sign: two files may differ in how an ä is written
   for change, of_ids in ((_in_any_case, _in_any_case), (_in_any_case, _without_ending)):
     rest = [row for row, images in enumerate(found) if given[row] and not images]
     named = {images[0] for images in found if len(images) == 1}
@@ -317,12 +329,12 @@ def _fitting(names: Sequence[tuple[str, ...]],
 
 
 def _in_any_case(parts: tuple[str, ...]) -> tuple[str, ...]:
-  return tuple(part.casefold() for part in parts)
+  return tuple(part.casefold().strip() for part in parts)
 
 
 def _without_ending(parts: tuple[str, ...]) -> tuple[str, ...]:
   first, *rest = _in_any_case(parts)
-  return os.path.splitext(first)[0], *rest
+  return os.path.splitext(first)[0].strip(), *rest
 
 
 def matches(names: Sequence[Any], ids: Sequence[str]) -> Matches:
@@ -444,7 +456,10 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
         f'{option} = {path!r} names an image, {name!r}, in its first line, where its '
         "columns are named: put a line such as 'file,species' above.")
   rest = {key: typed(column) for key, column in table.columns.items() if key != name}
-  values = list(zip(*rest.values())) if rest else [()] * table.num_rows
+  if not rest:
+    raise errors.UserError(f'{option} = {path!r} has no column but {name!r}, the names '
+                           'of the files: give it those that the results shall have.')
+  values = list(zip(*rest.values()))
   joined = join(table.columns[name], ids, values, path)
   check_some(joined, table, ids, path, option)
   notes = [joined.note] * bool(joined.note) + _empty_note(

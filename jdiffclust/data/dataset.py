@@ -269,7 +269,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
         f'{raw.name} has images of height x width x channels {raw.images.shape[1:]}; '
         'each must be at least 1; write the file again')
   data = copy.deepcopy(data)
-  data.fit = raw.rendering.fit  # known by now
+  data.fit, ground = raw.rendering.fit, raw.rendering.ground  # known by now
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   vectors, told = _vectors(raw, data, for_fit, embeddings)
@@ -285,14 +285,14 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   if larger:
     fine = copy.deepcopy(data)
     fine.image_size = larger
-    pixels, fine_levels = _finished(raw.images, keep, fine, raw.levels)
+    pixels, fine_levels = _finished(raw.images, keep, fine, raw.levels, ground)
     finer = ImageSource(
         name=raw.name, images=_in_memory(pixels, data), ids=tuple(
             raw.ids[i] for i in keep), labels=None, label_names=None, levels=fine_levels,
         rendering=raw.rendering)
     if larger == stored:
       base, base_keep, base_levels = finer.images, np.arange(len(keep)), fine_levels
-  images, levels = _finished(base, base_keep, data, base_levels)
+  images, levels = _finished(base, base_keep, data, base_levels, ground)
   if not ready:
     resized = f'all images ({stored[0]}x{stored[1]})'
   if not for_fit and not ready and size is not None:
@@ -515,8 +515,9 @@ def _kept(num_images: int, max_images: int) -> np.ndarray:
 
 
 def _finished(images: np.ndarray | LazyImages, keep: np.ndarray,
-              data: ml_collections.ConfigDict,
-              levels: int | None) -> tuple[np.ndarray | LazyImages, int | None]:
+              data: ml_collections.ConfigDict, levels: int | None,
+              ground: Sequence[float] | None,
+              ) -> tuple[np.ndarray | LazyImages, int | None]:
   """Returns the kept images with the model's size, channels and padding, and levels.
 
   Few levels become 256 where images are resized: a thin line of a mask shall get fainter,
@@ -528,7 +529,7 @@ def _finished(images: np.ndarray | LazyImages, keep: np.ndarray,
   levels = 256 if few else levels
   finish = functools.partial(
       preprocess.finish, size=size, fit=data.fit, channels=channels,
-      padding=data.padding, levels=levels, few=few)
+      padding=data.padding, levels=levels, few=few, ground=ground)
   shape = (len(keep), *(side + 2 * data.padding for side in size or stored), channels)
   if isinstance(images, np.ndarray):
     if len(keep) < len(images):

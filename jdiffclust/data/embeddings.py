@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jdiffclust.data.by_name import (
-    LABELS, NAMES, arrow_of_csv, arrow_of_parquet, as_given, matches)
+    INDEX, LABELS, NAMES, arrow_of_csv, arrow_of_parquet, as_given, matches)
 from jdiffclust.data.sources.common import one_line, row_ids
 from jdiffclust.errors import UserError
 
@@ -163,6 +163,8 @@ def _read_table(path: str) -> Embeddings:
     raise UserError(f'{path!r}: column {name!r} holds {of[name]}, which is no part of a '
                     'vector: leave it out.')
   names, notes = _names_in(table, texts, path)
+  if names is None and path.lower().endswith('.parquet'):
+    _check_order(path)
   if lists:
     if len(lists) > 1 or fractions or whole:
       more = next(name for name in (*lists[1:], *fractions, *whole))
@@ -190,6 +192,23 @@ def _read_table(path: str) -> Embeddings:
   return Embeddings(values, names, repr(path), notes)
 
 
+def _check_order(path: str) -> None:
+  """Checks that the rows of a Parquet file are in the order of their numbers, if any.
+
+  Raises:
+    UserError: they have been shuffled, or sorted: which image a row is of is not known.
+  """
+  import pyarrow.parquet
+  for name in pyarrow.parquet.read_schema(path).names:
+    if name.startswith(INDEX):
+      column = pyarrow.parquet.read_table(path, columns=[name])[name].to_numpy()
+      if column.dtype.kind in 'iuf' and (np.diff(column) < 0).any():
+        raise UserError(
+            f'{path!r}: the rows are in another order than their index has them, and '
+            'nothing names the image of each: add a column file, or write the table '
+            'by sort_index(), or by reset_index(drop=True) if their order is right.')
+
+
 def _are_row_numbers(column: np.ndarray) -> bool:
   """Whether whole numbers count the rows, from 0 or 1."""
   return len(column) > 2 and bool((column - column[0] == np.arange(len(column))).all()
@@ -198,15 +217,18 @@ def _are_row_numbers(column: np.ndarray) -> bool:
 
 def _are_values(header: Sequence[str]) -> bool:
   """Whether the first row of a table is a vector, perhaps with a name, and no header."""
-  def number(text: str) -> bool:
-    try:
-      float(text)
-    except ValueError:
-      return False
-    return True
-  numbers = [text for text in header if number(text)]
+  numbers = [text for text in header if _is_number(text)]
   counted = [[str(n + first) for n in range(len(numbers))] for first in (0, 1)]
   return len(numbers) >= max(1, len(header) - 1) and numbers not in counted
+
+
+def _is_number(text: str | None) -> bool:
+  """Whether a cell is a number, as a text."""
+  try:
+    float(text or '')
+  except ValueError:
+    return False
+  return True
 
 
 def _names_in(table, texts: list[str], path: str):
@@ -222,6 +244,12 @@ def _names_in(table, texts: list[str], path: str):
     raise UserError(f'{path!r}: row {names.index(None)} has no name in column '
                     f'{chosen[0]!r}: fill it in, or leave the column out.')
   rest = [name for name in texts if name != chosen[0]]
+  for name in rest:  # a decimal comma, or a word, has made texts of a part of the vectors
+    cells = table[name].to_pylist()
+    other = next((cell for cell in cells if not _is_number(cell)), '')
+    if 2 * sum(map(_is_number, cells)) > len(cells):
+      raise UserError(f'{path!r}: column {name!r} holds numbers, and {other!r}, which is '
+                      'none: correct it, or leave the column out.')
   return tuple(map(as_given, names)), _not_used(path, rest)
 
 

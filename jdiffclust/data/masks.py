@@ -26,8 +26,10 @@ def read_npy(path: str) -> np.ndarray:
     found = np.load(no_pipe(path), allow_pickle=False)
   # On a damaged file NumPy and zipfile raise nearly anything.
   except Exception as error:  # pylint: disable=broad-except
-    raise UserError(f'{path!r} cannot be read as an npy file: {one_line(error)}'
-                    ) from None
+    # NumPy takes all that it does not know for pickles, and says how to load them.
+    why = ('it is none, or holds objects' if 'allow_pickle' in str(error) else
+           one_line(error))
+    raise UserError(f'{path!r} cannot be read as an npy file: {why}') from None
   if not isinstance(found, np.ndarray) or found.dtype.kind not in 'biuf':
     raise UserError(f'{path!r} holds no array of numbers: save one by numpy.save.')
   return found
@@ -68,7 +70,8 @@ def read_mask(path: str) -> np.ndarray:
     if pages > 1:
       raise UserError(f'The mask {path!r} holds {pages} pictures: save the one that is '
                       'meant by itself.')
-    mask = composited(mask, 255, 'black').max(axis=-1, keepdims=True)
+    # What is coloured is not white: it marks what is lost.
+    mask = composited(mask, 255, 'black').min(axis=-1, keepdims=True)
     # White is 1, 255 or 65535, whatever the type of the file.
     most = next((top for top in (1, 255) if mask.max() <= top), 65535)
     mask = mask > most / 2

@@ -136,7 +136,7 @@ def size_of(image_size: int | tuple[int, int]) -> tuple[int, int] | None:
 
 
 def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
-            highest: float) -> np.ndarray:
+            highest: float, ground: Sequence[float] | None = None) -> np.ndarray:
   """Brings an image to a size.
 
   Interpolation is bicubic with antialiasing; it can overshoot the range of the pixels, so
@@ -146,20 +146,20 @@ def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
     image: [H, W, C], uint8 levels or float32.
     size: (height, width) of the result in pixels, each >= 1.
     fit: where the proportions are others: 'crop' keeps the middle that fits; 'pad' keeps
-      all, and fills the rest with the median colour of the image's own border; 'squash'
-      changes the proportions.
+      all, and fills the rest, see `framed`; 'squash' changes the proportions.
     lowest: the smallest value that a pixel may have.
     highest: the largest.
+    ground: of `framed`.
 
   Returns:
-    [height, width, C] of the same type.
+    [height, width, C] of the same type; C may become 3, as of `framed`.
   """
   height, width, channels = image.shape
   if (height, width) == tuple(size):
     return image
   if fit == 'pad':
-    inner = _inside(height, width, size)
-    return _framed(resized(image, inner, 'squash', lowest, highest), image, size)
+    inner = resized(image, inside(height, width, size), 'squash', lowest, highest)
+    return framed(inner, border_colour(image), size, ground, lowest, highest)
   box = _box(height, width, size, fit)
   planes = [
       np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
@@ -168,7 +168,7 @@ def resized(image: np.ndarray, size: tuple[int, int], fit: str, lowest: float,
   return np.clip(np.stack(planes, -1), lowest, highest).astype(image.dtype)
 
 
-def _inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+def inside(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
   """The size at which a whole image fits into another one, in its own proportions."""
   if height * size[1] <= width * size[0]:  # the image is lower, of its width
     return max(1, round(size[1] * height / width)), size[1]
@@ -213,7 +213,7 @@ def share_of(pixels: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
   if (height, width) == tuple(size):
     return pixels.astype(np.float64)
   if fit == 'pad':
-    inner = _inside(height, width, size)
+    inner = inside(height, width, size)
     top, left = ((size[i] - inner[i]) // 2 for i in (0, 1))
     found = np.zeros(size)
     found[top:top + inner[0], left:left + inner[1]] = share_of(pixels, inner, 'squash')
@@ -306,25 +306,69 @@ def plain_border(image: np.ndarray) -> float:
   Returns:
     The share of pixels that differ from it by no more than `FAINT` of the image's range.
   """
-  border = _border(image).astype(np.float64)
+  border = border_of(image).astype(np.float64)
   apart = np.abs(border - np.median(border, axis=0)).max(axis=1)
   return float(np.mean(apart <= FAINT * (float(image.max()) - float(image.min()))))
 
 
-def _border(image: np.ndarray) -> np.ndarray:
+def border_of(image: np.ndarray) -> np.ndarray:
   """The pixels [n, C] of an image's border, its corners twice."""
   return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
-def _framed(inner: np.ndarray, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Lays an image in the middle of a larger one of its border's median colour."""
-  colour = np.median(_border(image), axis=0)
-  if np.issubdtype(image.dtype, np.integer):
+def border_colour(image: np.ndarray) -> np.ndarray:
+  """The median colour [C] of an image's border, in the image's units."""
+  return np.median(border_of(image), axis=0)
+
+
+def ground_of(colours: np.ndarray) -> tuple[float, ...] | None:
+  """The ground that the pictures of a data set share, by their borders.
+
+  A set has a ground as a border has one: the median, if so many have it.
+
+  Args:
+    colours: `border_colour` of each, [n, 3], from 0 (black) to 255.
+
+  Returns:
+    Three numbers of 0..255; None: they have no ground in common.
+  """
+  if not len(colours):
+    return None
+  ground = np.median(colours, axis=0)
+  near = np.abs(colours - ground).max(axis=1) <= FAINT * 255
+  return tuple(ground.tolist()) if np.mean(near) >= PLAIN else None
+
+
+def framed(inner: np.ndarray, own: np.ndarray, size: tuple[int, int],
+           ground: Sequence[float] | None, lowest: float = 0,
+           highest: float = 255) -> np.ndarray:
+  """Lays an image in the middle of a larger one, of one colour.
+
+  Args:
+    inner: the image, [h, w, C].
+    own: the colour [C] of its border, by which it goes on where nothing else is known.
+    size: (height, width) of the result, neither below the image's.
+    ground: that of the set which the image is of, see `ground_of`. An image whose border
+      is about of that colour goes on by its own, without a seam; any other, such as one
+      that fills its frame, lies on it. None: each goes on by its own.
+    lowest: the value of black.
+    highest: of white.
+
+  Returns:
+    [height, width, C] of the same type; of a grey image on a coloured ground C is 3.
+  """
+  colour = np.asarray(own, np.float64)
+  if ground is not None:
+    common = lowest + np.asarray(ground) * ((highest - lowest) / 255)
+    if np.abs(colour - common).max() > FAINT * (highest - lowest):
+      same = len(colour) == 1 and np.ptp(common) == 0
+      colour = common[:1] if same else common
+  if np.issubdtype(inner.dtype, np.integer):
     colour = np.rint(colour)
-  framed = np.broadcast_to(colour, (*size, image.shape[-1])).astype(image.dtype)
+  found = np.broadcast_to(colour, (*size, len(colour))).astype(inner.dtype)
   top, left = ((size[i] - inner.shape[i]) // 2 for i in (0, 1))
-  framed[top:top + inner.shape[0], left:left + inner.shape[1]] = inner
-  return framed
+  found[top:top + inner.shape[0], left:left + inner.shape[1]] = inner
+  return found
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -366,7 +410,8 @@ def pad(images: np.ndarray, padding: int, lowest: float) -> np.ndarray:
 
 
 def finish(image: np.ndarray, size: tuple[int, int] | None, fit: str, channels: int,
-           padding: int, levels: int | None, few: int | None = None) -> np.ndarray:
+           padding: int, levels: int | None, few: int | None = None,
+           ground: Sequence[float] | None = None) -> np.ndarray:
   """Resizes a stored image, then converts its channels, then pads it, for the model.
 
   Args:
@@ -377,6 +422,7 @@ def finish(image: np.ndarray, size: tuple[int, int] | None, fit: str, channels: 
     padding: width in pixels of the border that is added after resizing.
     levels: number of grey levels; None: the pixels are real numbers.
     few: the number of levels that the image has before, if it is another one.
+    ground: of `framed`.
 
   Returns:
     [H' + 2 padding, W' + 2 padding, channels] of the same type, H', W' being `size`, or
@@ -386,5 +432,5 @@ def finish(image: np.ndarray, size: tuple[int, int] | None, fit: str, channels: 
   if few:
     image = to_levels(image, 0, few - 1)
   if size is not None:
-    image = resized(image, size, fit, lowest, highest)
+    image = resized(image, size, fit, lowest, highest, ground)
   return pad(to_channels(image, channels), padding, lowest)

@@ -36,14 +36,20 @@ class Rendering:
       level. A kind that is not named has the range of its container.
     background: what is seen through transparent pixels: 'black' or 'white'.
     fit: how images of other proportions are resized, see `preprocess.resized`.
+    ground: what surrounds padded ones, three numbers of 0..255; None: each one's own, see
+      `preprocess.framed`.
     in_levels: whether floats of an array become 256 levels, too: those of a fit to
       images that have levels.
+    beyond: whether floats of an array keep what lies beyond their range, as noise does
+      that is no part of an image.
   """
 
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   background: str = 'black'
   fit: str = 'crop'
+  ground: tuple[float, ...] | None = None
   in_levels: bool = False
+  beyond: bool = False
 
   def range_of(self, kind: str) -> tuple[float, float] | None:
     """The range of a kind of number; None: it is not known ('real' only)."""
@@ -87,15 +93,18 @@ class Rendering:
   def to_json(self) -> dict[str, Any]:
     """What JSON can hold."""
     return {'ranges': {kind: list(found) for kind, found in self.ranges.items()},
-            'background': self.background, 'fit': self.fit}
+            'background': self.background, 'fit': self.fit,
+            'ground': None if self.ground is None else list(self.ground)}
 
 
 def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
   """The `Rendering` of what `to_json` returned; None of None."""
   if stored is None:
     return None
+  ground = stored.get('ground')
   return Rendering({kind: tuple(found) for kind, found in stored['ranges'].items()},
-                   stored['background'], stored.get('fit', 'crop'))
+                   stored['background'], stored.get('fit', 'crop'),
+                   None if ground is None else tuple(ground))
 
 
 def asked_for(rendering: Rendering | None, asked, background: str,
@@ -148,7 +157,8 @@ def integer_range(low: int, high: int) -> tuple[tuple[int, int], str]:
   return (0, top), ''
 
 
-def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
+def unknown_range(what: str, low: float, high: float, first: str = '',
+                  usual: tuple[float, float] | None = None) -> str:
   """What to tell of new pixels of a kind whose range a fit does not tell.
 
   Args:
@@ -156,8 +166,11 @@ def unknown_range(what: str, low: float, high: float, first: str = '') -> str:
     low: the smallest of them.
     high: the largest.
     first: an image that has such pixels.
+    usual: what is likely to be black and white in pixels that go beyond all that is
+      usual, such as by noise; None: their own range.
   """
-  usual = _usual(low, high)
+  own = _usual(low, high)
+  usual = usual if usual is not None and own == (low, high) else own
   shown = f' ({first})' if first else ''
   return (f'{what} from {low:g} to {high:g}{shown}, but the fit had none from which '
           'their range is known: set --config.data.range to what is black and white in '

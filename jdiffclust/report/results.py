@@ -160,8 +160,7 @@ def write_choice(workdir, choice: dict) -> None:
 
 def read_choice(workdir) -> dict | None:
   """What `write_choice` wrote; None if Q was given."""
-  path = pathlib.Path(workdir) / 'num_clusters.json'
-  return json.loads(path.read_bytes()) if path.is_file() else None
+  return files.read_json(pathlib.Path(workdir) / 'num_clusters.json')
 
 
 def effort_of(workdir) -> str | None:

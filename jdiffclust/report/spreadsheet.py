@@ -262,9 +262,11 @@ def read_parquet(path) -> Columns:
 
   Raises:
     UserError: there is no such file, or a damaged one, or of an earlier version.
+    PermissionError: it may not be read.
   """
   import pyarrow
   import pyarrow.parquet
+  files.check_readable(path)
   try:
     table = pyarrow.parquet.read_table(path)
     columns = {name: table.column(name).combine_chunks().flatten().to_numpy().reshape(

@@ -5,6 +5,7 @@ import os
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -15,6 +16,7 @@ from jdiffclust.data import by_name
 from jdiffclust.data.dataset import load_source
 from jdiffclust.data.fingerprint import reordered
 from jdiffclust.data.sources.common import alike_classes
+from jdiffclust.data.sources.folder import listed
 from tests.helpers import refused
 
 IDS = ('cats/a.png', 'cats/b.png', 'dogs/a.png', 'c.png', '-7.png', '7')
@@ -45,6 +47,40 @@ def test_letters_written_in_another_way():
   for name in ('Ka\u0308se.png', 'Ka\u0308se'):
     assert by_name.images_of([name], ['K\xe4se.png']) == [[0]]
   assert by_name.images_of(['K\xe4se.png'], ['Ka\u0308se.png']) == [[0]]
+
+
+def test_files_whose_names_differ_in_that_alone():
+  """Each is the one that is named to the sign."""
+  ids = ['K\xe4se.png', 'Ka\u0308se.png']
+  assert by_name.images_of(ids[::-1], ids) == [[1], [0]]
+  assert by_name.images_of(['x/' + ids[0]], ids) == [[0, 1]]
+
+
+def test_blanks_around_a_name(tmp_path):
+  """Cells lose them; a file has them."""
+  ids = [' a .png', 'b.png', 'b.png ']
+  assert by_name.images_of(['a .png', 'b.png'], ids) == [[0], [1]]
+  assert by_name.images_of(['a'], ids) == [[0]]
+  (tmp_path / 'list.txt').write_text(' a .png\n b.png\n')
+  (tmp_path / ' a .png').touch()
+  assert listed(str(tmp_path / 'list.txt'))[1] == [' a .png', 'b.png']
+
+
+def test_rows_that_pandas_calls_by_names(tmp_path):
+  """An index of texts names the images; one of numbers says nothing."""
+  path = str(tmp_path / 'x.parquet')
+  rows = pandas.DataFrame({'label': ['x', 'y']}, index=['b.png', 'a.png'])
+  rows.to_parquet(path)
+  assert by_name.read_table(path, 'x').columns == {
+      'label': ['x', 'y'], 'file': ['b.png', 'a.png']}
+  rows.assign(file=['1', '2']).to_parquet(path)
+  assert by_name.read_table(path, 'x').columns['file'] == ['1', '2']
+
+
+def test_metadata_that_say_nothing(tmp_path):
+  (tmp_path / 'x.csv').write_text('file\na.png\n')
+  told = refused(by_name.read_metadata, str(tmp_path / 'x.csv'), ['a.png'])
+  assert "no column but 'file'" in told
 
 
 def test_an_image_called_as_a_column_is(tmp_path):

@@ -5,6 +5,7 @@ import datetime
 import json
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -254,3 +255,27 @@ def test_two_sources_of_embeddings(options):
   message = refused(dataset.array_source, images, options(embeddings='e.npy'),
                     embeddings=VALUES)
   assert "'e.npy'" in message
+
+
+def test_rows_that_pandas_has_numbered_or_named(tmp_path):
+  """An index of texts names the images; a shuffled one of numbers is refused."""
+  path, order = tmp_path / 'e.parquet', [3, 1, 5, 0, 2, 4]
+  columns = [f'e{k}' for k in range(4)]
+  rows = pandas.DataFrame(VALUES, columns=columns, index=NAMES).iloc[order]
+  rows.to_parquet(path)
+  np.testing.assert_array_equal(matched(opened(path), NAMES)[0], VALUES)
+  rows = pandas.DataFrame(VALUES, columns=columns)
+  rows.iloc[order].to_parquet(path)
+  assert 'another order than their index' in refused(opened, path)
+  rows.iloc[order].reset_index(drop=True).to_parquet(path)
+  np.testing.assert_array_equal(matched(opened(path), NAMES)[0], VALUES[order])
+
+
+def test_a_number_that_is_none(tmp_path):
+  """It makes texts of its column, which must not be lost in silence."""
+  path = tmp_path / 'e.csv'
+  write(table(other=['.5', '1,5', *map(str, range(4))]), path)
+  told = refused(opened, path)
+  assert "'other' holds numbers, and '1,5'" in told
+  write(table(other=['.5', 'cat', 'dog', 'cow', 'ox', 'ass']), path)
+  assert "'other' is not used" in ' '.join(opened(path).notes)

@@ -12,6 +12,7 @@ import os
 import pathlib
 import pickle
 import re
+import shutil
 import struct
 import sys
 import zlib
@@ -96,7 +97,9 @@ def test_idx_finds_its_labels(tmp_path, write_idx, idx, images, labels):
   assert source.label_names == ('0', '7', '9')
   assert source.levels == 256 and source.name == f'idx:{images}'
   np.testing.assert_array_equal(source.images[2, :, :, 0], [[208, 209], [210, 211]])
-  assert isinstance(source.images, np.memmap) != images.endswith('.gz')
+  assert not isinstance(source.images, np.memmap)
+  mapped = dataset.load_source(idx(path=path, range=(0, 255), pipeline='grain'))
+  assert isinstance(mapped.images, np.memmap) != images.endswith('.gz')
   assert dataset.load_source(idx(path=path, use_labels=False)).labels is None
 
 
@@ -344,7 +347,7 @@ def test_new_images_by_the_rendering_of_the_fit(npz):
   np.testing.assert_allclose(
       alone.images[..., 0], (images[:3] / 4 - low) / (high - low) * 2 - 1, atol=1e-5)
   beyond = dataset.load_source(npz({'x': images[:3] + 1}), False, fitted.rendering)
-  assert beyond.images.max() > 1 and 'the fit had' in beyond.notes[0]
+  assert beyond.images.max() == 1 and 'beyond is clipped' in beyond.notes[0]
   even = dataset.load_source(npz({'x': np.full((2, 4, 4), .5)}), False, fitted.rendering)
   assert np.ptp(even.images) == 0
   fitted = dataset.load_source(npz({'x': (images * 4095).astype(np.uint16)}))
@@ -552,8 +555,16 @@ def test_transparent_pictures_lie_where_they_are_seen(npz):
 
 def test_npy_is_a_map_of_8_bits(options, tmp_path):
   np.save(tmp_path / 'x.npy', IMAGES)
-  source = dataset.load_source(options(source='npz', path=str(tmp_path / 'x.npy')))
+  given = {'source': 'npz', 'path': str(tmp_path / 'x.npy')}
+  source = dataset.load_source(options(**given, pipeline='grain'))
   assert isinstance(source.images, np.memmap) and source.labels is None
+  # Where there is room it is read: what is written there later is another matter.
+  kept = dataset.load_source(options(**given))
+  with open(tmp_path / 'x.npy', 'r+b') as file:
+    file.seek(-1, 2)
+    file.write(bytes([255 - IMAGES[-1, -1, -1]]))
+  np.testing.assert_array_equal(kept.images[..., 0], IMAGES)
+  np.save(tmp_path / 'x.npy', IMAGES)
   read = dataset.read_images(source, [3, 0])
   assert not isinstance(read, np.memmap)
   np.testing.assert_array_equal(read[..., 0], IMAGES[[3, 0]])
@@ -886,6 +897,93 @@ def test_a_fit_of_before_resized_as_its_options_say():
   assert kept.fit == 'crop'
   assert rendering.asked_for(kept, (), 'auto', 'pad').fit == 'pad'
   assert rendering.asked_for(kept, (), 'auto', 'auto').fit == 'crop'
+
+
+def on_white(width, dtype=np.uint8, top=255):
+  """A dark stroke on white, 12 pixels high."""
+  image = np.full((12, width), top, dtype)
+  image[5:7, 2:-2] = 0
+  return image
+
+
+def letter():
+  """An L that fills its frame of 12x24: five of eight pixels of its border are black."""
+  image = np.full((12, 24), 255, np.uint8)
+  image[:, :3], image[-3:], image[0, :16] = 0, 0, 0
+  return image
+
+
+@pytest.mark.parametrize('pipeline', ['memory', 'grain'])
+@pytest.mark.parametrize('in_files', [True, False])
+def test_one_ground_surrounds_all_pictures(folder, npz, tmp_path, in_files, pipeline):
+  """What fills its frame lies on the ground of the others; so do new pictures."""
+  def source(images, new=None, **changes):
+    shutil.rmtree(tmp_path / 'images', ignore_errors=True)
+    given = {'image_size': 24, 'pipeline': pipeline, 'fit': 'pad', **changes}
+    data = (folder({f'{len(images)}{k}.png': image for k, image in enumerate(images)},
+                   **given) if in_files else npz({'x': np.stack(images)}, **given))
+    found = dataset.load_source(data, *new or ())
+    return found, dataset.read_images(found, range(found.num_images))[..., 0]
+
+  strokes = [on_white(24) - np.uint8(k) for k in range(1, 5)]  # 254 and less
+  found, images = source([*strokes, letter()])
+  assert found.rendering.ground == (252.,) * 3  # the median of 251..254 and the L's 0
+  frame = np.r_[:6, 18:24]
+  assert (images[-1][frame] == 252).all()
+  for stroke, image in zip(strokes, images):  # without a seam
+    assert (image[frame] == stroke[0, 0]).all()
+  np.testing.assert_array_equal(images[-1][6:18], letter())
+  own, others = source([*strokes, letter()], ground='own')
+  assert own.rendering.ground is None and (others[-1][frame] == 0).all()
+  # A new picture knows of no other; the fit does.
+  kept = rendering.from_json(json.loads(json.dumps(found.rendering.to_json())))
+  assert (source([letter()], (False, kept))[1][0][frame] == 252).all()
+  kept = rendering.from_json(json.loads(json.dumps(own.rendering.to_json())))
+  assert (source([letter()], (False, kept))[1][0][frame] == 0).all()
+  # Half of them on black: none is the ground of all.
+  mixed, images = source([*strokes[:2], 255 - strokes[2], 255 - strokes[3]])
+  assert mixed.rendering.ground is None
+  assert [image[0, 0] for image in images] == [254, 253, 3, 4]
+
+
+def test_a_ground_in_other_units(folder, options, tmp_path):
+  """Of 12 bits in 16, of floats, of colours with a grey picture among them."""
+  root = tmp_path / 'deep'
+  root.mkdir()
+  for k in range(4):
+    deep = on_white(18 + 2 * k, np.uint16, 4095)
+    if k == 3:
+      deep = 4095 - deep
+    Image.fromarray(deep).save(root / f'{k}.png')
+  how = {'image_size': 24, 'fit': 'pad'}
+  found = dataset.load_source(options(source='folder', path=str(root), **how))
+  assert found.rendering.ground == (255.,) * 3 and (found.images[3][0] == 255).all()
+  real = np.stack([on_white(24)] * 3 + [letter()]) / 255 * 7.5 - 3
+  data = options(**how)
+  found = dataset.array_source(real.astype(np.float32), data)
+  assert found.rendering.ground == (255.,) * 3 and (found.images[3][:6] == 1).all()
+  paper = np.stack([on_white(24)] * 2 + [np.zeros((12, 24), np.uint8)], -1)  # yellow
+  found = dataset.load_source(folder(
+      {**{f'{k}.png': paper[:, k:] for k in range(4)}, 'l.png': letter()}, **how))
+  assert found.rendering.ground == (255, 255, 0)
+  assert (found.images[4][0] == (255, 255, 0)).all()
+  assert (found.images[4][12] == letter()[6][:, None]).all()
+  (tmp_path / 'films').mkdir()
+  for k in range(3):  # each frame counts
+    film = on_white(18 + 2 * k)
+    first, second = Image.fromarray(film), Image.fromarray(255 - film)
+    first.save(tmp_path / 'films' / f'{k}.tif', save_all=True, append_images=[second])
+  for frames, ground in (('first', (255.,) * 3), ('all', None)):
+    found = dataset.load_source(options(
+        source='folder', path=str(tmp_path / 'films'), frames=frames, **how))
+    assert found.rendering.ground == ground
+  clear = np.zeros((12, 24, 4), np.uint8)  # black strokes on nothing lie on white
+  clear[5:7, 2:-2, 3] = 255
+  found = dataset.load_source(folder(
+      {**{f'c{k}.png': clear[:, k:] for k in range(4)}, 'l.png': letter()}, **how))
+  names = list(found.ids)
+  assert found.rendering.background == 'white'
+  assert (found.images[names.index('c0.png')][0] == 255).all()
 
 
 def test_file_removed_after_loading(folder, tmp_path):
@@ -1231,6 +1329,21 @@ def test_floats_of_a_fit_to_integers_as_the_message_advises(npz, whole, low, hig
     assert source.levels is not None
     np.testing.assert_allclose(dataset.images_at(source, range(len(whole))), expected,
                                atol=2.01 / 255)  # one level
+
+
+@pytest.mark.parametrize('given', [{'percentile': 5.}, {'range': (.2, .7)}])
+def test_floats_beyond_the_range_are_read_again_as_by_the_fit(npz, given):
+  """Clipped, but for what noise has added; without it, to the bit."""
+  images = np.random.default_rng(0).random((9, 4, 4))
+  fit = dataset.load_source(npz({'x': images}, **given))
+  assert fit.images.min() == -1 and fit.images.max() == 1
+  again = dataset.load_source(npz({'x': images}), False, fit.rendering)
+  np.testing.assert_array_equal(again.images, fit.images)
+  assert 'beyond is clipped' in ' '.join(again.notes)
+  noisy = dataclasses.replace(fit.rendering, beyond=True)
+  seen = dataset.load_source(npz({'x': images}), False, noisy).images
+  assert seen.min() < -1 and seen.max() > 1
+  np.testing.assert_array_equal(np.clip(seen, -1, 1), fit.images)
 
 
 def test_a_range_given_to_the_fit_is_not_that_of_floats_up_to_1(npz):

@@ -216,6 +216,8 @@ def test_load(run, ours, tmp_path):
   np.testing.assert_array_equal(theirs.score_samples(IMAGES), ours.score_samples(IMAGES))
   assert not hasattr(theirs, 'cluster_means_')
   assert 'no config.json' in refusal(Small.load, tmp_path / 'nowhere')
+  (tmp_path / '0' / 'estimator.npz').write_bytes(b'x')  # without it: another fit
+  assert 'estimator.npz is damaged' in refusal(Small.load, tmp_path / '0')
 
 
 def test_seeds():

@@ -12,7 +12,10 @@ from PIL import Image
 from sklearn import datasets
 
 import jdiffclust
+from jdiffclust.config import default_config
+from jdiffclust.data.dataset import array_source
 from jdiffclust.errors import NonFiniteError
+from jdiffclust.fitted import doubts, looks_turned
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.units import Units
 from jdiffclust.report.restored import file_names
@@ -168,6 +171,11 @@ def test_floats_of_which_the_fit_tells_nothing(commands, run, tmp_path):
   outcome = restore(commands, run, 'data.source=npz', f'data.path={tmp_path}/x.npy',
                     'restore.operator=box')
   check_error(outcome, 'from 0 to 0.25', '--config.data.range="(0,1)"', 'whole numbers')
+  # Noise goes beyond black and white, which are not its ends.
+  np.save(tmp_path / 'x.npy', DIGITS[:2] + np.linspace(-5.5, 2, 64).reshape(8, 8))
+  outcome = restore(commands, run, 'data.source=npz', f'data.path={tmp_path}/x.npy',
+                    'restore.operator=box')
+  check_error(outcome, 'from -5.5', 'such as --config.data.range="(0,')
 
 
 def test_floats_and_a_border(commands, tmp_path):
@@ -485,7 +493,8 @@ def test_bad_masks(commands, run, tmp_path):
     check_error(restore(commands, run, f'restore.mask={path}'), *fragments)
   good = {'soft.jpg': half, 'zero_one.png': half / 255,
           'alpha.png': np.stack([half * 0 + 255] * 3 + [half], -1),
-          'colour.png': np.stack([half] * 3, -1)}
+          'colour.png': np.stack([half] * 3, -1),
+          'red.png': np.stack([half * 0 + 255, half, half], -1)}  # what is lost is red
   from jdiffclust.data.masks import read_mask
   for name, pixels in good.items():
     found = read_mask(str(picture(tmp_path / name, pixels)))
@@ -594,6 +603,29 @@ def test_mistakes_in_the_library(fit):
   assert 'particles = 1000000000' in of(seen, y, 1., method='mcgdiff', particles=10**9)
   assert 'finite' in refused(operators.convolution, np.full((3, 3), np.nan), SHAPE)
   assert 'zero' in refused(operators.convolution, np.zeros((3, 3)), SHAPE)
+
+
+def test_a_mask_the_wrong_way_round():
+  """What it calls known is of one colour in all images; what it hides is not."""
+  images, lost = DIGITS[:20] * 15, np.zeros((8, 8, 1), bool)
+  lost[:4] = True
+  damaged = array_source(np.where(lost[..., 0], 0, images), default_config().data, False)
+  assert looks_turned(damaged, lost) and not looks_turned(damaged, ~lost)
+  for whole in (lost | True, lost & False):
+    assert not looks_turned(damaged, whole)
+  black = array_source(0 * images, default_config().data, False)
+  assert not looks_turned(black, lost)
+
+
+def test_what_is_seldom_meant():
+  """Noise in other units, a kernel that was not divided by its sum: a line each."""
+  units, box = Units(0, 255), operators.box(SHAPE, .5, 0., .5, 1.)
+  assert not doubts(box, 254., units) and 'sigma = 255' in doubts(box, 255., units)[0]
+  ones, edges = np.ones((3, 3)), np.array([[1., 0, -1]] * 3)
+  of = lambda kernel: doubts(operators.convolution(kernel, SHAPE), 1., units)
+  assert of(ones / 9) == of(ones / 9.3) == of(edges) == []
+  assert 'sum to 9:' in of(ones)[0] and len(of(ones)) == 1
+  assert 'sum to 0.5:' in of(ones / 18)[0]
 
 
 def test_draws_that_do_not_show_what_is_seen(fit, capsys):

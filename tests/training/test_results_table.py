@@ -340,7 +340,7 @@ def test_what_cannot_be_split(commands, copied):
   check_error(commands.small(*decide, '--split=1'), 'gallery.npz', 'evaluate')
 
 
-def test_added_to_a_run(commands, folder, copied, tmp_path):
+def test_added_to_a_run(commands, folder, copied, tmp_path, monkeypatch):
   """As `predict` tells them, beside the old ones, which stay; sorted, found, pinned,
   told anew by other weights, and taken back."""
   pics, run, new = folder[0], copied, tmp_path / 'new'
@@ -390,6 +390,18 @@ def test_added_to_a_run(commands, folder, copied, tmp_path):
   # Found, by pictures of either kind; pinned; sorted.
   outcome = commands.small('--mode=similar', f'--workdir={run}', '--image=b/05.png')
   assert outcome.out.splitlines()[2].split()[::3] == ['0.000', 'copy.png']
+  # Taken back by another command while the table has been read: as it was then.
+  kept, gallery_of = (run / 'added.parquet').read_bytes(), deciding.read_gallery
+
+  def undone(*args):
+    (run / 'added.parquet').unlink()
+    return gallery_of(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(deciding, 'read_gallery', undone)
+    again = commands.small('--mode=similar', f'--workdir={run}', '--image=b/05.png')
+  assert again == outcome
+  (run / 'added.parquet').write_bytes(kept)
   (run / 'pinned.csv').write_text('file,cluster\nc/x.png,2\n')
   assert commands.small('--mode=decide', f'--workdir={run}', '--split=2').code == 0
   parts = column(run, 'cluster')

@@ -35,8 +35,8 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
 
   Args:
     images: [N, H, W] or [N, H, W, C] with C 1, 3 or 4, channels last.
-    data: the `data` section of a config; the options range, percentile and background
-      are used.
+    data: the `data` section of a config; the options range, percentile, background,
+      image_size, fit and ground are used.
     rendering: of a fit, to be kept to; None: it is found.
     labels: N numbers or texts; None: unknown.
     where: what error messages call the images.
@@ -61,6 +61,9 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
     raise errors.UserError(f'{where}: of type {given}; an array [N, H, W] or '
                            '[N, H, W, C], or a list of equally large images is needed')
   check_whole(images, where)
+  if isinstance(images, np.memmap) and data.pipeline != 'grain' and (
+      images.nbytes <= data.memory_limit_mb * 1e6):
+    images = np.array(images)  # the file may be written anew while a fit goes on
   images = with_channels(images, where)
   names = None
   if labels is not None:
@@ -79,8 +82,10 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   finish = floats if kind_of(images.dtype) == 'real' else integers
   images, levels, found, notes = finish(images, data, rendering, where)
   fit = fit_of_array(images, data, rendering)
+  ground = rendering.ground if rendering is not None else (
+      ground_of_array(images, levels) if fit == 'pad' and data.ground == 'auto' else None)
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background, fit),
+             rendering=Rendering(found, background, fit, ground),
              notes=(*turned, *notes, *lost))
 
 
@@ -103,6 +108,22 @@ def fit_of_array(images: np.ndarray, data: ml_collections.ConfigDict,
     return 'crop'
   rows = preprocess.spread(range(len(images)), preprocess.LOOKED_AT)
   return preprocess.fit_of([preprocess.plain_border(images[row]) for row in rows])
+
+
+def ground_of_array(images: np.ndarray, levels: int | None) -> tuple[float, ...] | None:
+  """The ground that images share, see `preprocess.ground_of`.
+
+  Args:
+    images: [N, H, W, 1 or 3], levels or, if `levels` is None, from -1 to 1.
+    levels: how many there are.
+  """
+  if not images.size:
+    return None
+  rows = preprocess.spread(range(len(images)), preprocess.LOOKED_AT)
+  colours = np.stack([preprocess.border_colour(images[row]) for row in rows])
+  low, high = (-1, 1) if levels is None else (0, levels - 1)
+  return preprocess.ground_of(
+      np.broadcast_to((colours - low) * (255 / (high - low)), (len(rows), 3)))
 
 
 def check_whole(images, where: str) -> None:
@@ -293,6 +314,7 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   kept = None if rendering is None else rendering.range_of('real')
   # A range of 0..255 that the fit was given is not that of floats of 0..1.
   in_levels = rendering is not None and rendering.in_levels
+  beyond = rendering is not None and rendering.beyond
   if rendering is not None and in_levels and (
       kept is None or look_scaled(least, most, kept)):
     raise errors.UserError(
@@ -302,8 +324,8 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     if least < low or most > high:
       notes.append(f'{where}: pixels from {least:g} to {most:g}, but the fit had {low:g} '
                    f'to {high:g}: '
-                   + ('what lies beyond is clipped' if in_levels else
-                      'the images go beyond [-1, 1]'))
+                   + ('the images go beyond [-1, 1]' if beyond else
+                      'what lies beyond is clipped'))
     told = '' if notes else faint_note(least, most, kept)
     notes += [f'{where}: {told}'] if told else []
   elif data.range:
@@ -329,6 +351,6 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
   if in_levels:
     return to_levels(images, low, high), 256, {'real': (low, high)}, tuple(notes)
   scaled = (images - low) / (high - low) * 2 - 1
-  if kept is None:
+  if not beyond:
     scaled = np.clip(scaled, -1, 1)
   return scaled.astype(np.float32), None, {'real': (low, high)}, tuple(notes)

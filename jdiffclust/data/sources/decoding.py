@@ -93,6 +93,7 @@ class Header(NamedTuple):
     contrast: see `common.Stored`; 1 where it is not decoded for good yet.
     border: `preprocess.plain_border` where its proportions are others than those of the
       size that it is brought to, and how is still to be chosen; else None.
+    edges: of `edges_of`, of each picture that is used.
   """
 
   size: tuple[int, int]
@@ -108,6 +109,7 @@ class Header(NamedTuple):
   coloured: bool = False
   contrast: float = 1.
   border: float | None = None
+  edges: tuple[tuple[np.ndarray, ...], ...] = ()
 
 
 class Picture(NamedTuple):
@@ -117,10 +119,13 @@ class Picture(NamedTuple):
     kind: of its numbers.
     planes: [H, W, 1 or 3], uint8 or float32, by the grounds of the `Decoding`, one only
       if nothing is transparent; and by its `fits`, one only if all come to the same.
+      What is to be padded is not yet.
+    edges: of `edges_of`.
   """
 
   kind: str
   planes: tuple[tuple[np.ndarray, ...], ...]
+  edges: tuple[np.ndarray, ...] = ()
 
   @property
   def nbytes(self) -> int:
@@ -187,7 +192,9 @@ def look(open_image: Open, decoding: Decoding,
   with open_image() as image:
     size, frames = preprocess.upright_size(image), getattr(image, 'n_frames', 1)
     used = frames if decoding.frames == 'all' else 1
-  stored = [_stored(open_image, decoding if keep else None, k) for k in range(used)]
+  # Borders decide how it is resized: they are looked at as they will be then.
+  exact = keep or 'pad' in decoding.fits
+  stored = [_stored(open_image, decoding if exact else None, k) for k in range(used)]
   if any(one.size != size for one in stored):
     raise ValueError('its pictures differ in size')
   extents = [_extent(one.pixels, decoding.percentile) for one in stored]
@@ -198,7 +205,8 @@ def look(open_image: Open, decoding: Decoding,
       np.concatenate(samples) if samples[0] is not None else None,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
       any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored),
-      border=_border_of(stored[0].pixels, size, decoding))
+      border=_border_of(stored[0].pixels, size, decoding),
+      edges=tuple(edges_of(one.pixels, decoding) for one in stored))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -213,6 +221,24 @@ def _border_of(pixels: np.ndarray, size: tuple[int, int],
       np.array([size], float), wanted)[0] <= preprocess.CROPPED:
     return None
   return preprocess.plain_border(composited(pixels, 255, 'black'))
+
+
+def edges_of(pixels: np.ndarray, decoding: Decoding) -> tuple[np.ndarray, ...]:
+  """The colours of the border of a picture that may be padded.
+
+  Args:
+    pixels: as they are stored, [H, W, C].
+    decoding: how it is decoded.
+
+  Returns:
+    `preprocess.border_colour`, [1 or 3], by the grounds, one only if nothing is
+    transparent; () if it is not padded in any case.
+  """
+  if 'pad' not in decoding.fits:
+    return ()
+  border = preprocess.border_of(pixels)
+  grounds = decoding.grounds if pixels.shape[-1] == 4 else decoding.grounds[:1]
+  return tuple(np.median(composited(border, 255, ground), axis=0) for ground in grounds)
 
 
 def _left_of(pixels: np.ndarray, picture: Picture) -> float:
@@ -291,11 +317,15 @@ def levels_of(picture: Picture, decoding: Decoding, rendering: Rendering) -> np.
   found = rendering.range_of(picture.kind)
   if found is None:
     raise errors.UserError('float pixels have no known range: set --config.data.range')
-  own = picture.planes[0]
-  if len(picture.planes) > 1:
-    own = picture.planes[decoding.grounds.index(rendering.background)]
+  which = (decoding.grounds.index(rendering.background)
+           if len(picture.planes) > 1 else 0)
+  own = picture.planes[which]
   plane = own[decoding.fits.index(rendering.fit)] if len(own) > 1 else own[0]
-  return to_levels(plane, *found)
+  levels = to_levels(plane, *found)
+  if rendering.fit != 'pad' or decoding.size in (None, levels.shape[:2]):
+    return levels
+  edge = to_levels(picture.edges[which][:levels.shape[-1]], *found)
+  return preprocess.framed(levels, edge, decoding.size, rendering.ground)
 
 
 class _Stored(NamedTuple):
@@ -385,14 +415,17 @@ def _shrunk(pixels: np.ndarray, grey: bool, decoding: Decoding) -> Picture:
     planes = [plane.astype(np.float32) for plane in planes]
     if known is not None:
       planes = [np.clip(plane, *known) for plane in planes]
-  size, fits = decoding.size, decoding.fits
+  size, fits, edges = decoding.size, decoding.fits, edges_of(pixels, decoding)
   if size is None:
     return Picture(kind, tuple((plane,) for plane in planes))
   limits = (0, 255) if whole else (-np.inf, np.inf) if known is None else known
   if pixels.shape[0] * size[1] == pixels.shape[1] * size[0]:
     fits = fits[:1]  # of the same proportions
-  return Picture(kind, tuple(tuple(preprocess.resized(plane, size, fit, *limits)
-                                   for fit in fits) for plane in planes))
+  inner = preprocess.inside(pixels.shape[0], pixels.shape[1], size)
+  return Picture(kind, tuple(tuple(
+      preprocess.resized(plane, inner, 'squash', *limits) if fit == 'pad' else
+      preprocess.resized(plane, size, fit, *limits) for fit in fits)
+      for plane in planes), edges)
 
 
 def _extent(pixels: np.ndarray, percentile: float):
@@ -434,7 +467,7 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
   Args:
     names: of N files.
     headers: N.
-    data: its options range, percentile, background and fit.
+    data: its options range, percentile, background, fit and ground.
 
   Returns:
     The `Rendering`, and notes.
@@ -463,9 +496,30 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
     background = best_background(*sums)
   fit = data.fit if data.fit != 'auto' else preprocess.fit_of(
       [header.border for header in headers if header.border is not None])
-  return (Rendering(ranges, background, fit),
+  found = Rendering(ranges, background, fit)
+  if fit == 'pad' and data.ground == 'auto':
+    found = dataclasses.replace(found, ground=shared_ground(headers, found))
+  return (found,
           notes + dark_note(names, headers, ranges) + lost_on(names, headers, background)
           + narrowed_note(names, headers))
+
+
+def shared_ground(headers: Sequence[Header],
+                  rendering: Rendering) -> tuple[float, ...] | None:
+  """The ground that pictures share, see `preprocess.ground_of`.
+
+  Args:
+    headers: of the files, which may be padded.
+    rendering: how their pixels become levels.
+  """
+  colours = []
+  for header in headers:
+    low, high = rendering.range_of(header.kind) or (0, 1)  # all kinds of theirs have one
+    for own in header.edges:
+      which = 0 if len(own) == 1 else BACKGROUNDS.index(rendering.background)
+      level = (own[which].astype(np.float64) - low) * (255 / (high - low))
+      colours.append(np.broadcast_to(np.clip(level, 0, 255), 3))
+  return preprocess.ground_of(np.array(colours))
 
 
 def lost_on(names: Sequence[str], headers: Sequence[Header],

@@ -186,7 +186,9 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
       raise errors.UserError(f'{path} cannot be read as a list of files '
                              f'({one_line(error)}): give a text file, UTF-8, of a name '
                              'on each line') from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+    # Blanks around a name are of the list, unless there is such a file.
+    names = [line if line != line.strip() and os.path.isfile(root / line) else
+             line.strip() for line in text.splitlines() if line.strip()]
   elif ending == LISTING:
     try:
       found = json.loads(pathlib.Path(path).read_bytes())

@@ -33,8 +33,8 @@ def read_npz(data: ml_collections.ConfigDict,
     rendering: of a fit; None: it is found.
 
   Returns:
-    A Raw. The images of an .npy file of uint8 are a memory map, unless they have an alpha
-    channel.
+    A Raw. The images of an .npy file of uint8 are a memory map where they are beyond the
+    memory allowed, or data.pipeline is 'grain', unless they have an alpha channel.
 
   Raises:
     UserError: the file or a named array is missing, or as in `arrays.raw_array`.
