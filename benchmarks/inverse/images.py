@@ -257,7 +257,7 @@ def clusters(args) -> None:
 
 
 def machines(known, labels, clusters, seen, wanted) -> dict[str, float]:
-  """Accuracy of support vector machines (Gaussian kernel of scikit-learn's width, C = 10).
+  """Accuracy of support vector machines of a Gaussian kernel (C = 10).
 
   Args:
     known: what is seen of the fitted images, [N, M].

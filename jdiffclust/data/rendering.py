@@ -40,8 +40,8 @@ class Rendering:
       `preprocess.framed`.
     in_levels: whether floats of an array become 256 levels, too: those of a fit to
       images that have levels.
-    beyond: whether floats of an array keep what lies beyond their range, as noise does
-      that is no part of an image.
+    beyond: whether floats of an array keep what lies beyond their range: of a fit that
+      has cut off nothing of its own; and noise, which is no part of an image.
   """
 
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,8 @@ class Rendering:
     """What JSON can hold."""
     return {'ranges': {kind: list(found) for kind, found in self.ranges.items()},
             'background': self.background, 'fit': self.fit,
-            'ground': None if self.ground is None else list(self.ground)}
+            'ground': None if self.ground is None else list(self.ground),
+            'beyond': self.beyond}
 
 
 def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
@@ -104,7 +105,9 @@ def from_json(stored: Mapping[str, Any] | None) -> Rendering | None:
   ground = stored.get('ground')
   return Rendering({kind: tuple(found) for kind, found in stored['ranges'].items()},
                    stored['background'], stored.get('fit', 'crop'),
-                   None if ground is None else tuple(ground))
+                   None if ground is None else tuple(ground),
+                   # Before that was kept, nothing of other images was cut off.
+                   beyond=stored.get('beyond', True))
 
 
 def asked_for(rendering: Rendering | None, asked, background: str,

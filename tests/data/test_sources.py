@@ -347,7 +347,8 @@ def test_new_images_by_the_rendering_of_the_fit(npz):
   np.testing.assert_allclose(
       alone.images[..., 0], (images[:3] / 4 - low) / (high - low) * 2 - 1, atol=1e-5)
   beyond = dataset.load_source(npz({'x': images[:3] + 1}), False, fitted.rendering)
-  assert beyond.images.max() == 1 and 'beyond is clipped' in beyond.notes[0]
+  assert beyond.images.max() > 1 and 'the fit had' in beyond.notes[0]
+  assert rendering.from_json(fitted.rendering.to_json()).beyond  # kept so
   even = dataset.load_source(npz({'x': np.full((2, 4, 4), .5)}), False, fitted.rendering)
   assert np.ptp(even.images) == 0
   fitted = dataset.load_source(npz({'x': (images * 4095).astype(np.uint16)}))
@@ -1340,6 +1341,7 @@ def test_floats_beyond_the_range_are_read_again_as_by_the_fit(npz, given):
   again = dataset.load_source(npz({'x': images}), False, fit.rendering)
   np.testing.assert_array_equal(again.images, fit.images)
   assert 'beyond is clipped' in ' '.join(again.notes)
+  assert not rendering.from_json(fit.rendering.to_json()).beyond
   noisy = dataclasses.replace(fit.rendering, beyond=True)
   seen = dataset.load_source(npz({'x': images}), False, noisy).images
   assert seen.min() < -1 and seen.max() > 1

@@ -84,8 +84,11 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   fit = fit_of_array(images, data, rendering)
   ground = rendering.ground if rendering is not None else (
       ground_of_array(images, levels) if fit == 'pad' and data.ground == 'auto' else None)
+  # What the fit cut off of its own images, it cuts off of others.
+  beyond = (rendering.beyond if rendering is not None else
+            finish is floats and not (data.range or data.percentile))
   return Raw(images, row_ids(len(images)), labels, names, levels, name,
-             rendering=Rendering(found, background, fit, ground),
+             rendering=Rendering(found, background, fit, ground, beyond=beyond),
              notes=(*turned, *notes, *lost))
 
 
