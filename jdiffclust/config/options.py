@@ -198,7 +198,7 @@ OPTIONS: Mapping[str, Any] = {
                             'data.image_size leaves the model fewer', high=LONGEST),
         'cells': real(2., 1, 20, 'cells that the recognition networks learn to tell '
                       'apart, in multiples of num_clusters; fewer where one would have '
-                      'less than ten images'),
+                      'less than 20 images'),
         'channels': integer(32, 1, "a recognition network's channels at its first "
                             'stage; it has four times as many features'),
         'networks': integer(2, 1, 'recognition networks, whose features have the same '

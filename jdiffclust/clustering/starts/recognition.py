@@ -76,7 +76,7 @@ MILD = .5  # the size of the views that features are averaged over, of those of 
 WEIGHT_DECAY = .01
 RISE = .25  # the share of the steps over which the step size rises
 FINER = 2  # times as many cells, to be joined
-CELL = 10  # images of a cell, on average, from which networks learn what these share
+CELL = 20  # images of a cell, on average, from which networks learn what these share
 BETTER = .1  # modularity by which own cells are better than those that were learnt
 BATCH = 256  # images described at once
 PASSES = 3  # a gradient step takes three times as long as to look at its images
@@ -574,8 +574,8 @@ def whole(advance: Callable[[int], None]) -> Callable[[float], None]:
 def num_cells(count: int, num_clusters: int, multiple: float) -> int:
   """How many cells networks learn to name: `multiple` times as many as clusters.
 
-  But of CELL images each on average, or as many as clusters: a class of ten images that
-  is cut in two has hardly anything in common in either half.
+  But of CELL images each on average, or as many as clusters: of a class of ten images
+  that is cut in two, neither half shows what they share.
 
   Args:
     count: of images, n.
