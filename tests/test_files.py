@@ -92,15 +92,17 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
   def locked(path, *args, **options):
     raise PermissionError(errno.EACCES, 'Permission denied', str(path))
 
-  monkeypatch.setattr('builtins.open', locked)
-  for read, name in ((files.read_npz, 'x.npz'), (read_parquet, 'x.parquet'),
-                     (lambda path: added.read(path.parent), 'added.parquet')):
-    with pytest.raises(PermissionError) as caught:
-      read(tmp_path / name)
-    assert caught.value.filename == str(tmp_path / name)
-  monkeypatch.setattr(os, 'access', lambda path, mode: False)
-  monkeypatch.setattr(os.path, 'isfile', lambda path: False)
-  assert 'may not be looked into' in refused(fitted_config, tmp_path)
+  with monkeypatch.context() as patch:  # pytest opens files itself before the test's end
+    patch.setattr('builtins.open', locked)
+    for read, name in ((files.read_npz, 'x.npz'), (read_parquet, 'x.parquet'),
+                       (lambda path: added.read(path.parent), 'added.parquet')):
+      with pytest.raises(PermissionError) as caught:
+        read(tmp_path / name)
+      assert caught.value.filename == str(tmp_path / name)
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'access', lambda path, mode: False)
+    patch.setattr(os.path, 'isfile', lambda path: False)
+    assert 'may not be looked into' in refused(fitted_config, tmp_path)
 
 
 @pytest.mark.parametrize('content', [b'{"flip": ', b'\xff', b'', b'[1]'])
