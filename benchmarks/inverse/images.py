@@ -209,9 +209,7 @@ def clusters(args) -> None:
     kmeans = KMeans(10, n_init=10, random_state=0).fit(images.reshape(len(images), -1))
 
     def accuracy(tau_or_clusters, fitted_clusters):
-      # Clusters get the class that most of their fitted images have.
-      classes = np.array([np.bincount(labels[fitted_clusters == q], minlength=10).argmax()
-                          for q in range(10)])
+      classes = classes_of(labels, fitted_clusters)
       return float(np.mean(classes[tau_or_clusters] == held_labels))
 
     ours = lambda pixels: accuracy(found.assign(np.rint(pixels).astype(
@@ -256,6 +254,12 @@ def clusters(args) -> None:
   print(markdown(rows[-1], [[row.get(name, '') for name in rows[-1]] for row in rows]))
 
 
+def classes_of(labels, clusters) -> np.ndarray:
+  """The class that most images of each of ten clusters have, [10]; of both, [N]."""
+  return np.array([np.bincount(labels[clusters == q], minlength=10).argmax()
+                   for q in range(10)])
+
+
 def machines(known, labels, clusters, seen, wanted) -> dict[str, float]:
   """Accuracy of support vector machines of a Gaussian kernel (C = 10).
 
@@ -270,8 +274,7 @@ def machines(known, labels, clusters, seen, wanted) -> dict[str, float]:
     class that most images of its cluster have, wrong where the fit is.
   """
   from sklearn.svm import SVC
-  of_clusters = np.array([np.bincount(labels[clusters == q], minlength=10).argmax()
-                          for q in range(10)])[clusters]
+  of_clusters = classes_of(labels, clusters)[clusters]
   score = lambda taught: float(SVC(C=10.).fit(known, taught).score(seen, wanted))
   return {'labelled SVM': score(labels), 'SVM of the clusters': score(of_clusters)}
 
