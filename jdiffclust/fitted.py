@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -807,6 +808,23 @@ def damaged_images(fitted: Fitted, data, options,
         f'{levels or "none"}. restore.sigma and restored.npy are in pixels of '
         f'{low:g} (black) to {high:g} (white); config.data.range sets those of yours.')
   return operator, source
+
+
+# Options of data that say which images they are.
+WHICH = ('source', 'name', 'split', 'image_key')
+
+
+def are_of_the_fit(fitted: Fitted, data) -> bool:
+  """Whether a config names the images of the fit.
+
+  Args:
+    fitted: the fit.
+    data: the section `data` of the config.
+  """
+  ours = fitted.config.data
+  place = lambda path: path and pathlib.Path(path).expanduser().resolve()
+  return place(data.path) == place(ours.path) and all(
+      data[name] == ours[name] for name in WHICH)
 
 
 def looks_turned(source: ImageSource, known: np.ndarray) -> bool:

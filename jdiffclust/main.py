@@ -719,14 +719,14 @@ def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> str:
 
 def run_restore(config, workdir: pathlib.Path, reporter, build) -> str | None:
   """Restores the damaged images of `config.data` by a fitted workdir."""
-  from jdiffclust.fitted import damaged_images, load
+  from jdiffclust.fitted import are_of_the_fit, damaged_images, load
   from jdiffclust.outputs import write_restored
   check_has_model(workdir)
   options = config_lib.asked_of('restore', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   operator, source = damaged_images(fitted, config.data, config.restore, reporter)
   return write_restored(fitted, operator, source, workdir, config.restore, reporter,
-                        config.data.range or None)
+                        config.data.range or None, are_of_the_fit(fitted, config.data))
 
 
 def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> str | None:

@@ -954,17 +954,22 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
 
 def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
                    workdir: pathlib.Path, options, reporter: Reporter,
-                   pixel_range=None) -> str | None:
+                   pixel_range=None, of_the_fit: bool = False) -> str | None:
   """Restores images: restored.npy, restored.csv, restored/, restored.html.
+
+  Where the images are whole, results say how far from them it comes. They are where a
+  matrix is applied to them, and if they are those of the fit where it hides pixels; of
+  others, hidden pixels may be anything.
 
   Args:
     fitted: the fit.
     operator: what the images have gone through.
-    source: the damaged images.
+    source: the damaged images, or those to be damaged.
     workdir: the folder to write in.
     options: the section `restore` of a config.
     reporter: shows progress.
     pixel_range: as of `Fitted.restore`.
+    of_the_fit: whether the images are those of the fit.
 
   Returns:
     What to tell of it; None in processes that do not write.
@@ -983,6 +988,10 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   inner = np.s_[..., border:shape[0] - border, border:shape[1] - border, :]
   found, given = found._replace(images=found.images[inner]), (
       given[inner] if border else given)
+  mask = (np.asarray(operator.mask)[inner]
+          if isinstance(operator, operators.Inpainting) else None)
+  whole = isinstance(operator, operators.Matrix) or of_the_fit and mask is not None
+  errors = restored.errors(found.mean, given, mask) if whole else None
   workdir, names = pathlib.Path(workdir), restored.file_names(source.ids)
   written = [workdir / name for name in ('restored.npy', 'restored.csv', 'restored.html')]
   earlier = in_place_of(written[0])
@@ -997,19 +1006,19 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
                                     for value, has in zip(found.ess, known)],
           'residual': [f'{v:.4g}' for v in found.residual],
           'sigma': [f'{options.sigma:g}'] * source.num_images,
+          **({} if errors is None else {'error': [f'{v:.4g}' for v in errors]}),
           'file': [f'{restored.FOLDER}/{name}' for name in names]})
   scaled = lambda images: (images - units.low) * units.scale - 1
   restored.write_images(workdir / restored.FOLDER, names, scaled(found.mean))
   shown = np.arange(min(source.num_images, restored.MOST_ROWS))
-  mask = (np.asarray(operator.mask)[inner]
-          if isinstance(operator, operators.Inpainting) else None)
   damaged = restored.visible(scaled(given[shown]), mask, found.images.shape[2:])
-  figure = restored.sheet(damaged, scaled(found.images[shown]), found.std[shown]
-                          * units.scale, [source.ids[i] for i in shown.tolist()])
+  figure = restored.sheet(
+      damaged, scaled(found.images[shown]), found.std[shown] * units.scale,
+      [source.ids[i] for i in shown.tolist()], scaled(given[shown]) if whole else None)
   figures.save_figure(figure, workdir / 'figures' / 'restored.png')
   restored.write_page(
       written[2], workdir / 'figures' / 'restored.png', source, found, options,
-      (units.low, units.high))
+      (units.low, units.high), errors, of_the_fit)
   return (f'{source.num_images:,} images of {source.name} restored by {options.method}, '
           f'{found.images.shape[1]} draws of each in {found.evaluations:,.0f} network '
           f'evaluations, pixels {units.low:g} to {units.high:g}, sigma '

@@ -43,8 +43,25 @@ def visible(images: np.ndarray, mask: np.ndarray | None,
   return images[:, rows][:, :, columns]
 
 
+def errors(mean: np.ndarray, whole: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+  """How far restored images are from the true ones: root mean square, in their units.
+
+  Args:
+    mean, whole: [n, H, W, C].
+    mask: of the pixels that are known, and do not count, [H, W, 1 or C]; None: all count.
+
+  Returns:
+    [n].
+  """
+  squares = (mean - whole)**2
+  if mask is None:
+    return np.sqrt(squares.mean(axis=(1, 2, 3)))
+  hidden = np.broadcast_to(mask <= 0, mean.shape[1:])
+  return np.sqrt(squares[:, hidden].mean(axis=1))
+
+
 def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
-          names: list[str]) -> Figure:
+          names: list[str], whole: np.ndarray | None = None) -> Figure:
   """A row an image: what is seen, draws, their mean and standard deviation.
 
   Args:
@@ -52,11 +69,15 @@ def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
     draws: [n, D, H, W, C].
     std: [n, H, W, C]; the largest of all is shown white.
     names: n texts.
+    whole: the true images, [n, H, W, C], where they are known; they come first.
   """
   most = max(float(std.max()), 1e-6)
   rows = [[damaged[i:i + 1], draws[i, :MOST_DRAWS], draws[i].mean(axis=0)[None],
            std[i:i + 1] / most * 2 - 1] for i in range(len(damaged))]
   headings = ['seen', 'restored: draws', 'mean', 'spread']
+  if whole is not None:
+    rows = [[whole[i:i + 1], *row] for i, row in enumerate(rows)]
+    headings = ['truth', *headings]
   return figures.sheet(rows, headings, row_labels=[figures.shorten(n) for n in names])
 
 
@@ -110,7 +131,8 @@ def file_names(ids) -> list[str]:
 
 
 def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options,
-               pixel_range: tuple[float, float]) -> None:
+               pixel_range: tuple[float, float],
+               errors: np.ndarray | None = None, of_the_fit: bool = False) -> None:
   """Writes restored.html, all at once or not at all.
 
   Args:
@@ -120,6 +142,8 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
     found: `fitted.Restored`.
     options: the section `restore` of the config.
     pixel_range: of the stored pixels.
+    errors: of `errors`, [n], where the true images are known.
+    of_the_fit: whether they are images of the fit.
   """
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
@@ -127,11 +151,13 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
   told = lambda value: f'{value:.1f}' if np.isfinite(value) else ''
   lines = [(source.ids[i], int(found.clusters[i]),
             f'{found.responsibilities[i].max():.0%}', f'{found.residual[i]:.3g}',
+            '' if errors is None else f'{errors[i]:.3g}',
             told(found.ess[i]), told(found.log_evidence[i]))
            for i in range(min(source.num_images, MOST_LINES))]
   page = environment.get_template('restored.html.jinja').render(
       dataset=source.name, total=source.num_images, shown=len(lines), lines=lines,
       draws=found.images.shape[1], picture=embedded(picture), options=options,
       low=f'{pixel_range[0]:g}', high=f'{pixel_range[1]:g}',
+      truth=errors is not None, of_the_fit=of_the_fit,
       particles=bool(np.isfinite(found.ess).any()))
   files.write_text(path, page)

@@ -307,8 +307,16 @@ def test_images_of_the_fit_are_known(commands, run):
   assert 'kept none of its images' not in outcome.err
   with open(run / 'assignments.csv', newline='', encoding='utf-8') as file:
     fitted = {row['id']: row['cluster'] for row in csv.DictReader(file)}
-  same = [fitted[row['id']] == row['cluster'] for row in rows_of(run)]
+  rows = rows_of(run)
+  same = [fitted[row['id']] == row['cluster'] for row in rows]
   assert len(same) == 60 and np.mean(same) > .8  # at random: a third
+  # What was hidden is known of them, and how far from it the mean comes.
+  whole = DIGITS[[int(row['id']) for row in rows]][..., None]
+  away = (np.load(run / 'restored.npy').mean(axis=1) - whole)[:, 2:6, 2:6]
+  np.testing.assert_allclose([float(row['error']) for row in rows],
+                             np.sqrt((away**2).mean(axis=(1, 2, 3))), rtol=1e-3)
+  assert 'The model was fitted to them' in ' '.join(
+      (run / 'restored.html').read_text(encoding='utf-8').split())
 
 
 def test_clusters_of_an_image_alone(fit):
