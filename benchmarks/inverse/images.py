@@ -11,7 +11,8 @@ Question:  restore: error, similarity and calibration of each method for each da
            learner loses that is taught what the fit says of them, errors and all.
 Time:      a fit of each data set first (5 to 30 minutes); then a minute for each damage
            and method; clusters: two to ten minutes for each part and share.
-Kept:      docs/benchmarks.md, Restoring; results/inverse.
+Kept:      docs/benchmarks.md, Restoring; results/inverse. restore also draws the first
+           five images of each row: the truth, what is seen, draws, mean and spread.
 
 Models are fitted to all images but 200, of which the first `--images` are restored.
 PSNR (dB, peak of the range) and SSIM (7x7 windows; Wang et al., 2004) of the mean of 9
@@ -36,9 +37,10 @@ from jdiffclust.clustering.damaged import (
 from jdiffclust.fitted import load
 from jdiffclust.inverse import operators
 from jdiffclust.registry import RESTORERS
+from jdiffclust.report import figures, restored
 
 RESULTS = ROOT / 'runs' / 'inverse'
-HELD_OUT, NUM_DRAWS, NUM_PROJECTIONS = 200, 9, 8
+HELD_OUT, NUM_DRAWS, NUM_PROJECTIONS, NUM_SHOWN = 200, 9, 8, 5
 CONFIGS = {'digits': ('digits', {}),
            'mnist5k': ('folder', {'data.channels': 1, 'num_clusters': 10}),
            'fashion5k': ('folder', {'data.channels': 1, 'num_clusters': 10})}
@@ -152,6 +154,18 @@ def without_model(operator, y, images, low, high):
   return found
 
 
+def draw(found, operator, y, result, truth, path) -> None:
+  """A picture of the first images: the truth, what is seen, draws, mean and spread."""
+  few = slice(NUM_SHOWN)
+  scaled = lambda images: (images - found.units.low) * found.units.scale - 1
+  mask = (np.asarray(operator.mask) if isinstance(operator, operators.Inpainting)
+          else None)
+  seen = restored.visible(scaled(y[few]), mask, found.method.image_shape)
+  figures.save_figure(restored.sheet(
+      seen, scaled(result.images[few]), result.std[few] * found.units.scale,
+      [''] * NUM_SHOWN, scaled(truth[few])), path)
+
+
 def compare(args) -> None:
   """The table of errors."""
   path = args.out / 'images.json'
@@ -183,6 +197,8 @@ def compare(args) -> None:
             'inside': inside(result.images, truth),
             'ess': float(np.mean(result.ess)), 'seconds': seconds / len(y)}
         write_json(path, known)
+        draw(found, operator, y, result, truth,
+             args.out / 'pictures' / f"{label.replace(' / ', '_').replace(' ', '_')}.png")
         print(label, known[label], flush=True)
     write_json(path, known)
   for dataset in args.datasets:
