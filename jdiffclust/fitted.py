@@ -759,7 +759,8 @@ def damaged_images(fitted: Fitted, data, options,
     reporter.warning(line)
   data = data_like_the_fit(fitted, data)
   data.embeddings = ''  # those of the fit, if any: damaged images have no others
-  mask = read_mask(options.mask) if options.operator == 'mask' else None
+  mask = (read_mask(options.mask, reporter.warning) if options.operator == 'mask'
+          else None)
   fit = (fitted.rendering or Rendering()).fit_for(data.fit)
   known = None if mask is None else known_of(mask, shape, data.padding, fit)
   operator = operator_of(options, shape, data.padding, known)

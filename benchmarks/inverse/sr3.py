@@ -13,7 +13,8 @@ unconditional model of the same network, images and gradient steps restores them
 methods of `jdiffclust.inverse`, and bicubic interpolation without any model. PSNR
 is of pixels in [-1, 1], cut off there, so that its peak is 2; means over images, with
 standard errors. `seen` is the root mean square of A x less the low image: 0 for whoever
-keeps to what is seen. A mean over draws estimates E[x_0 | y], which has the least mean
+keeps to what is seen; `astray` counts the images that end as noise, for which it is more
+than .15. A mean over draws estimates E[x_0 | y], which has the least mean
 square error of all, and is no image. Writes sr3.json and a picture for each data set to
 DIR, prints the table.
 """
@@ -38,6 +39,7 @@ RESTORATIONS = {'ddim, 20 steps': {'sampler': 'ddim', 'num_steps': 20, 'eta': 0.
 UNCONDITIONAL = {'dps': {'num_steps': 100}, 'pigdm': {'num_steps': 100},
                  'mcgdiff': {'num_steps': 100, 'particles': 64}}
 MODELS = ('sr3', 'unconditional')
+ASTRAY = .15  # `seen` of one image that is noise, or full of it
 SHOWN = 10
 
 
@@ -124,10 +126,12 @@ def measure(dataset: str, args) -> tuple[dict, dict[str, np.ndarray]]:
   for label, images in found.items():
     values = psnr(images, truth)
     seen = np.asarray(operator.apply(images)) - y
+    astray = np.sqrt(np.mean(seen**2, axis=(1, 2, 3))) > ASTRAY
     rows[label] = {'psnr': float(values.mean()),
                    'psnr_error': float(values.std(ddof=1) / len(values)**.5),
                    'better_than_bicubic': float(np.mean(values > psnr(condition, truth))),
-                   'seen': float(np.sqrt(np.mean(seen**2, dtype=np.float64)))}
+                   'seen': float(np.sqrt(np.mean(seen**2, dtype=np.float64))),
+                   'astray': int(astray.sum())}
   return {**kept, 'restorations': rows}, {'truth': truth, **found}
 
 
@@ -146,11 +150,11 @@ def picture(images: dict[str, np.ndarray]) -> Figure:
 def table(results: dict) -> str:
   """The kept figures as Markdown."""
   return markdown(
-      ['images', 'restoration', 'PSNR, dB', 'better than bicubic', 'seen'],
+      ['images', 'restoration', 'PSNR, dB', 'better than bicubic', 'seen', 'astray'],
       [[f'{dataset}, {DATASETS[dataset]}, {result["num"]} images', label,
         f'{row["psnr"]:.2f} ± {row["psnr_error"]:.2f}',
         f'{row["better_than_bicubic"]:.0%}' if label != 'bicubic' else '–',
-        f'{row["seen"]:.3f}']
+        f'{row["seen"]:.3f}', str(row['astray'])]
        for dataset, result in results.items()
        for label, row in result['restorations'].items()])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
@@ -35,12 +37,13 @@ def read_npy(path: str) -> np.ndarray:
   return found
 
 
-def read_mask(path: str) -> np.ndarray:
+def read_mask(path: str, warn: Callable[[str], None]) -> np.ndarray:
   """A mask of images: true where pixels are known.
 
   Args:
     path: an image, white (brighter than half, and not transparent) where pixels are
       known; or an npy file, above 0 there.
+    warn: is told of grey pixels.
 
   Returns:
     bool [H, W, 1 or C].
@@ -74,6 +77,10 @@ def read_mask(path: str) -> np.ndarray:
     mask = composited(mask, 255, 'black').min(axis=-1, keepdims=True)
     # White is 1, 255 or 65535, whatever the type of the file.
     most = next((top for top in (1, 255) if mask.max() <= top), 65535)
+    grey = np.mean(np.abs(mask / most - .5) < .25)
+    if grey > .01:  # more than the edges of a JPEG
+      warn(f'The mask {path!r} is grey in {grey:.0%} of its pixels, neither white nor '
+           'black: those brighter than half count as known, the others as lost.')
     mask = mask > most / 2
   if mask.ndim not in (2, 3) or not mask.size:
     raise UserError(f'The mask {path!r} is an array of shape {mask.shape}: [H, W] or '

@@ -504,12 +504,18 @@ def test_bad_masks(commands, run, tmp_path):
           'colour.png': np.stack([half] * 3, -1),
           'red.png': np.stack([half * 0 + 255, half, half], -1)}  # what is lost is red
   from jdiffclust.data.masks import read_mask
+  told = []
   for name, pixels in good.items():
-    found = read_mask(str(picture(tmp_path / name, pixels)))
+    found = read_mask(str(picture(tmp_path / name, pixels)), told.append)
     np.testing.assert_array_equal(found[..., 0], half > 0, err_msg=name)
   wide = tmp_path / 'wide.png'
   Image.fromarray(np.where(half > 0, 65535, 300).astype(np.uint16)).save(wide)
-  np.testing.assert_array_equal(read_mask(str(wide))[..., 0], half > 0)
+  np.testing.assert_array_equal(read_mask(str(wide), told.append)[..., 0], half > 0)
+  assert not told
+  ramp = np.tile(np.arange(8.) * 36, (8, 1))  # 72, 108, 144, 180: nearer to half
+  found = read_mask(str(picture(tmp_path / 'ramp.png', ramp)), told.append)
+  np.testing.assert_array_equal(found[..., 0], ramp > 127.5)
+  assert len(told) == 1 and 'ramp.png' in told[0] and 'grey in 50%' in told[0]
   assert not any((run / name).exists() for name in FILES)
 
 
