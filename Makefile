@@ -4,9 +4,11 @@
 PYTHON ?= python3
 # What to install at once beside the package: [test,docs], say.
 EXTRAS =
-# Processes that share the tests, file by file.
-JOBS ?= 2
+# Processes that share the tests, file by file: three keep two cores busy, as each waits for
+# a seventh of its time, for the disk or for processes of its own.
+JOBS ?= 3
 VENV := .venv
+comma := ,
 RUN := $(VENV)/bin/python
 
 # Of `make test-all` and `make try-dist`: an interpreter of each supported version.
@@ -53,23 +55,26 @@ install: $(VENV)/.ready
 
 .venv: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# Most of what is installed is never imported: byte code is made of the rest, once it is, if
+# Python may keep it.
+define installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python >= 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt \
-	  -e '.$(EXTRAS)'
-	@touch $@
+	@[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) \
+	  --disable-pip-version-check -c constraints.txt -e '.$(1)'
+	@touch $(VENV)/.ready $@
+endef
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(call installed,$(EXTRAS))
 
 # The pages are built by a test, too.
-$(VENV)/.ready-test: $(VENV)/.ready
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt \
-	  -e '.[test,docs]'
-	@touch $@
+$(VENV)/.ready-test: pyproject.toml constraints.txt
+	$(call installed,[test$(comma)docs])
 
-$(VENV)/.ready-%: $(VENV)/.ready
-	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
-	@touch $@
+$(VENV)/.ready-%: pyproject.toml constraints.txt
+	$(call installed,[$*])
 
 # Removes the environment and caches; your results in runs/ stay.
 clean:
