@@ -102,7 +102,7 @@ def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
 
 
 @pytest.mark.parametrize('pipeline,posterior', [
-    ('memory', 'monte_carlo'), ('grain', 'monte_carlo'), ('memory', 'amortised')])
+    ('grain', 'monte_carlo'), ('memory', 'amortised')])
 def test_cut_at_every_moment(pipeline, posterior, commands, tmp_path, monkeypatch):
   """Cut at the 4th, 3rd and 3rd report of progress, again and again, each run going on
   from there: at each of the 6 steps of an M-step once at least."""

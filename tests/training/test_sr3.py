@@ -5,9 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from tests.helpers import check_error, metrics_of, summary_of
 from tests.tiny import NO_PICTURES, TINY, TINY_NETWORKS
+from tests.training.test_restore import done, restore
 
 ROOT = pathlib.Path(__file__).parents[2]
 METHOD = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
@@ -65,6 +67,21 @@ def test_predict_sample_evaluate(commands, low, tmp_path):
   outcome = commands.small('--mode=evaluate', f'--workdir={run}')
   assert outcome.code == 0, outcome.err
   assert 'sample_quality' in summary_of(run)
+
+
+def test_restore(commands, low, tmp_path):
+  """Small images, of the reduction and noise that it was trained for."""
+  run = shutil.copytree(low, tmp_path / 'run')
+  small = datasets.load_digits().images[:3].reshape(3, 4, 2, 4, 2).mean(axis=(2, 4))
+  np.savez(tmp_path / 'x.npz', images=np.round(small).astype(np.uint8))
+  of = 'data.source=npz', f'data.path={tmp_path}/x.npz', 'restore.operator=averaging'
+  outcome = restore(commands, run, *of)
+  check_error(outcome, 'config.sr3.noise = 0.1', 'config.restore.sigma')
+  check_error(restore(commands, run, 'restore.operator=box'), "'averaging'")
+  assert not (run / 'restored.npy').exists()
+  outcome = done(restore(commands, run, *of, 'restore.sigma=.8'))
+  assert 'resized' not in outcome.err
+  assert np.load(run / 'restored.npy').shape == (3, 2, 8, 8, 1)
 
 
 @pytest.mark.parametrize('place', ['m_phase', 'e_phase'])
