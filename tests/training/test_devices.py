@@ -23,7 +23,8 @@ def test_several_devices(commands, plain, tmp_path):
 
 def test_races_on_several_devices(commands, tmp_path):
   """The pilot, antithetic noise and races: 2 devices agree with 1."""
-  options = ('e_step.proposal=spread', 'e_step.noise=antithetic', 'e_step.max_draws=16')
+  options = ('e_step.proposal=spread', 'e_step.noise=antithetic', 'e_step.max_draws=16',
+             'em.max_iterations=1')
   for devices in (1, 2):
     outcome = commands.fit(tmp_path / str(devices), f'num_devices={devices}', *options)
     assert outcome.code == 0, outcome.err

@@ -84,7 +84,7 @@ def test_other_modes_read_the_number(chosen, commands):
   summary = summary_of(workdir)
   assert summary['num_clusters_choice'] == choice
   outcome = commands.small('--mode=predict', commands.config, f'--workdir={workdir}',
-                           '--config.num_clusters=auto', '--config.data.max_images=5')
+                           '--config.num_clusters=auto', '--config.data.max_images=30')
   assert outcome.code == 0, outcome.err
 
 

@@ -311,7 +311,7 @@ def test_interrupted_process_ends_cleanly(commands, tmp_path):
   """Ctrl-C while a checkpoint is written: no traceback."""
   log = tmp_path / 'log'
   process = commands.spawn(tmp_path / 'run', 'checkpoint.every_steps=1',
-                           'm_step.num_steps=500', log=log)
+                           'm_step.num_steps=500', log=log, devices=8)
   try:
     assert wait_for(log, 'EM 1/2 M-step', process)
     time.sleep(1)

@@ -26,30 +26,26 @@ def low(commands, tmp_path_factory):
   return commands.new_workdir(tmp_path_factory, 'low', *METHOD)
 
 
-@pytest.mark.parametrize('name, size', [('sr3_digits', 8), ('sr3_fashion_mnist', 28)])
-def test_shipped_configs(name, size, commands, tmp_path):
-  """All of their iterations, on images of their size."""
+@pytest.mark.parametrize('name, size, options', [
+    ('sr3_digits', 8, {}),
+    ('sr3_fashion_mnist', 28, {'networks': TINY_NETWORKS, 'parts': NO_PICTURES})])
+def test_shipped_configs(name, size, options, commands, tmp_path):
+  """All of their iterations, on images of their size; once with the real network and the
+  figures, which show generated images of the one cluster."""
   images = np.random.default_rng(0).integers(0, 256, (60, size, size), np.uint8)
   np.savez(tmp_path / 'x.npz', images=images)
   outcome = commands.run(
       f'--config={ROOT}/configs/{name}.py', *SMALL, f'--workdir={tmp_path}/w',
       '--config.data.source=npz', f'--config.data.path={tmp_path}/x.npz',
-      networks=TINY_NETWORKS, parts=NO_PICTURES)
+      '--config.network.num_groups=4', **options)
   assert outcome.code == 0, outcome.err
   assert 'has no effect' not in outcome.err
   found = summary_of(tmp_path / 'w')
   assert found['method'] == 'sr3' and found['stop_reason'] == 'maximum of iterations'
-  assert (np.load(tmp_path / 'w' / 'responsibilities.npy') == 1).all()
-
-
-def test_whole_fit(commands, tmp_path):
-  """The real network and the figures: generated images of the one cluster."""
-  outcome = commands.fit(tmp_path, *METHOD, 'network.num_groups=4', whole=True)
-  assert outcome.code == 0, outcome.err
-  found = summary_of(tmp_path)
-  assert found['num_em_iterations'] == 2
   assert all(np.isfinite(line['bound_nats']) for line in found['history'])
-  assert (tmp_path / 'report.html').is_file()
+  assert (np.load(tmp_path / 'w' / 'responsibilities.npy') == 1).all()
+  assert (tmp_path / 'w' / 'report.html').is_file()
+  assert (tmp_path / 'w' / 'figures' / 'sample_grid.png').is_file() == (options == {})
 
 
 def test_predict_sample_evaluate(commands, low, tmp_path):
