@@ -30,7 +30,7 @@ CASES = [
                       'em.posterior': 'amortised'}),
     ('cddpm', {'em.posterior': 'amortised'}),
     ('cddpm', {'em.posterior': 'amortised', 'em.schedule': 'stepwise',
-               'start.max_images': 40}),
+               'start.max_images': 30}),
     ('cddpm', AUTO),
     *((method, {'em.posterior': 'amortised'}) for method in METHODS
       if method not in ('cddpm', 'cluster_ddpm', 'sr3')),  # those above
