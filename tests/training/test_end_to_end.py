@@ -52,14 +52,14 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
 def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   """Its checkpoints hold tau of a sample only; its results are of every image."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
-                         'start.max_images=20', 'num_clusters=2', 'posterior.pool=0.',
+                         'start.max_images=20', 'posterior.pool=0.',
                          'e_step.batch_size=20')
   assert outcome.code == 0, outcome.err
-  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 3)
   arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
   with ocp.StandardCheckpointer() as reader:
     tree = reader.metadata(arrays).item_metadata.tree
-  assert tree['responsibilities']['current'].shape == (20, 2)
+  assert tree['responsibilities']['current'].shape == (20, 3)
   tau = np.load(tmp_path / 'responsibilities.npy')
   again = commands.small('--mode=evaluate', f'--workdir={tmp_path}')
   assert again.code == 0, again.err
@@ -112,8 +112,7 @@ def test_best_start_has_the_best_bound(commands, tmp_path):
   """The start taken is that of the highest bound; the trials are in the summary."""
   outcome = commands.fit(
       tmp_path, 'start.kind=best', "start.candidates=('kmeans', 'neighbours')",
-      "start.spaces=('pixels', 'edges', 'denoiser')", 'start.trial_steps=5',
-      'start.denoiser_steps=2', 'em.max_iterations=1')
+      "start.spaces=('pixels', 'edges')", 'start.trial_steps=5', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   trials = {row['start']: row for row in found['init_trials']}

@@ -19,7 +19,7 @@ from tests.helpers import metrics_of, summary_of
 DIGITS = datasets.load_digits()
 IMAGES, TRUE = DIGITS.images.astype(np.uint8)[:60], DIGITS.target[:60]
 LABELS = {'true': TRUE, 'wrong': np.random.default_rng(0).permutation(TRUE), 'none': None}
-AUTO = {'num_clusters': 'auto', 'em.auto_clusters': (3, 4), 'em.auto_parts': 1}
+AUTO = {'num_clusters': 'auto', 'em.auto_clusters': (2, 3), 'em.auto_parts': 1}
 # umap-learn is an optional extra; `latents` are of the methods that have some.
 CASES = [
     *(('cddpm', {'start.kind': kind}) for kind in STARTS
