@@ -13,12 +13,12 @@ from tests.helpers import summary_of
 
 @pytest.mark.parametrize('posterior, most_lost', [('amortised', 0.), ('monte_carlo', .1)])
 def test_digits(commands, tmp_path, posterior, most_lost):
-  """360 digits in 10 clusters from K-means: the default's posterior adds to its start; by
+  """450 digits in 10 clusters from K-means: the default's posterior adds to its start; by
   draws alone a short fit of a tiny network loses some of it (docs/benchmarks.md)."""
   outcome = commands.fit(
-      tmp_path, 'num_clusters=10', 'data.max_images=360', 'start.kind=kmeans',
+      tmp_path, 'num_clusters=10', 'data.max_images=450', 'start.kind=kmeans',
       f'em.posterior={posterior}', 'em.max_iterations=1', 'diffusion.num_steps=200',
-      'diffusion.beta_end=.02', 'e_step.num_draws=8', 'e_step.batch_size=180',
+      'diffusion.beta_end=.02', 'e_step.num_draws=8', 'e_step.batch_size=150',
       'm_step.batch_size=64', 'm_step.num_steps=150', 'm_step.learning_rate=.003',
       'log.every_steps=100', 'checkpoint.every_steps=1000')
   assert outcome.code == 0, outcome.err
