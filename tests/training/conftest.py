@@ -20,7 +20,7 @@ from tensorboardX.proto import event_pb2
 
 from jdiffclust import main, outputs
 from jdiffclust.clustering import method
-from tests.command import Forked
+from tests import command
 from tests.tiny import (
     CLUSTER_DDPM, LATENT_CDDPM, NO_FIGURES, NO_PICTURES, TINY, TINY_NETWORKS, Shared)
 
@@ -88,10 +88,11 @@ class Commands:
     """`run` with the tiny denoiser and without figures."""
     return self.run(*argv, networks=TINY_NETWORKS, parts=NO_FIGURES)
 
-  def spawn(self, workdir, *options, log, devices=1, around=()):
+  def spawn(self, workdir, *options, log, devices=1, around=(), function=command.run):
     """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
 
-    It is handed to the command `around`, if there is one, as its last arguments.
+    It is handed to the command `around`, if there is one, as its last arguments; or to a
+    function in the place of `command.run`.
     """
     environment = {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
@@ -101,7 +102,8 @@ class Commands:
         'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
                             os.environ['XLA_FLAGS'])}
     if not around:
-      return Forked(['jdiffclust', *tiny(workdir, *options)], log, environment)
+      return command.Forked(['jdiffclust', *tiny(workdir, *options)], log, environment,
+                            function)
     with open(log, 'a', encoding='utf-8') as file:
       return subprocess.Popen(
           [*around, sys.executable, '-m', 'tests.command', *tiny(workdir, *options)],

@@ -15,6 +15,7 @@ from jdiffclust.registry import METHODS
 from jdiffclust.training.loop import Fitter
 from tests.helpers import check_error, metrics_of, summary_of
 from tests.tiny import CLUSTER_DDPM, LATENT_CDDPM
+from tests.training.test_restore import done, restore, rows_of
 
 
 def test_whole_fit(commands, tmp_path):
@@ -151,10 +152,11 @@ def test_latents_start_is_of_this_method(commands, tmp_path):
   check_error(commands.fit(tmp_path, 'start.kind=latents'), 'start.kind', 'cluster_ddpm')
 
 
-def test_weight_outside_of_the_advised_range_is_warned_of(commands, tmp_path):
+def test_weight_outside_of_the_advised_range_is_warned_of(commands, tmp_path,
+                                                          cut_before_learning):
   """Allowed, with a warning that names the range."""
   outcome = commands.fit(tmp_path, *CLUSTER_DDPM, 'latent.weight=.5')
-  assert outcome.code == 0
+  assert outcome.code == 130 and cut_before_learning == [1]
   assert 'latent.weight = 0.5 lies outside of [0.001, 0.1]' in outcome.err
 
 
@@ -213,6 +215,22 @@ def test_cut_off_after_the_takeover(commands, taken_over, tmp_path):
   assert outcome.code == 0, outcome.err
   assert len(summary_of(two)['devices']) == 2
   np.testing.assert_allclose(np.load(two / 'responsibilities.npy'), wanted, atol=1e-4)
+
+
+@pytest.mark.usefixtures('promotion')
+@pytest.mark.parametrize('method', ['latent', 'taken_over'])
+def test_restore(method, commands, request, tmp_path):
+  """By particles, whose columns are filled; their first draws are by gradients."""
+  run = shutil.copytree(request.getfixturevalue(method), tmp_path / 'run')
+  done(restore(commands, run, 'restore.operator=box', 'data.max_images=2',
+               'restore.method=mcgdiff', 'restore.particles=4', 'restore.sigma=1'))
+  found = np.load(run / 'restored.npy')
+  assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all()
+  for row in rows_of(run):
+    assert np.isfinite(float(row['log_evidence']))
+    assert 1 <= float(row['effective_sample_size']) <= 4
+  page = (run / 'restored.html').read_text(encoding='utf-8')
+  assert 'Effective particles' in page
 
 
 def test_methods_fill_one_interface():

@@ -42,7 +42,10 @@ def count(arguments) -> None:
   mask[:4] = 255
   Image.fromarray(mask).save(folder / 'mask.png')
   root = pathlib.Path(__file__).parents[2]
-  fit = (f'--config={root}/configs/digits.py', *tiny.TINY)
+  fit = (f'--config={root}/configs/digits.py', *tiny.TINY,
+         # What tells damaged images is as small: fewer steps, no fewer programs.
+         '--config.recognition.channels=8', '--config.recognition.steps=20',
+         '--config.recognition.batch_size=16')
   commands = {
       'fit': fit, 'again': fit, 'evaluate': ('--mode=evaluate',),
       'predict': ('--mode=predict',), 'sample': ('--mode=sample',),

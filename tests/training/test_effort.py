@@ -92,7 +92,9 @@ def test_images_named_as_arguments(commands, tmp_path):
   for path in paths:
     Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).save(path)
   workdir = tmp_path / 'run'
-  asked = *TINY, '--config.data.max_images=0', f'--workdir={workdir}'
+  asked = (*TINY, '--config.data.max_images=0',
+           '--config.e_step.batch_size=1',  # one program for any number of images
+           f'--workdir={workdir}')
   outcome = commands.run(*paths, *asked, networks=TINY_NETWORKS,
                          parts=NO_FIGURES._replace(draw_check=draw_check))
   assert outcome.code == 0, outcome.err

@@ -1,6 +1,7 @@
 """The whole method clusters: the digits, and a set where only EM can have done it."""
 
 import csv
+import json
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -12,13 +13,13 @@ from tests.helpers import summary_of
 
 @pytest.mark.parametrize('posterior, most_lost', [('amortised', 0.), ('monte_carlo', .1)])
 def test_digits(commands, tmp_path, posterior, most_lost):
-  """600 digits in 10 clusters from K-means: the default's posterior adds to its start; by
+  """450 digits in 10 clusters from K-means: the default's posterior adds to its start; by
   draws alone a short fit of a tiny network loses some of it (docs/benchmarks.md)."""
   outcome = commands.fit(
-      tmp_path, 'num_clusters=10', 'data.max_images=600', 'start.kind=kmeans',
+      tmp_path, 'num_clusters=10', 'data.max_images=450', 'start.kind=kmeans',
       f'em.posterior={posterior}', 'em.max_iterations=1', 'diffusion.num_steps=200',
-      'diffusion.beta_end=.02', 'e_step.num_draws=8', 'e_step.batch_size=200',
-      'm_step.batch_size=64', 'm_step.num_steps=300', 'm_step.learning_rate=.003',
+      'diffusion.beta_end=.02', 'e_step.num_draws=8', 'e_step.batch_size=150',
+      'm_step.batch_size=64', 'm_step.num_steps=150', 'm_step.learning_rate=.003',
       'log.every_steps=100', 'checkpoint.every_steps=1000')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
@@ -51,13 +52,14 @@ def test_em_finds_two_kinds_of_images(commands, tmp_path):
 def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
   """Its checkpoints hold tau of a sample only; its results are of every image."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'em.schedule=stepwise',
-                         'start.max_images=20', 'num_clusters=2', 'posterior.pool=0.')
+                         'start.max_images=20', 'posterior.pool=0.',
+                         'e_step.batch_size=20')
   assert outcome.code == 0, outcome.err
-  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 2)
+  assert np.load(tmp_path / 'responsibilities.npy').shape == (60, 3)
   arrays = tmp_path / 'checkpoints' / '14' / 'arrays'
   with ocp.StandardCheckpointer() as reader:
     tree = reader.metadata(arrays).item_metadata.tree
-  assert tree['responsibilities']['current'].shape == (20, 2)
+  assert tree['responsibilities']['current'].shape == (20, 3)
   tau = np.load(tmp_path / 'responsibilities.npy')
   again = commands.small('--mode=evaluate', f'--workdir={tmp_path}')
   assert again.code == 0, again.err
@@ -72,7 +74,8 @@ def test_stepwise_runs_on_a_sample_and_assigns_all(commands, tmp_path):
 
 
 def test_all_of_the_pool_is_the_start(commands, tmp_path):
-  """Of hard clusters, by the formula; `evaluate` finds the same."""
+  """Of hard clusters, by the formula; `evaluate` finds the same, and has the inference
+  network's hidden layer for one more feature map; options of its line count."""
   outcome = commands.fit(tmp_path, 'em.posterior=amortised', 'start.kind=kmeans',
                          'num_clusters=3', 'posterior.pool=1.', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
@@ -80,8 +83,14 @@ def test_all_of_the_pool_is_the_start(commands, tmp_path):
   row = [.01 / 3, .01 / 3, .99 + .01 / 3]
   np.testing.assert_allclose(np.sort(tau, axis=1), [row] * 60, rtol=1e-4)
   assert summary_of(tmp_path)['init']['acc'] == summary_of(tmp_path)['acc']
-  assert commands.small('--mode=evaluate', f'--workdir={tmp_path}').code == 0
+  outcome = commands.small('--mode=evaluate', f'--workdir={tmp_path}',
+                           '--config.quality.splits=1')
+  assert outcome.code == 0, outcome.err
   np.testing.assert_allclose(np.load(tmp_path / 'responsibilities.npy'), tau, rtol=1e-6)
+  found = summary_of(tmp_path)['sample_quality']
+  assert found['features']['inference network'] == 4 * 32
+  assert found['neighbours'] == 5 and found['splits'] == 1
+  json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.parametrize('options,message', [
@@ -103,8 +112,7 @@ def test_best_start_has_the_best_bound(commands, tmp_path):
   """The start taken is that of the highest bound; the trials are in the summary."""
   outcome = commands.fit(
       tmp_path, 'start.kind=best', "start.candidates=('kmeans', 'neighbours')",
-      "start.spaces=('pixels', 'edges', 'denoiser')", 'start.trial_steps=5',
-      'start.denoiser_steps=2', 'em.max_iterations=1')
+      "start.spaces=('pixels', 'edges')", 'start.trial_steps=5', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   trials = {row['start']: row for row in found['init_trials']}

@@ -241,7 +241,7 @@ def test_an_image_alone_has_the_same_bits(options):
   """As among others, in any order and any number, and by other devices' share."""
   method = options.pop('method', 'cddpm')
   model = small(method=method, options={
-      **options, 'num_devices': 2, 'e_step.batch_size': 32}).fit(IMAGES)
+      **options, 'num_devices': 2, 'e_step.batch_size': 20}).fit(IMAGES)
   tau, bound = model.predict_proba(IMAGES[:32]), model.score_samples(IMAGES[:32])
   order = np.random.default_rng(0).permutation(32)
   for rows in ([5], [7, 3], order):

@@ -13,8 +13,10 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from sklearn import datasets, metrics
 
+from jdiffclust import fitted as fitted_lib
 from jdiffclust.evaluation import diagnostics
 from tests.helpers import summary_of
+from tests.training.test_resume import newest
 
 N, Q = 60, 3
 DIGITS = datasets.load_digits().target
@@ -218,6 +220,24 @@ def test_lines_on_a_pipe_are_plain(first_fit):
   for figure in ('bits/dim', 'entropy', 'changed cluster', 'sizes', 'uncertain'):
     assert figure in re.search(r'^EM 2: .*$', outcome.err, re.MULTILINE)[0]
   assert '60 images in 3 clusters' in outcome.out and 'report.html' in outcome.out
+
+
+def data_files(folder):
+  """The files of a checkpoint in which the large arrays lie, largest first."""
+  files = [path for path in (folder / 'arrays').rglob('d/*') if path.is_file()]
+  return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+@pytest.mark.parametrize('rank', [0, 1, 2])
+def test_any_cut_file_is_passed_over_without_a_traceback(rank, fitted, tmp_path, capfd):
+  """Of arrays that Orbax keeps apart from its index, as those of a U-Net."""
+  shutil.copytree(fitted, tmp_path / 'run')
+  path = data_files(newest(tmp_path / 'run'))[rank]
+  path.write_bytes(path.read_bytes()[:path.stat().st_size // 3])
+  found = fitted_lib.load(tmp_path / 'run')
+  err = capfd.readouterr().err
+  assert 'Traceback' not in err and 'Exception ignored' not in err
+  assert found.progress['iteration'] == (1 if 'checkpoint 14 is damaged' in err else 2)
 
 
 @pytest.fixture(scope='module')

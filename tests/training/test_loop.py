@@ -1,5 +1,6 @@
 """What the loop hands to the steps of a method: tables, starts, and which weights."""
 
+import functools
 import types
 
 import jax
@@ -18,6 +19,7 @@ from jdiffclust.training.storage import Store
 from tests import tiny
 
 IMAGES = datasets.load_digits().images.astype(np.uint8)[:60]
+BUILD = functools.partial(tiny.Shared(), tiny.TINY_NETWORKS)  # equal fits share programs
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def watched(monkeypatch):
     tables, averages, starts, used, taus = [], [], [], [], []
     monkeypatch.setattr(owner, 'm_step', watched_m_step)
     monkeypatch.setattr(owner, 'e_step', watched_e_step)
-    fit = jdiffclust.fit(config, IMAGES, build=tiny.build)
+    fit = jdiffclust.fit(config, IMAGES, build=BUILD)
     assert len(tables) == 6 and len(starts) == 2
     return fit, tables, averages, starts, used, taus, learned
 

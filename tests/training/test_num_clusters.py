@@ -79,12 +79,13 @@ def test_other_modes_read_the_number(chosen, commands):
   outcome = commands.small('--mode=sample', f'--workdir={workdir}')
   assert outcome.code == 0, outcome.err
   assert len(np.load(workdir / 'samples.npy')) == choice['chosen']
-  outcome = commands.small('--mode=evaluate', f'--workdir={workdir}')
+  outcome = commands.small('--mode=evaluate', f'--workdir={workdir}',
+                           '--config.quality.num_images=0')
   assert outcome.code == 0, outcome.err
   summary = summary_of(workdir)
   assert summary['num_clusters_choice'] == choice
   outcome = commands.small('--mode=predict', commands.config, f'--workdir={workdir}',
-                           '--config.num_clusters=auto', '--config.data.max_images=5')
+                           '--config.num_clusters=auto', '--config.data.max_images=30')
   assert outcome.code == 0, outcome.err
 
 

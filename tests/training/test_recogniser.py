@@ -16,7 +16,6 @@ from jdiffclust.data.dataset import load_source
 from jdiffclust.files import read_npz
 from jdiffclust.progress import Reporter
 from tests.helpers import check_error, predicted
-from tests.tiny import build
 
 OPTIONS = ('start.kind=recognition', 'recognition.channels=8', 'recognition.steps=60',
            'recognition.batch_size=16', 'views.num=4', 'views.sets=1')
@@ -58,7 +57,7 @@ def test_the_fits_images_keep_their_clusters(method, commands, run, options, tmp
     assert commands.fit(run, *options).code == 0
   else:
     run = shutil.copytree(run, tmp_path / 'run')
-  fitted = jdiffclust.load(run, build=build)
+  fitted = jdiffclust.load(run, build=commands.build)
   assert fitted.recogniser.image_shape == (8, 8, 1)
   assert fitted.method.image_shape == ((4, 4, 1) if method == FINER else (8, 8, 1))
   again = fitted.assign(IMAGES).responsibilities.argmax(axis=1)
@@ -69,9 +68,9 @@ def test_the_fits_images_keep_their_clusters(method, commands, run, options, tmp
   np.testing.assert_array_equal(predicted(run), again)
 
 
-def test_the_page_compares_by_the_features_of_the_fit(run, monkeypatch):
+def test_the_page_compares_by_the_features_of_the_fit(commands, run, monkeypatch):
   """Networks do not look at the images again, which are known by their bytes."""
-  fitted = jdiffclust.load(run, build=build)
+  fitted = jdiffclust.load(run, build=commands.build)
   features = fitted.recogniser.features
   expected = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
   monkeypatch.setattr(recognition, 'describe', None)
@@ -82,11 +81,11 @@ def test_the_page_compares_by_the_features_of_the_fit(run, monkeypatch):
   np.testing.assert_allclose(found.features, expected.reshape(len(IMAGES), -1), 1e-6)
 
 
-def test_in_memory_as_from_the_folder(run):
+def test_in_memory_as_from_the_folder(commands, run):
   """`fit` and `load` give the same clusters of images that neither has seen."""
-  fitted = jdiffclust.load(run, build=build)
-  new = datasets.load_digits().images.astype(np.uint8)[60:100]
-  here = jdiffclust.fit(fitted_config(run), IMAGES, build=build)
+  fitted = jdiffclust.load(run, build=commands.build)
+  new = datasets.load_digits().images.astype(np.uint8)[60:90]
+  here = jdiffclust.fit(fitted_config(run), IMAGES, build=commands.build)
   np.testing.assert_array_equal(here.responsibilities, fitted.responsibilities)
   np.testing.assert_array_equal(*(one.assign(new).responsibilities
                                   for one in (here, fitted)))
@@ -110,7 +109,7 @@ def test_a_resumed_run_keeps_it(commands, run, options, tmp_path):
   numbers = sorted(int(path.name) for path in (cut / 'checkpoints').iterdir())
   shutil.rmtree(cut / 'checkpoints' / str(numbers[-1]))
   assert commands.fit(cut, *options).code == 0
-  one, two = (jdiffclust.load(path, build=build) for path in (run, cut))
+  one, two = (jdiffclust.load(path, build=commands.build) for path in (run, cut))
   np.testing.assert_array_equal(one.responsibilities, two.responsibilities)
   assert (cut / KEPT).read_bytes() == (run / KEPT).read_bytes()
 
@@ -118,9 +117,9 @@ def test_a_resumed_run_keeps_it(commands, run, options, tmp_path):
 def test_one_cluster_has_no_recogniser(commands, options, tmp_path):
   """There is nothing to tell: the fit is loaded and assigns all the same."""
   run = tmp_path / 'run'
-  outcome = commands.fit(run, *options, 'num_clusters=1')
+  outcome = commands.fit(run, *options, 'num_clusters=1', 'em.max_iterations=1')
   assert outcome.code == 0, outcome.err
   assert not (run / KEPT).exists()
-  fitted = jdiffclust.load(run, build=build)
+  fitted = jdiffclust.load(run, build=commands.build)
   assert fitted.recogniser is None
   np.testing.assert_array_equal(fitted.assign(IMAGES).responsibilities, np.ones((60, 1)))

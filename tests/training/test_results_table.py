@@ -40,7 +40,8 @@ def run(commands, tmp_path_factory):
   (folder / 'plates.csv').write_text('id,plate,rank\n0,P1,=1\n59,P2,b\n77,P3,c\n')
   outcome = commands.fit(
       folder / 'run', 'data.source=npz', f'data.path={folder}/x.npz', 'data.max_images=0',
-      f'data.labels={folder}/true.csv', f'data.metadata={folder}/plates.csv')
+      f'data.labels={folder}/true.csv', f'data.metadata={folder}/plates.csv',
+      'e_step.batch_size=2')  # so that two new images need no other program
   assert outcome.code == 0, outcome.err
   assert 'true.csv: 10 of 60 images have no row' in outcome.err
   assert "plates.csv: 1 rows are of no image here (such as '77')" in outcome.err
@@ -171,7 +172,8 @@ def folder(commands, tmp_path_factory):
   for number, image in enumerate(IMAGES):
     save(where / 'pics' / 'ab'[number % 2] / f'{number:02}.png', image)
   outcome = commands.fit(where / 'run', 'data.source=folder', f'data.path={where}/pics',
-                         'data.use_labels=False', 'data.max_images=0')
+                         'data.use_labels=False', 'data.max_images=0',
+                         'e_step.batch_size=1')  # one program, however many are added
   assert outcome.code == 0, outcome.err
   return where / 'pics', where / 'run'
 

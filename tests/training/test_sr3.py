@@ -5,9 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from tests.helpers import check_error, metrics_of, summary_of
 from tests.tiny import NO_PICTURES, TINY, TINY_NETWORKS
+from tests.training.test_restore import done, restore
 
 ROOT = pathlib.Path(__file__).parents[2]
 METHOD = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
@@ -24,30 +26,26 @@ def low(commands, tmp_path_factory):
   return commands.new_workdir(tmp_path_factory, 'low', *METHOD)
 
 
-@pytest.mark.parametrize('name, size', [('sr3_digits', 8), ('sr3_fashion_mnist', 28)])
-def test_shipped_configs(name, size, commands, tmp_path):
-  """All of their iterations, on images of their size."""
+@pytest.mark.parametrize('name, size, options', [
+    ('sr3_digits', 8, {}),
+    ('sr3_fashion_mnist', 28, {'networks': TINY_NETWORKS, 'parts': NO_PICTURES})])
+def test_shipped_configs(name, size, options, commands, tmp_path):
+  """All of their iterations, on images of their size; once with the real network and the
+  figures, which show generated images of the one cluster."""
   images = np.random.default_rng(0).integers(0, 256, (60, size, size), np.uint8)
   np.savez(tmp_path / 'x.npz', images=images)
   outcome = commands.run(
       f'--config={ROOT}/configs/{name}.py', *SMALL, f'--workdir={tmp_path}/w',
       '--config.data.source=npz', f'--config.data.path={tmp_path}/x.npz',
-      networks=TINY_NETWORKS, parts=NO_PICTURES)
+      '--config.network.num_groups=4', **options)
   assert outcome.code == 0, outcome.err
   assert 'has no effect' not in outcome.err
   found = summary_of(tmp_path / 'w')
   assert found['method'] == 'sr3' and found['stop_reason'] == 'maximum of iterations'
-  assert (np.load(tmp_path / 'w' / 'responsibilities.npy') == 1).all()
-
-
-def test_whole_fit(commands, tmp_path):
-  """The real network and the figures: generated images of the one cluster."""
-  outcome = commands.fit(tmp_path, *METHOD, 'network.num_groups=4', whole=True)
-  assert outcome.code == 0, outcome.err
-  found = summary_of(tmp_path)
-  assert found['num_em_iterations'] == 2
   assert all(np.isfinite(line['bound_nats']) for line in found['history'])
-  assert (tmp_path / 'report.html').is_file()
+  assert (np.load(tmp_path / 'w' / 'responsibilities.npy') == 1).all()
+  assert (tmp_path / 'w' / 'report.html').is_file()
+  assert (tmp_path / 'w' / 'figures' / 'sample_grid.png').is_file() == (options == {})
 
 
 def test_predict_sample_evaluate(commands, low, tmp_path):
@@ -65,6 +63,21 @@ def test_predict_sample_evaluate(commands, low, tmp_path):
   outcome = commands.small('--mode=evaluate', f'--workdir={run}')
   assert outcome.code == 0, outcome.err
   assert 'sample_quality' in summary_of(run)
+
+
+def test_restore(commands, low, tmp_path):
+  """Small images, of the reduction and noise that it was trained for."""
+  run = shutil.copytree(low, tmp_path / 'run')
+  small = datasets.load_digits().images[:3].reshape(3, 4, 2, 4, 2).mean(axis=(2, 4))
+  np.savez(tmp_path / 'x.npz', images=np.round(small).astype(np.uint8))
+  of = 'data.source=npz', f'data.path={tmp_path}/x.npz', 'restore.operator=averaging'
+  outcome = restore(commands, run, *of)
+  check_error(outcome, 'config.sr3.noise = 0.1', 'config.restore.sigma')
+  check_error(restore(commands, run, 'restore.operator=box'), "'averaging'")
+  assert not (run / 'restored.npy').exists()
+  outcome = done(restore(commands, run, *of, 'restore.sigma=.8'))
+  assert 'resized' not in outcome.err
+  assert np.load(run / 'restored.npy').shape == (3, 2, 8, 8, 1)
 
 
 @pytest.mark.parametrize('place', ['m_phase', 'e_phase'])
