@@ -1,5 +1,6 @@
 """The examples of docs/ and the README run, or are understood, and the site is built."""
 
+import copy
 import functools
 import importlib.util
 import os
@@ -20,7 +21,7 @@ from sklearn import datasets
 import jdiffclust
 from jdiffclust import main
 from jdiffclust.config import to_json
-from tests.tiny import SHARED, TINY_NETWORKS, Small
+from tests.tiny import SHARED, SMALL, TINY_NETWORKS, Small
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
@@ -41,11 +42,25 @@ def given():
   return {'images': images, 'config': config, 'fitted': fitted}
 
 
+class Quick(Small):
+  """The estimator whose options, but for those that are given, are those of tiny fits."""
+
+  def __init__(self, n_clusters=10, config=None, **arguments):
+    config = SMALL | config if isinstance(config, dict) else config
+    super().__init__(n_clusters, config=config, **arguments)
+
+
+def quick_fit(config, *given, fit=jdiffclust.fit, **more):
+  """`jdiffclust.fit`, as small as all tiny fits."""
+  config = copy.deepcopy(config)
+  config.update_from_flattened_dict(SMALL)
+  return fit(config, *given, build=BUILD, **more)
+
+
 def with_tiny_networks():
   """`jdiffclust` whose fits take no time."""
   return mock.patch.multiple(
-      jdiffclust, create=True, DiffusionClustering=Small,
-      fit=functools.partial(jdiffclust.fit, build=BUILD),
+      jdiffclust, create=True, DiffusionClustering=Quick, fit=quick_fit,
       load=functools.partial(jdiffclust.load, build=BUILD))
 
 
@@ -128,13 +143,7 @@ def test_site_builds(tmp_path):
 def tiny_config():
   """In the place of `default_config`, which is meant for minutes."""
   config = jdiffclust.default_config()
-  config.update_from_flattened_dict({
-      'network.channels': 8, 'network.channel_multipliers': (1,),
-      'network.blocks_per_level': 1, 'network.middle_attention': False,
-      'diffusion.num_steps': 20, 'diffusion.beta_end': .01, 'em.max_iterations': 1,
-      'e_step.num_draws': 2, 'm_step.num_steps': 4, 'm_step.batch_size': 16,
-      'posterior.channels': 8, 'posterior.num_views': 1, 'views.num': 4, 'views.sets': 1,
-      'start.kind': 'kmeans', 'num_devices': 1})
+  config.update_from_flattened_dict(SMALL)
   return config
 
 

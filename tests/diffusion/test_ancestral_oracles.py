@@ -72,10 +72,10 @@ def keys(numbers):
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), numbers)
 
 
-@pytest.mark.parametrize('pull,choice', [
-    ('one_minus_sqrt_abar', 'step'), ('one_minus_sqrt_abar', 'posterior'),
-    ('zero', 'step')])
-@pytest.mark.parametrize('steps,betas', [(10, 'cosine'), (50, 'linear')])
+@pytest.mark.parametrize('steps,betas,pull,choice', [
+    (10, 'cosine', 'one_minus_sqrt_abar', 'step'),
+    (50, 'linear', 'one_minus_sqrt_abar', 'posterior'), (10, 'cosine', 'zero', 'step'),
+    (50, 'linear', 'zero', 'step')])
 def test_moments(steps, betas, pull, choice):
   """Mean and variance of many samples equal the recursion's, within 4 s.e."""
   p = make(steps, betas, pull, choice)

@@ -54,10 +54,12 @@ def moments_apart(x, y):
                    np.abs(np.cov(x.T) - np.cov(y.T)).max()])
 
 
-# In y and sigma all paths are one; where t enters, another one has something to show.
+# In y and sigma all paths are one; where t enters, a path of a table has more to show.
+CDDPM = ('ddpm step', 'euler', 'euler_maruyama', 'adaptive')
+
+
 @pytest.mark.parametrize('kind, name', [
-    *(('vp', name) for name in SETTINGS),
-    *(('cddpm', name) for name in ('ddpm step', 'euler', 'euler_maruyama', 'adaptive'))])
+    ('cddpm' if name in CDDPM else 'vp', name) for name in SETTINGS])
 def test_draws_are_those_of_the_data(world, chance, kind, name):
   """Mean, covariance, sliced Wasserstein distance: as of two exact samples, + .015."""
   path, data = path_of(world, kind), world.mixture(DIM)

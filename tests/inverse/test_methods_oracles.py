@@ -2,6 +2,10 @@
 
 Steps are as few as do: 60 for tds, 30 for mcgdiff, whose potentials are exact after any
 number of steps where the model's centre and spread are those of the images.
+
+Masks and matrices are programs of their own, each dear to compile; what is seen by either
+enters a method in the operator's coordinates alone. So each method meets both, with noise
+and without, but one of them in whole runs and the other step by step, or in a mixture.
 """
 
 import functools
@@ -27,14 +31,13 @@ from tests.inverse.gaussians import (
 
 PARTICLES = ('mcgdiff', 'tds')
 QUICK = {'repaint': {'jump': 5, 'repeats': 3}}
-# Images of variance 1, and narrower ones of two damages.
-IMAGES = [*((setting, 1.) for setting in SETTINGS),
-          ('noiseless mask', .25), ('noisy matrix', .25)]
+# Images of variance 1, and narrower ones.
+IMAGES = [('noiseless matrix', 1.), ('noisy matrix', 1.), ('noisy matrix', .25)]
 
 
-def observed(setting, variance, number):
+def observed(setting, variance, number, seed=0):
   """A problem of Gaussian images."""
-  return observe(*SETTINGS[setting], np.ones(1), MEAN[None], variance, number)
+  return observe(*SETTINGS[setting], np.ones(1), MEAN[None], variance, number, seed)
 
 
 @pytest.fixture
@@ -48,12 +51,11 @@ OPTIMISED = jax.jit(restorer._restore.__wrapped__, static_argnums=(0, 1, 2),
                     compiler_options={'xla_backend_optimization_level': 1})
 
 
-@functools.cache
-def outcome(name, setting, variance, num_steps, problems=256, draws=64):
+def outcome(name, setting, variance, num_steps, problems=256, draws=64, seed=7):
   """A method's draws, standardised by the truth, and its evidence over the truth."""
-  problem = observed(setting, variance, problems)
+  problem = observed(setting, variance, problems, seed)
   options = {'particles': draws} if name in PARTICLES else QUICK.get(name, {})
-  result = run(name, problem, gaussian(variance), draws, num_steps, **options)
+  result = run(name, problem, gaussian(variance), draws, num_steps, seed=seed, **options)
   mean, covariance, evidence = dense(problem, MEAN, variance * np.eye(SIZE))
   draws = images_of(result).reshape(draws, problems, SIZE)
   free, fixed = standardised(draws, mean, covariance)
@@ -75,25 +77,29 @@ def test_draws_of_the_posterior(name, num_steps, setting, variance):
   """Mean, covariance, what is known, and the evidence, each image of its own y."""
   # Draws of a problem share ancestors: of 256, these variances have an error of .03, all
   # others of .015.
-  problems = 1024 if name == 'tds' and setting.startswith('noiseless') else 256
-  free, fixed, ratio, result = outcome(name, setting, variance, num_steps, problems)
+  times = 4 if name == 'tds' and setting.startswith('noiseless') else 1
+  found = [outcome(name, setting, variance, num_steps, seed=seed)
+           for seed in range(times)]
+  free, fixed, ratio = (np.concatenate(each) for each in list(zip(*found))[:3])
   np.testing.assert_allclose(free.mean(0), 0, atol=.05)
   covariance = free.T @ free / len(free)
   np.testing.assert_allclose(np.diag(covariance), 1, atol=.05)
   np.testing.assert_allclose(covariance, np.eye(len(covariance)), atol=.06)
   np.testing.assert_allclose(fixed, 0, atol=1e-5)
   np.testing.assert_allclose(ratio.mean(), 1, atol=.03)
+  result = found[0][3]
   assert (result.evaluations == num_steps * 64).all()
   assert (1 <= result.ess).all() and (result.ess <= 64.01).all()
   assert (result.least_ess <= result.ess + 1e-3).all()
-  assert result.log_weights.shape == (64, problems)
+  assert result.log_weights.shape == (64, 256)
   np.testing.assert_allclose(np.exp(result.log_weights).sum(0), 1, rtol=1e-5)
   np.testing.assert_allclose(
       result.ess, 1 / np.exp(2 * result.log_weights).sum(0), rtol=1e-4)
 
 
-@pytest.mark.parametrize('setting', SETTINGS)
-@pytest.mark.parametrize('num_steps', [1, 4])
+@pytest.mark.parametrize('setting,num_steps', [
+    *((setting, 4) for setting in SETTINGS),
+    ('noisy matrix', 1), ('noiseless matrix', 1)])
 def test_mcgdiff_in_few_steps(setting, num_steps):
   """Where centre and spread are true, particles are draws, and each evidence is true."""
   problem = observed(setting, .25, 256)
@@ -116,14 +122,16 @@ def test_mcgdiff_in_few_steps(setting, num_steps):
 
 
 @pytest.mark.usefixtures('optimised')
-@pytest.mark.parametrize('name', PARTICLES)
-@pytest.mark.parametrize('setting', ['noiseless mask', 'noisy mask', 'noisy matrix'])
+@pytest.mark.parametrize('name,setting', [
+    ('tds', 'noiseless mask'), ('tds', 'noisy mask'), ('mcgdiff', 'noiseless matrix'),
+    ('mcgdiff', 'noisy matrix')])
 def test_a_mixture(name, setting):
   """Evidence, mean and covariance over both; and that multinomial resampling does it."""
   weights, means, variance = MIXTURE
   problem = observe(*SETTINGS[setting], weights, means, variance, 256)
-  kind = 'multinomial' if setting == 'noisy matrix' else 'systematic'
-  result = run(name, problem, mixture_of(*MIXTURE), 64, 80, found=of_mixture(),
+  kind = 'multinomial' if name == 'mcgdiff' else 'systematic'
+  steps = 80 if name == 'tds' else 60
+  result = run(name, problem, mixture_of(*MIXTURE), 64, steps, found=of_mixture(),
                particles=64, resampling=kind)
   shares, centres, covariance, evidence = dense_mixture(problem, *MIXTURE)
   ratio = np.exp(np.asarray(result.log_evidence, np.float64) - evidence)
@@ -148,11 +156,15 @@ def of_mixture():
 @pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('name', PARTICLES)
 def test_error_falls_with_the_root_of_the_particles(name):
-  """The standard deviation of the evidence, of 16 and of 1024 particles."""
+  """The standard deviation of the evidence, of 16 and of 512 particles.
+
+  Of normal evidences their ratio is known within sqrt(1/512 + 1/256) = .077, the slope
+  within .077 / log 32 = .022.
+  """
   weights, means, variance = MIXTURE
   one = observe(*SETTINGS['noisy mask'], weights, means, variance, 1)
-  counts, spreads = (16, 1024), []
-  for count, problems in zip(counts, (512, 96)):
+  counts, spreads = (16, 512), []
+  for count, problems in zip(counts, (256, 128)):
     problem = one._replace(observation=jnp.tile(one.observation, (problems, 1, 1, 1)))
     result = run(name, problem, mixture_of(*MIXTURE), 1, 10, found=of_mixture(),
                  particles=count)
@@ -166,6 +178,7 @@ def test_error_falls_with_the_root_of_the_particles(name):
 # ------------------------------------------------------------- other methods
 
 
+@pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('setting,variance', IMAGES)
 def test_pigdm_in_the_limit(setting, variance):
   """Exact for round Gaussians, the closer the more steps."""
@@ -181,8 +194,9 @@ def test_pigdm_in_the_limit(setting, variance):
     np.testing.assert_allclose(many.var(0), 1, atol=.06)
 
 
-@pytest.mark.parametrize('setting', ['noiseless mask', 'noiseless matrix'])
-@pytest.mark.parametrize('variance', [1., .25])
+@pytest.mark.usefixtures('optimised')
+@pytest.mark.parametrize('setting,variance', [
+    ('noiseless matrix', 1.), ('noiseless matrix', .25)])
 def test_repaint_without_noise(setting, variance):
   """What is not seen of a round Gaussian knows nothing of what is: repaint is right."""
   free, fixed, _, result = outcome('repaint', setting, variance, 30, 128, 32)
@@ -202,7 +216,8 @@ def test_bias_of_ddrm(setting, variance):
   assert (unseen.var(0) < .8).all() and (unseen.var(0) > .6).all()
 
 
-@pytest.mark.parametrize('setting,variance', IMAGES)
+@pytest.mark.parametrize('setting,variance', [
+    ('noiseless mask', 1.), ('noiseless mask', .25), ('noisy mask', 1.)])
 def test_bias_of_dps(setting, variance):
   """What is not seen is right; what is seen without noise is met, but not well."""
   free, fixed, *_ = outcome('dps', setting, variance, 60, 128, 32)
@@ -461,7 +476,8 @@ def with_conditions(name, problem, which, log_weights=None, **options):
   if log_weights is not None:
     log_weights = jnp.asarray(np.tile(log_weights[:, None], (1, number)), jnp.float32)
   return restorer.restore(method, path, denoiser, problem, keys(number), condition,
-                          moments.of_gaussian(CLUSTERS[2]**.5), 1, 40, log_weights)
+                          moments.of_gaussian(CLUSTERS[2]**.5), 1,
+                          20 if name == 'mcgdiff' else 40, log_weights)
 
 
 @functools.cache
@@ -473,8 +489,8 @@ def of_clusters():
   return problem, shares, evidence
 
 
-PROPOSALS = {'even': (np.ones(3) / 3, 201),
-             'uneven': (np.array([.2, .2, .6]), 200)}
+NUMBER = 210  # of particles
+PROPOSALS = {'even': np.ones(3) / 3, 'uneven': np.array([.2, .2, .6])}
 
 
 @pytest.mark.parametrize('name', PARTICLES)
@@ -482,8 +498,8 @@ PROPOSALS = {'even': (np.ones(3) / 3, 201),
 def test_shares_of_conditions(name, proposal):
   """p(q | y) by the weights of particles that are never resampled, and p(y)."""
   problem, shares, evidence = of_clusters()
-  proposed, number = PROPOSALS[proposal]
-  which = np.repeat(np.arange(3), np.rint(proposed * number).astype(int))
+  proposed = PROPOSALS[proposal]
+  which = np.repeat(np.arange(3), np.rint(proposed * NUMBER).astype(int))
   logs = np.log(CLUSTERS[0][which] / proposed[which])
   result = with_conditions(name, problem, which, logs, threshold=0.)
   weights = np.exp(np.asarray(result.log_weights, np.float64))
@@ -501,7 +517,7 @@ def test_shares_of_conditions(name, proposal):
 def test_evidence_of_each_condition(name):
   """p(q | y) by the evidences of particles of one cluster each."""
   problem, shares, _ = of_clusters()
-  logs = [np.asarray(with_conditions(name, problem, np.full(200, k)).log_evidence)
+  logs = [np.asarray(with_conditions(name, problem, np.full(NUMBER, k)).log_evidence)
           for k in range(3)]
   joint = np.log(CLUSTERS[0]) + np.stack(logs, 1)
   found = np.exp(joint - joint.max(1, keepdims=True))
@@ -515,9 +531,9 @@ def test_conditions_go_with_their_particles(name):
   """Resampled, shares of those drawn are p(q | y), and images are of their condition."""
   problem, shares, _ = of_clusters()
   # In order, weights would repeat, and so would what systematic resampling takes.
-  which = np.random.default_rng(0).permutation(np.arange(201) % 3)
+  which = np.random.default_rng(0).permutation(np.arange(NUMBER) % 3)
   result = with_conditions(name, problem, which, np.log(3 * CLUSTERS[0][which]))
-  drawn = images_of(result._replace(images=result.condition)).reshape(201, 32, SIZE)
+  drawn = images_of(result._replace(images=result.condition)).reshape(NUMBER, 32, SIZE)
   distance = np.abs(drawn[:, :, None] - CLUSTERS[1]).max(-1)
   assert distance.min(-1).max() < 1e-6
   cluster = distance.argmin(-1)
@@ -526,7 +542,7 @@ def test_conditions_go_with_their_particles(name):
   assert np.abs(found - shares).mean() < .05
   each = [dense(problem, mean, CLUSTERS[2] * np.eye(SIZE)) for mean in CLUSTERS[1]]
   centres = np.stack([mean for mean, _, _ in each], 1)
-  apart = images_of(result).reshape(201, 32, SIZE) - centres[np.arange(32), cluster]
+  apart = images_of(result).reshape(NUMBER, 32, SIZE) - centres[np.arange(32), cluster]
   np.testing.assert_allclose(apart.mean((0, 1)), 0, atol=.03)
   np.testing.assert_allclose(apart.var((0, 1)), np.diag(each[0][1]), rtol=.08)
 
@@ -600,12 +616,10 @@ def test_groups_know_nothing_of_each_other(name):
   assert (before[::2] != after[::2]).any(axis=(0, 2)).all()
 
 
-@pytest.mark.usefixtures('optimised')
-@pytest.mark.parametrize('setting', ['noisy matrix', 'noiseless mask'])
-def test_groups_draw_of_the_posterior(setting):
+def test_groups_draw_of_the_posterior():
   """Where potentials are exact: mean, covariance and evidence, by groups of eight."""
-  problem = observed(setting, .25, 256)
-  result = run('mcgdiff', problem, gaussian(.25), 64, 30, particles=64, groups=8)
+  problem = observed('noisy matrix', .25, 256)
+  result = run('mcgdiff', problem, gaussian(.25), 64, 8, particles=64, groups=8)
   mean, covariance, evidence = dense(problem, MEAN, .25 * np.eye(SIZE))
   free, _ = standardised(images_of(result).reshape(64, 256, SIZE), mean, covariance)
   free = free.reshape(-1, free.shape[-1])
@@ -615,7 +629,8 @@ def test_groups_draw_of_the_posterior(setting):
   np.testing.assert_allclose(ratio.mean(), 1, atol=.03)
 
 
-@pytest.mark.parametrize('name', RESTORERS)
+# Rows of their own, rows with a level, and particles.
+@pytest.mark.parametrize('name', ['ddrm', 'repaint', 'tds'])
 def test_step_by_step(name):
   """A call for each row, keys and rows laid out by hand: as the scan of `restore`."""
   problem = small_problem(name)
@@ -632,7 +647,8 @@ def test_step_by_step(name):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', RESTORERS)
+# Rows of their own, with gradients; rows with a level; and particles.
+@pytest.mark.parametrize('name', ['dps', 'repaint', 'mcgdiff'])
 def test_rows_over_eight_devices(name):
   """As on one, up to rounding."""
   problem = small_problem(name)
@@ -649,15 +665,15 @@ def left_half(x):
   return x[:, :, 0]
 
 
-@pytest.mark.parametrize('name', RESTORERS)
+# By residuals, the twist, coordinates, and pixels as they are.
+@pytest.mark.parametrize('name', ['dps', 'pigdm', 'ddrm', 'repaint'])
 def test_hidden_pixels_may_be_any_number(name):
   """What y has where a mask hides it changes nothing."""
   problem = observed('noiseless mask' if name == 'repaint' else 'noisy mask', 1., 4)
   hidden = 1 - matrix_of(MASK).diagonal().reshape(SHAPE)
   other = problem._replace(
       observation=problem.observation + jnp.asarray(99 * hidden[None], jnp.float32))
-  first, second = (run(name, each, gaussian(1.), 8, 10, **(
-      {'particles': 8} if name in PARTICLES else {})) for each in (problem, other))
+  first, second = (run(name, each, gaussian(1.), 8, 10) for each in (problem, other))
   for a, b in zip(by_problem(first), by_problem(second)):
     np.testing.assert_array_equal(a, b)
 
@@ -672,12 +688,13 @@ def test_functions_are_as_good_as_masks(name):
   np.testing.assert_allclose(draw(problem), draw(other), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.usefixtures('optimised')
 def test_tds_of_a_function():
   """Evidence and mean; the last image is without noise."""
   problem = observed('noisy mask', 1., 256)
   other = Problem(op.Function(left_half, SHAPE), problem.observation[:, :, 0],
                   problem.noise)
-  result = run('tds', other, gaussian(1.), 64, 100, particles=64)
+  result = run('tds', other, gaussian(1.), 64, 60, particles=64)
   mean, covariance, evidence = dense(problem, MEAN, np.eye(SIZE))
   ratio = np.exp(np.asarray(result.log_evidence, np.float64) - evidence)
   np.testing.assert_allclose(ratio.mean(), 1, atol=.03)

@@ -33,7 +33,7 @@ def one_by_one(weights, position):
   raise AssertionError
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(CLOUDS, CLOUDS, st.integers(1, 30), st.floats(.05, .95))
 def test_ancestors_against_a_loop(first, second, number, within):
   """Of two problems of one size; positions spread over the line, each in its piece."""
@@ -50,7 +50,7 @@ def test_ancestors_against_a_loop(first, second, number, within):
     np.testing.assert_array_equal(found[:, problem], wanted)
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=20, deadline=None)
 @hypothesis.given(CLOUDS, st.integers(0, 10**6))
 def test_systematic_counts_are_the_nearest(weights, seed):
   """Each particle comes N w times, rounded down or up; each position is in its N-th."""

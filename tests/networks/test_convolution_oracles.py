@@ -73,8 +73,9 @@ def test_value_and_gradients_are_the_sums(x64, sizes, stride):
   close((value, pull(g)), by_sums(image, kernel, g, stride))
 
 
-@pytest.mark.parametrize('dtype', ('float64', 'float32', 'bfloat16'))
-@pytest.mark.parametrize('sizes, stride', CASES)
+@pytest.mark.parametrize('sizes, stride, dtype', [
+    *((*case, 'float32') for case in CASES),
+    *((*case, dtype) for case in CASES[:2] for dtype in ('float64', 'bfloat16'))])
 def test_the_value_has_the_bits_of_lax(x64, sizes, stride, dtype):
   """Compiled or not, whatever the type."""
   image, kernel, _ = drawn(sizes, dtype=dtype)
@@ -96,7 +97,7 @@ def test_types(dtype, tolerance, stride):
   close(*gradients, tolerance)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=7, deadline=None, derandomize=True)
 @given(height=st.integers(1, 8), width=st.integers(1, 8), strides=st.tuples(
     st.integers(1, 3), st.integers(1, 3)), batch=st.integers(1, 3),
     channels=st.tuples(st.integers(1, 3), st.integers(1, 3)), window=st.integers(1, 4),
@@ -142,8 +143,9 @@ def test_forward_and_reverse_mode_agree(x64, sizes, stride):
     assert dot(cotangent, forward) == pytest.approx(dot(backward, tangents), rel=1e-10)
 
 
-@pytest.mark.parametrize('axes', ((0, None), (3, None), (None, 0), (None, 4), (1, 2)))
-@pytest.mark.parametrize('stride', (1, 2))
+@pytest.mark.parametrize('axes, stride', [
+    ((0, None), 2), ((3, None), 1), ((None, 0), 1), ((None, 4), 2), ((1, 2), 1),
+    ((1, 2), 2)])
 def test_vmap(x64, axes, stride):
   """Over images, kernels or both, wherever the axis is; the gradients, too."""
   image, kernel, g = drawn((4, 5), stride)

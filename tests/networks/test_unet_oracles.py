@@ -82,8 +82,9 @@ def test_zero_at_the_start(dtype):
   assert (out == 0).all() and out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('conditioning', ['shared_trunk', 'concatenated'])
-@pytest.mark.parametrize('channels,multipliers', [(8, (2, 2)), (8, (1, 2)), (16, (3, 1))])
+@pytest.mark.parametrize('channels,multipliers,conditioning', [
+    (8, (2, 2), 'shared_trunk'), (8, (1, 2), 'concatenated'),
+    (16, (3, 1), 'shared_trunk')])
 def test_whatever_the_config_allows_can_be_built(channels, multipliers, conditioning):
   """A config that check_config accepts gives a U-Net that runs."""
   config = default_config()

@@ -245,8 +245,7 @@ MIRROR = types.SimpleNamespace(rotation=0., scale=0., shear=0., shift=0., flip=1
                                upside_down=0., quarter_turns=0.)
 
 
-@pytest.mark.parametrize('means, pool', [('weighted', .5), ('gradient', .5),
-                                         ('weighted', 0.)])
+@pytest.mark.parametrize('means, pool', [('gradient', .5), ('weighted', 0.)])
 def test_the_denoiser_learns_from_its_loss_alone(oracle, gradient_of, means, pool):
   """As if a table had the likeliest clusters of the posterior: J and phi leave it alone.
 

@@ -52,8 +52,7 @@ def close_in_error(values, exact, count=4.):
 
 
 @pytest.mark.parametrize('proposal,stratify,noise', [
-    ('weight', True, 'independent'), ('uniform', True, 'antithetic'),
-    ('weight', False, 'independent'), ('weight', False, 'antithetic')])
+    ('uniform', True, 'antithetic'), ('weight', False, 'independent')])
 def test_bound_is_unbiased(oracle, images, key, proposal, stratify, noise):
   """One cluster: bound, prior, diffusion and decoder parts equal the sums over t."""
   p, network = oracle.make(), oracle.network(10)
@@ -106,10 +105,8 @@ def test_bands_have_equal_weight(oracle):
 
 @pytest.mark.parametrize('weighting,proposal,stratify,share,noise', [
     ('elbo', 'weight', True, True, 'antithetic'),
-    ('elbo', 'weight', False, False, 'independent'),
-    ('elbo', 'uniform', True, False, 'independent'),
-    ('uniform', 'weight', False, True, 'antithetic'),
-    ('uniform', 'uniform', True, True, 'independent')])
+    ('elbo', 'uniform', False, False, 'independent'),
+    ('uniform', 'weight', True, False, 'independent')])
 def test_log_joints_are_unbiased(oracle, images, key, weighting, proposal, stratify,
                                  share, noise):
   """temperature x log(tau_q / tau_0) is an unbiased difference of log-joints."""
