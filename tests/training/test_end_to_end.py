@@ -7,8 +7,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jdiffclust.networks.inference import InferenceNetwork
 from jdiffclust.training import trial
 from tests.helpers import summary_of
+from tests.tiny import TINY_NETWORKS
 
 
 @pytest.mark.parametrize('posterior, most_lost', [('amortised', 0.), ('monte_carlo', .1)])
@@ -20,7 +22,8 @@ def test_digits(commands, tmp_path, posterior, most_lost):
       f'em.posterior={posterior}', 'em.max_iterations=1', 'diffusion.num_steps=200',
       'diffusion.beta_end=.02', 'e_step.num_draws=8', 'e_step.batch_size=150',
       'm_step.batch_size=64', 'm_step.num_steps=150', 'm_step.learning_rate=.003',
-      'log.every_steps=100', 'checkpoint.every_steps=1000')
+      'log.every_steps=100', 'checkpoint.every_steps=1000',
+      networks=TINY_NETWORKS._replace(inference=InferenceNetwork))
   assert outcome.code == 0, outcome.err
   found = summary_of(tmp_path)
   for score in ('acc', 'nmi'):
