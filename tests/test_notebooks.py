@@ -23,13 +23,19 @@ from tests.tiny import NO_FIGURES, SHARED, SMALL, TINY, TINY_NETWORKS
 COLAB = pathlib.Path(__file__).parents[1] / 'colab'
 NOTEBOOKS = sorted(path.stem for path in COLAB.glob('*.ipynb'))
 BUILD = functools.partial(SHARED, TINY_NETWORKS)
-OPTIONS = [option for option in TINY
-           if 'every' not in option and 'diffusion' not in option]
+# As many levels as the longest way of a sampler in them.
+OPTIONS = [*(option for option in TINY
+             if 'every' not in option and 'diffusion' not in option),
+           '--config.diffusion.num_steps=50']
+# By batches that the new pictures fill as well.
+OF_FOLDER = [*(option for option in OPTIONS
+               if 'num_clusters' not in option and 'e_step.batch_size' not in option),
+             '--config.em.auto_parts=1', '--config.views.num=4', '--config.views.sets=1',
+             '--config.e_step.batch_size=8']
 SHORT = {
     'digits': {'options': OPTIONS},
     'samplers': {'options': OPTIONS, 'num_points': 50, 'steps': (4,)},
-    'folder': {'options': [option for option in OPTIONS if 'num_clusters' not in option],
-               'num_drawings': 24},
+    'folder': {'options': OF_FOLDER, 'num_drawings': 24},
     'restoring': {'options': SMALL | {'start.kind': 'kmeans', 'num_clusters': 3},
                   'num_fitted': 60, 'num_damaged': 8, 'num_draws': 2, 'num_steps': 2,
                   'particles': 2},
