@@ -34,6 +34,14 @@ def run(argv: list[str]) -> None:
   main.leave(main.run(argv, build=build, parts=NO_PICTURES))
 
 
+def run_below(argv: list[str]) -> None:
+  """`run` in a child of this process, which waits for it, as a shell does."""
+  if os.fork():
+    os.wait()
+  else:
+    run(argv)
+
+
 def _in_child(function, arguments, log, environment):
   os.environ.update(environment)
   for name, kind in OF_JAX.items():
