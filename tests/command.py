@@ -6,6 +6,7 @@ from one that has imported everything: most of the seconds of a small run are im
 
 import atexit
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -22,11 +23,23 @@ OF_JAX = {'JAX_COMPILATION_CACHE_DIR': str,
           'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': float,
           'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': int}
 del decisions, fitted, outputs, workdir  # the command imports them late
+# As in conftest.py: what notes where operations are, and looks for cycles, takes long.
+jax.config.update('jax_traceback_in_locations_limit', 0)
+gc.set_threshold(20_000, 10, 10)
+gc.freeze()
 
 
 def run(argv: list[str]) -> None:
   """Runs a command line, and ends the process."""
   main.leave(main.run(argv, build=build, parts=NO_PICTURES))
+
+
+def run_below(argv: list[str]) -> None:
+  """`run` in a child of this process, which waits for it, as a shell does."""
+  if os.fork():
+    os.wait()
+  else:
+    run(argv)
 
 
 def _in_child(function, arguments, log, environment):

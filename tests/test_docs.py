@@ -3,11 +3,9 @@
 import copy
 import functools
 import importlib.util
-import os
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 import zlib
 from unittest import mock
@@ -21,6 +19,7 @@ from sklearn import datasets
 import jdiffclust
 from jdiffclust import main
 from jdiffclust.config import to_json
+from tests.command import Forked
 from tests.tiny import SHARED, SMALL, TINY_NETWORKS, Small
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -115,18 +114,23 @@ def test_there_are_examples():
   assert len(EXAMPLES) > 8 and len(COMMANDS) > 20
 
 
+def build_site(arguments):
+  """Runs Sphinx, and ends the process."""
+  from sphinx.cmd import build
+  sys.exit(build.main(arguments[1:]))
+
+
 def test_site_builds(tmp_path):
   """Offline and without a warning, a page for each file, every public name in it."""
   for name in ('sphinx', 'myst_nb', 'sphinx_book_theme'):
     if importlib.util.find_spec(name) is None:
       pytest.skip(f'{name} is not installed: pip install -e .[docs]')
-  built = subprocess.run(
-      [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-n', '-q', '-b', 'html',
-       '-d', tmp_path / 'trees', ROOT / 'docs', tmp_path / 'site'],
-      capture_output=True, text=True, timeout=600, env={**os.environ, 'http_proxy': '-',
-                                                        'https_proxy': '-'})
-  assert built.returncode == 0, built.stderr
-  site = tmp_path / 'site'
+  site, log = tmp_path / 'site', tmp_path / 'log'
+  building = Forked(  # where the package has been imported already
+      ['sphinx', '-W', '--keep-going', '-n', '-q', '-b', 'html',
+       '-d', str(tmp_path / 'trees'), str(ROOT / 'docs'), str(site)],
+      log, {'http_proxy': '-', 'https_proxy': '-'}, function=build_site)
+  assert building.wait(timeout=600) == 0, log.read_text()
   for path in [*DOCS, *(ROOT / 'colab').glob('*.ipynb')]:
     page = site / ('notebooks' if path.suffix == '.ipynb' else '') / f'{path.stem}.html'
     assert page.exists(), page

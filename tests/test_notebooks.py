@@ -18,18 +18,25 @@ import pytest
 
 import jdiffclust
 from jdiffclust import main
+from jdiffclust.clustering.starts import neighbours
 from tests.tiny import NO_FIGURES, SHARED, SMALL, TINY, TINY_NETWORKS
 
 COLAB = pathlib.Path(__file__).parents[1] / 'colab'
 NOTEBOOKS = sorted(path.stem for path in COLAB.glob('*.ipynb'))
 BUILD = functools.partial(SHARED, TINY_NETWORKS)
-OPTIONS = [option for option in TINY
-           if 'every' not in option and 'diffusion' not in option]
+# As many levels as the longest way of a sampler in them.
+OPTIONS = [*(option for option in TINY
+             if 'every' not in option and 'diffusion' not in option),
+           '--config.diffusion.num_steps=50']
+# By batches that the new pictures fill as well.
+OF_FOLDER = [*(option for option in OPTIONS
+               if 'num_clusters' not in option and 'e_step.batch_size' not in option),
+             '--config.em.auto_parts=1', '--config.views.num=4', '--config.views.sets=1',
+             '--config.e_step.batch_size=8']
 SHORT = {
     'digits': {'options': OPTIONS},
     'samplers': {'options': OPTIONS, 'num_points': 50, 'steps': (4,)},
-    'folder': {'options': [option for option in OPTIONS if 'num_clusters' not in option],
-               'num_drawings': 24},
+    'folder': {'options': OF_FOLDER, 'num_drawings': 24},
     'restoring': {'options': SMALL | {'start.kind': 'kmeans', 'num_clusters': 3},
                   'num_fitted': 60, 'num_damaged': 8, 'num_draws': 2, 'num_steps': 2,
                   'particles': 2},
@@ -65,6 +72,9 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
   pyplot = pytest.importorskip('matplotlib.pyplot')
   pytest.importorskip('IPython')
   monkeypatch.chdir(tmp_path)
+  for of_cuts in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):  # 8 cuts of a graph, not 48
+    factors = getattr(neighbours, of_cuts)
+    monkeypatch.setattr(neighbours, of_cuts, (factors[0], factors[-1]))
   monkeypatch.setattr(matplotlib, 'use', lambda *given: None)
   monkeypatch.setattr(pyplot, 'show', lambda: (pyplot.gcf().canvas.draw(),
                                                pyplot.close('all')))

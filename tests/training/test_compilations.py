@@ -44,7 +44,7 @@ def count(arguments) -> None:
   root = pathlib.Path(__file__).parents[2]
   fit = (f'--config={root}/configs/digits.py', *tiny.TINY,
          # What tells damaged images is as small: fewer steps, no fewer programs.
-         '--config.recognition.channels=8', '--config.recognition.steps=20',
+         '--config.recognition.channels=8', '--config.recognition.steps=4',
          '--config.recognition.batch_size=16')
   commands = {
       'fit': fit, 'again': fit, 'evaluate': ('--mode=evaluate',),

@@ -18,6 +18,7 @@ from jdiffclust import progress
 from jdiffclust.training import checkpoints as checkpoints_lib
 from jdiffclust.training.loop import Fitter
 from jdiffclust.training.writers import MetricsWriter, read_metrics
+from tests.command import run_below
 from tests.helpers import metrics_of, summary_of
 
 
@@ -80,15 +81,15 @@ def test_kill_9(commands, plain, tmp_path):
 def test_kill_9_of_the_shell_around_it(commands, plain, tmp_path):
   """The run goes on without its shell; the next one takes over, and ends the same."""
   log = tmp_path / 'log'
-  around = ['sh', '-c', '"$@"; true', 'sh']  # has more to do, so it waits for the run
-  shell = commands.spawn(tmp_path / 'run', log=log, devices=8, around=around)
+  shell = commands.spawn(tmp_path / 'run', log=log, devices=8, function=run_below)
   try:
     assert wait_for(log, 'EM 1/2 M-step', shell)
     left = json.loads((tmp_path / 'run' / '.lock').read_text())['pid']
+    assert left != shell.pid
     os.kill(left, signal.SIGSTOP)  # or it would have ended before the next one starts
   finally:
     shell.kill()
-    shell.wait()
+    shell.wait(timeout=60)
   log = tmp_path / 'log2'
   process = commands.spawn(tmp_path / 'run', log=log, devices=8)
   try:
