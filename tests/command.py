@@ -1,7 +1,7 @@
 """The command with a tiny denoiser, in a process of its own.
 
-`python -m tests.command ARGV...` runs it. `Forked` does so in a process that is forked
-from one that has imported everything: most of the seconds of a small run are imports.
+`Forked` is a process that is forked from one that has imported everything: most of the
+seconds of a small run are imports.
 """
 
 import atexit
@@ -105,7 +105,3 @@ class Forked:
   def kill(self):
     """At once, as by kill -9."""
     self.send_signal(signal.SIGKILL)
-
-
-if __name__ == '__main__':
-  run(sys.argv)

@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import struct
-import subprocess
 import sys
 import warnings
 from unittest import mock
@@ -88,11 +87,10 @@ class Commands:
     """`run` with the tiny denoiser and without figures."""
     return self.run(*argv, networks=TINY_NETWORKS, parts=NO_FIGURES)
 
-  def spawn(self, workdir, *options, log, devices=1, around=(), function=command.run):
+  def spawn(self, workdir, *options, log, devices=1, function=command.run):
     """Starts `fit` in a process of its own; its stderr and stdout go to `log`.
 
-    It is handed to the command `around`, if there is one, as its last arguments; or to a
-    function in the place of `command.run`.
+    A function may take the place of `command.run`.
     """
     environment = {
         'JAX_COMPILATION_CACHE_DIR': str(self.cache / str(devices)),
@@ -101,13 +99,8 @@ class Commands:
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
         'XLA_FLAGS': re.sub(r'(device_count)=\d+', rf'\1={devices}',
                             os.environ['XLA_FLAGS'])}
-    if not around:
-      return command.Forked(['jdiffclust', *tiny(workdir, *options)], log, environment,
-                            function)
-    with open(log, 'a', encoding='utf-8') as file:
-      return subprocess.Popen(
-          [*around, sys.executable, '-m', 'tests.command', *tiny(workdir, *options)],
-          stdout=file, stderr=file, env=os.environ | environment, cwd=ROOT)
+    return command.Forked(['jdiffclust', *tiny(workdir, *options)], log, environment,
+                          function)
 
 
 def read_events(workdir) -> list:
