@@ -957,9 +957,9 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
                    pixel_range=None, of_the_fit: bool = False) -> str | None:
   """Restores images: restored.npy, restored.csv, restored/, restored.html.
 
-  Where the images are whole, results say how far from them it comes. They are where a
-  matrix is applied to them, and if they are those of the fit where it hides pixels; of
-  others, hidden pixels may be anything.
+  Where the images have what is hidden, results say how far from it they come: where a
+  matrix is applied to them, or pixels of the fit's own are hidden. In others, what is
+  hidden may be anything.
 
   Args:
     fitted: the fit.

@@ -163,7 +163,7 @@ def draw(found, operator, y, result, truth, path) -> None:
   seen = restored.visible(scaled(y[few]), mask, found.method.image_shape)
   figures.save_figure(restored.sheet(
       seen, scaled(result.images[few]), result.std[few] * found.units.scale,
-      [''] * NUM_SHOWN, scaled(truth[few])), path)
+      [''] * NUM_SHOWN, scaled(truth[few]), 'truth'), path)
 
 
 def compare(args) -> None:

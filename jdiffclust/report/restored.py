@@ -44,7 +44,7 @@ def visible(images: np.ndarray, mask: np.ndarray | None,
 
 
 def errors(mean: np.ndarray, whole: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-  """How far restored images are from the true ones: root mean square, in their units.
+  """How far restored images are from whole ones: root mean square, in their units.
 
   Args:
     mean, whole: [n, H, W, C].
@@ -61,7 +61,8 @@ def errors(mean: np.ndarray, whole: np.ndarray, mask: np.ndarray | None) -> np.n
 
 
 def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
-          names: list[str], whole: np.ndarray | None = None) -> Figure:
+          names: list[str], whole: np.ndarray | None = None,
+          called: str = 'image') -> Figure:
   """A row an image: what is seen, draws, their mean and standard deviation.
 
   Args:
@@ -69,7 +70,8 @@ def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
     draws: [n, D, H, W, C].
     std: [n, H, W, C]; the largest of all is shown white.
     names: n texts.
-    whole: the true images, [n, H, W, C], where they are known; they come first.
+    whole: the images with nothing hidden, [n, H, W, C], if there are; they come first.
+    called: the heading of these.
   """
   most = max(float(std.max()), 1e-6)
   rows = [[damaged[i:i + 1], draws[i, :MOST_DRAWS], draws[i].mean(axis=0)[None],
@@ -77,7 +79,7 @@ def sheet(damaged: np.ndarray, draws: np.ndarray, std: np.ndarray,
   headings = ['seen', 'restored: draws', 'mean', 'spread']
   if whole is not None:
     rows = [[whole[i:i + 1], *row] for i, row in enumerate(rows)]
-    headings = ['truth', *headings]
+    headings = [called, *headings]
   return figures.sheet(rows, headings, row_labels=[figures.shorten(n) for n in names])
 
 
@@ -142,7 +144,7 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
     found: `fitted.Restored`.
     options: the section `restore` of the config.
     pixel_range: of the stored pixels.
-    errors: of `errors`, [n], where the true images are known.
+    errors: of `errors`, [n], where the images are whole.
     of_the_fit: whether they are images of the fit.
   """
   environment = jinja2.Environment(
@@ -158,6 +160,6 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
       dataset=source.name, total=source.num_images, shown=len(lines), lines=lines,
       draws=found.images.shape[1], picture=embedded(picture), options=options,
       low=f'{pixel_range[0]:g}', high=f'{pixel_range[1]:g}',
-      truth=errors is not None, of_the_fit=of_the_fit,
+      whole=errors is not None, of_the_fit=of_the_fit,
       particles=bool(np.isfinite(found.ess).any()))
   files.write_text(path, page)
