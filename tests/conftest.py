@@ -64,6 +64,15 @@ def forget_programs():
 
 
 @pytest.fixture
+def few_cuts(monkeypatch):
+  """Two graphs, two widths and two numbers of cells: 8 cuts of a graph, not 48."""
+  from jdiffclust.clustering.starts import neighbours
+  for name in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):
+    factors = getattr(neighbours, name)
+    monkeypatch.setattr(neighbours, name, (factors[0], factors[-1]))
+
+
+@pytest.fixture
 def x64():
   """Double precision for the length of a test."""
   with jax.enable_x64(True):

@@ -197,15 +197,12 @@ def test_one_training_leaves_two_results(tmp_path, monkeypatch):
     assert found['method'] == method and found['acc'] == acc
 
 
-def test_our_starts_alone(monkeypatch):
+@pytest.mark.usefixtures('few_cuts')
+def test_our_starts_alone():
   """The partition is that of the package; the others tell well-known images apart."""
   from benchmarks.clustering import alone
-  from jdiffclust.clustering.starts import neighbours
   from jdiffclust.clustering.starts.sample import start_of_all
   from jdiffclust.evaluation.scores import accuracy
-  for name in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):  # 8 cuts of a graph, not 48
-    factors = getattr(neighbours, name)
-    monkeypatch.setattr(neighbours, name, (factors[0], factors[-1]))
   config = methods.our_config('digits', 1, 'recognition', {
       'data.source': 'digits', 'data.max_images': 150, 'views.num': 8, 'views.sets': 1,
       'start.spaces': ('pixels',),

@@ -16,7 +16,6 @@ import jdiffclust
 from jdiffclust import config as config_lib
 from jdiffclust import main, outputs
 from jdiffclust.clustering.generation import sampler_of
-from jdiffclust.clustering.starts import neighbours
 from jdiffclust.config import check_config, default_config
 from jdiffclust.data.dataset import array_source, load_source
 from jdiffclust.diffusion.paths import from_process
@@ -289,11 +288,9 @@ def test_a_store_is_asked_for_all_that_is_kept():
   assert saved == [0, 4, 6, 7, 9, 13, 14]
 
 
-def test_number_of_clusters_may_be_chosen(monkeypatch):
+@pytest.mark.usefixtures('few_cuts')
+def test_number_of_clusters_may_be_chosen():
   """num_clusters=auto: the choice is part of the fit."""
-  for name in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):  # 8 cuts of a graph, not 48
-    factors = getattr(neighbours, name)
-    monkeypatch.setattr(neighbours, name, (factors[0], factors[-1]))
   found = jdiffclust.fit(
       config_of('cddpm', **{'em.auto_clusters': '(2, 3)', 'em.auto_parts': 1,
                             'num_clusters': 'auto'}), IMAGES, build=BUILD)

@@ -18,7 +18,6 @@ import pytest
 
 import jdiffclust
 from jdiffclust import main
-from jdiffclust.clustering.starts import neighbours
 from tests.tiny import NO_FIGURES, SHARED, SMALL, TINY, TINY_NETWORKS
 
 COLAB = pathlib.Path(__file__).parents[1] / 'colab'
@@ -66,15 +65,13 @@ def quick(name, function, **more):
                            create=True)
 
 
+@pytest.mark.usefixtures('few_cuts')
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_notebook_runs(name, tmp_path, monkeypatch):
   """To its end, and each figure is drawn."""
   pyplot = pytest.importorskip('matplotlib.pyplot')
   pytest.importorskip('IPython')
   monkeypatch.chdir(tmp_path)
-  for of_cuts in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):  # 8 cuts of a graph, not 48
-    factors = getattr(neighbours, of_cuts)
-    monkeypatch.setattr(neighbours, of_cuts, (factors[0], factors[-1]))
   monkeypatch.setattr(matplotlib, 'use', lambda *given: None)
   monkeypatch.setattr(pyplot, 'show', lambda: (pyplot.gcf().canvas.draw(),
                                                pyplot.close('all')))

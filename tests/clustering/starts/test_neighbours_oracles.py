@@ -72,14 +72,6 @@ def test_plain_distances_without_views():
                              lib.weighted(away, assign(flat, None)[near]), rtol=1e-3)
 
 
-@pytest.fixture
-def few_cuts(monkeypatch):
-  """Two graphs, two widths and two numbers of cells, for what all cuts have in common."""
-  for name in ('NEIGHBOURS', 'EIGENVECTORS', 'CELLS'):
-    factors = getattr(lib, name)
-    monkeypatch.setattr(lib, name, (factors[0], factors[-1]))
-
-
 @pytest.mark.usefixtures('few_cuts')
 def test_the_consensus_is_over_all_spaces():
   """Two spaces outvote a third one of many descriptions; alone, it is heard."""
