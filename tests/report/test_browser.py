@@ -9,7 +9,7 @@ from benchmarks import chromium
 from jdiffclust.report import explorer, page
 from tests.report.exploring import (
     ADDED, CLUSTERS, N, NASTY, TORN, explored, explored_with_added)
-from tests.report.test_page import SUMMARY, TABLE
+from tests.report.pages import SUMMARY, TABLE
 
 pytestmark = pytest.mark.skipif(
     chromium.find() is None,

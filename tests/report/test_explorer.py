@@ -13,7 +13,7 @@ from jdiffclust.report import explorer, page, thumbnails
 from tests.report.exploring import (
     ADDED, AWAY, CLUSTERS, COPY, FOREIGN, N, NASTY, ORIGINAL, Q, TORN, explored,
     explored_with_added, features)
-from tests.report.test_page import SUMMARY, TABLE, outline
+from tests.report.pages import SUMMARY, TABLE, outline
 
 
 @pytest.fixture(scope='module')

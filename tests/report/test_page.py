@@ -1,6 +1,5 @@
 """The report page: well formed, self-contained, escaped, whole."""
 
-from html import parser
 import re
 
 import numpy as np
@@ -9,49 +8,7 @@ import pytest
 from jdiffclust.evaluation import scores as clustering
 from jdiffclust.report import figures, page
 from tests.helpers import refused
-
-VOID = {'meta', 'img', 'br', 'link', 'input'}
-
-
-class Outline(parser.HTMLParser):
-  """Collects tags and text, and checks that tags close in order."""
-
-  def __init__(self):
-    super().__init__()
-    self.open, self.tags, self.text = [], [], ''
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append((tag, dict(attrs)))
-    if tag not in VOID:
-      self.open.append(tag)
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    self.text += data if not {'style', 'script'} & set(self.open) else ''
-
-
-def outline(path):
-  result = Outline()
-  result.feed(path.read_text(encoding='utf-8'))
-  result.close()
-  assert not result.open
-  result.text = re.sub(r'\s+', ' ', result.text)
-  return result
-
-
-SCORES = {'acc': .9321, 'nmi': .8, 'ari': .7}
-SUMMARY = {
-    'dataset': 'digits', 'num_images': 1797, 'image_shape': (8, 8, 1),
-    'method': 'soft', 'num_clusters': 3, 'seed': 0, **SCORES,
-    'init': {**SCORES, 'acc': .5, 'method': 'kmeans'},
-    'baselines': {'kmeans': SCORES, 'gaussian_mixture': {**SCORES, 'ari': None}},
-    'bound_bits_per_dim': 3.25, 'cluster_sizes': [2, 1, 0], 'mean_probability': .733,
-    'num_em_iterations': 5, 'train_images_per_second': 1234.5,
-    'e_step_evaluations_per_second': 99., 'wall_seconds': 4000.,
-    'devices': ['cpu', 'cpu'], 'versions': {'jax': '0.7'}, 'stop_reason': 'settled'}
-TABLE = clustering.cluster_table(np.array([[.9, .1, 0], [.7, .3, 0], [.4, .6, 0]]))
+from tests.report.pages import SCORES, SUMMARY, TABLE, outline
 
 
 def write(folder, summary=SUMMARY, pictures=(), config=(), table=TABLE):

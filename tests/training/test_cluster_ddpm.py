@@ -13,9 +13,9 @@ from jdiffclust import config as config_lib
 from jdiffclust.clustering.method import Method
 from jdiffclust.registry import METHODS
 from jdiffclust.training.loop import Fitter
-from tests.helpers import check_error, metrics_of, summary_of
+from tests.helpers import (
+    check_error, done, metrics_of, restore, restored_rows, summary_of)
 from tests.tiny import CLUSTER_DDPM, LATENT_CDDPM
-from tests.training.test_restore import done, restore, rows_of
 
 
 def test_whole_fit(commands, tmp_path):
@@ -226,7 +226,7 @@ def test_restore(method, commands, request, tmp_path):
                'restore.method=mcgdiff', 'restore.particles=4', 'restore.sigma=1'))
   found = np.load(run / 'restored.npy')
   assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all()
-  for row in rows_of(run):
+  for row in restored_rows(run):
     assert np.isfinite(float(row['log_evidence']))
     assert 1 <= float(row['effective_sample_size']) <= 4
   page = (run / 'restored.html').read_text(encoding='utf-8')

@@ -4,7 +4,7 @@ import socket
 
 import numpy as np
 
-from tests.training.test_resume import wait_for
+from tests.helpers import wait_for
 
 
 def responsibilities(workdir):

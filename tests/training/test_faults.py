@@ -15,8 +15,7 @@ from jdiffclust.training.checkpoints import Checkpoints, numbers_in
 from jdiffclust.training.writers import read_metrics
 from jdiffclust.workdir import Workdir
 from tests import command
-from tests.helpers import check_error
-from tests.training.test_resume import check_same, newest
+from tests.helpers import check_error, check_same, newest
 
 FULL = OSError(errno.ENOSPC, 'No space left on device')
 # As TensorStore tells of it, and Orbax passes it on.

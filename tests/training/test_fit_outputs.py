@@ -15,8 +15,7 @@ from sklearn import datasets, metrics
 
 from jdiffclust import fitted as fitted_lib
 from jdiffclust.evaluation import diagnostics
-from tests.helpers import summary_of
-from tests.training.test_resume import newest
+from tests.helpers import newest, summary_of
 
 N, Q = 60, 3
 DIGITS = datasets.load_digits().target

@@ -19,14 +19,12 @@ from jdiffclust.fitted import doubts, looks_turned
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.units import Units
 from jdiffclust.report.restored import file_names
-from tests.helpers import check_error, refused
+from tests.helpers import (
+    LITTLE, check_error, done, refused, restore, restored_rows)
 from tests.tiny import build
 
 SHAPE = 8, 8, 1
 DIGITS = datasets.load_digits().images.astype(np.uint8)
-# Where clusters do not matter, nothing is learnt for them: it would take seconds.
-LITTLE = {'num_steps': 3, 'num_draws': 2, 'batch_size': 8, 'by_examples': False}
-FEW = tuple(f'restore.{name}={value}' for name, value in LITTLE.items())
 FILES = 'restored.npy', 'restored.csv', 'restored.html', 'figures/restored.png'
 
 
@@ -62,24 +60,6 @@ def mask(tmp_path):
   path = tmp_path / 'mask.png'
   Image.fromarray(np.where(known, 255, 0).astype(np.uint8)).save(path)
   return known, path
-
-
-def restore(commands, workdir, *options):
-  """The command with few steps."""
-  return commands.small('--mode=restore', f'--workdir={workdir}',
-                        *(f'--config.{option}' for option in (*FEW, *options)))
-
-
-def done(outcome):
-  """The outcome, which must be none of a mistake."""
-  assert outcome.code == 0, outcome.err
-  return outcome
-
-
-def rows_of(workdir):
-  """The rows of restored.csv."""
-  with open(workdir / 'restored.csv', newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
 
 
 def folder_of(path, images, names=None, kind=np.uint8):
@@ -132,7 +112,7 @@ def test_a_folder_with_a_mask(commands, run, mask, tmp_path):
                          'restore.method=ddrm'))
   assert 'pixels 0 to 255, sigma 0' in outcome.out
   assert 'warning' not in outcome.err, outcome.err
-  found, rows = np.load(run / 'restored.npy'), rows_of(run)
+  found, rows = np.load(run / 'restored.npy'), restored_rows(run)
   assert found.shape == (6, 2, 8, 8, 1) and found.dtype == np.float32
   order = np.argsort(names)
   assert [row['id'] for row in rows] == [names[i] for i in order]
@@ -203,7 +183,7 @@ def test_floats_and_a_border(commands, tmp_path):
                  'restore.method=mcgdiff', 'restore.particles=4'))
     found = np.load(tmp_path / 'run' / 'restored.npy')
     assert found.shape == (3, 2, 6, 6, 1), name
-    ids = [int(row['id']) for row in rows_of(tmp_path / 'run')]
+    ids = [int(row['id']) for row in restored_rows(tmp_path / 'run')]
     seen = images[ids][:, None, :, :, None]
     assert np.abs(found - seen)[:, :, known].max() < 1 / 256, name
     assert np.abs(found - seen)[:, :, ~known].max() > .05, name
@@ -287,7 +267,7 @@ def test_images_of_the_fit_are_known(commands, run):
   assert 'kept none of its images' not in outcome.err
   with open(run / 'assignments.csv', newline='', encoding='utf-8') as file:
     fitted = {row['id']: row['cluster'] for row in csv.DictReader(file)}
-  rows = rows_of(run)
+  rows = restored_rows(run)
   same = [fitted[row['id']] == row['cluster'] for row in rows]
   assert len(same) == 60 and np.mean(same) > .8  # at random: a third
   # What was hidden is known of them, and how far from it the mean comes.
@@ -340,12 +320,12 @@ def test_the_library_is_the_command(commands, run, fit):
   """To the bit."""
   done(restore(commands, run, 'data.max_images=3', 'restore.operator=box',
                'restore.sigma=2.', 'restore.seed=5'))
-  images = DIGITS[[int(row['id']) for row in rows_of(run)]][..., None].astype(float)
+  images = DIGITS[[int(row['id']) for row in restored_rows(run)]][..., None].astype(float)
   seen = operators.box(SHAPE, .25, .25, .5, .5)
   found = fit.restore(seen, images, 2., **LITTLE, seed=5)
   np.testing.assert_array_equal(np.load(run / 'restored.npy'), found.images)
   assert found.mean.shape == found.std.shape == (3, 8, 8, 1)
-  assert found.clusters.tolist() == [int(row['cluster']) for row in rows_of(run)]
+  assert found.clusters.tolist() == [int(row['cluster']) for row in restored_rows(run)]
 
 
 @pytest.mark.parametrize('options', [{}, {'method': 'mcgdiff', 'particles': 4}],

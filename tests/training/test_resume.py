@@ -3,14 +3,11 @@
 import functools
 import json
 import os
-import pathlib
 import shutil
 import signal
 import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -19,45 +16,11 @@ from jdiffclust.training import checkpoints as checkpoints_lib
 from jdiffclust.training.loop import Fitter
 from jdiffclust.training.writers import MetricsWriter, read_metrics
 from tests.command import run_below
-from tests.helpers import metrics_of, summary_of
+from tests.helpers import check_same, newest, summary_of, wait_for
 
 
 class Cut(BaseException):
   """The end of a run in this process, in the place of a kill."""
-
-
-def weights(workdir):
-  """Every array of the newest checkpoint, as bytes by name."""
-  newest = max((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  with ocp.StandardCheckpointer() as reader:
-    shapes = reader.metadata(newest / 'arrays').item_metadata.tree
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding), shapes)
-    arrays = reader.restore(newest / 'arrays', target)
-  return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-          for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
-
-
-def check_same(workdir, reference):
-  """Asserts the same results and weights, bit for bit, and the same metrics."""
-  for name in ('responsibilities.npy', 'assignments.csv'):
-    assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
-  assert metrics_of(workdir) == metrics_of(reference)
-  assert weights(workdir) == weights(reference)
-
-
-def wait_for(log, text, process, seconds=120):
-  """Waits until a line of a process' log holds `text`; False if it ended before."""
-  deadline = time.monotonic() + seconds
-  while time.monotonic() < deadline:
-    if text in pathlib.Path(log).read_text(encoding='utf-8'):
-      return True
-    if process.poll() is not None:
-      return False
-    time.sleep(.01)
-  process.kill()
-  raise AssertionError(f'no {text!r} in {seconds} s')
 
 
 def test_kill_9(commands, plain, tmp_path):
@@ -156,11 +119,6 @@ def test_the_pipeline_changes_nothing(commands, plain, tmp_path, monkeypatch):
   assert 'M-step' in reports[-1]
   assert commands.fit(tmp_path, 'data.pipeline=grain', 'data.workers=3').code == 0
   check_same(tmp_path, plain)
-
-
-def newest(workdir):
-  """The folder of the newest checkpoint."""
-  return max((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
 
 
 def largest_file(folder):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from tests.helpers import check_error, metrics_of, summary_of
+from tests.helpers import check_error, done, metrics_of, restore, summary_of
 from tests.tiny import NO_PICTURES, TINY, TINY_NETWORKS
-from tests.training.test_restore import done, restore
 
 ROOT = pathlib.Path(__file__).parents[2]
 METHOD = ('method=sr3', 'num_clusters=1', 'sr3.factor=2', 'sr3.noise=.1',
