@@ -2,13 +2,15 @@
 
   python -m benchmarks.inverse.images [restore|clusters] [--datasets=digits,mnist5k,...]
       [--methods=...] [--damages=...] [--parts=...] [--shares=...] [--masks=1]
-      [--ceiling] [--groups=N] [--images=24] [--fashion=DIR] [--out=DIR]
+      [--splits=1] [--ceiling] [--groups=N] [--images=24] [--fashion=DIR] [--out=DIR]
 
 Question:  restore: error, similarity and calibration of each method for each damage, of
            held-out images, beside what needs no model. clusters: how many points of
-           accuracy are lost when parts of held-out images are; and (--ceiling) how many
-           would be, were the labels of the fit's images known, and how many another
-           learner loses that is taught what the fit says of them, errors and all.
+           accuracy are lost when parts of held-out images are, over several choices of
+           the images held out (--splits), each with a fit and a seed of its own; and
+           (--ceiling) how many would be, were the labels of the fit's images known, and
+           how many another learner loses that is taught what the fit says of them,
+           errors and all.
 Time:      a fit of each data set first (5 to 30 minutes); then a minute for each damage
            and method; clusters: two to ten minutes for each part and share.
 Kept:      docs/benchmarks.md, Restoring; results/inverse. restore also draws the first
@@ -59,8 +61,8 @@ PARTS = {'lower': lambda shape, share, _: operators.box(shape, 1 - share, 0, sha
          'random': operators.random_pixels}
 
 
-def split(dataset: str, out, fashion):
-  """Pixels and labels [N] of the images fitted, and of those held out."""
+def split(dataset: str, out, fashion, seed: int = 0):
+  """Pixels and labels [N] of the images fitted, and of those held out by a seed."""
   path = out / 'data' / f'{dataset}.npz'
   if dataset == 'digits':
     from sklearn.datasets import load_digits
@@ -69,22 +71,23 @@ def split(dataset: str, out, fashion):
     data_options(dataset, out, fashion)
     found = np.load(path)
     images, labels = found['images'], found['labels']
-  order = np.random.default_rng(0).permutation(len(images))
+  order = np.random.default_rng(seed).permutation(len(images))
   parts = order[HELD_OUT:], order[:HELD_OUT]
   return [(images[part], labels[part]) for part in parts]
 
 
-def fitted_model(dataset: str, out, fashion):
-  """The fit, the images that it was fitted to in [-1, 1], and those held out, stored."""
-  (images, labels), (held, held_labels) = split(dataset, out, fashion)
-  path = out / 'data' / f'{dataset}_fitted.npz'
+def fitted_model(dataset: str, out, fashion, seed: int = 0):
+  """The fit, the images that it was fitted to, and those held out, stored."""
+  (images, labels), (held, held_labels) = split(dataset, out, fashion, seed)
+  name_of_split = f'{dataset}_{seed}' if seed else dataset
+  path = out / 'data' / f'{name_of_split}_fitted.npz'
   path.parent.mkdir(parents=True, exist_ok=True)
   if not path.exists():
     np.savez(path, images=images, labels=labels)
   name, changes = CONFIGS[dataset]
   fit(name, {'data.source': 'npz', 'data.path': str(path), **changes,
-             'quality.num_images': 0}, out / 'fits' / dataset)
-  found = load(out / 'fits' / dataset)
+             'quality.num_images': 0, 'seed': seed}, out / 'fits' / name_of_split)
+  found = load(out / 'fits' / name_of_split)
   images, held = (found.units.stored(read(found, part)) for part in (images, held))
   return found, (images, labels), (held, held_labels)
 
@@ -215,59 +218,68 @@ def compare(args) -> None:
 
 def clusters(args) -> None:
   """Accuracy on held-out images of which parts are missing."""
-  from sklearn.cluster import KMeans
   path = args.out / 'clusters.json'
   rows, kept = [], read_json(path) or {}
   for dataset in args.datasets:
-    found, (images, labels), (held, held_labels) = fitted_model(
-        dataset, args.out, args.fashion)
-    held, held_labels = held[:args.images], held_labels[:args.images]
-    kmeans = KMeans(10, n_init=10, random_state=0).fit(images.reshape(len(images), -1))
+    found = [of_split(dataset, seed, args) for seed in range(args.splits)]
+    for missing in found[0]:
+      lines = [line for of_one in found for line in of_one[missing]]
+      line = {name: [line[name] for line in lines] for name in lines[0]}
+      kept[f'{dataset} / {missing}'] = line
+      rows.append({'data': dataset, 'missing': missing,
+                   **{name: cell(values) for name, values in line.items()}})
+    write_json(path, kept)
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  print(markdown(columns, [[row.get(name, '') for name in columns] for row in rows]))
 
-    def accuracy(tau_or_clusters, fitted_clusters):
-      classes = classes_of(labels, fitted_clusters)
-      return float(np.mean(classes[tau_or_clusters] == held_labels))
 
-    ours = lambda pixels: accuracy(found.assign(np.rint(pixels).astype(
-        np.uint8)).responsibilities.argmax(axis=1), found.clusters)
-    theirs = lambda pixels: accuracy(
-        kmeans.predict(pixels.reshape(len(pixels), -1).astype(
-            kmeans.cluster_centers_.dtype)), kmeans.labels_)
+def of_split(dataset: str, seed: int, args) -> dict[str, list[dict[str, float]]]:
+  """Accuracy by what is missing, then for each mask, then by method."""
+  from sklearn.cluster import KMeans
+  found, (images, labels), (held, held_labels) = fitted_model(
+      dataset, args.out, args.fashion, seed)
+  held, held_labels = held[:args.images], held_labels[:args.images]
+  kmeans = KMeans(10, n_init=10, random_state=0).fit(images.reshape(len(images), -1))
 
-    def measured(operator):
-      y = np.asarray(operator.apply(jnp.asarray(held)))
-      filled = np.where(np.asarray(operator.mask)[None] > 0, y,
-                        images.mean(axis=0)[None])
-      line = {'examples': accuracy(found.assign_damaged(operator, y).argmax(axis=1),
-                                   found.clusters)}
-      for method in args.methods:
-        result = found.restore(operator, y, method=method, num_draws=8,
-                               by_examples=False, **METHODS[method])
-        line[f'draws of {method}'] = accuracy(result.clusters, found.clusters)
-      line |= {'network': ours(filled), 'kmeans': theirs(filled)}
-      if args.ceiling:
-        line |= ceiling(found, images, labels, held, held_labels, operator)
-      return line
+  def accuracy(tau_or_clusters, fitted_clusters):
+    classes = classes_of(labels, fitted_clusters)
+    return float(np.mean(classes[tau_or_clusters] == held_labels))
 
-    whole = {'network': ours(held), 'kmeans': theirs(held)}
+  ours = lambda pixels: accuracy(found.assign(np.rint(pixels).astype(
+      np.uint8)).responsibilities.argmax(axis=1), found.clusters)
+  theirs = lambda pixels: accuracy(
+      kmeans.predict(pixels.reshape(len(pixels), -1).astype(
+          kmeans.cluster_centers_.dtype)), kmeans.labels_)
+
+  whole = {'network': ours(held), 'kmeans': theirs(held)}
+  if args.ceiling:
+    whole |= machines(images.reshape(len(images), -1), labels, found.clusters,
+                      held.reshape(len(held), -1), held_labels)
+
+  def measured(operator):
+    y = np.asarray(operator.apply(jnp.asarray(held)))
+    filled = np.where(np.asarray(operator.mask)[None] > 0, y, images.mean(axis=0)[None])
+    line = {'examples': accuracy(found.assign_damaged(operator, y).argmax(axis=1),
+                                 found.clusters)}
+    line['lost'] = whole['network'] - line['examples']
+    for method in args.methods:
+      result = found.restore(operator, y, method=method, num_draws=8,
+                             by_examples=False, **METHODS[method])
+      line[f'draws of {method}'] = accuracy(result.clusters, found.clusters)
+    line |= {'network': ours(filled), 'kmeans': theirs(filled)}
     if args.ceiling:
-      whole |= machines(images.reshape(len(images), -1), labels, found.clusters,
-                        held.reshape(len(held), -1), held_labels)
-    kept[f'{dataset} / nothing'] = whole
-    rows.append({'data': dataset, 'missing': 'nothing',
-                 **{name: f'{value:.3f}' for name, value in whole.items()}})
-    for part in args.parts:
-      for share in map(float, args.shares.split(',')):
-        lines = [measured(PARTS[part](found.method.image_shape, share, seed))
-                 for seed in range(args.masks if part == 'random' else 1)]
-        line = {name: [line[name] for line in lines] for name in lines[0]}
-        kept[f'{dataset} / {part} / {share}'] = line
-        write_json(path, kept)
-        row = {'data': dataset, 'missing': part, 'share': f'{share:.0%}',
-               **{name: cell(values) for name, values in line.items()}}
-        print(row, flush=True)
-        rows.append(row)
-  print(markdown(rows[-1], [[row.get(name, '') for name in rows[-1]] for row in rows]))
+      line |= ceiling(found, images, labels, held, held_labels, operator)
+    print(dataset, seed, line, flush=True)
+    return line
+
+  lines = {'nothing': [whole]}
+  for part in args.parts:
+    for share in map(float, args.shares.split(',')):
+      masks = range(args.masks if part == 'random' else 1)
+      lines[f'{part} / {share}'] = [
+          measured(PARTS[part](found.method.image_shape, share, seed * args.masks + mask))
+          for mask in masks]
+  return lines
 
 
 def classes_of(labels, clusters) -> np.ndarray:
@@ -335,6 +347,8 @@ def main() -> None:
   parser.add_argument('--shares', default='.25,.5,.75', help='clusters: of the pixels')
   parser.add_argument('--masks', type=int, default=1,
                       help='clusters: seeds of the random pixels')
+  parser.add_argument('--splits', type=int, default=1,
+                      help='clusters: choices of the images held out, each with a fit')
   parser.add_argument('--ceiling', action='store_true',
                       help="clusters: what the fitted images' labels would tell, too")
   parser.add_argument('--groups', type=int, help='restore: of particles, in the place of '
