@@ -3,9 +3,8 @@
 An operator is a tree of arrays with static sizes, so that it passes through `jax.jit`.
 Images are x [B, H, W, C], observations y [B, ...]; no row depends on another. Where a
 singular value decomposition A = U S V^T is cheap, `Spectral` operators have it as three
-orthogonal maps (`Matrix` alone keeps D x D numbers): `into` is V^T, `back` is V,
-`observed` is U^T. All of them have D coordinates, in the shape of the image; those with
-singular value 0 are not seen.
+orthogonal maps: `into` is V^T, `back` is V, `observed` is U^T. All of them have D
+coordinates, in the shape of the image; those with singular value 0 are not seen.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import linalg
 
 from jdiffclust.errors import UserError
 
@@ -206,51 +206,63 @@ class Convolution(Spectral):
     return jnp.fft.ifft2(found, axes=(1, 2)).real.astype(x.dtype)
 
 
-@_register(('left', 'values', 'right'), ('shape',))
+@_register(('left', 'values', 'into_plane', 'normals'), ('shape',))
 class Matrix(Spectral):
-  """Any matrix A = U S V^T; its SVD is made once, on the host.
+  """Any matrix A = U S V^T of rank k; its SVD is made once, on the host.
+
+  V is k of Householder's reflections, one after the other, whose product is I - P W^T
+  (Schreiber and Van Loan, 1989). So a few measurements of large images take k D numbers
+  and operations, not D^2.
 
   Attributes:
     left: U, [M, k].
-    values: S, [k].
-    right: V, [D, D]; its first k columns belong to S.
+    values: S > 0, [k].
+    into_plane: P, [D, k].
+    normals: W, [D, k]; the first k columns of I - P W^T belong to S.
     shape: (H, W, C), D numbers.
   """
 
   left: jax.Array
   values: jax.Array
-  right: jax.Array
+  into_plane: jax.Array
+  normals: jax.Array
   shape: tuple[int, int, int]
 
   @property
   def singular_values(self):
     """S, then zeros, in the shape of an image."""
-    return _padded(self.values, len(self.right)).reshape(self.shape)
+    return _padded(self.values, len(self.normals)).reshape(self.shape)
 
   def apply(self, x):
     """A x, [B, M]."""
-    flat = x.reshape(len(x), -1) @ self.right[:, :len(self.values)]
-    return flat * self.values[None] @ self.left.T
+    rank = len(self.values)
+    flat = x.reshape(len(x), -1)
+    seen = flat[:, :rank] - flat @ self.into_plane @ self.normals[:rank].T
+    return seen * self.values[None] @ self.left.T
 
   def adjoint(self, y):
     """A^T y."""
-    flat = (y @ self.left) * self.values[None] @ self.right[:, :len(self.values)].T
-    return flat.reshape(len(y), *self.shape)
+    return self.back(self._padded((y @ self.left) * self.values[None]))
 
   def into(self, x):
     """V^T x."""
-    return (x.reshape(len(x), -1) @ self.right).reshape(x.shape)
+    flat = x.reshape(len(x), -1)
+    return (flat - flat @ self.into_plane @ self.normals.T).reshape(x.shape)
 
   def back(self, coordinates):
     """V c."""
-    flat = coordinates.reshape(len(coordinates), -1) @ self.right.T
-    return flat.reshape(coordinates.shape)
+    flat = coordinates.reshape(len(coordinates), -1)
+    turned = flat - flat @ self.normals @ self.into_plane.T
+    return turned.reshape(coordinates.shape)
 
   def observed(self, y):
     """U^T y, then zeros."""
-    seen = y @ self.left
-    padded = jnp.pad(seen, ((0, 0), (0, len(self.right) - seen.shape[1])))
-    return padded.reshape(len(y), *self.shape)
+    return self._padded(y @ self.left)
+
+  def _padded(self, seen):
+    """Coordinates [B, H, W, C], of which the first are given, [B, k]."""
+    padded = jnp.pad(seen, ((0, 0), (0, len(self.normals) - seen.shape[1])))
+    return padded.reshape(len(seen), *self.shape)
 
 
 @_register(('factors',), ('shape',))
@@ -332,6 +344,27 @@ def shape_of(shape) -> tuple[int, int, int]:
   return height, width, channels
 
 
+def _decomposed(matrix, full: bool):
+  """U [M, k], S [k] falling and V, in float64, of a matrix [M, D] that shows something.
+
+  Args:
+    matrix: finite.
+    full: whether V has all D columns, or those of the k = min(M, D) values.
+
+  Raises:
+    UserError: it is no matrix, or not finite, or has nothing but zeros.
+  """
+  matrix = np.asarray(matrix, np.float64)
+  if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+    raise UserError(f'A matrix of shape {matrix.shape} is needed as [M, D] of finite '
+                    'numbers.')
+  left, values, right = np.linalg.svd(matrix, full_matrices=full)
+  values = np.where(values > 1e-6 * values.max(), values, 0.)
+  if not values.any():
+    raise UserError('The operator is zero: it shows nothing of an image. Give another.')
+  return left[:, :len(values)], values, right.T
+
+
 def factors_of(matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The singular value decomposition of a matrix, on the host in float64.
 
@@ -345,17 +378,28 @@ def factors_of(matrix) -> tuple[jax.Array, jax.Array, jax.Array]:
   Raises:
     UserError: it is no matrix, or not finite, or has nothing but zeros.
   """
-  matrix = np.asarray(matrix, np.float64)
-  if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
-    raise UserError(f'A matrix of shape {matrix.shape} is needed as [M, D] of finite '
-                    'numbers.')
-  left, values, right = np.linalg.svd(matrix, full_matrices=True)
-  values = np.where(values > 1e-6 * values.max(), values, 0.)
-  if not values.any():
-    raise UserError('The operator is zero: it shows nothing of an image. Give another.')
-  u, s, v = (jnp.asarray(a, jnp.float32)
-             for a in (left[:, :len(values)], values, right.T))
+  u, s, v = (jnp.asarray(a, jnp.float32) for a in _decomposed(matrix, full=True))
   return u, s, v
+
+
+def _reflections(columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Householder's reflections whose product has given orthonormal columns first.
+
+  Args:
+    columns: [D, k], float64.
+
+  Returns:
+    P and W [D, k], and signs [k]: the first columns of I - P W^T, times the signs, are
+    those given.
+  """
+  (packed, scales), triangle = linalg.qr(columns, mode='raw')
+  normals = np.tril(packed, -1)[:, :len(scales)]
+  np.fill_diagonal(normals, 1.)
+  mixed = np.zeros((len(scales),) * 2)  # T: the product is I - W T W^T
+  for k, scale in enumerate(scales):
+    mixed[:k, k] = -scale * (mixed[:k, :k] @ (normals[:, :k].T @ normals[:, k]))
+    mixed[k, k] = scale
+  return normals @ mixed, normals, np.sign(np.diag(triangle))
 
 
 # ------------------------------------------------------------- what people name
@@ -545,7 +589,7 @@ def grey(shape: tuple[int, int, int], weights=(.299, .587, .114)) -> Channels:
 
 
 def matrix(values, shape: tuple[int, int, int]) -> Matrix:
-  """Any matrix [M, H W C]; its decomposition takes (H W C)^2 numbers.
+  """Any matrix [M, H W C]; its decomposition takes 2 k H W C numbers, k its rank.
 
   Raises:
     UserError: another number of columns, or not finite, or zero.
@@ -554,7 +598,13 @@ def matrix(values, shape: tuple[int, int, int]) -> Matrix:
   if np.ndim(values) != 2 or np.shape(values)[1] != size:
     raise UserError(f'A matrix of shape {np.shape(values)} for images of {tuple(shape)}: '
                     f'it must have {size} columns.')
-  return Matrix(*factors_of(values), shape_of(shape))
+  left, singular_values, right = _decomposed(values, full=False)
+  seen = singular_values > 0
+  into_plane, normals, signs = _reflections(right[:, seen])
+  left, singular_values, into_plane, normals = (
+      jnp.asarray(a, jnp.float32)
+      for a in (left[:, seen] * signs, singular_values[seen], into_plane, normals))
+  return Matrix(left, singular_values, into_plane, normals, shape_of(shape))
 
 
 def check_adjoint(operator: Operator, key, tolerance: float = 1e-3) -> None:

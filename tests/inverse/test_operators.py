@@ -77,6 +77,21 @@ def test_singular_value_decomposition(name):
   # Where something is seen, U has orthonormal columns; elsewhere it gives zeros.
   kept = observed[values > 0]
   np.testing.assert_allclose(kept @ kept.T, np.eye(len(kept)), atol=5e-5)
+  np.testing.assert_allclose(observed[values == 0], 0, atol=1e-6)
+
+
+def test_a_few_measurements_of_large_images():
+  """Two sums over 90,000 pixels, of which all pairs would not fit into memory."""
+  shape = 300, 300, 1
+  rows, x = RNG.normal(size=(2, 90_000)), RNG.normal(size=(1, *shape))
+  operator = op.matrix(rows, shape)
+  seen = rows @ x.ravel()
+  np.testing.assert_allclose(operator.apply(x)[0], seen, rtol=1e-3)
+  coordinates = np.asarray(operator.into(x)).ravel()
+  assert np.linalg.norm(coordinates) == pytest.approx(np.linalg.norm(x), rel=1e-5)
+  np.testing.assert_allclose(
+      (np.asarray(operator.singular_values).ravel() * coordinates)[:2],
+      np.asarray(operator.observed(seen[None])).ravel()[:2], rtol=1e-3)
 
 
 @pytest.mark.parametrize('name', SPECTRAL)
