@@ -16,6 +16,7 @@ device, of a product of matrices.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,6 +29,10 @@ from jax.interpreters import ad, batching, mlir
 from jdiffclust.networks.compilation import apart
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+# Bytes of images, or of their gradients, over which a kernel's gradient is summed at once
+# on a CPU; of more, in parts of so many. As one, a sum over more than the caches hold
+# takes up to nine times as long (docs/benchmarks.md).
+WHOLE, PART = 2**22, 2**20
 
 
 class Geometry(NamedTuple):
@@ -216,8 +221,20 @@ def _kernel_for_cpu(image, output, geometry):
   if _pixelwise(geometry):
     rows = lambda a: a.reshape(-1, a.shape[-1])
     return (rows(image).T @ rows(output))[None, None]
-  return _kernel_as(*LAYOUT, image.transpose(3, 1, 2, 0), output.transpose(1, 2, 0, 3),
-                    geometry).transpose(1, 2, 0, 3)
+  count = len(image)
+  largest = max(math.prod(a.shape[1:]) * a.dtype.itemsize for a in (image, output))
+  parts = 1 if count * largest <= WHOLE else -(-count // max(1, PART // largest))
+  part = lambda both: _kernel_as(*LAYOUT, both[0].transpose(3, 1, 2, 0),
+                                 both[1].transpose(1, 2, 0, 3), geometry)
+  if parts == 1:
+    found = part((image, output))
+  else:
+    size = -(-count // parts)
+    missing = ((0, parts * size - count), *((0, 0),) * 3)  # zeros add nothing
+    parted = [jnp.pad(a, missing).reshape(parts, size, *a.shape[1:])
+              for a in (image, output)]
+    found = jnp.sum(lax.map(part, parted), axis=0)
+  return found.transpose(1, 2, 0, 3)
 
 
 def _kernel_as(images, kernels, results, image, output, geometry):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from jdiffclust.networks import convolution
 from jdiffclust.networks.convolution import (
     conv, conv3x3, conv_of_doubled, pointwise)
 from jdiffclust.sharding import make_mesh
@@ -71,6 +72,28 @@ def test_value_and_gradients_are_the_sums(x64, sizes, stride):
   image, kernel, g = drawn(sizes, stride)
   value, pull = jax.vjp(lambda x, w: conv(x, w, (stride, stride)), image, kernel)
   close((value, pull(g)), by_sums(image, kernel, g, stride))
+
+
+@pytest.mark.parametrize('part', [1, 1700, 2600])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_gradients_in_parts_are_the_sums(x64, monkeypatch, part, stride):
+  """Parts of one to four of seven images, the last not full; in a loop, too."""
+  image, kernel, g = drawn((5, 7), stride, batch=7, channels=(2, 3))
+  expected = by_sums(image, kernel, g, stride)[1]
+  monkeypatch.setattr(convolution, 'WHOLE', 7 * 5 * 7 * 2 * 8 - 1)
+  monkeypatch.setattr(convolution, 'PART', part)
+
+  @jax.jit
+  def gradients(image, kernel, g):
+    return jax.vjp(lambda x, w: conv(x, w, (stride, stride)), image, kernel)[1](g)
+
+  jax.clear_caches()  # of maps of these sizes, made by another case
+  close(gradients(image, kernel, g), expected)
+  found = lax.map(lambda args: gradients(*args), (image[None], kernel[None], g[None]))
+  close([a[0] for a in found], list(expected))
+  loops = gradients.lower(image, kernel, g).as_text().count('stablehlo.while')
+  assert loops == 1
+  jax.clear_caches()
 
 
 @pytest.mark.parametrize('sizes, stride, dtype', [
