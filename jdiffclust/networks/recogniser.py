@@ -50,10 +50,29 @@ class RecognitionNetwork(nn.Module):
       for _ in range(2):
         h = layer(h, self.channels << stage)
       if min(h.shape[1:3]) >= least:
-        h = nn.max_pool(h, (2, 2), (2, 2))
+        h = halved(h)
     features = jnp.mean(layer(h, 4 * self.channels), axis=(1, 2))
     seen = features
     if trains and self.dropout:
       kept = jax.random.bernoulli(dropout_key, 1 - self.dropout, features.shape)
       seen = jnp.where(kept, features / (1 - self.dropout), 0)
     return nn.Dense(self.num_cells)(seen), features
+
+
+def halved(images) -> jax.Array:
+  """The largest of each 2x2 pixels, of equal ones the first in reading order.
+
+  As Flax's `max_pool`, with its gradient to the bit, which on a CPU takes XLA fifteen
+  times as long from there.
+
+  Args:
+    images: [B, H, W, C]; the last row and column of an odd side are left out.
+
+  Returns:
+    [B, H / 2, W / 2, C], rounded down.
+  """
+  height, width = (side // 2 * 2 for side in images.shape[1:3])
+  first = lambda a, b: jnp.where(a >= b, a, b)
+  rows = [first(images[:, k:height:2, :width:2], images[:, k:height:2, 1:width:2])
+          for k in (0, 1)]
+  return first(*rows)
