@@ -242,7 +242,7 @@ class Matrix(Spectral):
 
   def adjoint(self, y):
     """A^T y."""
-    return self.back(self._padded((y @ self.left) * self.values[None]))
+    return self.back(self._coordinates((y @ self.left) * self.values[None]))
 
   def into(self, x):
     """V^T x."""
@@ -257,12 +257,11 @@ class Matrix(Spectral):
 
   def observed(self, y):
     """U^T y, then zeros."""
-    return self._padded(y @ self.left)
+    return self._coordinates(y @ self.left)
 
-  def _padded(self, seen):
-    """Coordinates [B, H, W, C], of which the first are given, [B, k]."""
-    padded = jnp.pad(seen, ((0, 0), (0, len(self.normals) - seen.shape[1])))
-    return padded.reshape(len(seen), *self.shape)
+  def _coordinates(self, seen):
+    """Coordinates [B, H, W, C], of which the first are given, [B, k]; zeros follow."""
+    return _padded(seen, len(self.normals)).reshape(len(seen), *self.shape)
 
 
 @_register(('factors',), ('shape',))
@@ -335,7 +334,9 @@ jax.tree_util.register_static(Function)
 
 
 def _padded(values, length):
-  return jnp.pad(values, (0, length - len(values)))
+  """Zeros after the last axis, up to a length."""
+  before = ((0, 0),) * (values.ndim - 1)
+  return jnp.pad(values, (*before, (0, length - values.shape[-1])))
 
 
 def shape_of(shape) -> tuple[int, int, int]:
