@@ -26,6 +26,7 @@ from PIL import Image
 from jdiffclust import config as config_lib
 from jdiffclust import files as files_lib
 from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings
+from jdiffclust.data.preprocess import upright_size
 from jdiffclust.errors import UserError
 
 LISTED_NEW = 'files_new.json'  # as config.LISTED, of a command that asks about others
@@ -199,8 +200,7 @@ def sizes_of(paths: Sequence[str | os.PathLike]) -> np.ndarray:
                                  dtype=int)) if len(paths) else ():
     try:
       with Image.open(paths[k]) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 swap the axes
-        found.append(image.size if turned else image.size[::-1])
+        found.append(upright_size(image))
     except Exception:  # pylint: disable=broad-except
       continue  # it is told of when it is decoded
   return np.array(found, int).reshape(-1, 2)

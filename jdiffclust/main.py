@@ -302,8 +302,8 @@ def parse(argv: list[str]):
     others = {f'data.{name}' for name in ('source', 'path', 'name', 'split')}
     if values.mode in config_lib.NEW_IMAGES and named & others:
       # What the fit's are is not that of other images.
-      for name, none in (('max_images', 0), ('labels', ''), ('metadata', ''),
-                         ('embeddings', '')):
+      for name, none in (('max_images', 0), ('labels', ''), ('labels_path', ''),
+                         ('metadata', ''), ('embeddings', '')):
         if f'data.{name}' not in named:
           config.data[name] = none
   if values.mode != 'fit':  # first: what is no use here needs no other advice

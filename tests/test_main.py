@@ -403,6 +403,22 @@ def test_old_names_of_options():
   assert err.getvalue() == 'warning: config.em.init is called config.start.kind now.\n'
 
 
+def test_what_is_of_the_fit_is_not_of_new_images(tmp_path):
+  """Classes, tables and vectors of the fit's; of the same images they are."""
+  config = config_lib.default_config()
+  config.data.update({'source': 'idx', 'path': 'old-images-idx3-ubyte', 'max_images': 9,
+                      'labels_path': 'old', 'labels': 'old.csv', 'metadata': 'old.csv',
+                      'embeddings': 'old.npy'})
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  words = ['jdiffclust', '--mode=predict', f'--workdir={tmp_path}']
+  names = ('max_images', 'labels_path', 'labels', 'metadata', 'embeddings')
+  of = lambda *more: [main.parse([*words, *more])[0].data[name] for name in names]
+  assert of() == [9, 'old', 'old.csv', 'old.csv', 'old.npy']
+  new = '--config.data.path=new-images-idx3-ubyte'
+  assert of(new) == [0, '', '', '', '']
+  assert of(new, '--config.data.labels_path=new') == [0, 'new', '', '', '']
+
+
 def test_import_leaves_the_process_alone():
   """Only the command sets environment variables and the memory's ways."""
   code = ('import os, ctypes; before = dict(os.environ); import jdiffclust.main; '

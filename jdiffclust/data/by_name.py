@@ -27,11 +27,12 @@ import numpy as np
 
 from jdiffclust import errors
 from jdiffclust.data.sources.common import (
-    Labels, checked_labels, no_pipe, one_line)
+    Labels, checked_labels, is_missing, no_pipe, one_line)
 
 # What the column of the names is called; else it is the first one.
-NAMES = ('file', 'filename', 'file_name', 'image', 'path', 'id', 'name', 'filepath',
-         'file_path', 'image_path', 'key')
+NAMES = ('file', 'filename', 'file_name', 'filepath', 'file_path', 'image_path',
+         'image_file', 'image_name', 'img_path', 'path', 'image', 'img', 'name', 'id',
+         'key')
 INDEX = '__index_level_'  # how pandas calls what numbers the rows of a table
 LABELS = ('label', 'class', 'target')
 # A cell that begins with one of these is a formula to a spreadsheet.
@@ -228,6 +229,10 @@ def arrow_of_parquet(path: str):
   """
   import pyarrow.parquet  # not before it is needed: it takes a while
   table = pyarrow.parquet.read_table(path)
+  for place, field in enumerate(table.schema):  # pandas' categories
+    if pyarrow.types.is_dictionary(field.type):
+      plain = field.type.value_type
+      table = table.set_column(place, field.name, table.column(place).cast(plain))
   texts = [name for name in table.column_names if name.startswith(INDEX)
            and str(table.schema.field(name).type) in ('string', 'large_string')]
   if len(texts) == 1 and NAMES[0] not in table.column_names:
@@ -277,6 +282,21 @@ def column_of(table: Table, known: Sequence[str], place: int, what: str, path: s
         f'{option} = {path!r} has no column {known[0]!r} for {what} (columns: '
         f"{', '.join(table.columns)}).")
   return found or list(table.columns)[place]
+
+
+def names_column(table: Table, ids: Sequence[str], path: str, option: str) -> str:
+  """The name of the column of the files' names, see `column_of`.
+
+  Of several that are called so, such as id and path, the one that names most images as
+  they are called, and not by their stem alone.
+  """
+  first = column_of(table, NAMES, 0, 'the names of the files', path, option)
+  called = [name for known in NAMES for name in table.columns if name.lower() == known]
+  if len(called) < 2:
+    return first
+  named = lambda name: sum(len(images) == 1 for images in images_of(
+      table.columns[name], ids, loosely=False))
+  return max(called, key=named)  # the first of equal ones
 
 
 def _parts(name: Any) -> tuple[str, ...]:
@@ -405,7 +425,7 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   option = 'config.data.labels'
   table = read_table(path, option, ('file', 'label'))
   given = (path, option)
-  name = column_of(table, NAMES, 0, 'the names of the files', *given)
+  name = names_column(table, ids, *given)
   rest = Table({key: column for key, column in table.columns.items() if key != name})
   label = column_of(rest, LABELS, 0, 'the classes', *given)
   # A column of whole numbers in which some are missing is one of floats.
@@ -413,7 +433,7 @@ def read_labels(path: str, ids: Sequence[str]) -> tuple[Labels, str]:
   values = [None if value is None else str(int(value) if whole(value) else value)
             for value in rest.columns[label]]
   joined = join(table.columns[name], ids, values, path)
-  check_some(joined, table, ids, path, option)
+  check_some(joined, table, name, ids, path, option)
   if all(values[row] is None for row in joined.rows if row >= 0):
     raise errors.UserError(f'{option} = {path!r} tells no class of any image: its column '
                            f'{label!r} is empty. Fill it in, or leave the table out.')
@@ -450,7 +470,7 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
   """
   option = 'config.data.metadata'
   table = read_table(path, option)
-  name = column_of(table, NAMES, 0, 'the names of the files', path, option)
+  name = names_column(table, ids, path, option)
   if any(images_of([name], ids, loosely=False)):
     raise errors.UserError(
         f'{option} = {path!r} names an image, {name!r}, in its first line, where its '
@@ -461,7 +481,7 @@ def read_metadata(path: str, ids: Sequence[str]) -> tuple[dict[str, list[Any]], 
                            'of the files: give it those that the results shall have.')
   values = list(zip(*rest.values()))
   joined = join(table.columns[name], ids, values, path)
-  check_some(joined, table, ids, path, option)
+  check_some(joined, table, name, ids, path, option)
   notes = [joined.note] * bool(joined.note) + _empty_note(
       joined, [bool(row) and all(cell is None for cell in row) for row in values], ids,
       f'{path}: all but the name')
@@ -484,15 +504,14 @@ def _empty_note(joined: Joined, empty: Sequence[bool], ids: Sequence[str],
           f'{ids[rows[0]]!r}), of which nothing is known so'] if rows else []
 
 
-def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,
+def check_some(joined: Joined, table: Table, name: str, ids: Sequence[str], path: str,
                option: str) -> None:
-  """Checks that a table is of some of the images.
+  """Checks that a table, of which a column has the names, is of some of the images.
 
   Raises:
     UserError: it is of none.
   """
   if (joined.rows < 0).all():
-    name = column_of(table, NAMES, 0, 'the names of the files', path, option)
     if not table.num_rows:
       raise errors.UserError(f'{option} = {path!r} has no line below its first one: give '
                              'a line for each image.')
@@ -504,18 +523,23 @@ def check_some(joined: Joined, table: Table, ids: Sequence[str], path: str,
 
 
 def typed(column: Sequence[Any]) -> list[Any]:
-  """A column of texts as numbers, if all are; 007 is none."""
-  given = [cell for cell in column if cell is not None]
-  if not given or not all(isinstance(cell, str) for cell in given):
+  """A column of texts as numbers, if all are but for what says that nothing is known.
+
+  Codes are none: 007, +49, or 1.10 where there is 1.1, too.
+  """
+  if not all(cell is None or isinstance(cell, str) for cell in column):
     return list(column)
-  for kind in (int, float):
+  known = [None if cell is None or is_missing(cell) else cell for cell in column]
+  given = {cell for cell in known if cell is not None}
+  for kind in (int, float) if given else ():
     try:
-      numbers = [None if cell is None else kind(cell) for cell in column]
+      value = {cell: kind(cell) for cell in given}
     except ValueError:
       continue
-    digits = [cell.lstrip('+-') for cell in given]
-    plain = all(cell.isascii() and '_' not in cell
+    digits = [cell.lstrip('-') for cell in given]
+    plain = all(cell.isascii() and '_' not in cell and cell[:1] != '+'
                 and not (cell[:1] == '0' and cell[1:2].isdigit()) for cell in digits)
-    if plain and all(abs(number) < 2**53 for number in numbers if number is not None):
-      return numbers
+    if plain and len(set(value.values())) == len(given) and all(
+        abs(number) < 2**53 for number in value.values()):
+      return [None if cell is None else value[cell] for cell in known]
   return list(column)

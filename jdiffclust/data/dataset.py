@@ -28,7 +28,8 @@ from jdiffclust.data.embeddings import matched, opened
 from jdiffclust.data.rendering import Rendering, asked_for, to_levels
 from jdiffclust.data.sources.arrays import raw_array
 from jdiffclust.data.sources.common import (
-    LazyImages, Raw, Stored, alike_classes, constant_images_error, threaded_map)
+    LazyImages, Raw, Stored, alike_classes, constant_images_error, missing_classes,
+    threaded_map)
 from jdiffclust.data.sources.folder import read_files
 from jdiffclust.registry import SOURCES
 
@@ -273,7 +274,8 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
   vectors, told = _vectors(raw, data, for_fit, embeddings)
-  notes = (*notes, *told, *alike_classes(raw.label_names or ()))
+  classes = raw.label_names or ()
+  notes = (*notes, *told, *alike_classes(classes), *missing_classes(classes))
   if vectors is not None and len(keep) < len(vectors):
     vectors = vectors[keep]
   stored, resized = tuple(raw.images.shape[1:3]), raw.resized

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,8 +34,10 @@ OPTION = '--config.data.embeddings'
 KINDS = ('.npy', '.npz', '.parquet', '.csv')
 VECTOR_KEYS = ('embeddings', 'features', 'x', 'arr_0')
 NAME_KEYS = ('names', 'ids', 'files', 'paths', 'filenames')
+ROW_KEYS = ('image_ids', 'image_id', 'index', 'indices', 'idx', 'row', 'rows')
 REFUSED = (*LABELS, 'labels', 'classes', 'y', 'cluster')
 BLOCK = 4096  # rows looked at at once
+DECIMAL = re.compile(r'\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*', re.IGNORECASE)
 CONSTANT = 3  # numbers in a vector, from which on it is odd if all are the same
 
 
@@ -59,10 +62,14 @@ def opened(given: ArrayLike | str | os.PathLike) -> Embeddings:
   if isinstance(given, (str, os.PathLike)):
     return read_embeddings(os.fspath(given))
   try:
-    values = np.asarray(given)
-  except ValueError as error:
+    values = np.asanyarray(given)
+  except (ValueError, TypeError, RuntimeError) as error:  # the last two: of PyTorch's
     raise UserError(f'embeddings are no array ({one_line(error)}): vectors of one length '
                     'are needed, [N, D].') from None
+  if np.ma.isMA(values) and np.ma.getmaskarray(values).any():
+    raise UserError('embeddings: some numbers of a masked array are hidden, but vectors '
+                    'must be whole: leave these images out, or give the numbers values.')
+  values = np.asarray(values)
   return _checked(Embeddings(values, None, 'embeddings'))
 
 
@@ -117,8 +124,27 @@ def _read_npz(path: str) -> Embeddings:
     names = None if named is None else tuple(
         name.decode('utf-8', 'backslashreplace') if isinstance(name, bytes) else str(name)
         for name in arrays[named].ravel())
+    if named is None:
+      _check_numbers(arrays, key, path)
     rest = [name for name in texts if name not in (key, named, *REFUSED)]
     return Embeddings(arrays[key], names, f'{path!r}, {key!r}', _not_used(path, rest))
+
+
+def _check_numbers(arrays, key: str, path: str) -> None:
+  """Checks that numbers of the images, if there are any, are in their order.
+
+  Raises:
+    UserError: they are not, so that it is not known which image a vector is of.
+  """
+  for name in arrays:
+    if name != key and (_is_of_names(name) or name.lower() in ROW_KEYS):
+      numbers = arrays[name]
+      if numbers.dtype.kind in 'iuf' and numbers.ndim == 1 and (
+          np.diff(numbers.astype(np.float64)) < 0).any():
+        raise UserError(
+            f'{path!r}: the numbers in {name!r} are in no order, and nothing names the '
+            'image of each vector: add an array of file names, or sort the vectors and '
+            'leave the numbers out.')
 
 
 def _is_of_texts(arrays, key: str) -> bool:
@@ -171,17 +197,12 @@ def _read_table(path: str) -> Embeddings:
       raise UserError(f'{path!r}: column {lists[0]!r} holds vectors, but column {more!r} '
                       'numbers, too: leave one of them out.')
     return Embeddings(_of_lists(table[lists[0]], path), names, repr(path), notes)
-  if fractions:  # a column that is 0 throughout is written as whole numbers
-    column = lambda name: table[name].to_numpy()
-    whole = [name for name in whole if len(np.unique(column(name))) > 1]
-    refused = whole + [name for name in fractions if name.lower() in REFUSED]
-  else:
-    refused = [name for name in whole if name.lower() in (*REFUSED, *NAMES)
-               or _are_row_numbers(table[name].to_numpy())]
+  refused = _of_no_vector(table, (*whole, *fractions))
   if refused:
     raise UserError(f'{path!r}: column {refused[0]!r} looks like labels or numbers of '
                     'rows, which would become part of the vectors: leave it out, or '
-                    'write it as texts if it names the files.')
+                    'write it as texts if it names the files. Vectors of such numbers '
+                    'can be given as an .npy file.')
   columns = [name for name in of if name not in texts]
   if not columns:
     raise UserError(f'{path!r} has no columns of numbers: one for each of the D numbers '
@@ -190,6 +211,23 @@ def _read_table(path: str) -> Embeddings:
   for place, name in enumerate(columns):
     values[:, place] = table[name].to_numpy()
   return Embeddings(values, names, repr(path), notes)
+
+
+def _of_no_vector(table, numbers: Sequence[str]) -> list[str]:
+  """The columns of numbers that are labels, or count rows, by their name or content.
+
+  Whole numbers are, where others have fractions; not what is the same throughout.
+  """
+  def whole(name):
+    column = table[name].to_numpy()
+    known = column[np.isfinite(column)]
+    return bool(np.all(known == np.rint(known)))
+  counts = set(filter(whole, numbers))
+  some = len(counts) < len(numbers)
+  differ = lambda name: len(np.unique(table[name].to_numpy())) > 1
+  return [name for name in numbers if name.lower() in REFUSED or name in counts and (
+      name.lower() in NAMES or _are_row_numbers(table[name].to_numpy())
+      or some and differ(name))]
 
 
 def _check_order(path: str) -> None:
@@ -233,6 +271,11 @@ def _is_number(text: str | None) -> bool:
 
 def _names_in(table, texts: list[str], path: str):
   """The file names in a table [M] or None, and what there is to say of other texts."""
+  for name in texts:
+    comma = [cell for cell in table[name].to_pylist() if cell and DECIMAL.fullmatch(cell)]
+    if 2 * len(comma) > table.num_rows:
+      raise UserError(f'{path!r}: column {name!r} holds numbers with commas in the place '
+                      f'of points ({comma[0]!r}): write 1.5, not 1,5.')
   if not texts:
     return None, ()
   chosen = [name for name in texts if name.lower() in NAMES] or texts

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
 from jdiffclust.data import preprocess
-from jdiffclust.data.preprocess import stored_pixels
+from jdiffclust.data.preprocess import opened, stored_pixels
 from jdiffclust.data.rendering import composited
 from jdiffclust.data.sources.common import no_pipe, one_line
 from jdiffclust.errors import UserError
@@ -63,7 +62,7 @@ def read_mask(path: str, warn: Callable[[str], None]) -> np.ndarray:
     mask = mask > 0
   else:
     try:
-      with Image.open(no_pipe(path)) as image:
+      with opened(no_pipe(path)) as image:
         pages = getattr(image, 'n_frames', 1)
         mask = stored_pixels(image)
     # On a damaged file Pillow's decoders raise nearly anything.

@@ -7,6 +7,7 @@ it is given, except `stored_pixels`, which reads a Pillow image.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from jdiffclust.data.rendering import FAINT, to_levels
 
@@ -53,8 +54,34 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     (height, width) in pixels.
   """
   width, height = image.size
-  turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 swap the axes
+  turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5..8 swap the axes
+  if image.format == 'TIFF':  # of which Pillow turns the size, when it opens them
+    turned = turned and image.size == _tagged_size(image)
   return (width, height) if turned else (height, width)
+
+
+def _tagged_size(image: Image.Image) -> tuple[int, int]:
+  """(width, height) of a TIFF picture as it is stored."""
+  tags = getattr(image, 'tag_v2')
+  return tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+
+
+def opened(path: str | os.PathLike) -> Image.Image:
+  """Opens an image file, so that its pixels are read as they lie there.
+
+  Pillow maps uncompressed TIFF files into memory by the size that they have once they
+  are turned upright: the rows of those that lie on their side would be cut wrongly.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The Pillow image, of which only the header is read.
+  """
+  image = Image.open(path)
+  if image.format == 'TIFF':
+    image.filename = ''  # what has no name is read, not mapped
+  return image
 
 
 def stored_pixels(image: Image.Image) -> np.ndarray:
@@ -70,16 +97,23 @@ def stored_pixels(image: Image.Image) -> np.ndarray:
     (colour repeated for grey). uint8; int64 for integers of more bits; float64.
     Of 16-bit colours the upper 8 bits, as Pillow has them (`is_deep`).
   """
-  grey = is_grey(image)
+  grey, inverted = is_grey(image), _is_inverted(image)
   image = ImageOps.exif_transpose(image)
   if image.mode == 'F':
     return np.asarray(image, np.float64)[..., None]
   if image.mode.startswith('I'):
-    return np.asarray(image).astype(np.int64)[..., None]
+    pixels = np.asarray(image).astype(np.int64)[..., None]
+    return 2**16 - 1 - pixels if inverted else pixels
   if image.has_transparency_data:
     return np.asarray(image.convert('RGBA'))
   pixels = np.asarray(image.convert('L' if grey else 'RGB'))
   return pixels[..., None] if grey else pixels
+
+
+def _is_inverted(image: Image.Image) -> bool:
+  """Whether 0 is white in a picture of 16 bits; Pillow heeds it in those of 8."""
+  return image.format == 'TIFF' and image.mode.startswith('I;16') and getattr(
+      image, 'tag_v2').get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def is_deep(image: Image.Image) -> bool:

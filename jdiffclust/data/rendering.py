@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,8 @@ BITS = (8, 10, 12, 14, 16)
 COUNTED = (*CONTAINERS, 'truth')
 # Images that span less than this share of their range are stretched to it.
 FAINT = .1
+# Most pixels: all but this percentage at either end; and so many are looked at.
+TAIL, SAMPLE = .1, 2**20
 # Black and white as programs store them.
 USUAL = ((0, 1), (-1, 1), (0, 255), (0, 65535))
 BACKGROUNDS = ('black', 'white')
@@ -238,6 +240,55 @@ def faint_note(low: float, high: float, given: tuple[float, float]) -> str:
     return ''
   return (f'all pixels lie in {low:g}..{high:g}, under a tenth of the range {given[0]:g} '
           f'to {given[1]:g} that is given: the images are faint (config.data.range)')
+
+
+class Inner(NamedTuple):
+  """Where most pixels lie.
+
+  Attributes:
+    low, high: of all but a few at either end, and of those that are least or largest if
+      half of the range is between them and all others.
+    outside: the share of the others.
+  """
+
+  low: float
+  high: float
+  outside: float
+
+
+def inner(pixels: np.ndarray, at_most: int = SAMPLE) -> Inner:
+  """Where most of some pixels lie, of any shape; so many are looked at, evenly spaced."""
+  some = pixels.ravel()[::max(1, pixels.size // at_most)]
+  least, most = float(some.min()), float(some.max())
+  rest = some[(some > least) & (some < most)]
+  if not rest.size:
+    return Inner(least, most, 0.)
+  low, high = map(float, np.percentile(some, (TAIL, 100 - TAIL)))
+  if rest.min() - least > (most - least) / 2:
+    low = max(low, float(rest.min()))
+  if most - rest.max() > (most - least) / 2:
+    high = min(high, float(rest.max()))
+  return Inner(low, high, float(np.mean((some < low) | (some > high))))
+
+
+def few_decide_note(most: Inner, given: tuple[float, float]) -> str:
+  """What to tell of a range that is as large as it is because of a few pixels.
+
+  Args:
+    most: where the others lie.
+    given: the range.
+
+  Returns:
+    '' if they use a tenth of it, are of one value, or are not even a half.
+  """
+  span = most.high - most.low
+  if not 0 < span < FAINT * (given[1] - given[0]) or most.outside > .5:
+    return ''
+  share = 'nearly all' if most.outside < .01 else f'{1 - most.outside:.0%} of the'
+  return (f'{share} pixels lie in {most.low:g}..{most.high:g}, under a tenth of '
+          f'{given[0]:g}..{given[1]:g}; the others decide the scale: if these are '
+          'faults, or stand for no data, try --config.data.percentile=.1, or '
+          f'--config.data.range="({most.low:g},{most.high:g})"')
 
 
 def some_faint_note(count: int, of: int, what: str, first: str = '') -> list[str]:

@@ -219,19 +219,26 @@ def write_parquet(path, columns: Columns, note: str = '') -> None:
       arrays[name] = pyarrow.ListArray.from_arrays(
           np.arange(len(cells) + 1) * cells.shape[1], cells.reshape(-1))
       continue
-    cells = list(cells)
-    try:
-      arrays[name] = pyarrow.array(cells)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-      arrays[name] = pyarrow.array([None if cell is None else str(cell)
-                                    for cell in cells], pyarrow.string())
-    if arrays[name].type == pyarrow.null():
-      arrays[name] = arrays[name].cast(pyarrow.string())
+    arrays[name] = _column(list(cells))
   with files.replacing(path) as temporary:
     table = pyarrow.table(arrays)
     if note:
       table = table.replace_schema_metadata({NOTE: note})
     pyarrow.parquet.write_table(table, temporary)
+
+
+def _column(cells: list[Any]):
+  """The `pyarrow.Array` of cells: of the type that fits all of them, or of texts."""
+  import pyarrow
+  whole = all(cell is None or isinstance(cell, int) for cell in cells)
+  for kind in (None, *[pyarrow.uint64()] * whole):  # hashes have 64 bits and no sign
+    try:
+      found = pyarrow.array(cells, kind)
+    except (pyarrow.ArrowException, OverflowError):
+      continue
+    return found.cast(pyarrow.string()) if found.type == pyarrow.null() else found
+  return pyarrow.array([None if cell is None else str(cell) for cell in cells],
+                       pyarrow.string())
 
 
 def read_arrays(path, names: Sequence[str] | None,

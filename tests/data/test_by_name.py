@@ -56,6 +56,22 @@ def test_files_whose_names_differ_in_that_alone():
   assert by_name.images_of(['x/' + ids[0]], ids) == [[0, 1]]
 
 
+def test_paths_before_numbers_of_rows(tmp_path):
+  """A number may be the stem of another file: the column counts that names files."""
+  ids = ('0.png', '1.png', '2.png')
+  for header in ('id,image_path,label', 'name,img,label', 'id,path,label'):
+    (tmp_path / 'x.csv').write_text(
+        f'{header}\n0,in/2.png,c\n1,in/1.png,b\n2,in/0.png,a\n')
+    labels, _ = by_name.read_labels(str(tmp_path / 'x.csv'), ids)
+    assert [labels.names[k] for k in labels.numbers] == ['a', 'b', 'c'], header
+    columns, _ = by_name.read_metadata(str(tmp_path / 'x.csv'), ids)
+    assert columns['label'] == ['a', 'b', 'c'], header
+  # Where the other column has no files, numbers are names.
+  (tmp_path / 'x.csv').write_text('path,id,label\nx,2,c\ny,1,b\nz,0,a\n')
+  labels, _ = by_name.read_labels(str(tmp_path / 'x.csv'), ('0', '1', '2'))
+  assert [labels.names[k] for k in labels.numbers] == ['a', 'b', 'c']
+
+
 def test_blanks_around_a_name(tmp_path):
   """Cells lose them; a file has them."""
   ids = [' a .png', 'b.png', 'b.png ']
@@ -226,10 +242,13 @@ def test_metadata_of_no_image(data, fragment, tmp_path):
 
 
 def test_columns_have_types():
-  """Numbers only where all cells are; 007 is a name."""
+  """Numbers only where all cells are, but for what is missing; codes are names."""
   assert by_name.typed(['1', None, '-2']) == [1, None, -2]
   assert by_name.typed(['1', '.5']) == [1., .5]
-  for texts in (['007', '1'], ['1', 'x'], ['nan', '1'], ['1_0'], [None]):
+  assert by_name.typed(['nan', '1', 'NA', '<NA>', 'None']) == [None, 1, None, None, None]
+  assert by_name.typed(['1e-05', '2.5', 'NULL']) == [1e-5, 2.5, None]
+  for texts in (['007', '1'], ['1', 'x'], ['1_0'], [None], ['NA'],
+                ['1.10', '1.1'], ['+4912345', '5'], ['inf', '1']):
     assert by_name.typed(texts) == texts
 
 

@@ -210,6 +210,19 @@ DAMAGED = {
     'holes.csv': (lambda path: path.write_text('e0,e1\n1,2\n3,\n5,6\n7,8\n9,0\n1,1\n'),
                   "image 1 ('a/1.png')"),
     'a.txt': (lambda path: path.write_text('1 2'), '.parquet'),
+    'whole.csv': (lambda path: write(table(label_id=np.array([0., 1, 0, 1, 0, 1])), path),
+                  "'label_id' looks like labels"),
+    'whole.parquet': (lambda path: write(table(kinds=np.tile([0., 1], 3)), path),
+                      "'kinds' looks like labels"),
+    'rows.csv': (lambda path: path.write_text(
+        ',e0\n' + ''.join(f'{k}.0,{k + .5}\n' for k in range(6))), "'' looks like"),
+    'comma.csv': (lambda path: path.write_text(
+        'file;e0;e1\n' + ''.join(f'{name};{k},5;{k}\n' for k, name in enumerate(NAMES))),
+        "'e0'", 'commas', '0,5'),
+    'commas.csv': (lambda path: path.write_text(
+        'e0;e1\n' + ''.join(f'{k},5;{k},25\n' for k in range(6))), "'e0'", 'commas'),
+    'numbered.npz': (lambda path: np.savez(
+        path, x=VALUES, image_ids=[3, 0, 1, 2, 4, 5]), "'image_ids' are in no order"),
 }
 
 
@@ -219,6 +232,38 @@ def test_damage_is_told_in_a_line(name, tmp_path):
   write(tmp_path / name)
   message = refused(lambda: matched(opened(tmp_path / name), NAMES))
   assert all(fragment in message for fragment in fragments), message
+
+
+def test_vectors_of_whole_floats(tmp_path):
+  """As a whole they may be counts; one dimension may be the same throughout."""
+  counts = np.array([[0., 2, 1], [0, 3, 1], [0, 2, 2], [0, 1, 5], [0, 2, 1], [0, 5, 0]])
+  write(table(values=counts), tmp_path / 'e.parquet')
+  np.testing.assert_array_equal(matched(opened(tmp_path / 'e.parquet'), NAMES)[0], counts)
+  write(table(values=np.c_[VALUES, np.ones(6)]), tmp_path / 'e.csv')
+  assert matched(opened(tmp_path / 'e.csv'), NAMES)[0].shape == (6, 5)
+
+
+def test_names_that_pandas_keeps_as_categories(tmp_path):
+  frame = pandas.DataFrame(VALUES[::-1], columns=[f'e{k}' for k in range(4)])
+  path = tmp_path / 'e.parquet'
+  frame.set_index(pandas.CategoricalIndex(NAMES[::-1])).to_parquet(path)
+  np.testing.assert_array_equal(matched(opened(path), NAMES)[0], VALUES)
+  frame.assign(file=pandas.Categorical(NAMES[::-1])).to_parquet(path)
+  np.testing.assert_array_equal(matched(opened(path), NAMES)[0], VALUES)
+
+
+def test_arrays_that_cannot_be_taken():
+  """As PyTorch's that want gradients, or lie on a card; and hidden numbers."""
+  class Tensor:
+    def __init__(self, error):
+      self.error = error
+
+    def __array__(self, *args, **kwargs):
+      raise self.error
+  for error in (RuntimeError('requires grad'), TypeError('cuda:0')):
+    assert str(error) in refused(lambda: opened(Tensor(error)))
+  assert 'hidden' in refused(lambda: opened(np.ma.array(VALUES, mask=VALUES > 1)))
+  assert opened(np.ma.array(VALUES)).values.shape == VALUES.shape
 
 
 def test_a_row_without_a_name(tmp_path):

@@ -20,12 +20,12 @@ import zlib
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jdiffclust import errors
+from jdiffclust import beginning, errors
 from jdiffclust.data import dataset, preprocess, rendering
 from jdiffclust.data.sources import tfds as tfds_reader
 from jdiffclust.data.sources.folder import Found, file_of, left_out_notes
@@ -338,6 +338,54 @@ def test_hot_pixels_are_told_of_and_left_out_by_option(npz):
       atol=1e-5)
 
 
+FEW_DECIDE = {
+    'a hot pixel': (np.uint16, lambda images: images.__setitem__((..., 0, 0), 65535)),
+    'no data': (np.float32,
+                lambda images: images.__setitem__((slice(3), 1), -9999)),
+    'no signed data': (np.int32, lambda images: images.__setitem__((..., 1, 3), -9999))}
+
+
+@pytest.mark.parametrize('case', FEW_DECIDE)
+@pytest.mark.parametrize('files', [False, True])
+def test_pixels_that_alone_decide_the_scale(npz, folder, case, files):
+  """Whatever their type and container; by option they are left out."""
+  kind, spoil = FEW_DECIDE[case]
+  images = np.random.default_rng(0).integers(100, 200, (9, 32, 32)).astype(kind)
+  spoil(images)
+
+
+  def read(**changes):
+    files_of = {f'{k}.tif': image for k, image in enumerate(images)}
+    source = dataset.load_source(folder(files_of, **{'range': (), **changes}) if files
+                                 else npz({'x': images}, **changes))
+    return source, ' '.join(source.notes)
+  told = read()[1]
+  assert 'decide the scale' in told and '100..199' in told
+  source, told = read(percentile=4.)
+  assert 'decide' not in told
+  assert source.rendering.range_of('real' if kind == np.float32 else 'wide') == (
+      pytest.approx(tuple(np.percentile(images, (4., 96.))), abs=3))
+  assert 'decide' not in read(range=(100., 200.))[1]
+
+
+@pytest.mark.parametrize('values', [(0, 65535), (0, 30000, 65535), (0, 1)])
+def test_a_ground_decides_no_scale(npz, values):
+  """Masks, trimaps, and drawings whose greys fill the range."""
+  images = np.random.default_rng(0).choice(values, (9, 16, 16)).astype(np.uint16)
+  for given in (images, images / max(values)):
+    assert 'decide the scale' not in ' '.join(
+        dataset.load_source(npz({'x': given})).notes)
+
+
+def test_a_fourth_channel_is_told_of(npz):
+  images = np.full((4, 8, 8, 4), 255, np.uint8)
+  images[..., :3] = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3))
+  assert not dataset.load_source(npz({'x': images})).notes  # nothing shows through
+  images[1:3, 2, 2, 3] = 9
+  [note] = dataset.load_source(npz({'x': images})).notes
+  assert '4th channel' in note and '2 images' in note
+
+
 def test_new_images_by_the_rendering_of_the_fit(npz):
   """Floats and integers: the same value is the same level, whatever is beside it."""
   images = np.random.default_rng(0).random((20, 4, 4))
@@ -443,6 +491,37 @@ def test_npz_labels(npz):
   assert 'argmax' in refused(npz({'x': IMAGES, 'y': np.eye(4)}))
   assert '3 labels for 4' in refused(npz({'x': IMAGES, 'y': [1, 2, 3]}))
   assert 'not whole' in refused(npz({'x': IMAGES, 'y': [1, np.nan, 2, 3]}))
+
+
+@pytest.mark.parametrize('images, labels', [
+    ('x_test', 'y_test'), ('X_test', 'Y_TEST'), ('test_images', 'test_labels'),
+    ('val_image', 'val_label'), ('x', 'y')])
+def test_npz_labels_are_those_of_the_images(npz, images, labels):
+  """Not those of another part of the data, of as many images."""
+  arrays = {'x_train': IMAGES, 'y_train': [0, 0, 0, 1], 'labels': [2, 2, 2, 3],
+            images: IMAGES, labels: [5, 6, 7, 8]}
+  source = dataset.load_source(npz(arrays, image_key=images))
+  assert source.label_names == ('5', '6', '7', '8')
+  [note] = source.notes
+  assert "'x_train'" in note and 'not read' in note
+  del arrays[labels]
+  assert dataset.load_source(npz(arrays, image_key=images)).labels is None
+  del arrays['x_train']  # the only images: labels of no name are theirs
+  source = dataset.load_source(npz(arrays, image_key=images))
+  assert source.label_names == ('2', '3') and not source.notes
+
+
+def test_labels_of_which_nothing_is_known(npz, options):
+  texts = np.array(['a', '', ' ', 'b'])
+  source = dataset.load_source(npz({'x': IMAGES, 'y': texts}))
+  assert source.labels.tolist() == [0, -1, -1, 1] and not source.notes
+  hidden = np.ma.array([3, 4, 3, 5], mask=[0, 1, 0, 0])
+  source = dataset.array_source(IMAGES, options(), labels=hidden)
+  assert source.labels.tolist() == [0, -1, 0, 1] and source.label_names == ('3', '5')
+  texts = np.array(['a', 'NA', 'nan', 'b'])  # NA may be Namibia: it is told of
+  source = dataset.load_source(npz({'x': IMAGES, 'y': texts}))
+  assert source.label_names == ('NA', 'a', 'b', 'nan')
+  assert "'NA', 'nan' counts as a class" in source.notes[0]
 
 
 # A label is a name: whatever its type, as many classes as there are different ones.
@@ -631,7 +710,7 @@ def folder(options, tmp_path):
         path.write_bytes(content)
       else:
         content = np.asarray(content)
-        as_they_are = content.dtype in (np.uint8, np.uint16, np.float32)
+        as_they_are = content.dtype in (np.uint8, np.uint16, np.int32, np.float32)
         Image.fromarray(content if as_they_are else content.astype(np.uint8)).save(path)
     path = str(tmp_path / 'images')
     return options(**{'source': 'folder', 'path': path, 'range': (0, 255), **changes})
@@ -675,6 +754,76 @@ def test_folder_labels_only_where_they_mean_something(folder):
 def test_one_sub_folder_is_no_label(folder):
   source = dataset.load_source(folder({'all/a.png': grey(1), 'all/b.png': grey(2)}))
   assert source.labels is None and source.label_names is None
+
+
+@pytest.mark.parametrize('splits', [
+    ('train', 'test'), ('Train', 'Test', 'unlabeled'), ('train2017', 'val2017'),
+    ('train_images', 'test_images')])
+def test_parts_of_the_data_are_no_classes(folder, splits):
+  """Also where a picture lies beside them."""
+  for extra, more in (({}, []), ({'preview.png': grey(9)}, [-1])):
+    files = {f'{split}/{kind}/{n}.png': grey(n) for split in splits
+             for n, kind in enumerate(('cat', 'dog'))}
+    source = dataset.load_source(folder({**files, **extra}))
+    assert source.label_names == ('cat', 'dog')
+    assert sorted(source.labels.tolist()) == more + [0] * len(splits) + [1] * len(splits)
+    assert 'not for classes' in ' '.join(source.notes)
+
+
+def test_folders_of_systems_are_hidden(folder):
+  names = ('a.png', 'b.png', '@eaDir/a.png', '$RECYCLE.BIN/b.png',
+           '__MACOSX/c.png')
+  files = {name: grey(1 + k) for k, name in enumerate(names)}
+  source = dataset.load_source(folder(files))
+  assert source.ids == ('a.png', 'b.png') and source.labels is None
+
+
+def test_classes_in_a_list_of_images_are_told_of(folder, options, tmp_path):
+  folder({'a.png': grey(1), 'b.png': grey(2)})
+  listing = tmp_path / 'images' / 'list.csv'
+  listing.write_text('file,Label\na.png,cat\nb.png,dog\n')
+  data = dict(source='files', path=str(listing), range=(0, 255))
+  source = dataset.load_source(options(**data))
+  assert source.labels is None
+  assert "'Label' is not used" in ' '.join(source.notes)
+  source = dataset.load_source(options(**data, labels=str(listing)))
+  assert source.label_names == ('cat', 'dog') and 'not used' not in ' '.join(source.notes)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('compression', [None, 'tiff_lzw'])
+def test_tiff_that_lies_on_its_side(options, tmp_path, orientation, compression):
+  """As the same picture in a PNG file, which is turned by us."""
+  pixels = np.random.default_rng(0).integers(0, 256, (20, 60), np.uint8)
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = orientation
+  for name, more in (('a.png', {}), ('b.tif', {'compression': compression})):
+    Image.fromarray(pixels).save(tmp_path / name, exif=exif, **more)
+  data = options(source='folder', path=str(tmp_path), image_size=0)
+  source = dataset.load_source(data, for_fit=False)
+  images = dataset.read_images(source, [0, 1])
+  upright = (60, 20) if orientation > 4 else (20, 60)
+  assert source.image_shape[:2] == upright
+  np.testing.assert_array_equal(images[1], images[0])
+  np.testing.assert_array_equal(source.thumbnail(1, 60), source.thumbnail(0, 60))
+  assert beginning.sizes_of([tmp_path / 'b.tif']).tolist() == [list(upright)]
+
+
+def test_tiff_whose_white_is_0(options, tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 2**16, (9, 9)).astype(np.uint16)
+  for name, meaning in (('a.tif', 1), ('b.tif', 0)):
+    Image.fromarray(pixels if meaning else 65535 - pixels).save(
+        tmp_path / name, tiffinfo={TiffImagePlugin.PHOTOMETRIC_INTERPRETATION: meaning})
+  with Image.open(tmp_path / 'b.tif') as image:
+    if image.tag_v2[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] != 0:
+      data = bytearray((tmp_path / 'b.tif').read_bytes())
+      where = data.index(bytes([6, 1, 3, 0, 1, 0, 0, 0]))  # the tag, of one short number
+      data[where + 8] = 0
+      (tmp_path / 'b.tif').write_bytes(data)
+  source = dataset.load_source(options(source='folder', path=str(tmp_path)),
+                               for_fit=False)
+  images = dataset.read_images(source, [0, 1])
+  np.testing.assert_array_equal(images[1], images[0])
 
 
 def test_folder_channels(folder):

@@ -71,11 +71,17 @@ def test_parquet_has_types(tmp_path):
   assert found['neighbor_files'][1] == [IDS[0], IDS[2]]
   np.testing.assert_array_equal(np.array(found['probabilities'], np.float32), TAU)
   assert found['image'][2] == {'bytes': b'png', 'path': IDS[2]}
-  odd = {'mixed': [1, 'x', None], 'empty': [None] * 3}
+  odd = {'mixed': [1, 'x', None], 'empty': [None] * 3, 'hash': [2**64 - 1, None, 0],
+         'huge': [2**64, -1, None], 'signs': [2**63, -1, None],
+         'objects': [{1}, 2j, None]}
   spreadsheet.write_parquet(tmp_path / 'x.parquet', odd)
   found = pyarrow.parquet.read_table(tmp_path / 'x.parquet')
-  assert found.to_pydict() == {'mixed': ['1', 'x', None], 'empty': [None] * 3}
-  assert [str(kind) for kind in found.schema.types] == ['string', 'string']
+  assert found.to_pydict() == {
+      'mixed': ['1', 'x', None], 'empty': [None] * 3, 'hash': [2**64 - 1, None, 0],
+      'huge': [str(2**64), '-1', None], 'signs': [str(2**63), '-1', None],
+      'objects': ['{1}', '2j', None]}
+  assert [str(kind) for kind in found.schema.types] == [
+      'string', 'string', 'uint64', *['string'] * 3]
 
 
 def test_other_decisions(tmp_path):

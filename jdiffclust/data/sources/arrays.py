@@ -9,17 +9,14 @@ from numpy.typing import ArrayLike
 from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
-    FAINT, Rendering, best_background, composited, contrast, faint_note, integer_range,
-    kind_of, look_scaled, lost_note, some_faint_note, to_levels, unknown_floats,
-    unknown_range)
+    FAINT, SAMPLE, Rendering, best_background, composited, contrast, faint_note,
+    few_decide_note, inner, integer_range, kind_of, look_scaled, lost_note,
+    some_faint_note, to_levels, unknown_floats, unknown_range)
 from jdiffclust.data.sources.common import (
     Raw, checked_labels, constant_images_error, is_real, last_axis_is_rough, one_line,
     row_ids, with_channels)
 
-# Images that are looked at together for their range, and pixels for how it is filled.
-BLOCK, SAMPLE = 4096, 2**20
-# Most pixels: all but this percentage at either end.
-TAIL = .1
+BLOCK = 4096  # images that are looked at together for their range
 
 
 def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
@@ -199,10 +196,14 @@ def on_ground(images: np.ndarray, data: ml_collections.ConfigDict,
     background = best_background(*(contrast(some, opaque, ground)
                                    for ground in ('black', 'white')))
   found = composited(images, opaque, background)
-  lost = np.flatnonzero((np.ptp(found, axis=(1, 2, 3)) == 0) & (
-      alpha.min(axis=(1, 2)) < opaque)) if images.size else ()
-  return found, background, lost_note([f'{where}, image {row}' for row in lost],
-                                      background)
+  clear = alpha.min(axis=(1, 2)) < opaque if images.size else np.zeros(0, bool)
+  lost = np.flatnonzero(clear)[np.ptp(found[clear], axis=(1, 2, 3)) == 0] if (
+      clear.any()) else ()
+  told = [f'{where}: the 4th channel is taken for transparency, which '
+          f'{np.sum(clear):,} images have, and they are laid on {background}: if it is '
+          'something else, give three channels'] if clear.any() else []
+  return found, background, told + lost_note([f'{where}, image {row}' for row in lost],
+                                             background)
 
 
 def integers(images: np.ndarray, data: ml_collections.ConfigDict,
@@ -211,7 +212,7 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
 
   Args:
     images: [N, H, W, C].
-    data: its option range.
+    data: its options range and percentile.
     rendering: of a fit; None: the range is found.
     where: what notes call the images.
 
@@ -238,8 +239,12 @@ def integers(images: np.ndarray, data: ml_collections.ConfigDict,
               'another range)')
   elif data.range:
     found = data.range[0], data.range[1]
+  elif kind != 'byte' and data.percentile:
+    found = percentiles(images, data.percentile)
   else:
     found, note = integer_range(low, high)
+    if kind != 'byte' and images.size:
+      note = '; '.join(filter(None, (note, few_decide_note(inner(images), found))))
   if not finding:
     note = note or faint_note(low, high, found)
   notes = (f'{where}: {note}',) if note else some_dark(images, found, where, data)
@@ -273,6 +278,15 @@ def some_dark(images: np.ndarray, given: tuple[float, float], where: str,
   rows = np.flatnonzero((spans > 0) & (spans < FAINT * (given[1] - given[0])))
   return some_faint_note(len(rows), len(spans), f'images of {where}',
                          *(f'index {row * step}' for row in rows[:1]))
+
+
+def percentiles(images: np.ndarray, percentage: float) -> tuple[float, float]:
+  """The range of all pixels but a percentage at either end; of many some are taken."""
+  some = images.ravel()[::max(1, images.size // SAMPLE)]
+  if not some.size:
+    return 0, 255
+  low, high = np.percentile(some, (percentage, 100 - percentage)).tolist()
+  return (low, high) if low < high else (float(some.min()), float(some.max()))
 
 
 def span(images: np.ndarray, enough: float) -> tuple[int, int]:
@@ -336,15 +350,11 @@ def floats(images: np.ndarray, data: ml_collections.ConfigDict,
     told = faint_note(least, most, (low, high))
     notes += [f'{where}: {told}'] if told else []
   else:
-    some = images.ravel()[::max(1, images.size // SAMPLE)]
     low, high = least, most
     if data.percentile:
-      low, high = np.percentile(some, (data.percentile, 100 - data.percentile)).tolist()
-    inner = np.percentile(some, (TAIL, 100 - TAIL))
-    if low < high and inner[1] - inner[0] < FAINT * (high - low):
-      notes.append(f'{where}: nearly all pixels lie in {inner[0]:g}..{inner[1]:g}, under '
-                   f'a tenth of {low:g}..{high:g}; a few bright or dark ones decide the '
-                   'scale: try --config.data.percentile=.1, or --config.data.range')
+      low, high = percentiles(images, data.percentile)
+    told = few_decide_note(inner(images), (low, high))
+    notes += [f'{where}: {told}'] if told else []
   if low == high:
     if rendering is None:
       raise constant_images_error(low)

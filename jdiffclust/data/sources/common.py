@@ -30,6 +30,8 @@ _Result = TypeVar('_Result')
 # Axes of fewer are not looked along for images; so many places of each other one are;
 # what is as many times as rough as both others has images along it.
 FEWEST_ALONG, LOOKED_AT, ROUGH = 8, 24, 1.5
+# What programs write, in any case, where a value is missing.
+MISSING = {'na', 'n/a', 'nan', '<na>', 'nat', 'null', 'none'}
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
@@ -293,7 +295,8 @@ def checked_labels(labels: ArrayLike, num_images: int, where: Any,
     labels: whole numbers, truth values or texts, [N] or [N, 1].
     num_images: N.
     where: what error messages call the labels.
-    unknown: which images have no label, bool [N]; None: all have one.
+    unknown: which images have no label, bool [N]; None: those have none whose label is
+      masked, or a text of blanks.
 
   Returns:
     `Labels`, numbered in the order of the numbers, or alphabetically.
@@ -301,9 +304,10 @@ def checked_labels(labels: ArrayLike, num_images: int, where: Any,
   Raises:
     UserError: another shape or number of labels, or numbers that are not whole.
   """
-  labels = np.ma.getdata(np.asarray(labels))
+  labels = np.asanyarray(labels)
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
+  hidden, labels = np.ma.getmaskarray(labels), np.ma.getdata(labels)
   if labels.ndim != 1:
     raise errors.UserError(
         f'{where}: labels of shape {labels.shape}; one number or text for each image '
@@ -322,7 +326,11 @@ def checked_labels(labels: ArrayLike, num_images: int, where: Any,
         f'{where}: labels of type {labels.dtype} that are not whole numbers; whole '
         'numbers or texts are allowed; mend them, or set '
         '--config.data.use_labels=False')
-  known = np.ones(num_images, bool) if unknown is None else ~unknown
+  if unknown is None:
+    blank = np.char.strip(labels) == labels.dtype.type() if (
+        labels.dtype.kind in 'SU') else False
+    unknown = hidden | blank
+  known = ~unknown
   classes, members = np.unique(labels[known], return_inverse=True)
   numbers = np.full(num_images, -1, np.int64)
   numbers[known] = members
@@ -347,6 +355,25 @@ def alike_classes(names: Sequence[str]) -> tuple[str, ...]:
   first, second = map(repr, found[0][:2])
   return (f'{len(found)} classes are written in several ways, such as {first} and '
           f'{second}, and count as several: write them alike if they are one',)
+
+
+def missing_classes(names: Sequence[str]) -> tuple[str, ...]:
+  """Tells of classes that look like what programs write where nothing is known.
+
+  Args:
+    names: of the classes.
+
+  Returns:
+    A note, or nothing.
+  """
+  found = [name for name in names if is_missing(name)]
+  return (f"{', '.join(map(repr, found))} counts as a class like any other: where it "
+          'means that the class is not known, leave the label empty',) if found else ()
+
+
+def is_missing(text: str) -> bool:
+  """Whether a text is what R, NumPy, pandas or a database writes for a missing value."""
+  return text.strip().lower() in MISSING
 
 
 def _bare(name: str) -> str:

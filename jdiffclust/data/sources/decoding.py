@@ -20,11 +20,12 @@ from jdiffclust import errors
 from jdiffclust.data import preprocess
 from jdiffclust.data.rendering import (
     BACKGROUNDS, CONTAINERS, FAINT, Rendering, best_background, composited,
-    faint_note, integer_range, kind_of, lost_note, some_faint_note, to_levels,
-    unknown_range)
+    Inner, faint_note, few_decide_note, inner, integer_range, kind_of, lost_note,
+    some_faint_note, to_levels, unknown_range)
 
 # Pixels of a picture by which percentiles are found.
 SAMPLE = 4096
+LOOKED_AT = 2**16  # by which it is known where most of them lie
 AUTO_FITS = ('crop', 'pad')  # between which the pictures decide
 SPREAD = 256  # pixels of a side by which the variance of a picture is known
 Open = Callable[[], Image.Image]
@@ -94,6 +95,7 @@ class Header(NamedTuple):
     border: `preprocess.plain_border` where its proportions are others than those of the
       size that it is brought to, and how is still to be chosen; else None.
     edges: of `edges_of`, of each picture that is used.
+    most: where most of its pixels lie, of the first picture; None: of 8 bits.
   """
 
   size: tuple[int, int]
@@ -110,6 +112,7 @@ class Header(NamedTuple):
   contrast: float = 1.
   border: float | None = None
   edges: tuple[tuple[np.ndarray, ...], ...] = ()
+  most: Inner | None = None
 
 
 class Picture(NamedTuple):
@@ -206,7 +209,8 @@ def look(open_image: Open, decoding: Decoding,
       any(one.pixels.shape[-1] == 4 and one.pixels[..., 3].min() < 255 for one in stored),
       any(one.narrowed for one in stored), any(_coloured(one.pixels) for one in stored),
       border=_border_of(stored[0].pixels, size, decoding),
-      edges=tuple(edges_of(one.pixels, decoding) for one in stored))
+      edges=tuple(edges_of(one.pixels, decoding) for one in stored),
+      most=None if kinds[0] == 'byte' else inner(stored[0].pixels, LOOKED_AT))
   if not keep:
     return header, []
   pictures = [_shrunk(*one[:2], decoding) for one in stored]
@@ -489,6 +493,9 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
     else:
       ranges[kind], note = integer_range(int(low), int(high))
       notes += [note] if note else []
+    if not data.range and not samples and kind != 'byte':
+      told = few_decide_note(most_of(own), ranges[kind])
+      notes += [told] if told else []
   background = data.background
   clear = [(name, header.seen) for name, header in zip(names, headers) if header.seen]
   if background == 'auto':
@@ -502,6 +509,12 @@ def find_rendering(names: Sequence[str], headers: Sequence[Header],
   return (found,
           notes + dark_note(names, headers, ranges) + lost_on(names, headers, background)
           + narrowed_note(names, headers))
+
+
+def most_of(headers: Sequence[Header]) -> Inner:
+  """Where most pixels of files lie that are not of 8 bits."""
+  lows, highs, outside = zip(*(h.most for h in headers if h.most is not None))
+  return Inner(min(lows), max(highs), float(np.mean(outside)))
 
 
 def shared_ground(headers: Sequence[Header],

@@ -19,7 +19,7 @@ from PIL import Image
 
 from jdiffclust import errors, files
 from jdiffclust.data import preprocess
-from jdiffclust.data.by_name import NAMES, column_of, read_table
+from jdiffclust.data.by_name import LABELS, NAMES, column_of, read_table
 from jdiffclust.data.formats import FOR_HEIC, HEIC, image_endings, register_formats
 from jdiffclust.data.rendering import Rendering
 from jdiffclust.data.sources.common import (
@@ -29,9 +29,14 @@ from jdiffclust.data.sources.decoding import (
     find_rendering, kept_to, levels_of, look, room_for, thumbnail)
 
 LISTING = '.json'  # the ending of lists that `write_listed` writes
-# Sub-folders that say how data were divided, not what is to be seen.
-SPLITS = {'train', 'training', 'test', 'testing', 'val', 'valid', 'validation', 'dev',
-          'eval'}
+# Words of sub-folders that say how data were divided, not what is to be seen; and of what
+# may stand beside them: train2017, test_images.
+SPLITS = {'train', 'training', 'trainset', 'test', 'testing', 'testset', 'val', 'valid',
+          'validation', 'dev', 'eval', 'unlabeled', 'unlabelled'}
+OF_SPLITS = {'data', 'dataset', 'image', 'images', 'img', 'imgs', 'set', 'split',
+             'pictures'}
+# Folders that systems make for themselves: thumbnails, what was thrown away, archives'.
+SYSTEM = {'@eadir', '$recycle.bin', '__macosx'}
 # What is in each folder of a run, by which its pictures are known not to be the user's.
 # One of these sets: of a run, and of one that was cut off before it had begun.
 RUN_FILES = ({'config.json', 'checkpoints'}, {'.lock', 'command.txt'})
@@ -129,11 +134,28 @@ def read_listed(data: ml_collections.ConfigDict,
   """
   register_formats()
   root, names = listed(data.path)
-  data = copy.deepcopy(data)
+  data, told = copy.deepcopy(data), data.use_labels and not data.labels
   data.use_labels = False
   path = pathlib.PurePath(data.path)
   name = f'files:{root.name if path.suffix == LISTING else path.stem}'
-  return _raw(root, Found(names, [], [], collections.Counter()), data, rendering, name)
+  raw = _raw(root, Found(names, [], [], collections.Counter()), data, rendering, name)
+  return raw._replace(notes=(*raw.notes, *classes_note(data.path, told)))
+
+
+def classes_note(path: str, given: bool) -> list[str]:
+  """Tells of the classes in a table that names images, which are not read from there.
+
+  Args:
+    path: of the list.
+    given: whether classes are wanted, and not given elsewhere.
+  """
+  if not given or pathlib.Path(path).suffix.lower() not in ('.csv', '.parquet'):
+    return []
+  found = [name for name in read_table(path, 'config.data.path', ('file',)).columns
+           if name.lower() in LABELS]
+  return [f'{path}: its column {found[0]!r} is not used; if it holds the classes by '
+          f'which the clusters shall be scored, give --config.data.labels={path}'
+          ] if found else []
 
 
 def write_listed(path: pathlib.Path, names: Sequence[str]) -> None:
@@ -371,7 +393,7 @@ def _walk(folder: str | os.PathLike[str], found: Found, prefix: str = '',
     found.runs.append(prefix)
     return
   for entry in entries:
-    if entry.name.startswith('.'):
+    if entry.name.startswith('.') or entry.name.lower() in SYSTEM:
       continue
     try:
       folder, file = entry.is_dir(), entry.is_file()
@@ -420,7 +442,7 @@ def _verify(root: pathlib.Path, decoding: Decoding, kept: Kept,
             name: str) -> Header | str:
   """Returns the Header of a file, or one line saying why it cannot be decoded."""
   try:
-    header, pictures = look(functools.partial(Image.open, root / name), decoding,
+    header, pictures = look(functools.partial(preprocess.opened, root / name), decoding,
                             keep=kept.room > 0)
   # On a damaged file Pillow's many decoders raise nearly anything: OSError, SyntaxError,
   # struct.error, KeyError, DecompressionBombError, ... Whatever it is, the file is
@@ -450,16 +472,16 @@ def _thumbnail(root: pathlib.Path, rendering: Rendering, keys: Sequence[Key], ro
   """Returns a whole picture as it is stored, small."""
   key = keys[row]
   with _told(root, key):
-    return thumbnail(functools.partial(Image.open, root / key.name), rendering, side,
-                     key.frame)
+    return thumbnail(functools.partial(preprocess.opened, root / key.name), rendering,
+                     side, key.frame)
 
 
 def _decode_file(root: pathlib.Path, decoding: Decoding, rendering: Rendering,
                  key: Key) -> np.ndarray:
   """Returns the pixels [H, W, C] of a picture of an image file."""
   with _told(root, key):
-    return decode(functools.partial(Image.open, root / key.name), decoding, rendering,
-                  key.frame)
+    return decode(functools.partial(preprocess.opened, root / key.name), decoding,
+                  rendering, key.frame)
 
 
 @contextlib.contextmanager
@@ -478,7 +500,8 @@ def labels_of(names: Sequence[str]) -> tuple[
   """Makes labels of the sub-folders that files lie in.
 
   A label is the first part of a path that not all files share. Where these parts are
-  names of splits, such as train and test, it is the part after them.
+  names of splits, such as train and test, it is the part after them, also if there are
+  files outside of them.
 
   Args:
     names: N paths relative to the folder, '/' between their parts.
@@ -493,8 +516,8 @@ def labels_of(names: Sequence[str]) -> tuple[
   while True:
     parts = {folder[depth] if len(folder) > depth else None for folder in folders}
     named = sorted(part for part in parts if part is not None)
-    splits = len(named) == len(parts) and {part.lower() for part in named} <= SPLITS
-    if splits and len(parts) > 1:
+    splits = len(named) > 1 and all(map(is_split, named))
+    if splits:
       notes.append(f"the sub-folders {', '.join(named)} are taken for parts of "
                    'the data, not for classes')
     elif len(parts) != 1 or not named:
@@ -506,3 +529,9 @@ def labels_of(names: Sequence[str]) -> tuple[
   labels = np.array([number[folder[depth]] if len(folder) > depth else -1
                      for folder in folders], np.int64)
   return labels, tuple(named), notes
+
+
+def is_split(name: str) -> bool:
+  """Whether a folder or an array is called as a part of the data: train, test_images."""
+  words = re.findall('[a-z]+', name.lower())
+  return not SPLITS.isdisjoint(words) and SPLITS.union(OF_SPLITS).issuperset(words)
