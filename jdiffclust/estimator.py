@@ -168,7 +168,8 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       NonFiniteError: training diverged.
     """
     del y
-    self.__dict__.pop('fitted_', None)  # if this fails, there is none
+    for name in ('fitted_', '_kept'):  # if this fails, there is none, nor in a copy
+      self.__dict__.pop(name, None)
     config = self._settings()
     source = self._opened(X, config, _on_host(embeddings))
     asked, number = config.num_clusters, source.num_images
@@ -252,7 +253,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     for name in {'clusters', 'num_images', 'interpolate', 'trajectory'} & set(options):
       raise InputError(f'sample(n_samples) takes no {name}: fitted_.sample does.')
     fitted = self.fitted_
-    seed = options.get('seed', fitted.config.sample.seed)
+    seed = fitted.with_options('sample', options).sample.seed
     share = np.exp(to_host(fitted.params.log_proportions).astype(np.float64))
     counts = np.random.default_rng(integer_seed(seed, 'sample_clusters')).multinomial(
         n_samples, share / share.sum())
@@ -286,6 +287,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     """
     check_is_fitted(self)
     config, kept = config_lib.from_json(self._kept.config), self._kept
+    extras = self._extras()
     folder = Workdir(path, config.checkpoint.keep)
     if folder.resumes or numbers_in(path):
       raise InputError(f'{str(path)!r} has a fit already: name another folder.')
@@ -300,7 +302,7 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       folder.keep_fingerprint(kept.images)
       files.write_npz(folder.path / OURS, {
           name: np.asarray(() if value is None else value)
-          for name, value in self._extras().items()})
+          for name, value in extras.items()})
       assert kept.snapshot is not None  # the fit has ended
       folder.save(kept.number, kept.snapshot)
       folder.finish()
@@ -311,8 +313,10 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
     found = {'image_shape': self.image_shape,
              'feature_names': getattr(self, 'feature_names_in_', None)}
     for name in ('n_features_in_', 'image_shape_', '_row_shape', 'responsibilities_',
-                 'bound_', 'cluster_means_'):
+                 'bound_'):
       found[name] = getattr(self, name)
+    # Of a folder of the command line there are none.
+    found['cluster_means_'] = getattr(self, 'cluster_means_', None)
     return found
 
   @classmethod
@@ -371,7 +375,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       model.n_features_in_ = int(known['n_features_in_'])
       model.responsibilities_ = known['responsibilities_']
       model.labels_ = model.responsibilities_.argmax(axis=1)
-      model.bound_, model.cluster_means_ = known['bound_'], known['cluster_means_']
+      model.bound_ = known['bound_']
+      if known['cluster_means_'].size:
+        model.cluster_means_ = known['cluster_means_']
       if len(known['feature_names']):
         model.feature_names_in_ = known['feature_names'].astype(object)
     return model
@@ -482,8 +488,10 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       X = _as_array(X)
     X = _of_one_type(X)
     fewest = 2 if reset else 1
-    if not reset and X.shape == self.image_shape_[:2] and (
-        X.shape[1] != self.n_features_in_):
+    one = not reset and (X.shape == self.image_shape_[:2] and (
+        X.shape[1] != self.n_features_in_) or len(X.shape) == 3
+        and X.shape[2] == self.image_shape_[2] > 1 and self.image_shape_[1] != X.shape[2])
+    if one:
       raise InputError(f'X has the shape {X.shape} of one image of the fit: give an '
                        'array of images, such as np.asarray(X)[None].')
     if len(X.shape) <= 2:

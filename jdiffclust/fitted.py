@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -221,7 +222,7 @@ class Fitted:
       UserError: guidance is not a number from 0 to 100; or there is no model yet.
     """
     self._check_model()
-    self._with_options('sample', {'guidance': guidance})
+    self.with_options('sample', {'guidance': guidance})
     return denoiser_of(self.method, self.params, guidance)
 
   def assign(self, source, reporter: Reporter | None = None,
@@ -338,7 +339,7 @@ class Fitted:
     self._check_model()
     clusters = self._numbers_of(clusters)
     given = {'clusters': clusters} if options.get('interpolate') else {}
-    config = self._with_options('sample', {**options, **given})
+    config = self.with_options('sample', {**options, **given})
     rows = config.sample.interpolate or len(clusters)
     with _quiet(reporter).task('samples', rows * config.sample.num_images,
                                'images') as task:
@@ -368,7 +369,7 @@ class Fitted:
     for name in set(DAMAGE) & set(options):
       raise UserError(f'restore(operator, y, sigma) takes no {name}: what the images '
                       'have lost is the operator, of jdiffclust.inverse.operators.')
-    config = self._with_options('restore', options)
+    config = self.with_options('restore', options)
     if not isinstance(operator, Operator):
       raise UserError(f'restore(operator, y): the operator is of type '
                       f'{type(operator).__name__}; make one by '
@@ -386,7 +387,7 @@ class Fitted:
     except (TypeError, ValueError):
       raise UserError('Observations are no array of numbers: give [n, ...], as '
                       'operator.apply makes them.') from None
-    seen = y[np.isfinite(y)]
+    seen = y[np.isfinite(y) & _is_told(operator, y)]
     if pixel_range is None and (seen % 1 != 0).any() and look_scaled(
         seen.min(), seen.max(), units):
       raise UserError(
@@ -544,7 +545,7 @@ class Fitted:
                       f'clusters 0..{number - 1}.')
     return tuple(int(q) for q in found)
 
-  def _with_options(self, section: str, changes: dict):
+  def with_options(self, section: str, changes: dict):
     """The config of the fit with options of a section changed, checked."""
     config = config_lib.copied(self.config)
     config.sample.clusters = ()
@@ -741,9 +742,21 @@ def operator_of(options, shape: tuple[int, int, int], padding: int,
       'grey': lambda: operators.grey(shape)}[name]()
 
 
+def _is_told(operator: Operator, y: np.ndarray) -> np.ndarray:
+  """Which numbers of observations say something, bool; the rest may be anything."""
+  one = jax.eval_shape(operator.apply, jax.ShapeDtypeStruct((1, *operator.shape),
+                                                            np.float32))
+  if y.shape[1:] != one.shape[1:]:
+    return np.ones(y.shape, bool)  # `Units.problem` refuses them
+  told = np.asarray(operator.told(jnp.ones(one.shape, jnp.float32))) > 0
+  return np.broadcast_to(told, y.shape)
+
+
 def damaged_images(fitted: Fitted, data, options,
                    reporter: Reporter) -> tuple[Operator, ImageSource]:
   """The operator of `restore`, and the images of a config as it would have made them.
+
+  Those of the fit, which are to be damaged by it, are whole.
 
   Args:
     fitted: the fit.
@@ -766,7 +779,8 @@ def damaged_images(fitted: Fitted, data, options,
   operator = operator_of(options, shape, data.padding, known)
   one = jax.ShapeDtypeStruct((1, *shape), np.float32)
   seen = jax.eval_shape(operator.apply, one).shape[1:]
-  if len(seen) == 3:
+  whole = are_of_the_fit(fitted, data)  # these are damaged by `write_restored`
+  if len(seen) == 3 and not whole:
     data.channels = seen[2]
     if seen[:2] != shape[:2]:  # smaller ones
       data.image_size = seen[:2]
@@ -787,7 +801,7 @@ def damaged_images(fitted: Fitted, data, options,
     reporter.line(f'The mask is resized as the images are: {left.sum():,} of '
                   f'{left.size:,} pixels are known, those in which what is hidden '
                   'hardly shows.')
-  elif source.resized:
+  elif source.resized and not whole:
     size = preprocess.size_of(data.image_size)
     height, width = size if size is not None else source.image_shape[:2]
     reporter.warning(

@@ -660,6 +660,13 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> str:
   if action not in sorting.ACTIONS:
     what = 'is missing' if action is None else f'= {action!r} is not allowed'
     raise UserError(f"--action {what}: it must be one of {', '.join(sorting.ACTIONS)}.")
+  if action == 'undo' and asked['dry_run']:
+    plan = sorting.performed(workdir)
+    return '\n'.join([
+        *[on_one_line(f'{new} -> {source}' if plan.action == 'move' else
+                      f'{new} would go') for source, new in plan.pairs[:10]],
+        f'{len(plan.pairs):,} files would be as they were before sorting '
+        f'({plan.action}).'])
   if action == 'undo':
     with reporter.task('undo', 1, 'times') as task:
       count, left = sorting.undo(workdir)

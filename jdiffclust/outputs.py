@@ -957,14 +957,14 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
                    pixel_range=None, of_the_fit: bool = False) -> str | None:
   """Restores images: restored.npy, restored.csv, restored/, restored.html.
 
-  Where the images have what is hidden, results say how far from it they come: where a
-  matrix is applied to them, or pixels of the fit's own are hidden. In others, what is
-  hidden may be anything.
+  The fit's own images are damaged here, by the operator and noise of sigma. Others have
+  been, but for what a mask hides, which may be anything, and for matrices, which are
+  applied. Where the whole images are known, results say how far from them they come.
 
   Args:
     fitted: the fit.
     operator: what the images have gone through.
-    source: the damaged images, or those to be damaged.
+    source: the damaged images, or whole ones, see above.
     workdir: the folder to write in.
     options: the section `restore` of a config.
     reporter: shows progress.
@@ -977,9 +977,13 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   shape, border = fitted.method.image_shape, fitted.config.data.padding
   units = units_of(pixel_range) if pixel_range else fitted.units
   y = given = units.stored(images_at(source, np.arange(source.num_images)))
-  if isinstance(operator, (operators.Inpainting, operators.Matrix)):  # of whole images
+  whole = of_the_fit or isinstance(operator, operators.Matrix)
+  if whole or isinstance(operator, operators.Inpainting):
     y = np.concatenate([np.asarray(operator.apply(jnp.asarray(block)))
                         for block in np.array_split(given, -(-len(given) // 256))])
+  if of_the_fit and options.sigma:
+    rng = np.random.default_rng(integer_seed(options.seed, 'restore_noise'))
+    y = y + np.float32(options.sigma) * rng.normal(size=y.shape).astype(np.float32)
   chosen = {name: value for name, value in options.items() if name not in DAMAGE}
   found = fitted.restore(operator, y, options.sigma, reporter, units, **chosen)
   if not is_main_process():
@@ -990,12 +994,14 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
       given[inner] if border else given)
   mask = (np.asarray(operator.mask)[inner]
           if isinstance(operator, operators.Inpainting) else None)
-  whole = isinstance(operator, operators.Matrix) or of_the_fit and mask is not None
+  seen = y if of_the_fit and y.ndim == 4 else given
+  if border and seen.shape[1:3] == shape[:2]:
+    seen = seen[inner]
   errors = restored.errors(found.mean, given, mask) if whole else None
   workdir, names = pathlib.Path(workdir), restored.file_names(source.ids)
   written = [workdir / name for name in ('restored.npy', 'restored.csv', 'restored.html')]
   earlier = in_place_of(written[0])
-  without(restored.files_of(written[1]))
+  stale = restored.files_of(written[1])
   results.write_array(written[0], found.images)
   known = np.isfinite(found.log_evidence)
   results.write_assignments(
@@ -1011,7 +1017,7 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   scaled = lambda images: (images - units.low) * units.scale - 1
   restored.write_images(workdir / restored.FOLDER, names, scaled(found.mean))
   shown = np.arange(min(source.num_images, restored.MOST_ROWS))
-  damaged = restored.visible(scaled(given[shown]), mask, found.images.shape[2:])
+  damaged = restored.visible(scaled(seen[shown]), mask, found.images.shape[2:])
   figure = restored.sheet(
       damaged, scaled(found.images[shown]), found.std[shown] * units.scale,
       [source.ids[i] for i in shown.tolist()], scaled(given[shown]) if whole else None)
@@ -1019,6 +1025,8 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   restored.write_page(
       written[2], workdir / 'figures' / 'restored.png', source, found, options,
       (units.low, units.high), errors, of_the_fit)
+  kept = {workdir / restored.FOLDER / name for name in names}
+  without(path for path in stale if path not in kept)
   return (f'{source.num_images:,} images of {source.name} restored by {options.method}, '
           f'{found.images.shape[1]} draws of each in {found.evaluations:,.0f} network '
           f'evaluations, pixels {units.low:g} to {units.high:g}, sigma '

@@ -297,6 +297,23 @@ def take_back(action: str, source: str, target: str) -> str:
   return ''
 
 
+def performed(workdir) -> Plan:
+  """What `perform` did, or was about to do when it was cut off.
+
+  Raises:
+    UserError: there is nothing to undo.
+  """
+  path = pathlib.Path(workdir) / UNDO
+  try:
+    return with_targets(Plan(**json.loads(path.read_bytes())),
+                        lambda new: os.path.join(path.parent.absolute(), new))
+  except FileNotFoundError:
+    raise UserError(f'There is nothing to undo: {path} is not there.') from None
+  except (ValueError, TypeError):
+    raise UserError(f'{path} is damaged: restore it, or sort the files back by hand.'
+                    ) from None
+
+
 def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
   """Takes back what `perform` did, or as much of it as was done.
 
@@ -310,15 +327,7 @@ def undo(workdir, done: Callable[[], None] = lambda: None) -> tuple[int, list[st
   Raises:
     UserError: there is nothing to undo.
   """
-  path = pathlib.Path(workdir) / UNDO
-  try:
-    plan = with_targets(Plan(**json.loads(path.read_bytes())),
-                        lambda new: os.path.join(path.parent.absolute(), new))
-  except FileNotFoundError:
-    raise UserError(f'There is nothing to undo: {path} is not there.') from None
-  except (ValueError, TypeError):
-    raise UserError(f'{path} is damaged: restore it, or sort the files back by hand.'
-                    ) from None
+  path, plan = pathlib.Path(workdir) / UNDO, performed(workdir)
   left: list[str] = []
   for source, target in plan.pairs:
     try:

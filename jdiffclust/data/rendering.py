@@ -279,10 +279,10 @@ def few_decide_note(most: Inner, given: tuple[float, float]) -> str:
     given: the range.
 
   Returns:
-    '' if they use a tenth of it, are of one value, or are not even a half.
+    '' if they use a tenth of it, are of one value, or are not three quarters of all.
   """
   span = most.high - most.low
-  if not 0 < span < FAINT * (given[1] - given[0]) or most.outside > .5:
+  if not 0 < span < FAINT * (given[1] - given[0]) or most.outside > .25:
     return ''
   share = 'nearly all' if most.outside < .01 else f'{1 - most.outside:.0%} of the'
   return (f'{share} pixels lie in {most.low:g}..{most.high:g}, under a tenth of '

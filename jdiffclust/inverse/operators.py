@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import dataclass_transform
 
 import jax
@@ -340,9 +340,17 @@ def _padded(values, length):
 
 
 def shape_of(shape) -> tuple[int, int, int]:
-  """(H, W, C) of any sequence of three."""
-  height, width, channels = shape
-  return height, width, channels
+  """(H, W, C) of any sequence of three.
+
+  Raises:
+    UserError: it is none of three whole numbers above 0.
+  """
+  found = tuple(shape) if isinstance(shape, Sequence) else ()
+  if len(found) != 3 or not all(
+      isinstance(side, (int, np.integer)) and side > 0 for side in found):
+    raise UserError(f'shape = {shape!r} is not allowed: it is the (height, width, '
+                    'channels) of an image, three whole numbers.')
+  return int(found[0]), int(found[1]), int(found[2])
 
 
 def _decomposed(matrix, full: bool):
@@ -416,7 +424,7 @@ def inpainting(mask, shape: tuple[int, int, int]) -> Inpainting:
   Raises:
     UserError: another shape, nothing to be restored, or nothing seen.
   """
-  mask = np.asarray(mask)
+  mask, shape = np.asarray(mask), shape_of(shape)
   mask = mask[..., None] if mask.ndim == 2 else mask
   if mask.ndim != 3 or mask.shape[:2] != tuple(shape[:2]) or (
       mask.shape[2] not in (1, shape[2])):
@@ -426,7 +434,7 @@ def inpainting(mask, shape: tuple[int, int, int]) -> Inpainting:
   if seen.all() or not seen.any():
     raise UserError(f"The mask says that {'all' if seen.all() else 'none'} of the pixels "
                     'are known: make those that are lost 0, and the others more.')
-  return Inpainting(jnp.asarray(seen, jnp.float32), shape_of(shape))
+  return Inpainting(jnp.asarray(seen, jnp.float32), shape)
 
 
 def box(shape: tuple[int, int, int], top: float, left: float, height: float,
@@ -434,8 +442,12 @@ def box(shape: tuple[int, int, int], top: float, left: float, height: float,
   """Hidden is a box, in shares of the height and the width of an image.
 
   Raises:
-    UserError: it hides nothing, or all.
+    UserError: it hides nothing, or all, or is no box of finite numbers.
   """
+  shape = shape_of(shape)
+  if not all(np.isfinite(value) for value in (top, left, height, width)):
+    raise UserError(f'box = {(top, left, height, width)} is not allowed: four shares of '
+                    'the height and the width are needed.')
   rows, columns = np.arange(shape[0]), np.arange(shape[1])
   inside = lambda at, side, begin, size: (
       (at >= round(begin * side)) & (at < round((begin + size) * side)))
@@ -456,8 +468,11 @@ def random_pixels(shape: tuple[int, int, int], share: float, seed: int) -> Inpai
   """Hidden is a share of the pixels, chosen at random.
 
   Raises:
-    UserError: it hides nothing, or all.
+    UserError: it hides nothing, or all, or is no share.
   """
+  shape = shape_of(shape)
+  if not 0 <= share <= 1:
+    raise UserError(f'share = {share} is not allowed: it must be from 0 to 1.')
   number = shape[0] * shape[1]
   hidden = np.zeros(number, bool)
   hidden[np.random.default_rng(seed).permutation(number)[:round(share * number)]] = True
@@ -466,24 +481,26 @@ def random_pixels(shape: tuple[int, int, int], share: float, seed: int) -> Inpai
 
 def separable(rows, columns, shape: tuple[int, int, int]) -> Separable:
   """One matrix for the columns of an image, [h, H], and one for its rows, [w, W]."""
+  shape = shape_of(shape)
   for matrix, side, what in ((rows, shape[0], 'height'), (columns, shape[1], 'width')):
     if np.ndim(matrix) != 2 or np.shape(matrix)[1] != side:
       raise UserError(f'A matrix of shape {np.shape(matrix)} for images of '
                       f'{tuple(shape)}: its second side must be their {what}, {side}.')
-  return Separable(factors_of(rows), factors_of(columns), shape_of(shape))
+  return Separable(factors_of(rows), factors_of(columns), shape)
 
 
-def _divided(side: int, factor: int, what: str) -> int:
-  if factor < 2 or side % factor:
-    raise UserError(f'A reduction by {factor} of a {what} of {side} pixels: it must be 2 '
-                    'or more, and divide it.')
-  return side // factor
+def _divided(shape, factor: int) -> list[int]:
+  """The height and width of images that are reduced."""
+  for side, what in zip(shape_of(shape), ('height', 'width')):
+    if not isinstance(factor, (int, np.integer)) or factor < 2 or side % factor:
+      raise UserError(f'A reduction by {factor} of a {what} of {side} pixels: it must be '
+                      'a whole number, 2 or more, and divide it.')
+  return [side // factor for side in shape[:2]]
 
 
 def averaging(factor: int, shape: tuple[int, int, int]) -> Separable:
   """Reduction by the means of blocks of factor x factor pixels."""
-  small = [_divided(side, factor, what) for side, what in
-           zip(shape, ('height', 'width'))]
+  small = _divided(shape, factor)
   rows, columns = (np.kron(np.eye(side), np.full((1, factor), 1 / factor))
                    for side in small)
   return separable(rows, columns, shape)
@@ -491,8 +508,7 @@ def averaging(factor: int, shape: tuple[int, int, int]) -> Separable:
 
 def subsampling(factor: int, shape: tuple[int, int, int]) -> Separable:
   """Every factor-th pixel of every factor-th row."""
-  small = [_divided(side, factor, what) for side, what in
-           zip(shape, ('height', 'width'))]
+  small = _divided(shape, factor)
   first = np.eye(1, factor)
   rows, columns = (np.kron(np.eye(side), first) for side in small)
   return separable(rows, columns, shape)
@@ -517,8 +533,7 @@ def bicubic_matrix(small: int, side: int, sharpness: float = -.5) -> np.ndarray:
 
 def bicubic(factor: int, shape: tuple[int, int, int]) -> Separable:
   """Bicubic reduction with antialiasing."""
-  small = [_divided(side, factor, what) for side, what in
-           zip(shape, ('height', 'width'))]
+  small = _divided(shape, factor)
   rows, columns = map(bicubic_matrix, small, shape[:2])
   return separable(rows, columns, shape)
 
@@ -539,7 +554,8 @@ def gaussian_blur(width: float, shape: tuple[int, int, int]) -> Separable:
   Raises:
     UserError: width is not above 0.
   """
-  if not width > 0:
+  shape = shape_of(shape)
+  if not 0 < width < np.inf:
     raise UserError(f'A blur of width {width}: it must be above 0, in pixels.')
   radius = int(np.ceil(4 * width))
 
@@ -560,7 +576,7 @@ def convolution(kernel, shape: tuple[int, int, int]) -> Convolution:
     UserError: another kernel, one larger than the images, or one that is zero or has
       numbers that are not finite.
   """
-  kernel = np.asarray(kernel, np.float64)
+  kernel, shape = np.asarray(kernel, np.float64), shape_of(shape)
   odd = kernel.ndim == 2 and all(side % 2 for side in kernel.shape)
   if not odd or any(k > side for k, side in zip(kernel.shape, shape)):
     raise UserError(f'A kernel of shape {kernel.shape} for images of {tuple(shape)}: two '
@@ -574,7 +590,7 @@ def convolution(kernel, shape: tuple[int, int, int]) -> Convolution:
   padded = np.roll(padded, [-(side // 2) for side in kernel.shape], axis=(0, 1))
   spectrum = np.fft.fft2(padded)
   spectrum[np.abs(spectrum) < 1e-6 * np.abs(spectrum).max()] = 0
-  return Convolution(jnp.asarray(spectrum, jnp.complex64), shape_of(shape))
+  return Convolution(jnp.asarray(spectrum, jnp.complex64), shape)
 
 
 def grey(shape: tuple[int, int, int], weights=(.299, .587, .114)) -> Channels:
@@ -583,10 +599,11 @@ def grey(shape: tuple[int, int, int], weights=(.299, .587, .114)) -> Channels:
   Raises:
     UserError: the images have another number of channels.
   """
+  shape = shape_of(shape)
   if shape[2] != len(weights):
     raise UserError(f'Grey from colour of images of {tuple(shape)}: they must have '
                     f'{len(weights)} channels.')
-  return Channels(factors_of(np.asarray(weights)[None]), shape_of(shape))
+  return Channels(factors_of(np.asarray(weights)[None]), shape)
 
 
 def matrix(values, shape: tuple[int, int, int]) -> Matrix:
@@ -595,6 +612,7 @@ def matrix(values, shape: tuple[int, int, int]) -> Matrix:
   Raises:
     UserError: another number of columns, or not finite, or zero.
   """
+  shape = shape_of(shape)
   size = int(np.prod(shape))
   if np.ndim(values) != 2 or np.shape(values)[1] != size:
     raise UserError(f'A matrix of shape {np.shape(values)} for images of {tuple(shape)}: '
@@ -605,7 +623,7 @@ def matrix(values, shape: tuple[int, int, int]) -> Matrix:
   left, singular_values, into_plane, normals = (
       jnp.asarray(a, jnp.float32)
       for a in (left[:, seen] * signs, singular_values[seen], into_plane, normals))
-  return Matrix(left, singular_values, into_plane, normals, shape_of(shape))
+  return Matrix(left, singular_values, into_plane, normals, shape)
 
 
 def check_adjoint(operator: Operator, key, tolerance: float = 1e-3) -> None:
@@ -622,16 +640,25 @@ def check_adjoint(operator: Operator, key, tolerance: float = 1e-3) -> None:
   x = jax.random.normal(jax.random.fold_in(key, 0), (2, *operator.shape))
   seen = operator.apply(x)
   y = jax.random.normal(jax.random.fold_in(key, 1), seen.shape)
-  rows = lambda a: a.reshape(len(a), -1)
-  sides = (jnp.sum(rows(seen) * rows(y), 1),
-           jnp.sum(rows(x) * rows(operator.adjoint(y)), 1))
-  scale = jnp.linalg.norm(rows(seen), axis=1) * jnp.linalg.norm(rows(y), axis=1)
-  wrong = float(jnp.max(jnp.abs(sides[0] - sides[1]) / jnp.maximum(scale, 1e-30)))
+  name = type(operator).__name__
   both = operator.apply(x[:1] - 2 * x[1:])
   bent = float(jnp.max(jnp.abs(both - (seen[:1] - 2 * seen[1:])))
                / jnp.maximum(jnp.max(jnp.abs(seen)), 1e-30))
-  if not max(wrong, bent) < tolerance:
+  if not bent < tolerance:
+    raise UserError(f'{name} is no linear operator: A (x - 2 z) and A x - 2 A z differ '
+                    f'by {bent:.2g} (relative). Mend its apply.')
+  rows = lambda a: a.reshape(len(a), -1)
+  try:
+    turned = operator.adjoint(y)
+  # JAX raises this and that where a user's function has no transpose.
+  except Exception as error:  # pylint: disable=broad-except
+    why = ' '.join(str(error).split())[:200]
+    raise UserError(f'{name} has no adjoint that can be found ({why}): make its function '
+                    'of linear operations of JAX.') from None
+  sides = jnp.sum(rows(seen) * rows(y), 1), jnp.sum(rows(x) * rows(turned), 1)
+  scale = jnp.linalg.norm(rows(seen), axis=1) * jnp.linalg.norm(rows(y), axis=1)
+  wrong = float(jnp.max(jnp.abs(sides[0] - sides[1]) / jnp.maximum(scale, 1e-30)))
+  if not wrong < tolerance:
     raise UserError(
-        f'{type(operator).__name__} is no linear operator with this adjoint: <A x, y> '
-        f'and <x, A^T y> differ by {wrong:.2g}, A (x - 2 z) and A x - 2 A z by '
-        f'{bent:.2g} (relative). Mend its apply or its adjoint.')
+        f'{name} has another adjoint than this: <A x, y> and <x, A^T y> differ by '
+        f'{wrong:.2g} (relative). Mend its adjoint.')

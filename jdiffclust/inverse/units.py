@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiffclust.errors import UserError
-from jdiffclust.inverse.operators import Convolution, Function, Matrix, Operator
+from jdiffclust.inverse.operators import (
+    Channels, Convolution, Function, Matrix, Operator, Separable)
 from jdiffclust.inverse.problem import Problem
 
 SLACK = 1.5  # observations lie within so many times the range, and 6 sigma
@@ -57,10 +58,7 @@ class Units(NamedTuple):
     observation = np.where(told > 0, observation, 0.)
     y = self.scale * (observation - self.low * ones) - ones
     if not isinstance(operator, (Matrix, Function)):
-      reach = np.abs(ones).max()  # of weights >= 0
-      if isinstance(operator, Convolution):
-        reach = np.abs(np.fft.ifft2(np.asarray(operator.spectrum)).real).sum()
-      most = SLACK * reach + 6 * noise * self.scale
+      most = SLACK * _reach(operator) + 6 * noise * self.scale
       beyond = np.nanmax(np.abs(y), initial=0.)
       if beyond > most:
         which = np.unravel_index(np.nanargmax(np.abs(y)), y.shape)
@@ -70,3 +68,17 @@ class Units(NamedTuple):
             'observations and sigma in the units of these pixels, or the range of '
             'yours (pixel_range).')
     return Problem(operator, y.astype(np.float32), np.float32(noise * self.scale))
+
+
+def _reach(operator: Operator) -> float:
+  """The largest sum of an observation's absolute weights: that of images in [-1, 1]."""
+  def of_matrix(u, s, v):
+    weights = np.asarray(u * s) @ np.asarray(v)[:, :len(s)].T
+    return float(np.abs(weights).sum(axis=1).max())
+  if isinstance(operator, Separable):
+    return of_matrix(*operator.rows) * of_matrix(*operator.columns)
+  if isinstance(operator, Channels):
+    return of_matrix(*operator.factors)
+  if isinstance(operator, Convolution):
+    return float(np.abs(np.fft.ifft2(np.asarray(operator.spectrum)).real).sum())
+  return float(np.abs(np.asarray(operator.apply(jnp.ones((1, *operator.shape))))).max())

@@ -186,12 +186,30 @@ class Crooked(op.Function):
     return 2 * super().adjoint(y)
 
 
-@pytest.mark.parametrize('operator', [
-    Crooked(lambda x: 2 * x, SHAPE), op.Function(lambda x: 2 * x[:, ::2] + 1, SHAPE)])
-def test_wrong_adjoints_are_found(operator):
-  """An adjoint that is none, and a function that is not linear."""
-  if isinstance(operator, Crooked):
-    assert 'differ by' in refused(op.check_adjoint, operator, jax.random.key(1))
-  else:
-    with pytest.raises(Exception):
-      op.check_adjoint(operator, jax.random.key(1))
+def twice_twice(x):
+  """4 x, by a loop of which JAX knows no transpose."""
+  return jax.lax.while_loop(lambda state: state[0] < 2,
+                            lambda state: (state[0] + 1, 2 * state[1]), (0, x))[1]
+
+
+@pytest.mark.parametrize('operator, told', [
+    (Crooked(lambda x: 2 * x, SHAPE), 'another adjoint'),
+    (op.Function(lambda x: 2 * x[:, ::2] + 1, SHAPE), 'no linear operator'),
+    (op.Function(jnp.abs, SHAPE), 'no linear operator'),
+    (op.Function(twice_twice, SHAPE), 'no adjoint that')])
+def test_wrong_adjoints_are_found(operator, told):
+  """An adjoint that is none, functions that are not linear, one without a transpose."""
+  assert told in refused(op.check_adjoint, operator, jax.random.key(1))
+
+
+@pytest.mark.parametrize('make, told', [
+    (lambda: op.averaging(2.5, SHAPE), 'whole number'),
+    (lambda: op.gaussian_blur(np.inf, SHAPE), 'width inf'),
+    (lambda: op.box(SHAPE, np.nan, 0, 1, 1), 'box ='),
+    (lambda: op.inpainting(np.eye(8), (8, 8)), 'shape = (8, 8)'),
+    (lambda: op.averaging(2, 8), 'shape = 8'),
+    (lambda: op.grey((8, 8, 0)), 'shape = (8, 8, 0)'),
+    (lambda: op.random_pixels(SHAPE, -.5, 0), 'share = -0.5'),
+    (lambda: op.random_pixels(SHAPE, np.nan, 0), 'share = nan')])
+def test_what_makes_no_operator(make, told):
+  assert told in refused(make)

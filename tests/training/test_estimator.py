@@ -86,6 +86,16 @@ def test_nothing_before_a_fit():
     model.predict(IMAGES)
 
 
+def test_copies_after_a_fit_that_failed(fitted):
+  """They have none either: not the fit of before, which is of other images."""
+  model = pickle.loads(pickle.dumps(fitted))
+  with pytest.raises(ValueError):
+    model.fit(IMAGES[:, :5].astype(float) * np.nan)
+  for copy in (model, pickle.loads(pickle.dumps(model))):
+    with pytest.raises(NotFittedError):
+      copy.predict(IMAGES)
+
+
 def test_pickle_and_clone(fitted):
   """A pickle has the fit, and goes on as it was; a clone has the arguments alone."""
   again = pickle.loads(pickle.dumps(fitted))
@@ -214,7 +224,10 @@ def test_load(run, ours, tmp_path):
   theirs = Small.load(run)
   np.testing.assert_array_equal(theirs.labels_, ours.labels_)
   np.testing.assert_array_equal(theirs.score_samples(IMAGES), ours.score_samples(IMAGES))
-  assert not hasattr(theirs, 'cluster_means_')
+  theirs.save(tmp_path / 'theirs')
+  for found in (theirs, Small.load(tmp_path / 'theirs')):
+    assert not hasattr(found, 'cluster_means_')
+    np.testing.assert_array_equal(found.labels_, ours.labels_)
   assert 'no config.json' in refusal(Small.load, tmp_path / 'nowhere')
   (tmp_path / '0' / 'estimator.npz').write_bytes(b'x')  # without it: another fit
   assert 'estimator.npz is damaged' in refusal(Small.load, tmp_path / '0')
@@ -316,6 +329,14 @@ def test_what_is_misread_is_told(fitted):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     fitted.predict(np.stack([IMAGES[:3]] * 3, -1))
+
+
+def test_one_image_in_colour():
+  """It is not as many grey ones, whose last sides are 7 and 3."""
+  model = small()
+  model.image_shape_, model.n_features_in_ = (8, 8, 3), 192
+  assert 'np.asarray(X)[None]' in refusal(model._as_images, np.ones((8, 7, 3)), False)
+  assert model._as_images(np.ones((2, 8, 8)), False).shape == (2, 8, 8)
 
 
 @pytest.mark.parametrize('stored, levels, top', [
@@ -492,6 +513,8 @@ def test_sample(fitted):
       images, fitted.sample(50, num_steps=3, sampler='ddim')[0])
   assert (images != fitted.sample(50, num_steps=3, sampler='ddim', seed=1)[0]).any()
   assert 'n_samples=0' in refusal(fitted.sample, 0)
+  for seed in (None, 'a', -1):
+    assert 'sample.seed' in refusal(fitted.sample, 2, seed=seed)
   assert 'takes no num_images' in refusal(fitted.sample, 2, num_images=3)
 
 

@@ -15,7 +15,7 @@ import jdiffclust
 from jdiffclust.config import default_config
 from jdiffclust.data.dataset import array_source
 from jdiffclust.errors import NonFiniteError
-from jdiffclust.fitted import doubts, looks_turned
+from jdiffclust.fitted import Fitted, doubts, looks_turned
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.units import Units
 from jdiffclust.report.restored import file_names
@@ -24,6 +24,7 @@ from tests.helpers import (
 from tests.tiny import build
 
 SHAPE = 8, 8, 1
+RESTORE = Fitted.restore
 DIGITS = datasets.load_digits().images.astype(np.uint8)
 FILES = 'restored.npy', 'restored.csv', 'restored.html', 'figures/restored.png'
 
@@ -192,11 +193,14 @@ def test_floats_and_a_border(commands, tmp_path):
               'config.data.padding = 1')
 
 
-def test_every_operator(commands, run, tmp_path):
-  """From the fit's own data, or what is made of it; reductions tell of resizing.
+def test_every_operator(commands, run, tmp_path, monkeypatch):
+  """The fit's own images are damaged by it, and by noise; they are known, too.
 
   By a method that uses all of an operator's coordinates, and is compiled the fastest.
   """
+  given = []
+  monkeypatch.setattr(Fitted, 'restore', lambda self, operator, y, *args, **options: (
+      given.append((operator, y)), RESTORE(self, operator, y, *args, **options))[1])
   np.save(tmp_path / 'kernel.npy', np.full((3, 3), 1 / 9))
   np.save(tmp_path / 'matrix.npy', np.eye(64)[::2])
   cases = {'box': ('restore.box=(.5,0,.5,1)',), 'random': ('restore.share=.3',),
@@ -209,10 +213,17 @@ def test_every_operator(commands, run, tmp_path):
     outcome = done(restore(commands, run, 'data.max_images=2',
                            f'restore.operator={name}', 'restore.sigma=.5',
                            'restore.method=ddrm', *options))
-    found = np.load(run / 'restored.npy')
+    found, rows = np.load(run / 'restored.npy'), restored_rows(run)
     assert found.shape == (2, 2, 8, 8, 1) and np.isfinite(found).all(), name
-    resized = name in ('averaging', 'subsampling', 'bicubic')
-    assert ('all images (8x8) were resized' in outcome.err) == resized, name
+    assert 'resized' not in outcome.err, name
+    whole = DIGITS[[int(row['id']) for row in rows], :, :, None].astype(np.float32)
+    [(operator, y)] = given
+    noise = np.asarray(y - operator.apply(whole))
+    assert (noise != 0).all() and abs(noise.std() - .5) < 4 * .5 / (2 * noise.size)**.5
+    if not isinstance(operator, operators.Inpainting):  # of a mask the hidden ones
+      np.testing.assert_allclose([float(row['error']) for row in rows], np.sqrt(
+          ((found.mean(axis=1) - whole)**2).mean(axis=(1, 2, 3))), rtol=1e-3)
+    given.clear()
 
 
 def test_options_without_effect(commands, run):
@@ -370,6 +381,10 @@ def test_pixel_range_and_hidden_pixels(fit):
   np.testing.assert_array_equal(of(hidden, 1.).images, one.images)
   np.testing.assert_array_equal(
       of(np.nan_to_num(hidden, nan=1e9), 1.).residual, one.residual)
+  # Nor do they say of which units the others are.
+  np.testing.assert_array_equal(
+      of(np.nan_to_num(hidden, nan=.5), 1.).residual, one.residual)
+  assert 'pixel_range' in refused(of, np.nan_to_num(hidden / 16, nan=7.), 1.)
 
 
 def test_evidence_of_clusters(fit):
@@ -411,6 +426,25 @@ def test_kernels_below_zero_reach_further_than_their_sum():
   found = Units(0, 255).problem(edges, y, 0.)
   np.testing.assert_allclose(found.observation, edges.apply(chess / 127.5 - 1), atol=1e-4)
   assert 'pixel' in refused(Units(0, 255).problem, edges, 2 * y, 0.)
+
+
+@pytest.mark.parametrize('operator', [
+    operators.separable(np.diff(np.eye(8), axis=0), np.eye(8), SHAPE),
+    operators.separable(np.eye(8), np.eye(8) - np.eye(8, k=1), SHAPE),
+    operators.bicubic(2, SHAPE), operators.averaging(2, SHAPE),
+    operators.grey((8, 8, 3), (1., -1., .5))])
+def test_weights_of_both_signs_reach_further(operator):
+  """All that images of the range may show is taken, and no more."""
+  apply = lambda image: np.asarray(operator.apply(image[None].astype(np.float32)))[0]
+  size = int(np.prod(operator.shape))
+  weights = apply_to_all = np.stack([
+      apply(one).ravel() for one in np.eye(size).reshape(size, *operator.shape)])
+  row = np.abs(apply_to_all).sum(axis=0).argmax()
+  extreme = np.where(weights[:, row] > 0, 255, 0).reshape(operator.shape)
+  y = apply(extreme)[None]
+  found = Units(0, 255).problem(operator, y, 0.)
+  np.testing.assert_allclose(found.observation[0], apply(extreme / 127.5 - 1), atol=1e-4)
+  assert 'pixel' in refused(Units(0, 255).problem, operator, 4 * y + 255, 0.)
 
 
 def test_names_of_files():

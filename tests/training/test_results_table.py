@@ -196,6 +196,10 @@ def test_sorted_into_folders(commands, folder):
   assert {str(path.relative_to(run / 'sorted'))
           for path in (run / 'sorted').rglob('*.png')} == expected
   check_error(commands.small(*sort, '--action=copy'), '--action=undo')
+  there = sorted(path for path in run.rglob('*'))
+  outcome = commands.small(*sort, '--action=undo', '--dry-run')
+  assert outcome.code == 0 and 'would be as they were' in outcome.out
+  assert sorted(path for path in run.rglob('*')) == there
   outcome = commands.small(*sort, '--action=undo')
   assert outcome.code == 0 and '60 of 60' in outcome.out
   assert sorted(path for path in pics.rglob('*')) == before
