@@ -49,7 +49,8 @@ from jdiffclust.workdir import Workdir
 BLOCK = 32
 SMALLEST_SIDE = 4  # of images whose pixels a number of features is taken for
 OURS = 'estimator.npz'  # what only the estimator knows, in the folder of a fit
-ARGUMENTS = ('num_clusters', 'method', 'seed')  # options that are arguments
+# Options that are arguments, and what these are called.
+ARGUMENTS = {'num_clusters': 'n_clusters', 'method': 'method', 'seed': 'random_state'}
 SEEDS = 2**31 - 1  # as many as the option `seed` allows
 
 
@@ -434,6 +435,9 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
       for name, value in given.items():
         if name not in config_lib.all_options():
           raise config_lib.unknown_option(str(name))
+        if name in ARGUMENTS:
+          raise InputError(f'config has {name}, which is an argument of the estimator: '
+                           f'give {ARGUMENTS[name]}={value!r} in its place.')
         *sections, leaf = name.split('.')
         functools.reduce(getattr, sections, config)[leaf] = value
     elif given is not None:

@@ -486,6 +486,8 @@ COLOUR = np.random.default_rng(0).random((9, 3, 8, 6))
     (IMAGES, {'config': {'em.iterations': 1}}, 'Unknown option config.em.iterations'),
     (IMAGES, {'config': {'em.max_iterations': 0}}, 'em.max_iterations = 0'),
     (IMAGES, {'config': {'em.max_iterations': 'a'}}, 'max_iterations'),
+    (IMAGES, {'config': {'num_clusters': 7}}, 'give n_clusters=7'),
+    (IMAGES, {'config': {'seed': 3}}, 'give random_state=3'),
     (IMAGES, {'method': 'kmeans'}, 'method'),
     (IMAGES, {'n_clusters': 0}, 'num_clusters = 0'),
     (IMAGES * 0, {}, 'nothing to cluster'),
