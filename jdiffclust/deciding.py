@@ -369,6 +369,13 @@ def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
     raise UserError(f'There is nothing to undo: no images were added to {workdir}.')
   after = before.without_last()
   known = read_gallery(workdir, table.ids)
+  gone = dict.fromkeys(before.ids[len(after.ids):])
+  pins = decided_of(workdir, num_clusters, table).pins
+  pinned = [name for name, pin in zip(table.columns['file'], pins)
+            if pin >= 0 and name in gone]
+  if pinned:
+    raise UserError(f'{pinned[0]!r}, which was added last, is pinned to a cluster: take '
+                    f'its row out of {workdir / decisions.PINNED} first.')
   decisions.read(workdir, num_clusters, table.ids, after.ids)
   table = with_added(table.own, known, after)
   rewrite(workdir, table, decided_of(workdir, num_clusters, table))

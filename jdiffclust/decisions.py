@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import pathlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ from jdiffclust.splits import Splits
 
 # What clusters without a name are called.
 OF_NUMBER = re.compile(r'cluster \d+', re.IGNORECASE)
+NAMED = ('cluster', 'name')  # of a table without a header
+# Signs of which a name must have one, and none; there are others, as within emoji.
+LETTERS, CONTROLS = {'Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'So'}, {'Cc', 'Cn', 'Cs', 'Zl', 'Zp'}
 COLUMNS = ('cluster', 'images', 'name')  # images: how many, for the reader alone
 CLUSTERS, PINNED = 'clusters.csv', 'pinned.csv'
 
@@ -247,7 +251,7 @@ def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
   names = [''] * num_clusters
   if _is_empty(path):
     return names
-  table = read_table(str(path), CLUSTERS, ('cluster', 'name')).columns
+  table = read_table(str(path), CLUSTERS, NAMED).columns
   lower = {key.strip().lower(): key for key in table}
   if not {'cluster', 'name'} <= set(lower):
     raise UserError(f'{path} has the columns {", ".join(table)}: it must have cluster '
@@ -271,9 +275,10 @@ def _read_names(path: pathlib.Path, num_clusters: int) -> list[str]:
     if OF_NUMBER.fullmatch(name):
       raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}, as clusters '
                       'without a name are. Correct the row, or remove it.')
-    if not name.isprintable() or name.lstrip('+-').replace('.', '', 1).isdigit():
+    kinds = {unicodedata.category(sign) for sign in name}
+    if not kinds & LETTERS or kinds & CONTROLS:
       raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}: a name must '
-                      'have a letter, and be of one line. Correct the row.')
+                      'have a letter or a picture, and be of one line. Correct the row.')
     if FAILED.fullmatch(name):
       raise UserError(f'{path}: cluster {cluster} cannot be called {name!r}, which a '
                       'spreadsheet writes for a formula that fails: a name must not '
@@ -338,7 +343,7 @@ def with_row(workdir, cluster: int, size: int) -> None:
     _write(path, [('cluster', 'images', 'name'), (cluster, size, '')])
     return
   data = path.read_bytes()
-  header, *rows = rows_of(data)
+  header, rows = _headed(data)
   told = {'cluster': cluster, 'images': size}
   _write(path, [header, *rows, [told.get(key.strip().lower(), '') for key in header]],
          layout_of(data))
@@ -350,11 +355,19 @@ def without_row(workdir, cluster: int) -> None:
   if _is_empty(path):
     return
   data = path.read_bytes()
-  header, *rows = rows_of(data)
+  header, rows = _headed(data)
   place = [key.strip().lower() for key in header].index('cluster')
   kept = [row for row in rows if not _is_number(row[place] if place < len(row) else '',
                                                 cluster)]
   _write(path, [header, *kept], layout_of(data))
+
+
+def _headed(data: bytes) -> tuple[list[str], list[list[str]]]:
+  """The header and the rows of clusters.csv, which may have none, as it is read."""
+  header, *rows = rows_of(data)
+  if {key.strip().lower() for key in header}.isdisjoint((*NAMED, *NAMES)):
+    return list(NAMED), [header, *rows]
+  return header, rows
 
 
 def _is_number(text: str, number: int) -> bool:

@@ -546,7 +546,18 @@ class Fitted:
     return tuple(int(q) for q in found)
 
   def with_options(self, section: str, changes: dict):
-    """The config of the fit with options of a section changed, checked."""
+    """The config of the fit with options of a section changed, checked.
+
+    Args:
+      section: of the config, such as 'sample'.
+      changes: values by the names of options.
+
+    Returns:
+      A config of its own.
+
+    Raises:
+      UserError: an option is unknown, or its value is not allowed.
+    """
     config = config_lib.copied(self.config)
     config.sample.clusters = ()
     for name, value in changes.items():

@@ -809,6 +809,17 @@ def prepare_process() -> None:
   keep_freed_memory()  # before there are threads, each of which has a heap of its own
 
 
+def count_cores() -> None:
+  """Has joblib count the physical cores, which it does once.
+
+  Where it cannot, as in some containers, it shows where it failed, which is no mistake.
+  """
+  import joblib
+  with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    warnings.simplefilter('ignore')
+    joblib.cpu_count(only_physical_cores=True)
+
+
 def leave(code: int) -> NoReturn:
   """Ends the process; one of several that has failed does not wait for the others.
 
@@ -858,6 +869,7 @@ def run(argv: list[str], started: float | None = None, build=None, parts=None) -
     several = config.distributed.num_processes > 1
     main_process = processes.join(config.distributed)
     programs.keep_programs(config.programs)
+    count_cores()
     from jdiffclust.clustering import method
     from jdiffclust.outputs import Parts
     from jdiffclust.progress import Reporter

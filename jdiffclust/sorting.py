@@ -113,6 +113,12 @@ def make_plan(action: str, ids: Sequence[str], clusters: Sequence[str],
             if root and missing[0].is_relative_to(root) else 'bring them back.')
     raise UserError(f'{len(missing)} of {len(ids)} images are not there as files, such '
                     f'as {str(missing[0])!r}: {mend}')
+  again = [path for path, count in collections.Counter(
+      path.absolute() for path in paths).items() if count > 1]
+  if action == 'move' and again:
+    raise UserError(f'{len(again)} files are in the run twice, such as '
+                    f'{str(again[0])!r}: they were added though the fit had them. Take '
+                    'that back by --mode=add --undo, and sort then.')
   links = [path for path in paths if path.is_symlink()]
   if action == 'move' and links:
     raise UserError(f'{len(links)} images are links, such as {str(links[0])!r}, which '

@@ -64,7 +64,8 @@ def test_undone_by_removing_rows(tmp_path):
 
 @pytest.mark.parametrize('row, fragments', [
     ('4,cat', ["'4'", '0..3']), ('1.5,cat', ["'1.5'"]), ('cat,1', ["'cat'"]),
-    (',cat', ["no cluster ''"]), ('1,3', ["'3'", 'letter']),
+    (',cat', ["no cluster ''"]), ('1,3', ["'3'", 'letter']), ('1,---', ['letter']),
+    ('1,"1,5"', ["'1,5'", 'letter']), ('1,\xbd', ['letter']), ('1,a\x07', ['letter']),
     ('1,cat\n1,dog', ["'dog'", 'twice']),
     ('1,Cluster 2', ['without a name']), ('1,#NAME?', ['formula that fails']),
     ('1,cat,x', ['line 2', '3 cells'])])
@@ -165,6 +166,28 @@ def test_a_row_comes_and_goes(text, tmp_path):
   assert lines == [*text.lstrip('\ufeff').split(), ';4' if ';' in text else '4,9,']
   decisions.without_row(tmp_path, 2)
   assert path.read_text('utf-8-sig').split() == [*lines[:above + 1], *lines[above + 2:]]
+
+
+def test_rows_of_a_table_without_a_header(tmp_path):
+  """It is read as one of cluster and name, and gets these when it is written."""
+  write(tmp_path, '0,cats\n1,dogs\n')
+  assert decisions.read(tmp_path, 4, IDS).names == ('cats', 'dogs', '', '')
+  decisions.with_row(tmp_path, 4, 9)
+  lines = (tmp_path / CLUSTERS).read_text('utf-8-sig').split()
+  assert lines == ['cluster,name', '0,cats', '1,dogs', '4,']
+  write(tmp_path, '0,cats\n1,dogs\n')
+  decisions.without_row(tmp_path, 0)
+  lines = (tmp_path / CLUSTERS).read_text('utf-8-sig').split()
+  assert lines == ['cluster,name', '1,dogs']
+
+
+@pytest.mark.parametrize('name', [
+    '\u06af\u0631\u0628\u0647\u200c\u0647\u0627', '\U0001f469\u200d\U0001f52c',
+    '\u732b', '\u2642 male', '1st'])
+def test_names_in_any_script(name, tmp_path):
+  """Persian with its joiner, a picture of two signs, Chinese."""
+  write(tmp_path, f'cluster,name\n1,{name}\n')
+  assert decisions.read(tmp_path, 4, IDS).names[1] == name
 
 
 def test_tables_to_fill_in(tmp_path):

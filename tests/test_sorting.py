@@ -210,6 +210,8 @@ def test_what_cannot_be_sorted(images):
   (pics / 'stack.tif').write_bytes(b'')
   message = of(('stack.tif#3', *IDS[1:]), pics, images / 'out')
   assert "'stack.tif#3'" in message and 'within files' in message
+  message = of((*IDS[:3], IDS[0]), pics, images / 'out')
+  assert "a/x.png'" in message and 'twice' in message
   (pics / 'l.png').symlink_to('z.png')
   assert 'links' in of(('l.png', *IDS[1:]), pics, images / 'out')
 

@@ -47,9 +47,11 @@ BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
 PLAIN = re.compile(r'0|[1-9]\d{0,14}|\d{1,9}\.\d{0,5}[1-9]|\d{4}-\d\d-\d\d')
 MONTHS = '(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*'
+TIME = r'(,? \d{1,2}:\d\d(:\d\d)?)?( ?[ap]m)?'
 CHANGED = re.compile(
-    rf'(?=.*\d)[\d.$€£¥][\d., /:%$€£¥-]*(e[+-]?\d+)?|{MONTHS}[ ./-]?\d{{1,4}}|'
-    rf'\d{{1,4}}[ ./-]?{MONTHS}([ ./-]?\d{{2,4}})?', re.IGNORECASE)
+    rf'(?=.*\d)[\d.$€£¥(][\d., /:%$€£¥()-]*(e[+-]?\d+| ?[ap]m)?|'
+    rf'{MONTHS}[ ./-]?\d{{1,4}}(,? \d{{2,4}})?{TIME}|'
+    rf'\d{{1,4}}[ ./-]?{MONTHS}(,?[ ./-]?\d{{2,4}})?{TIME}', re.IGNORECASE)
 
 
 class Table(NamedTuple):
@@ -138,6 +140,7 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
   if not lines:
     raise errors.UserError(f'{option} = {path!r} is empty: give a table with a line for '
                            'each image.')
+  lines = _without_empty_columns(lines)
   names = [cell.strip() for cell in lines[0][1]]
   if header is not None:
     known = {*header, *NAMES}
@@ -157,6 +160,14 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
                     for _, cells in lines[1:]]
              for k, name in enumerate(names) if name}
   return Table(columns)
+
+
+def _without_empty_columns(lines):
+  """The lines without the columns in which nothing stands, as Excel may leave some."""
+  width = max(len(cells) for _, cells in lines)
+  used = [k for k in range(width)
+          if any(cells[k].strip() for _, cells in lines if k < len(cells))]
+  return [(number, [cells[k] for k in used if k < len(cells)]) for number, cells in lines]
 
 
 class Layout(NamedTuple):

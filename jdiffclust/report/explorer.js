@@ -129,7 +129,7 @@
   const haystacks = data.file.map((file, image) => [
     file, data.label?.[image] ?? '',
     ...Object.values(data.metadata ?? {}).map((cells) => cells[image]),
-  ].join('\n').toLowerCase());
+  ].join('\n').normalize('NFC').toLowerCase());
 
   const size = (image) => clusterOf.get(data.cluster[image])?.size ?? 1;
   const ORDERS = {
@@ -140,7 +140,7 @@
 
   function choose() {
     const { keeps } = FILTERS[state.filter.kind];
-    const words = state.query.toLowerCase();
+    const words = state.query.normalize('NFC').toLowerCase();
     isShown = Uint8Array.from(data.file, (_, image) =>
       keeps(image, state.filter) && (state.added || !isAdded(image))
         && haystacks[image].includes(words) ? 1 : 0);
@@ -671,11 +671,16 @@
 
   // --------------------------------------------------------------------- a CSV file
 
-  // As results.csv: a text that a spreadsheet would compute gets a ' before it.
-  function cell(value) {
+  // As results.csv: a text that a spreadsheet would compute or change gets a ' before it.
+  const whole = (pattern) => new RegExp(`^(?:${pattern})$`, 'i');
+  const [changed, plain] = [whole(data.guard.changed), whole(data.guard.plain)];
+  const isTouched = (text) => data.guard.begins.includes(text.charAt(0) || ' ')
+    || (changed.test(text) && !plain.test(text));
+
+  function cell(value, isNumber = typeof value !== 'string') {
     if (value === null || value === undefined) return '';
     let text = String(value);
-    if (typeof value === 'string' && /^'*[=+\-@\t\r\n]/.test(text)) text = `'${text}`;
+    if (!isNumber && isTouched(text.replace(/^'+/, ''))) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
@@ -686,13 +691,14 @@
       probability: data.probability, second: data.second,
       second_probability: data.secondProbability, rank: data.rank,
       typicality: data.typicality,
-      foreign: data.file.map((_, i) => (i in data.why ? 'yes' : 'no')),
+      foreign: data.file.map((_, i) => (!data.judged ? '' : i in data.why ? 'yes' : 'no')),
       added: data.file.map((_, i) => (isAdded(i) ? 'yes' : 'no')),
       duplicate_of: data.file.map((_, i) => data.copy[i]?.[0] ?? null),
       ...(data.label ? { label: data.label } : {}),
     };
     const all = [...Object.entries(columns), ...Object.entries(data.metadata ?? {})];
-    const lines = images.map((i) => all.map(([, cells]) => cell(cells[i])).join(','));
+    const lines = images.map((i) => all.map(([name, cells]) =>
+      cell(cells[i], name in columns ? undefined : data.numbers.includes(name))).join(','));
     return [all.map(([name]) => cell(name)).join(','), ...lines].join('\r\n') + '\r\n';
   }
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdiffclust.data.by_name import CHANGED, FORMULA, PLAIN
 from jdiffclust.decisions import Decisions
 from jdiffclust.evaluation import gallery
 from jdiffclust.evaluation.diagnostics import CERTAIN, OVERLAP, overlaps
 from jdiffclust.report import figures, thumbnails
-from jdiffclust.report.spreadsheet import OURS, Columns
+from jdiffclust.report.spreadsheet import NUMBERS, OURS, Columns, cell_text
 from jdiffclust.report.thumbnails import Sheets
 
 FILE = 'thumbnails.npz'  # in the folder of a run
@@ -474,8 +475,14 @@ def _data(explored: Explored, rows: np.ndarray, places: Mapping[int, int],
       'close': {places[int(row)]: place
                 for place, row in enumerate(explored.sheets['close'].rows)},
       'label': at('label') if 'label' in columns else None,
+      'judged': all(told is not None for told in at('foreign')),
       'certain': CERTAIN, 'torn': TORN, 'total': len(columns['file'])}
-  return data | {'metadata': _metadata(columns, rows)}
+  own = _metadata(columns, rows)
+  return data | {'metadata': own, 'numbers': [
+      name for name in own or () if all(
+          isinstance(columns[name][row], NUMBERS) or columns[name][row] is None
+          for row in rows)], 'guard': {
+              'begins': FORMULA, 'changed': CHANGED.pattern, 'plain': PLAIN.pattern}}
 
 
 def _middle(points: np.ndarray) -> list[int] | None:
@@ -498,8 +505,8 @@ def _tiles(sheets: Sheets) -> dict[str, Any]:
 
 def _metadata(columns: Columns, rows: np.ndarray) -> dict[str, list[str]] | None:
   """The user's own columns of the images that are shown; None: they are too long."""
-  own = {name: ['' if columns[name][row] is None else str(columns[name][row])
-                for row in rows] for name in columns if name not in OURS}
+  own = {name: [cell_text(name, columns[name][row]) for row in rows]
+         for name in columns if name not in OURS}
   length = sum(len(cell) for cells in own.values() for cell in cells)
   return own if length <= MOST_METADATA else None
 

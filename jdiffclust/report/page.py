@@ -171,7 +171,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
     replaced += ('confusion_matrix',)
   page = environment.get_template('report.html.jinja').render(
       dataset=_text(summary.get('dataset')),
-      facts=_facts(summary, view),
+      facts=_facts(summary, view, decided),
       scores=_scores(summary),
       quick=summary.get('effort') == 'quick',
       agreement=[one['text'] for one in (summary.get('agreement') or {}).values() if one],
@@ -198,7 +198,7 @@ def write_report(path: str | os.PathLike, summary: Mapping[str, Any],
              *(summary.get('advice') or {}).values()],
       clusters=per_cluster, decided=decided,
       empty=sum(not row['size'] for row in per_cluster),
-      run=_run(summary), verdict=_verdict(summary, view), view=view,
+      run=_run(summary), verdict=_verdict(summary, view, decided), view=view,
       one_in=_one_in(config), command=summary.get('command'),
       style=markupsafe.Markup((here / 'report.css').read_text('utf-8')),
       script=markupsafe.Markup((here / 'explorer.js').read_text('utf-8')),
@@ -219,7 +219,8 @@ def _one_in(config: Mapping[str, Any]) -> str:
   return _number(1 / share) if share else 'a hundred'
 
 
-def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None) -> list[str]:
+def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
+             decided: Sequence[Mapping[str, Any]] = ()) -> list[str]:
   """What the run thinks of itself, a plain sentence each."""
   found = []
   if view:
@@ -252,7 +253,8 @@ def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None) -> list
                  'Unusual images and copies.')
   if summary.get('acc') is not None:
     found.append(f"By the labels, which the run never saw, {_percent(summary['acc'])} of "
-                 'the images are in the cluster that stands for their label.')
+                 f"the images are in {_whose(decided)} cluster that stands for their "
+                 'label' + ', decisions not counted' * bool(decided) + '.')
     sure = [row for row in summary.get('reliability') or () if row['low'] >= .9]
     count = sum(row['num_images'] for row in sure)
     if count:
@@ -269,9 +271,15 @@ def _counted(count: int, word: str) -> str:
   return f"{_number(count)} {word}{'' if count == 1 else 's'}"
 
 
-def _facts(summary: Mapping[str, Any],
-           view: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+def _whose(decided: Sequence[Mapping[str, Any]]) -> str:
+  """Of whom the clusters are that figures are of, where a person has changed some."""
+  return "the model's own" if decided else 'the'
+
+
+def _facts(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
+           decided: Sequence[Mapping[str, Any]] = ()) -> tuple[tuple[str, str], ...]:
   """The headline: (value, what it is) pairs."""
+  number = _number(summary.get('num_clusters'))
   images = _number(summary.get('num_images')), 'images'
   if view and view['added']:
     images = (_number(view['total']),
@@ -279,10 +287,12 @@ def _facts(summary: Mapping[str, Any],
   return (
       images,
       (_shape(summary.get('image_shape')), 'pixels each'),
-      (_number(summary.get('num_clusters')),
-       'clusters: groups of images that look alike'),
+      (_number(len(decided)), 'clusters: groups of images that look alike, as you '
+       f"decided; the model's own are {number}") if decided else
+      (number, 'clusters: groups of images that look alike'),
       (_percent(summary.get('mean_probability')), 'of the images are in the right '
-       "cluster, by the model's own probabilities"),
+       + "one of the model's clusters, by its" * bool(decided)
+       + "cluster, by the model's" * (not decided) + ' own probabilities'),
   )
 
 

@@ -24,6 +24,7 @@ PREFIX = 'metadata_'  # of a column of the user's whose name is taken
 DIGITS = {'probability': '.6f', 'second_probability': '.6f', 'typicality': '.4f',
           'bound': '.2f', 'x': '.3f', 'y': '.3f', 'neighbor_distances': '.4g'}
 
+NUMBERS = (int, float, np.number)  # truth values among them
 NOTE = b'jdiffclust'  # in a Parquet file's own metadata
 # The columns that are not the user's.
 OURS = {'file', 'cluster', 'name', 'probability', 'second', 'second_probability', 'rank',
@@ -174,15 +175,19 @@ def of_rows(columns: Columns, rows: Sequence[int]) -> Columns:
 
 def _cell(name: str, value: Any) -> str:
   """A value as the CSV has it."""
+  text = cell_text(name, value)
+  return text if isinstance(value, NUMBERS) else as_text(text)
+
+
+def cell_text(name: str, value: Any) -> str:
+  """A value of a column as a person sees it."""
   if value is None:
     return ''
   if isinstance(value, bool):
     return 'yes' if value else 'no'
   if isinstance(value, (list, tuple, np.ndarray)):
-    return as_text('; '.join(_plain(name, item) for item in value))
-  if isinstance(value, (int, float, np.number)):
-    return _plain(name, value)
-  return as_text(str(value))
+    return '; '.join(_plain(name, item) for item in value)
+  return _plain(name, value) if isinstance(value, NUMBERS) else str(value)
 
 
 def _plain(name: str, value: Any) -> str:

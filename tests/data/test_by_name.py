@@ -191,6 +191,15 @@ def test_classes_that_are_written_alike(names, first):
   assert bool(note) == bool(first) and first in note
 
 
+def test_columns_in_which_nothing_stands(tmp_path):
+  """As Excel leaves them behind or between others; one with cells but no name is none."""
+  (tmp_path / 'x.csv').write_text('file,,label,,\ncats/a.png,,cat,,\nc.png,,dog\n')
+  table = by_name.read_table(str(tmp_path / 'x.csv'), 'config.data.labels')
+  assert table.columns == {'file': ['cats/a.png', 'c.png'], 'label': ['cat', 'dog']}
+  (tmp_path / 'x.csv').write_text('file,label,,\ncats/a.png,cat,7,8\n')
+  assert 'column' in refused(by_name.read_table, str(tmp_path / 'x.csv'), 'o')
+
+
 def test_rows_that_contradict_each_other():
   """Equal ones do not; the whole id counts before its end."""
   of = lambda names, values: by_name.join(names, IDS, values, 't').rows.tolist()
@@ -254,7 +263,9 @@ def test_columns_have_types():
 
 @pytest.mark.parametrize('text', [
     '007', '1E5', '1.50', '3/4', '1-2', '12:30', '5%', '$5', '1,5', '1.2.3', 'Mar 1',
-    'MARCH1', '1-Sept', '00123456789012345', '1234567890123456', '=1', "'007"])
+    'MARCH1', '1-Sept', 'March 1, 2026', '3/1/2026 2:15 PM', '10:30 pm', '(5)',
+    '($1,200)', 'Mar 1, 2026 10:30', '5-Mar-26 10:30', '1 Mar, 2026',
+    '00123456789012345', '1234567890123456', '=1', "'007"])
 def test_what_a_spreadsheet_would_change(text):
   """A text then, which is read again as it was given."""
   assert by_name.as_text(text) == f"'{text}" and by_name.as_given(f"'{text}") == text
@@ -262,7 +273,7 @@ def test_what_a_spreadsheet_would_change(text):
 
 @pytest.mark.parametrize('text', [
     '7', '0', '1.5', '2026-03-01', '007.png', '1E5.png', '2026-03-01.png', 'a 1', "x'",
-    'Marx 1 b', '3b', '', "'x"])
+    'Marx 1 b', '3b', '', "'x", '(a)', 'march of 5', '5 a', 'a (5)'])
 def test_what_a_spreadsheet_leaves_alone(text):
   assert by_name.as_text(text) == text == by_name.as_given(text)
 

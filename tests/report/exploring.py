@@ -51,7 +51,8 @@ def explored(decided=None, names=None):
       names, responsibilities(), -np.arange(float(N)), decided,
       1 - np.arange(N) / N, (foreign, ['texture'] * N), beside, None,
       [f'kind {q}' for q in CLUSTERS[:-1]] + [''],
-      {'room': ['=1+1'] + ['<i>east</i>'] * (N - 1)})
+      {'room': ['=1+1'] + ['<i>east</i>'] * (N - 1),
+       'plate': ['005'] + ['Ka\u0308se'] * (N - 1), 'height': [-1.5, None] * (N // 2)})
   pictures = np.linspace(-1, 1, Q)[:, None, None, None] * np.ones((Q, 8, 8, 1))
   pictures[-1] = np.nan  # the mean of no image
   sheets = explorer.make_sheets(columns, thumbnail, pictures, np.stack([pictures] * 2, 1))

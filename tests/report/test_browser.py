@@ -6,7 +6,7 @@ import io
 import pytest
 
 from benchmarks import chromium
-from jdiffclust.report import explorer, page
+from jdiffclust.report import explorer, page, spreadsheet
 from tests.report.exploring import (
     ADDED, CLUSTERS, N, NASTY, TORN, explored, explored_with_added)
 from tests.report.pages import SUMMARY, TABLE
@@ -87,6 +87,11 @@ def test_filter_and_search(browser, address):
       one.dispatchEvent(new Event('input'))}""")
   browser.value('new Promise((done) => setTimeout(done, 300))')
   assert listed(browser) == [N - 1] and browser.errors == []
+  # A letter of one sign finds the same of two.
+  browser.value("""{const one = document.getElementById('query'); one.value = 'K\xe4SE';
+      one.dispatchEvent(new Event('input'))}""")
+  browser.value('new Promise((done) => setTimeout(done, 300))')
+  assert len(listed(browser)) == N - 1 and browser.errors == []
 
 
 def test_a_click_on_the_map(browser, address):
@@ -101,7 +106,7 @@ def test_a_click_on_the_map(browser, address):
   assert 'Why is it here?' in browser.value("document.getElementById('why').innerText")
 
 
-def test_lasso_and_export(browser, address):
+def test_lasso_and_export(browser, address, tmp_path):
   """The images of a group on the map, as a table that a spreadsheet does not compute."""
   browser.open(address)
   browser.value("document.getElementById('lasso').click()")
@@ -122,6 +127,15 @@ def test_lasso_and_export(browser, address):
   assert [row['file'] for row in rows] == ['folder/00.png', NASTY]
   assert [row['room'] for row in rows] == ["'=1+1", '<i>east</i>']
   assert rows[0]['probability'] == '0.97' and rows[1]['duplicate_of'] == 'folder/03.png'
+  # As results.csv has them: what is changed else is a text, a number stays one.
+  spreadsheet.write_csv(tmp_path / 'results.csv', explored().columns)
+  with open(tmp_path / 'results.csv', newline='', encoding='utf-8-sig') as file:
+    written = list(csv.DictReader(file))
+  for row, place in zip(rows, (0, 39)):
+    for name in ('file', 'cluster', 'name', 'second', 'rank', 'foreign', 'duplicate_of',
+                 'label', 'room', 'plate', 'height'):
+      assert row[name] == written[place][name], name
+  assert rows[0]['plate'] == "'005" and rows[0]['height'] == '-1.5'
   browser.value("document.getElementById('export').click()")
   saved = browser.downloaded('images.csv').decode('utf-8-sig')
   assert len(list(csv.DictReader(io.StringIO(saved, newline='')))) == len(found)

@@ -410,6 +410,7 @@ def test_added_to_a_run(commands, folder, copied, tmp_path, monkeypatch):
   (run / 'added.parquet').write_bytes(kept)
   (run / 'pinned.csv').write_text('file,cluster\nc/x.png,2\n')
   assert commands.small('--mode=decide', f'--workdir={run}', '--split=2').code == 0
+  check_error(commands.small(*add, '--undo'), "'c/x.png'", 'pinned')
   parts = column(run, 'cluster')
   assert parts[61] == '2' and '3' in parts
   shown, _ = on_the_page(run)
