@@ -511,6 +511,13 @@ def test_npz_labels_are_those_of_the_images(npz, images, labels):
   assert source.label_names == ('2', '3') and not source.notes
 
 
+def test_npz_of_images_alone(npz):
+  """Two arrays of them, by the names that NumPy gives: the second is no labels."""
+  source = dataset.load_source(npz({'arr_0': IMAGES, 'arr_1': IMAGES[:2]}))
+  assert source.num_images == 4 and source.labels is None
+  assert "'arr_1'" in source.notes[0]
+
+
 def test_labels_of_which_nothing_is_known(npz, options):
   texts = np.array(['a', '', ' ', 'b'])
   source = dataset.load_source(npz({'x': IMAGES, 'y': texts}))

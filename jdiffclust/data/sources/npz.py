@@ -55,14 +55,16 @@ def read_npz(data: ml_collections.ConfigDict,
       with found:
         chosen = _image_name(found, data.image_key, path)
         images, labels = found[chosen], None
-        others = [name for name, shape in shapes_of(found).items()
+        shapes = shapes_of(found)
+        others = [name for name, shape in shapes.items()
                   if name != chosen and len(shape) > 2 and shape[1:] == images.shape[1:]]
         notes += [f'{path}: its images are those of {chosen!r}; of as large ones there '
                   f"are {', '.join(map(repr, others))}, which are not read "
                   f'(--config.data.image_key={others[0]})'] if others else []
         key = data.use_labels and (
             _asked_for(found, data.label_key, 'label_key', path) if data.label_key else
-            label_of(chosen, list(found), bool(others)))
+            label_of(chosen, [name for name in found if len(shapes.get(name, ())) < 3],
+                     bool(others)))
         if key:
           labels = found[key]
   except errors.UserError:
@@ -101,7 +103,7 @@ def label_of(images: str, names: Iterable[str], several: bool) -> str | None:
 
   Args:
     images: the name of the array of images: x_test, say, whose labels are y_test.
-    names: of all arrays.
+    names: of the arrays that are no images.
     several: whether there are other images that labels might be of.
 
   Returns:
