@@ -103,6 +103,13 @@ def test_idx_finds_its_labels(tmp_path, write_idx, idx, images, labels):
   assert dataset.load_source(idx(path=path, use_labels=False)).labels is None
 
 
+def test_idx_beside_its_copy(tmp_path, write_idx, idx):
+  """It is not taken for the labels where nothing tells which these are."""
+  for name in ('digits', 'digits.gz'):
+    write_idx(tmp_path / name, range(12), (3, 2, 2))
+  assert dataset.load_source(idx(path=str(tmp_path / 'digits'))).labels is None
+
+
 def test_idx_without_labels_and_with_labels_elsewhere(tmp_path, write_idx, idx):
   path = write_idx(tmp_path / 'pictures', range(12), (3, 2, 2))
   assert dataset.load_source(idx(path=path)).labels is None

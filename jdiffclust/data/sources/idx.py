@@ -237,6 +237,8 @@ def _idx_labels_path(images_path: str | os.PathLike) -> pathlib.Path | None:
   """Returns the labels file that belongs to an images file, None if there is none."""
   path = pathlib.Path(images_path)
   name = re.sub('idx[34]', 'idx1', path.name.replace('images', 'labels'))
+  if name == path.name:  # the images' own, or its copy
+    return None
   stem = name.removesuffix('.gz')
   for candidate in (name, stem, f'{stem}.gz'):
     if candidate != path.name and os.path.isfile(path.with_name(candidate)):
