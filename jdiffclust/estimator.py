@@ -101,9 +101,10 @@ class DiffusionClustering(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clu
 
   Pixels are scaled to [-1, 1] by one rule for all of X (`sources.arrays.raw_array`):
   truth values and integers of 0..255 as they are stored; integers of more bits, such as
-  uint16, from the range of the bits that they use; floats from their own smallest and
-  largest value. The option data.range names another range. New images are read by what
-  was found at the fit.
+  uint16, from the range of the bits that they use; both from their own range, where that
+  is under a tenth of it or begins below 0; floats from their own smallest and largest
+  value. The option data.range names another range. New images are read by what was found
+  at the fit.
 
   Args:
     n_clusters: Q, or 'auto': chosen from the images.

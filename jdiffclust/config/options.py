@@ -68,8 +68,8 @@ OPTIONS: Mapping[str, Any] = {
                      'the diffusion model, too, and goes on from what quick has left',
                      **ASKED),
     'num_devices': integer(0, 0, 'the number of devices that share the work; 0: all, and '
-                           'on a CPU one for each core, if the batch sizes are multiples '
-                           'of it', **HERE),
+                           'on a CPU as many cores as divide the batch sizes, with 8 '
+                           'images of a minibatch or more for each', **HERE),
     'data': {
         'source': choice('digits', tuple(SOURCES), 'the kind of data to read', **PERSON),
         'path': text('', 'the file (idx, npz; files: an image, or a list of images) or '
@@ -143,7 +143,7 @@ OPTIONS: Mapping[str, Any] = {
                        'by neighbours alone, by simpler means; best: the one of '
                        'start.candidates with the best bound; umap needs the extra umap, '
                        'latents a method that has them', **PERSON),
-        'spaces': names(PLAIN, tuple(SPACES), 'what start=neighbours compares, by '
+        'spaces': names(PLAIN, tuple(SPACES), 'what the starts compare, by '
                         'consensus: pixels over views, directions of edges, colours (of '
                         'images that are not grey), features of a denoiser, '
                         'data.embeddings; where these are given, they alone unless this '
@@ -172,8 +172,8 @@ OPTIONS: Mapping[str, Any] = {
                               'fitted to (of large ones, 2 GB of floats or 20,000)'),
     },
     'views': {
-        'num': integer(64, 1, 'random views of an image that start.kind=neighbours '
-                       'compares'),
+        'num': integer(64, 1, 'random views of an image that starts of neighbours '
+                       'compare'),
         'sets': integer(5, 1, 'independent sets of views (or of noise, for a denoiser), '
                         'over which the consensus is taken'),
         'rotation': real(.1, 0, 10, 'the rotation of a random view, standard deviation '
@@ -355,7 +355,9 @@ OPTIONS: Mapping[str, Any] = {
         'assignment': choice('sampled', ('sampled', 'summed', 'per_cluster'), 'the '
                              'clusters that an image is trained with: one, drawn by its '
                              'responsibilities; all, weighted by them; or the same one '
-                             'for all images of a step, in turn', **MIXTURES),
+                             'for all images of a step, in turn. Where the start counts '
+                             '(em.posterior=amortised; posterior.pool and anchor above '
+                             '0) it is the likeliest one', **MIXTURES),
         'weighting': choice('auto', ('auto', 'residual', 'uniform', 'elbo'), 'the noise '
                             'levels of the loss: around those at which images take '
                             'shape, errors in units of what is lacking (residual); all '
