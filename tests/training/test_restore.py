@@ -327,11 +327,12 @@ def test_without_images_of_the_fit(commands, run):
 # ------------------------------------------------------------------ the library
 
 
-def test_the_library_is_the_command(commands, run, fit):
+def test_the_library_is_the_command(commands, run, fit, tmp_path):
   """To the bit."""
-  done(restore(commands, run, 'data.max_images=3', 'restore.operator=box',
-               'restore.sigma=2.', 'restore.seed=5'))
-  images = DIGITS[[int(row['id']) for row in restored_rows(run)]][..., None].astype(float)
+  np.save(tmp_path / 'new.npy', DIGITS[100:103])
+  done(restore(commands, run, 'data.source=npz', f'data.path={tmp_path}/new.npy',
+               'restore.operator=box', 'restore.sigma=2.', 'restore.seed=5'))
+  images = DIGITS[100:103, :, :, None].astype(float)
   seen = operators.box(SHAPE, .25, .25, .5, .5)
   found = fit.restore(seen, images, 2., **LITTLE, seed=5)
   np.testing.assert_array_equal(np.load(run / 'restored.npy'), found.images)
