@@ -153,17 +153,18 @@ def _one(path: str) -> Seen:
   stem = slug(os.path.splitext(whole)[0])
   if ending in ARRAYS:
     shape = _shape_of(path) if ending == '.npy' else ()
+    count = shape[0] if shape else _count_of(path)
     sizes = np.array([shape[1:3]] if shape and len(shape) in (3, 4) else [], int)
     return Seen('npz', whole, stem, 'an array of images' + (
-        f' {list(shape)}' if shape else ''), shape[0] if shape else None,
-                sizes.reshape(-1, 2))
+        f' {list(shape)}' if shape else ''), count, sizes.reshape(-1, 2))
   if ending in LISTS:
     from jdiffclust.data.sources.folder import listed
     root, names = listed(whole)
     return Seen('files', whole, stem, f'a list of {len(names):,} image files', len(names),
                 sizes_of([root / name for name in names]))
   if 'idx3' in os.path.basename(path) or 'idx4' in os.path.basename(path):
-    return Seen('idx', whole, stem, 'a file of images (idx)', None, np.zeros((0, 2), int))
+    return Seen('idx', whole, stem, 'a file of images (idx)', _count_of(path),
+                np.zeros((0, 2), int))
   if is_image(path):
     return Seen('files', whole, stem, 'one image', 1, sizes_of([path]))
   if ending in ARCHIVES:
@@ -215,6 +216,27 @@ def pages_of(path: str) -> int:
     return 0  # as in `sizes_of`
 
 
+def pictures_of(seen: Seen) -> int | None:
+  """How many pictures the files hold, of so few that it matters; None: many, or none."""
+  paths = seen.files or [os.path.join(seen.path, name) for name in seen.names] or (
+      [seen.path] if is_image(seen.path) else [])
+  many = not paths or len(paths) >= MOST_CLUSTERS * IMAGES_EACH
+  return None if many else sum(map(pages_of, paths))
+
+
+def _count_of(path: str) -> int | None:
+  """How many images an .npz or IDX file holds; None: that is told when it is read."""
+  from jdiffclust.data.sources import idx, npz
+  try:
+    if path.endswith('.npz'):
+      with np.load(path, allow_pickle=False) as arrays:
+        shapes = npz.shapes_of(arrays)
+      return shapes[npz.image_name(shapes, '', path)][0]
+    return len(idx.read_idx(path))
+  except Exception:  # pylint: disable=broad-except
+    return None  # on a damaged file NumPy and zipfile raise nearly anything
+
+
 def model_size(sizes: np.ndarray) -> tuple[int, int]:
   """(height, width) at which the diffusion model shall see images.
 
@@ -235,12 +257,13 @@ def model_size(sizes: np.ndarray) -> tuple[int, int]:
   return (shorter, side) if ratio > 0 else (side, shorter)
 
 
-def chosen(seen: Seen, named: Sequence[str] = ()) -> dict[str, str]:
+def chosen(seen: Seen, named: Sequence[str] = (), most_images: int = 0) -> dict[str, str]:
   """Values of the options that a command leaves open, as they are written there.
 
   Args:
     seen: the images.
     named: the options that the user has named.
+    most_images: the option data.max_images, if it is among these; 0: all.
 
   Returns:
     {option: value}, with data.source and data.path.
@@ -255,9 +278,10 @@ def chosen(seen: Seen, named: Sequence[str] = ()) -> dict[str, str]:
       f'({size[0]},{size[1]})',
       'num_clusters': config_lib.AUTO, 'effort': config_lib.QUICK}
   if 'num_clusters' not in named:
-    count = seen.number
-    if count is None or 'data.frames' in named:  # of which each file may have several
-      count = MOST_CLUSTERS * IMAGES_EACH
+    count = pictures_of(seen) if 'data.frames' in named else seen.number
+    count = MOST_CLUSTERS * IMAGES_EACH if count is None else count
+    if most_images:
+      count = min(count, most_images)
     if count < FEWEST:
       raise UserError(
           f'{count} images are too few to choose the number of clusters by, of which '
@@ -312,14 +336,16 @@ def _other_images(seen: Seen, path: pathlib.Path, fitted, config) -> str:
         'of other image files')
   if fitted.data.max_images != config.data.max_images:
     return 'of another number of images'
+  from jdiffclust import added
   plain = not config.data.max_images and config.data.unreadable == 'refuse' and (
       config.data.frames == 'first')
   if seen.names and plain:  # that pixels are others is noticed when they are read
     try:
       ids = set(json.loads((path / 'images.json').read_bytes())['ids'])
+      there = ids | added.names_from(path, seen.path)
     except (OSError, ValueError, KeyError, TypeError):
       return ''
-    new = next((name for name in seen.names if name not in ids), None)
+    new = next((name for name in seen.names if name not in there), None)
     gone = next(iter(ids - set(seen.names)), None)
     return (f'in which {new} was not' if new is not None else
             f'in which {gone} was' if gone is not None else '')
@@ -391,7 +417,7 @@ def listed(workdir: pathlib.Path, paths: Sequence[str]) -> Iterator[None]:
   Raises:
     UserError: the folder cannot be made or written.
   """
-  new, path, before = not workdir.exists(), workdir / config_lib.LISTED, None
+  new, path, before = not os.path.exists(workdir), workdir / config_lib.LISTED, None
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     files_lib.check_writable(workdir)

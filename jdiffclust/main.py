@@ -182,7 +182,8 @@ def config_file(name: str) -> str:
   Returns:
     The path; as it is if there is no such file.
   """
-  path, ours = pathlib.Path(name).expanduser(), (pathlib.Path(), pathlib.Path('configs'))
+  path = pathlib.Path(os.path.expanduser(name))
+  ours = pathlib.Path(), pathlib.Path('configs')
   if not os.path.isfile(path) and path.parent in ours:
     for folder in CONFIGS:
       if os.path.isfile(folder / f'{path.stem}.py'):  # False also of names too long
@@ -294,7 +295,7 @@ def parse(argv: list[str]):
   if config is None and values.mode == 'fit':
     raise UserError('--config is missing: name a file of configs/, such as '
                     '--config=configs/digits.py; or name images: jdiffclust FOLDER.')
-  workdir = pathlib.Path(values.workdir).expanduser()
+  workdir = pathlib.Path(os.path.expanduser(values.workdir))
   named = {arg.lstrip('-').removeprefix('config.').partition('=')[0]
            for arg in overrides}
   if config is None:
@@ -310,8 +311,28 @@ def parse(argv: list[str]):
     config_lib.check_usable(values.mode, sorted(named),
                             config_lib.fitted_config(workdir), config)
   config_lib.check_config(config)
+  check_places(config.data, workdir, values.mode)
   return (config, workdir, values.mode, values.quiet,
           {flag: values[flag].value for flag in OF_MODE})
+
+
+def check_places(data, workdir: pathlib.Path, mode: str) -> None:
+  """Checks the names of the folders that a command reads and writes.
+
+  Raises:
+    UserError: one is no text, or a fit would write among its own images.
+  """
+  for place in (data.path, str(workdir)):
+    try:
+      place.encode()
+    except UnicodeEncodeError:
+      raise UserError(f'{on_one_line(place)} has a name that is not UTF-8, which tables '
+                      'and pages are: rename it.') from None
+  if mode == 'fit' and data.source == 'folder' and data.path and (
+      os.path.realpath(os.path.expanduser(data.path)) == os.path.realpath(workdir)):
+    raise UserError(f'--workdir={workdir} is the folder of the images, of which the '
+                    "run's own pictures would be some: choose another one, such as "
+                    f'--workdir={workdir}_clusters.')
 
 
 def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
@@ -361,7 +382,7 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
     if not workdir:
       raise UserError(f'--workdir is missing: which run is asked? Add --workdir='
                       f"{beginning.newest_run() or 'runs/NAME'}, or another one.")
-    listing = beginning.place_of_list(pathlib.Path(workdir).expanduser(), mode,
+    listing = beginning.place_of_list(pathlib.Path(os.path.expanduser(workdir)), mode,
                                       seen.files)
     parsed = parse([argv[0], *rest, f'--config.data.source={seen.source}',
                     f'--config.data.path={listing if seen.files else seen.path}'])
@@ -381,13 +402,16 @@ def begun(argv: list[str], paths: list[str], mode: str, workdir: str | None,
                     f'jdiffclust {shlex.quote(paths[0])} --mode=predict '
                     f'--workdir={workdir or beginning.newest_run() or "runs/NAME"}')
   asked = {'data.source': seen.source, 'data.path': seen.path} if has_config else (
-      beginning.chosen(seen, named))
+      beginning.chosen(seen, named, next(
+          (int(number) for name, _, number in (
+              arg.lstrip('-').removeprefix('config.').partition('=') for arg in rest)
+           if name == 'data.max_images' and number.isdecimal()), 0)))
   begin = ['jdiffclust', *([] if has_config else ['--config=folder'])]
   listed = lambda path: {'data.path': str(path / config_lib.LISTED)} if seen.files else {}
   options = lambda path: [f'--config.{name}={value}'
                           for name, value in (asked | listed(path)).items()]
   if workdir:
-    place = beginning.Place(pathlib.Path(workdir).expanduser(), False, '')
+    place = beginning.Place(pathlib.Path(os.path.expanduser(workdir)), False, '')
   else:
     config = parse([*begin, *options(pathlib.Path()), *rest, '--workdir=.'])[0]
 
@@ -682,7 +706,8 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> str:
     raise UserError(f'--mode=sort lays files into folders, but the images of '
                     f'config.data.source = {fitted.data.source!r} are no files.')
   table, clusters = clusters_decided(workdir, fitted.num_clusters)
-  target = pathlib.Path(asked['to']).expanduser() if asked['to'] else workdir / 'sorted'
+  to = asked['to'] and os.path.expanduser(asked['to'])
+  target = pathlib.Path(to) if to else workdir / 'sorted'
   root = folder_of(fitted.data.source, config.data.path or fitted.data.path)
   assert root is not None  # they are files
   searched = root if fitted.data.source == 'folder' else None

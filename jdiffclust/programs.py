@@ -38,7 +38,7 @@ def keep_programs(options) -> None:
   if not options.folder or _SET.jax_compilation_cache_dir:
     return
   asked = options.folder != AUTO
-  folder = (pathlib.Path(options.folder).expanduser() if asked
+  folder = (pathlib.Path(os.path.expanduser(options.folder)) if asked
             else pathlib.Path(platformdirs.user_cache_dir('jdiffclust', False)))
   folder = folder / 'programs' / machine()
   try:

@@ -89,6 +89,9 @@ class Workdir(Store):
     fitted = config_lib.fitted_config(self.path)
     if config.num_clusters == config_lib.AUTO and self.choice():
       config.num_clusters = fitted.num_clusters
+    elif self.choice():  # a number is given: by what rule one is chosen has no effect
+      for name in ('auto_clusters', 'auto_parts'):
+        config.em[name] = fitted.em[name]
     config_lib.settle_like(fitted, config)
     number = len(self.fingerprint().get('ids', ()))
     if number:  # what counts is how many steps they make of these images

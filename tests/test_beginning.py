@@ -1,5 +1,6 @@
 """`jdiffclust IMAGES`: what is seen, chosen and told, and where results go."""
 
+import json
 import os
 import pathlib
 import shlex
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiffclust import beginning, main
+from jdiffclust import added, beginning, main
 from jdiffclust import config as config_lib
 from jdiffclust.data import masks
 from jdiffclust.data.sources.folder import listed
@@ -96,6 +97,64 @@ def test_arrays_lists_and_files(here):
     assert names[0] == '000.png'
     raise KeyError
   assert not workdir.exists()  # nothing began
+
+
+def test_numbers_of_clusters_that_images_can_show(here):
+  """Of every kind of file; of those that are used."""
+  pixels = np.zeros((30, 12, 12), np.uint8)
+  np.savez('s.npz', images=pixels, labels=np.arange(30))
+  header = bytes([0, 0, 8, 3]) + np.array([30, 12, 12], '>u4').tobytes()
+  (here / 'a-idx3-ubyte').write_bytes(header + pixels.tobytes())
+  first, *others = [Image.fromarray(one) for one in pixels]
+  first.save('stack.tif', save_all=True, append_images=others)
+  pictures(here / 'many', [(8, 8)] * 60)
+  for argv in (('s.npz',), ('a-idx3-ubyte',), ('stack.tif', '--config.data.frames=all'),
+               ('many', '--config.data.max_images=30')):
+    config, *_ = parsed(*argv)
+    assert config.em.auto_clusters == (2, 3), argv
+  np.savez('large.npz', images=np.zeros((400, 2, 2), np.uint8))
+  assert parsed('large.npz')[0].em.auto_clusters == (2, 20)
+
+
+def test_runs_are_no_images(here):
+  """Nor is the folder of images one to write a run in."""
+  folder = pictures(here / 'pics', [(8, 8)] * 20)
+  assert '_clusters' in refused(parsed, 'pics', '--workdir=pics')
+  (here / 'link').symlink_to('pics')
+  assert 'folder of the images' in refused(parsed, 'pics', '--workdir=link')
+  (folder / 'checkpoints').mkdir()
+  assert parsed('pics')[0].data.path == str(folder)
+  (folder / 'config.json').write_text('{}')
+  assert 'the folder of a run' in refused(parsed, 'pics')
+
+
+def test_names_of_no_letters(here):
+  """Bytes that are no UTF-8, and homes that there are not: a line each."""
+  folder = pictures(here / os.fsdecode(b'caf\xe9'), [(8, 8)] * 20)
+  assert 'not UTF-8' in refused(parsed, folder)
+  pictures(here / 'a', [(8, 8)] * 20)
+  assert 'not UTF-8' in refused(parsed, 'a', f'--workdir={folder}/w')
+  _, workdir, _ = parsed('a', '--workdir=~nosuchuser/w')
+  assert str(workdir) == '~nosuchuser/w'  # such a folder may be made
+
+  def begin():
+    with beginning.listed(pathlib.Path('x' * 300), [str(here / 'a' / '000.png')]):
+      pass
+  assert 'cannot be made' in refused(begin)
+
+
+def test_a_folder_that_has_grown(here, monkeypatch):
+  """Its run goes on where the new images were added to it."""
+  folder, run = pictures(here / 'pics', [(8, 8)] * 20), here / 'run'
+  seen, config = beginning.look([str(folder)]), config_lib.default_config()
+  config.data.source, config.data.path = 'folder', str(folder)
+  run.mkdir()
+  (run / 'images.json').write_text(json.dumps({'ids': seen.names[:18]}))
+  of = lambda: beginning._other_images(seen, run, config, config)
+  assert of() == 'in which 018.png was not'
+  monkeypatch.setattr(added, 'names_from', lambda workdir, place: (
+      set(seen.names[18:]) if (workdir, place) == (run, str(folder)) else set()))
+  assert of() == ''
 
 
 def test_the_list_of_a_run_stays_its_own(here):

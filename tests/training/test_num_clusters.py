@@ -52,7 +52,8 @@ def test_resume_does_not_choose_again(chosen, commands):
   workdir, _, choice = chosen
   before = (workdir / 'num_clusters.json').stat()
   number = choice['chosen']
-  for options in (AUTO, (f'num_clusters={number}', *AUTO[1:])):
+  for options in (AUTO, (f'num_clusters={number}', *AUTO[1:]),
+                  (f'num_clusters={number}', *AUTO[3:])):
     outcome = commands.fit(workdir, *options)
     assert outcome.code == 0 and 'Resuming' in outcome.err
     assert 'chosen' not in outcome.err

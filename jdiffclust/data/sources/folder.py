@@ -351,6 +351,10 @@ def find_files(root: pathlib.Path) -> Found:
     UserError: the folder cannot be read, or it has no image file.
   """
   found, readable = Found([], [], [], collections.Counter()), image_endings()
+  if any(all(os.path.exists(root / name) for name in files) for files in RUN_FILES):
+    raise errors.UserError(
+        f'{root} is the folder of a run, whose pictures are results: name the folder of '
+        f'your images; the run goes on by its own command ({root / "command.txt"})')
   try:
     for name in _walk(root, found):
       ending = pathlib.PurePosixPath(name).suffix.lower()

@@ -53,7 +53,7 @@ def read_npz(data: ml_collections.ConfigDict,
       images, labels = found, None
     else:
       with found:
-        chosen = _image_name(found, data.image_key, path)
+        chosen = image_name(found, data.image_key, path)
         images, labels = found[chosen], None
         shapes = shapes_of(found)
         others = [name for name, shape in shapes.items()
@@ -118,7 +118,7 @@ def label_of(images: str, names: Iterable[str], several: bool) -> str | None:
   return None if several else next((name for name in LABEL_KEYS if name in names), None)
 
 
-def _image_name(arrays: Mapping[str, np.ndarray], wanted: str, path: str) -> str:
+def image_name(arrays: Mapping[str, Any], wanted: str, path: str) -> str:
   """The name of the array of images."""
   names = list(arrays)
   wanted = wanted or next((name for name in IMAGE_KEYS if name in names), '')
@@ -127,7 +127,7 @@ def _image_name(arrays: Mapping[str, np.ndarray], wanted: str, path: str) -> str
   return names[0]
 
 
-def _asked_for(arrays: Mapping[str, np.ndarray], wanted: str, option: str,
+def _asked_for(arrays: Mapping[str, Any], wanted: str, option: str,
                path: str) -> str:
   """The same name, if there is such an array."""
   if wanted not in arrays:
