@@ -822,6 +822,11 @@ def prepare_process() -> None:
   """Sets what only the command may set of a process; before the slow imports."""
   for number in (1, 2):
     _not_closed(number)
+  # An interrupt within an import may be lost there, or crash; `Reporter.stopping_safely`
+  # has another way once the run has begun.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+      signal.signal(number, _stopped)
   # A name that the terminal's encoding lacks must not end a run.
   if isinstance(sys.stdout, io.TextIOWrapper):  # not of a notebook
     sys.stdout.reconfigure(errors='backslashreplace')
@@ -832,6 +837,13 @@ def prepare_process() -> None:
   os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
   os.environ['MPLBACKEND'] = 'agg'  # figures are files; a notebook's is of no use here
   keep_freed_memory()  # before there are threads, each of which has a heap of its own
+
+
+def _stopped(number, frame) -> None:
+  """Ends the process where no run has begun, or all is written."""
+  del frame
+  os.write(2, b'stopped\n')
+  os._exit(128 + number)
 
 
 def count_cores() -> None:

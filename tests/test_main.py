@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 from unittest import mock
@@ -391,6 +392,20 @@ def test_a_mistake_is_answered_without_jax():
           'sys.exit(code if not {"jax", "sklearn", "flax"} & set(sys.modules) else 9)')
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True,
                         timeout=60).returncode == 2
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_it_begins(number):
+  """At once, wherever an import is; what is to be ignored is."""
+  code = ('import os, sys, signal, time; from jdiffclust import main; {}'
+          'main.prepare_process(); os.kill(os.getpid(), int(sys.argv[1])); '
+          'time.sleep(.1); print("goes on")')
+  run = lambda before: subprocess.run(
+      [sys.executable, '-c', code.format(before), str(int(number))], cwd=ROOT,
+      capture_output=True, text=True, timeout=60)
+  done = run('')
+  assert (done.returncode, done.stdout, done.stderr) == (128 + number, '', 'stopped\n')
+  assert run(f'signal.signal({int(number)}, signal.SIG_IGN); ').stdout == 'goes on\n'
 
 
 def test_old_names_of_options():
