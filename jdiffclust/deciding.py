@@ -369,7 +369,7 @@ def undo_added(workdir: pathlib.Path, num_clusters: int) -> str:
     raise UserError(f'There is nothing to undo: no images were added to {workdir}.')
   after = before.without_last()
   known = read_gallery(workdir, table.ids)
-  gone = dict.fromkeys(before.ids[len(after.ids):])
+  gone = set(before.ids[len(after.ids):])
   pins = decided_of(workdir, num_clusters, table).pins
   pinned = [name for name, pin in zip(table.columns['file'], pins)
             if pin >= 0 and name in gone]

@@ -27,7 +27,8 @@ import numpy as np
 
 from jdiffclust import files, splits
 from jdiffclust.data.by_name import (
-    FAILED, NAMES, Layout, column_of, images_of, layout_of, read_table, rows_of)
+    FAILED, NAMES, Layout, column_of, has_header, images_of, layout_of, read_table,
+    rows_of)
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.interpolation import weighted
 from jdiffclust.splits import Splits
@@ -365,9 +366,7 @@ def without_row(workdir, cluster: int) -> None:
 def _headed(data: bytes) -> tuple[list[str], list[list[str]]]:
   """The header and the rows of clusters.csv, which may have none, as it is read."""
   header, *rows = rows_of(data)
-  if {key.strip().lower() for key in header}.isdisjoint((*NAMED, *NAMES)):
-    return list(NAMED), [header, *rows]
-  return header, rows
+  return (header, rows) if has_header(header, NAMED) else (list(NAMED), [header, *rows])
 
 
 def _is_number(text: str, number: int) -> bool:

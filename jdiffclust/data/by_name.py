@@ -143,8 +143,7 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
   lines = _without_empty_columns(lines)
   names = [cell.strip() for cell in lines[0][1]]
   if header is not None:
-    known = {*header, *NAMES}
-    if not known & {name.lower() for name in names}:
+    if not has_header(names, header):
       names, lines = list(header), [(0, header), *lines]
   again = [name for name, count in collections.Counter(names).items() if count > 1]
   if again or '' in names[:-1] and header is None:
@@ -160,6 +159,11 @@ def read_table(path: str, option: str, header: Sequence[str] | None = None) -> T
                     for _, cells in lines[1:]]
              for k, name in enumerate(names) if name}
   return Table(columns)
+
+
+def has_header(first: Sequence[str], header: Sequence[str]) -> bool:
+  """Whether the cells of a first line name columns, by these names or `NAMES`."""
+  return not {*header, *NAMES}.isdisjoint(cell.strip().lower() for cell in first)
 
 
 def _without_empty_columns(lines):

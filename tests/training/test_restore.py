@@ -438,9 +438,9 @@ def test_weights_of_both_signs_reach_further(operator):
   """All that images of the range may show is taken, and no more."""
   apply = lambda image: np.asarray(operator.apply(image[None].astype(np.float32)))[0]
   size = int(np.prod(operator.shape))
-  weights = apply_to_all = np.stack([
+  weights = np.stack([
       apply(one).ravel() for one in np.eye(size).reshape(size, *operator.shape)])
-  row = np.abs(apply_to_all).sum(axis=0).argmax()
+  row = np.abs(weights).sum(axis=0).argmax()
   extreme = np.where(weights[:, row] > 0, 255, 0).reshape(operator.shape)
   y = apply(extreme)[None]
   found = Units(0, 255).problem(operator, y, 0.)
