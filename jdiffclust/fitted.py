@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -54,7 +53,7 @@ from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator, check_adjoint
 from jdiffclust.inverse.problem import Problem, check_problem, residual_size
 from jdiffclust.inverse.restorer import restorer_options
-from jdiffclust.inverse.units import Units
+from jdiffclust.inverse.units import Units, is_told
 from jdiffclust.processes import as_the_main_one_has_it
 from jdiffclust.progress import PERCENT, Reporter
 from jdiffclust.registry import RECOGNISED, RESTORERS
@@ -754,13 +753,12 @@ def operator_of(options, shape: tuple[int, int, int], padding: int,
 
 
 def _is_told(operator: Operator, y: np.ndarray) -> np.ndarray:
-  """Which numbers of observations say something, bool; the rest may be anything."""
+  """As `is_told`, of observations, which may be of another shape than the operator's."""
   one = jax.eval_shape(operator.apply, jax.ShapeDtypeStruct((1, *operator.shape),
                                                             np.float32))
   if y.shape[1:] != one.shape[1:]:
     return np.ones(y.shape, bool)  # `Units.problem` refuses them
-  told = np.asarray(operator.told(jnp.ones(one.shape, jnp.float32))) > 0
-  return np.broadcast_to(told, y.shape)
+  return np.broadcast_to(is_told(operator, one.shape), y.shape)
 
 
 def damaged_images(fitted: Fitted, data, options,

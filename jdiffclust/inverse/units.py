@@ -54,8 +54,7 @@ class Units(NamedTuple):
     observation = np.asarray(observation, np.float64)
     if observation.ndim != ones.ndim or observation.shape[1:] != ones.shape[1:]:
       return Problem(operator, observation, np.float32(noise * self.scale))  # refused
-    told = np.asarray(operator.told(jnp.ones_like(ones, jnp.float32)))
-    observation = np.where(told > 0, observation, 0.)
+    observation = np.where(is_told(operator, ones.shape), observation, 0.)
     y = self.scale * (observation - self.low * ones) - ones
     if not isinstance(operator, (Matrix, Function)):
       most = SLACK * _reach(operator) + 6 * noise * self.scale
@@ -68,6 +67,11 @@ class Units(NamedTuple):
             'observations and sigma in the units of these pixels, or the range of '
             'yours (pixel_range).')
     return Problem(operator, y.astype(np.float32), np.float32(noise * self.scale))
+
+
+def is_told(operator: Operator, shape: tuple[int, ...]) -> np.ndarray:
+  """Which numbers of observations say something, bool; the rest may be anything."""
+  return np.asarray(operator.told(jnp.ones(shape, jnp.float32))) > 0
 
 
 def _reach(operator: Operator) -> float:
