@@ -30,9 +30,10 @@ from jdiffclust.networks.compilation import apart
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Bytes of images, or of their gradients, over which a kernel's gradient is summed at once
-# on a CPU; of more, in parts of so many. As one, a sum over more than the caches hold
-# takes up to nine times as long (benchmarks/speed/README.md).
-WHOLE, PART = 2**22, 2**20
+# on a CPU; of more, in parts of so many, which fit into a core's own cache. As one, a sum
+# over more than the caches hold takes up to nine times as long
+# (benchmarks/speed/README.md).
+WHOLE, PART = 2**20, 2**18
 
 
 class Geometry(NamedTuple):
