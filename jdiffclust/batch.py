@@ -15,15 +15,25 @@ class Batch(NamedTuple):
   Attributes:
     images: x_0 in [-1, 1], float32 [B, H, W, C].
     indices: their places in the data set, or of new images numbers of their pixels,
-      int32 [B]; every random draw for an image follows from it, so that results do not
-      depend on how a batch is split.
+      int32 [B].
     start: their responsibilities in the starting partition, float32 [B, Q], for an
       E-step that pools them; None: unknown.
+    repeated: of a minibatch in which images come again, int32 [B], what is added to
+      `indices` to tell them apart; None: none does.
   """
 
   images: jax.Array
   indices: jax.Array
   start: jax.Array | None = None
+  repeated: jax.Array | None = None
+
+  @property
+  def numbers(self) -> jax.Array:
+    """What every random draw for an image follows from, int32 [B].
+
+    So results do not depend on how a batch is split.
+    """
+    return self.indices if self.repeated is None else self.indices + self.repeated
 
 
 def blocks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

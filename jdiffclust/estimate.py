@@ -136,12 +136,14 @@ def stages_of(config, count: int, image_shape: Sequence[int],
   if kind and 'agreement' not in done:
     found.append(Stage('the start anew', 'which clusters come back', options.repeats * (
         start_seconds(kind, config, min(fitted, MOST_IMAGES) // 2, seen_shape))))
+  samples = []
   if config.effort == config_lib.FULL and 'model' not in done:
     found += model_stages(config_lib.for_collection(config, count), count, number,
                           image_shape)
+    samples = [samples_stage(config, number, image_shape)]
   some = min(count, MAP_IMAGES)
   return found + [
-      Stage('baselines', 'results', 1 + 2e-7 * fitted * math.prod(image_shape)),
+      Stage('baselines', 'results', 1 + 2e-7 * fitted * math.prod(image_shape)), *samples,
       Stage('reference for new images', 'results', 2.5 + .0003 * min(count, 5000)),
       Stage('features', 'results', 2 + .0005 * count),
       Stage('map', 'results', .5 + .002 * some)]
@@ -149,7 +151,7 @@ def stages_of(config, count: int, image_shape: Sequence[int],
 
 def model_stages(config, count: int, number: int,
                  image_shape: Sequence[int]) -> list[Stage]:
-  """The stages of the diffusion part; args as of `stages_of`, number the clusters."""
+  """The stages of training; args as of `stages_of`, number the clusters."""
   image = STEP_OF_MODEL * size_of_network(config.network, image_shape)
   draw = FORWARD * image * (1 + .07 * number)
   rounds, found = config.em.max_iterations, []
@@ -161,9 +163,15 @@ def model_stages(config, count: int, number: int,
               steps * config.m_step.batch_size * image + COMPILED['m_step'] * first),
         Stage(f'EM {k}/{rounds} E-step', 'the diffusion model',
               count * config.e_step.num_draws * draw + COMPILED['e_step'] * first)]
+  return found
+
+
+def samples_stage(config, number: int, image_shape: Sequence[int]) -> Stage:
+  """That of the generated images of a fit's report; args as of `model_stages`."""
+  image = STEP_OF_MODEL * size_of_network(config.network, image_shape)
   levels = config.sample.num_steps or config.diffusion.num_steps
-  return [*found, Stage('samples', 'results', COMPILED['samples'] + (
-      number * config.sample.num_images * levels * FORWARD * image * 1.3))]
+  return Stage('samples', 'results', COMPILED['samples'] + (
+      number * config.sample.num_images * levels * FORWARD * image * 1.3))
 
 
 class Clock:

@@ -92,7 +92,8 @@ class Restored(NamedTuple):
     responsibilities: p(q | y), [n, Q].
     log_evidence: log p(y) of the seen coordinates, of pixels in [-1, 1], nats, [n]; NaN
       of methods without particles.
-    ess: effective sample size of the particles, [n]; NaN of methods without.
+    ess: effective sample size of the particles, the least on the way, of all groups
+      together, [n]; NaN of methods without.
     residual: root mean square of y - A x over the seen pixels, mean over draws, in
       the units of y, [n].
     evaluations: network evaluations that an image took.
@@ -473,7 +474,7 @@ class Fitted:
           f"seen is held to by {' and '.join(others)}), or a larger sigma.")
     return Restored(
         units.stored(found.images), found.responsibilities,
-        found.log_evidence, found.ess, residual / units.scale, found.evaluations)
+        found.log_evidence, found.least_ess, residual / units.scale, found.evaluations)
 
   def assign_damaged(self, operator: Operator, y, sigma: float = 0.,
                      reporter: Reporter | None = None, pixel_range=None,

@@ -39,6 +39,7 @@ MEANINGS = {
     'duplicates': 'the same as another, to the pixel',
     'odd_size': 'of odd size',
     'enlarged': 'smaller than they are shown to the start'}
+OF_PIXELS = ('single_colour', 'duplicates')  # the others are known of all images
 
 
 class Inspection(NamedTuple):
@@ -102,7 +103,7 @@ class Inspection(NamedTuple):
     if self.seen_shape != self.image_shape:
       how += f', the diffusion model at {shape(self.image_shape)}'
     part = ('' if self.num_looked_at == self.num_images else
-            f' (of {self.num_looked_at:,} that were looked at)')
+            f' (of {self.num_looked_at:,} whose pixels were looked at)')
     found = [f'{self.num_images:,} {kind} images; {how}.']
     remedies = {
         'transparent': f'; they lie on {self.background} (--config.data.background)',
@@ -113,13 +114,14 @@ class Inspection(NamedTuple):
         shown = self.ids[rows[0]]
         if name == 'duplicates':
           shown += f' = {self.ids[self.first[0]]}'
-        found.append(f'  {len(rows):,} {MEANINGS[name]}{part}{remedies.get(name, "")}: '
+        found.append(f'  {len(rows):,} {MEANINGS[name]}{part * (name in OF_PIXELS)}'
+                     f'{remedies.get(name, "")}: '
                      f"{shown}{', ...' * (len(rows) > 1)}")
     if self.num_skipped:
       found.append(f'  {self.num_skipped:,} files could not be read and are left out')
     if len(found) == 1:
       found.append('  Nothing odd: none of a single colour, transparent, cropped, '
-                   'duplicated or of odd size.')
+                   f'duplicated or of odd size{part}.')
     return found
 
 
@@ -142,8 +144,7 @@ def inspect(source: ImageSource, data) -> Inspection:
     plain.append(spread <= ONE_COLOUR * (2 if seen.levels is None else seen.levels - 1))
     digests.append(gallery.digests(pixels))
   digests = np.concatenate(digests)
-  _, first, group = np.unique(digests, return_index=True, return_inverse=True)
-  of = first[group.reshape(-1)]
+  of = gallery.first_alike(digests)
   repeats = np.flatnonzero(of != np.arange(len(of)))
   odd = dict.fromkeys(MEANINGS, np.zeros(0, int)) | {
       'single_colour': rows[np.concatenate(plain)], 'duplicates': rows[repeats]}

@@ -789,10 +789,12 @@ def outcome(summary: dict, workdir) -> str:
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
+    known = sum(row['num_images'] for row in summary['reliability'] or ())
+    labelled = f'{known:,} labelled ' if known < summary['num_images'] else ''
     lines.append('Scores by the labels, which no fit sees (of a folder, the names of its '
                  'sub-folders: pass over this\nif they are no classes). ACC: the share '
-                 'of images in the cluster of their label; NMI, ARI: 0 as\nby chance, '
-                 '1 perfect.')
+                 f'of {labelled}images in the cluster of their label; NMI, ARI: 0 as\nby '
+                 'chance, 1 perfect.')
     lines += [f"  {name:<26} ACC {row['acc']:.3f}  NMI {row['nmi']:.3f}  "
               f"ARI {row['ari']:.3f}" for name, row in rows.items()]
   if summary['bought']:

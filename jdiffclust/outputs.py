@@ -23,6 +23,7 @@ from jdiffclust.added import Added
 from jdiffclust.clustering.generation import (
     NUM_STEPS, reconstruct, sample_clusters, walk)
 from jdiffclust.clustering.method import latents_of
+from jdiffclust.clustering.restoring import groups_of
 from jdiffclust.clustering.starts.edges import orientations
 from jdiffclust.clustering.starts.embedded import comparison_of
 from jdiffclust.clustering.starts.fit import fit_start
@@ -957,9 +958,9 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
                    pixel_range=None, of_the_fit: bool = False) -> str | None:
   """Restores images: restored.npy, restored.csv, restored/, restored.html.
 
-  The fit's own images are damaged here, by the operator and noise of sigma. Others have
-  been, but for what a mask hides, which may be anything, and for matrices, which are
-  applied. Where the whole images are known, results say how far from them they come.
+  The fit's own images are damaged here, by the operator and noise of sigma, and so are
+  all by a matrix. Others have been, but for what a mask hides, which may be anything.
+  Where the whole images are known, results say how far from them they come.
 
   Args:
     fitted: the fit.
@@ -981,7 +982,7 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   if whole or isinstance(operator, operators.Inpainting):
     y = np.concatenate([np.asarray(operator.apply(jnp.asarray(block)))
                         for block in np.array_split(given, -(-len(given) // 256))])
-  if of_the_fit and options.sigma:
+  if whole and options.sigma:
     rng = np.random.default_rng(integer_seed(options.seed, 'restore_noise'))
     y = y + np.float32(options.sigma) * rng.normal(size=y.shape).astype(np.float32)
   chosen = {name: value for name, value in options.items() if name not in DAMAGE}
@@ -1024,7 +1025,7 @@ def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,
   figures.save_figure(figure, workdir / 'figures' / 'restored.png')
   restored.write_page(
       written[2], workdir / 'figures' / 'restored.png', source, found, options,
-      (units.low, units.high), errors, of_the_fit)
+      (units.low, units.high), errors, of_the_fit, groups_of(options))
   kept = {workdir / restored.FOLDER / name for name in names}
   without(path for path in stale if path not in kept)
   return (f'{source.num_images:,} images of {source.name} restored by {options.method}, '

@@ -53,4 +53,4 @@ def test_what_is_done_takes_no_time():
   assert names({'start', 'sign'}) == results
   config.num_clusters, config.effort, config.em.max_iterations = 3, 'full', 1
   assert names({'start', 'sign'}) == ['the start anew', 'EM 1/1 M-step', 'EM 1/1 E-step',
-                                      'samples', *results]
+                                      'baselines', 'samples', *results[1:]]

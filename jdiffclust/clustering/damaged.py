@@ -92,7 +92,8 @@ class Learnt(NamedTuple):
 
   Attributes:
     neighbours: of all examples.
-    trained: the recognition networks of damaged images; None: there is one cluster.
+    trained: the recognition networks of damaged images; None: there is one cluster, or
+      there are too few examples to leave one out.
     powers: (a, b) of neighbours and network.
     longest: pixels of the longer side that the network sees.
   """
@@ -106,7 +107,7 @@ class Learnt(NamedTuple):
     """p(q | y), float32 [m, Q], of the m observations of a problem."""
     known = self.neighbours(observed(problem.operator, problem.observation))
     if self.trained is None:
-      return np.ones((len(known), 1), np.float32)
+      return known.astype(np.float32)
     answers = special.log_softmax(self._logits(problem), axis=1)
     return pooled((np.log(known), answers), self.powers).astype(np.float32)
 

@@ -22,7 +22,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from jdiffclust.batch import Batch
 from jdiffclust.clustering.bound import terms
 from jdiffclust.clustering.bound.draws import Estimator, image_keys, key_apart
 from jdiffclust.clustering.cddpm.method import CDDPM
@@ -158,11 +157,11 @@ class LatentCDDPM(Method):
 
   def _step_of_second(self, state, estimators, batch, table, key):
     keys = image_keys(jax.random.fold_in(key_apart(key, 1), state.step),
-                      batch.indices)
+                      batch.numbers)
     z = self._sampled(state.ema.first, batch.images, keys)
     own, info = self.second.gradient_step(
         part(state, 'second', state.step - self.boundary), estimators.second,
-        Batch(state.ema.standardised(z), batch.indices), table, key_apart(key, 2))
+        batch._replace(images=state.ema.standardised(z)), table, key_apart(key, 2))
     return joined(state, 'second', own, own.step + self.boundary), info
 
   def m_step(self, state, batch, table, key):
@@ -183,8 +182,7 @@ class LatentCDDPM(Method):
     found = self._reconstruct(estimators.first, params.first, batch, key)
     tau, info = self.second.e_step(
         estimators.second, params.second,
-        Batch(params.standardised(found.z), batch.indices, batch.start),
-        key_apart(key, 3))
+        batch._replace(images=params.standardised(found.z)), key_apart(key, 3))
     log_variance = latent_mixture.clamp(found.log_variance)
     entropy = jnp.sum(1 + np.log(2 * np.pi) + log_variance, axis=1) / 2
     gain = info.bound + entropy - jnp.sum(jnp.log(params.scale))

@@ -128,7 +128,7 @@ def losses(model: Model, estimator: Estimator, params: Parameters, batch, key,
   Returns:
     [B], per dimension.
   """
-  keys = image_keys(key_apart(key, 1), batch.indices)
+  keys = image_keys(key_apart(key, 1), batch.numbers)
   condition = model.condition_of(model.observed(batch.images, keys))
   return example_losses(
       model.given(condition), estimator, model.one_cluster(params), batch.images, None,
@@ -182,7 +182,7 @@ def make_e_step(model: Model, options, mesh: Mesh):
   drawing = dataclasses.replace(drawing_of(options), shared=True)
 
   def e_step(estimator, params, batch, key):
-    keys = image_keys(key_apart(key, 1), batch.indices)
+    keys = image_keys(key_apart(key, 1), batch.numbers)
     seeing = model.given(model.condition_of(model.observed(batch.images, keys)))
     own = model.one_cluster(params)
     draws = evaluate_draws(seeing, estimator, own, batch, key, drawing)
@@ -221,7 +221,7 @@ class SR3(Method):
     self._e_step = make_e_step(self.model, options, mesh)
     self._observe = over_rows(
         lambda batch, key: self.model.observed(batch.images,
-                                               image_keys(key, batch.indices)),
+                                               image_keys(key, batch.numbers)),
         mesh, (SPLIT, WHOLE))
     self._condition = jax.jit(self.model.condition_of)
 

@@ -66,6 +66,21 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
   return max(1, num_images // batch_size)
 
 
+def repeats(num_images: int, batch_size: int) -> np.ndarray | None:
+  """What tells the images of a minibatch apart that stand in it several times.
+
+  Args:
+    num_images: N.
+    batch_size: B.
+
+  Returns:
+    0 for the first N rows, N for the next ones, and so on, int32 [B]; None: B <= N.
+  """
+  if batch_size <= num_images:
+    return None
+  return np.arange(batch_size, dtype=np.int32) // num_images * num_images
+
+
 def epoch_order(key, epoch, num_images: int, batch_size: int) -> jax.Array:
   """The images of an epoch's minibatches, one after the other.
 
@@ -75,7 +90,7 @@ def epoch_order(key, epoch, num_images: int, batch_size: int) -> jax.Array:
     key: a typed key.
     epoch: 0, 1, ...
     num_images: N.
-    batch_size: B; where it exceeds N, images come again.
+    batch_size: B; where it exceeds N, images come again, see `repeats`.
 
   Returns:
     int32 [steps B] of 0..N - 1, in an order that is random anew in every epoch.
@@ -103,15 +118,18 @@ def _programs(num_images: int, batch_size: int, levels: int | None,
   whole = NamedSharding(mesh, PartitionSpec())
   steps = steps_per_epoch(num_images, batch_size)
 
-  def scale(images, indices):
-    return Batch(scale_to_model(images, levels), indices)
+  again = repeats(num_images, batch_size)
+
+  def scale(images, indices, repeated=None):
+    return Batch(scale_to_model(images, levels), indices, repeated=repeated)
 
   def take(images, indices):
     return scale(images[indices], indices)
 
   def minibatch(images, order, step):
     position = step % steps * batch_size
-    return take(images, jax.lax.dynamic_slice_in_dim(order, position, batch_size))
+    found = take(images, jax.lax.dynamic_slice_in_dim(order, position, batch_size))
+    return found if again is None else found._replace(repeated=jnp.asarray(again))
 
   return _Programs(
       jax.jit(lambda key, epoch: epoch_order(key, epoch, num_images, batch_size),
@@ -192,6 +210,8 @@ class GrainPipeline:
     self._order = functools.lru_cache(4)(lambda epoch: np.asarray(
         _order(key, np.int32(epoch), source.num_images, batch_size)))
     self._scale = _programs(source.num_images, batch_size, source.levels, mesh).scale
+    again = repeats(source.num_images, batch_size)
+    self._repeated = () if again is None else (again[local_rows(batch_size)],)
     self._waited = self._trained = 0.  # seconds
 
   @property
@@ -205,8 +225,8 @@ class GrainPipeline:
       return read_images(self._source, mine), mine.astype(np.int32)
     return index_batches.map(read).to_iter_dataset(self._read_options)
 
-  def _to_devices(self, images, indices):
-    return self._scale(*split_rows((images, indices), self._mesh))
+  def _to_devices(self, *arrays):
+    return self._scale(*split_rows(arrays, self._mesh))
 
   def _minibatch(self, step):
     """The images of gradient step `step`, int32 [B]."""
@@ -217,7 +237,8 @@ class GrainPipeline:
     """Minibatches from step `step` on, see `epoch_order`."""
     steps = grain.MapDataset.range(int(step), ENDLESS)
     reading = iter(self._reading(steps.map(self._minibatch)))
-    yield self._to_devices(*next(reading))  # while threads start and programs compile
+    # While threads start and programs compile:
+    yield self._to_devices(*next(reading), *self._repeated)
     returned = time.perf_counter()
     while True:
       asked = time.perf_counter()
@@ -225,7 +246,7 @@ class GrainPipeline:
       began, returned = returned, time.perf_counter()
       self._waited += returned - asked
       self._trained += returned - began
-      yield self._to_devices(images, indices)
+      yield self._to_devices(images, indices, *self._repeated)
 
   def ordered(self, indices, batch_size: int) -> Iterator[tuple[Batch, int]]:
     """The images of some indices once, in their order."""

@@ -240,8 +240,10 @@ def splits_and_merges(record: dict) -> list[str]:
   moved = [f'{q} merges into {r} ({share:.0%} of its images)' if share > MERGE
            else f'{q} splits ({share:.0%} of its images go to {r})'
            for q, r, share in splits]
-  return moved + [f'{q} and {r} share {share:.0%} of their images'
-                  for q, r, share in record['overlaps'] if share > OVERLAP]
+  return moved + [
+      f'{q} and {r} run into each other ({share:.0%} of the probability of the smaller '
+      'one is given to the other)' for q, r, share in record['overlaps']
+      if share > OVERLAP]
 
 
 def advice(history: list[dict], num_images: int, num_clusters: int,

@@ -194,11 +194,12 @@ def copies_among(marks: np.ndarray, pixels: np.ndarray) -> Copies:
     pixels: digests [N].
 
   Returns:
-    `Copies`: of the first of all those that are linked as copies.
+    `Copies`: of the first that has the same pixels, or else of the first of all those
+    that are linked as near copies.
   """
-  _, first, group = np.unique(pixels, return_index=True, return_inverse=True)
-  of = first[group.reshape(-1)]
-  singles = np.flatnonzero(of == np.arange(len(of)))
+  of = first_alike(pixels)
+  exact = of != np.arange(len(of))
+  singles = np.flatnonzero(~exact)
   if NEAREST < len(singles):
     owner = np.arange(len(of))
 
@@ -216,10 +217,14 @@ def copies_among(marks: np.ndarray, pixels: np.ndarray) -> Copies:
     for row, k in zip(*np.nonzero(linked)):
       one, other = sorted((root(singles[row]), root(singles[near[row, k]])))
       owner[other] = one
-    of = np.array([root(row) for row in of], int)
-  exact = pixels == pixels[of]
-  alone = of == np.arange(len(of))
-  return Copies(np.where(alone, -1, of), exact & ~alone)
+    of[singles] = [root(row) for row in singles]
+  return Copies(np.where(of == np.arange(len(of)), -1, of), exact)
+
+
+def first_alike(pixels: np.ndarray) -> np.ndarray:
+  """The first row of the same digest, of each of N, int [N]."""
+  _, first, group = np.unique(pixels, return_index=True, return_inverse=True)
+  return first[group.reshape(-1)]
 
 
 def copies_of(marks: np.ndarray, pixels: np.ndarray, known: Gallery) -> Copies:
@@ -230,19 +235,21 @@ def copies_of(marks: np.ndarray, pixels: np.ndarray, known: Gallery) -> Copies:
     pixels: their digests [n].
     known: the images of the run.
   """
-  order = np.argsort(known.digests, kind='stable')
-  place = np.searchsorted(known.digests[order], pixels)
-  same = order[np.minimum(place, len(order) - 1)]
-  exact = known.digests[same] == pixels
-  of = np.where(exact, same, -1)
-  if NEAREST < len(known.ids):
-    near, away = nearest(marks, known.signatures, NEAREST)
+  different, singles = np.unique(known.digests, return_index=True)
+  place = np.minimum(np.searchsorted(different, pixels), len(different) - 1)
+  exact = different[place] == pixels
+  of = np.where(exact, singles[place], -1)
+  # Among images that differ: ten that are the same would hide how far others are.
+  singles.sort()
+  rivals = known.signatures[singles]
+  if NEAREST < len(rivals):
+    near, away = nearest(marks, rivals, NEAREST)
     seen = np.any(np.asarray(marks, np.float32) != 0, axis=1)
     rows = np.flatnonzero(_alike(away[:, 0], away[:, -1]) & seen & ~exact)
     one = near[rows, 0]
-    _, around = nearest(known.signatures[one], known.signatures, NEAREST, one)
+    _, around = nearest(rivals[one], rivals, NEAREST, one)
     close = _alike(away[rows, 0], around[:, -1])
-    of[rows[close]] = one[close]
+    of[rows[close]] = singles[one[close]]
   return Copies(of, exact)
 
 

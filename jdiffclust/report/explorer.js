@@ -105,7 +105,7 @@
   const FILTERS = {
     all: { keeps: () => true, title: () => 'All images' },
     torn: {
-      keeps: (image) => data.probability[image] < data.torn,
+      keeps: (image) => data.probability[image] < data.torn && !pinned.has(image),
       title: () => 'Images torn between clusters' },
     foreign: { keeps: (image) => image in data.why, title: () => 'Images unlike all others' },
     copies: {
@@ -208,14 +208,15 @@
     const [near, rival] = data.away[image];
     const second = titleOf(data.second[image]);
     const other = data.added ? 'other image of the fit' : 'other image';
+    const among = data.file.length < data.total ? ' of those shown here' : '';
     if (!near.length && !rival.length) return `There is no ${other} to compare it with.`;
     if (!near.length) return `No ${other} of its cluster is shown.`;
-    if (!rival.length) return `It lies ${near[0]} from the nearest image of its cluster.`;
+    if (!rival.length) return `It lies ${near[0]} from the nearest image of its cluster${among}.`;
     return near[0] <= rival[0]
-      ? `It looks more like images of its own cluster (nearest: ${near[0]} away) than like `
-        + `those of ${second} (nearest: ${rival[0]} away).`
-      : `A doubtful case: the nearest image of ${second} is nearer (${rival[0]} away) than `
-        + `the nearest of its own cluster (${near[0]} away).`;
+      ? `It looks more like images of its own cluster (nearest${among}: ${near[0]} away) `
+        + `than like those of ${second} (nearest: ${rival[0]} away).`
+      : `A doubtful case: the nearest image of ${second}${among} is nearer `
+        + `(${rival[0]} away) than the nearest of its own cluster (${near[0]} away).`;
   }
 
   function facts(image) {

@@ -201,7 +201,7 @@ def view(explored: Explored) -> dict[str, Any]:
         and of those that were added;
       cards: of each cluster, see `_cards`;
       sure, fair, torn: shares of all images;
-      pairs: of clusters that are alike, see `_pairs`;
+      pairs: of clusters that are alike, see `_pairs`; alike: how many there are;
       pinned: how many images are;
       foreign, copies, matrix: see `_foreign`, `_copies` and `_matrix`.
   """
@@ -225,14 +225,16 @@ def view(explored: Explored) -> dict[str, Any]:
   probability = np.array(columns['probability'])
   mixing = _mixing(columns, cluster)
   members = _shown_members(columns, rows, cluster)
-  pairs = _pairs(explored, cluster, probability, mixing, members, rows, picture)
-  cards = _cards(explored, cluster, probability, mixing, members, picture)
+  sureness = np.where(columns['pinned'], 1, probability)
+  alike, pairs = _pairs(explored, cluster, sureness, mixing, members, rows, picture)
+  cards = _cards(explored, cluster, probability, sureness, mixing, members, picture)
   return {
       'data': _data(explored, rows, places, cards), 'stylesheet': stylesheet(sheets),
       'total': len(cluster), 'shown': len(rows), 'added': sum(columns['added']),
       'missing': [int(sheets[name].missing.sum()) if name in sheets else 0
                   for name in ('images', ADDED)], 'cards': cards, 'pairs': pairs,
-      **_sureness(probability), 'pinned': int(np.sum(explored.decided.pins >= 0)),
+      'alike': alike, **_sureness(sureness),
+      'pinned': int(np.sum(explored.decided.pins >= 0)),
       'foreign': _foreign(columns, places, picture),
       'copies': _copies(columns, places, picture), 'matrix': _matrix(columns, cluster)}
 
@@ -250,7 +252,7 @@ def title_of(decided: Decisions, cluster: int) -> str:
 
 
 def _sureness(probability: np.ndarray) -> dict[str, int]:
-  """How many images are sure, fairly sure and torn."""
+  """How many images are sure, fairly sure and torn; pinned ones, of 1, are sure."""
   sure, torn = (probability > CERTAIN).sum(), (probability < TORN).sum()
   return {'sure': int(sure), 'fair': int(len(probability) - sure - torn),
           'torn': int(torn)}
@@ -277,7 +279,7 @@ def _shown_members(columns: Columns, rows: np.ndarray,
   return {q: some[np.argsort(rank[some], kind='stable')] for q, some in own.items()}
 
 
-def _cards(explored: Explored, cluster, probability, mixing, shown,
+def _cards(explored: Explored, cluster, probability, sureness, mixing, shown,
            picture) -> list[dict[str, Any]]:
   """What is told of each cluster, those that are one together.
 
@@ -307,7 +309,7 @@ def _cards(explored: Explored, cluster, probability, mixing, shown,
         'number': q, 'name': decided.name(q), 'title': title_of(decided, q),
         'colour': figures.COLOURS[place % len(figures.COLOURS)], 'parts': parts,
         'size': len(own), 'added': int(np.sum(added[cluster == q])),
-        'share': len(own) / len(cluster), **_sureness(own),
+        'share': len(own) / len(cluster), **_sureness(sureness[cluster == q]),
         'certainty': float(own.mean()) if len(own) else None,
         'pinned': int(np.sum(decided.pins == q)),
         'means': drawn(tiles[root][0] for root in roots) if len(own) else [],
@@ -338,14 +340,15 @@ def _nearest_clusters(q: int, mixing: Mapping[tuple[int, int], float], kept: np.
 
 
 def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
-           picture) -> list[dict[str, Any]]:
-  """Clusters that are alike, the most alike first.
+           picture) -> tuple[int, list[dict[str, Any]]]:
+  """Pairs of clusters that are alike.
 
   Returns:
-    Dicts of numbers, titles, mixed (of the nearest images of those of one, the share in
-    the other), of_title and to_title (from which to which it is larger), claimed (see
-    `diagnostics.overlaps`), torn (how many images), typical (pictures of each) and
-    between (those that are least sure).
+    How many there are; and of the `MOST_PAIRS` that are most alike, the most alike
+    first, dicts of numbers, titles, mixed (of the nearest images of those of one, the
+    share in the other), of_title and to_title (from which to which it is larger),
+    claimed (see `diagnostics.overlaps`), torn (how many images), typical (pictures of
+    each) and between (those that are least sure).
   """
   columns, decided = explored.columns, explored.decided
   kept, together = decided.merged(np.array(columns['probabilities'], np.float64))
@@ -371,7 +374,7 @@ def _pairs(explored: Explored, cluster, probability, mixing, members, rows,
         'typical': [[picture(int(row)) for row in members[number][:TYPICAL]]
                     for number in (q, r)],
         'between': [picture(int(row)) for row in between]})
-  return pairs
+  return len(found), pairs
 
 
 def _foreign(columns: Columns, places, picture) -> dict[str, Any]:
@@ -393,7 +396,10 @@ def _copies(columns: Columns, places, picture) -> dict[str, Any]:
   groups: dict[int, list[int]] = {}
   for row, first in enumerate(columns['duplicate_of']):
     if first is not None:
-      groups.setdefault(row_of[first], []).append(row)
+      known = row_of[first]
+      while (before := columns['duplicate_of'][known]) is not None:
+        known = row_of[before]  # the same as another's near copy
+      groups.setdefault(known, []).append(row)
   some = [
       [{**picture(row), 'kind': columns['duplicate'][row]}
        for row in (first, *others) if row in places]

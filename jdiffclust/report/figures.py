@@ -381,14 +381,14 @@ def bound_terms(history: Sequence[Mapping[str, Any]],
   Args:
     history: a dict for each EM iteration, at least one, with iteration, bound_prior,
       bound_decoder and bound_level_1 to bound_level_K (nats) and, if known, their
-      standard errors, such as bound_level_1_standard_error.
+      standard errors over images, such as bound_level_1_standard_error.
     bands: (first step, last step) of each of the K bands; None: an empty band.
     num_dimensions: D, numbers an image, to convert nats to bits per dimension.
 
   Returns:
-    A Figure. On the left are the terms of the last iteration, from the least noise to
-    the most. If there are two iterations or more, their changes since the first are on
-    the right.
+    A Figure. On the left are the terms of the last iteration with their standard errors,
+    from the least noise to the most. If there are two iterations or more, their changes
+    since the first are on the right.
   """
   name = lambda first, last: f'{first}–{last}' if first < last else f'{first}'
   terms = [('bound_decoder', 'decoder')] + [
@@ -403,17 +403,19 @@ def bound_terms(history: Sequence[Mapping[str, Any]],
   figure = _figure(9, 2.9)
   panels = figure.subplots(1, 1 + (len(history) > 1), squeeze=False)[0]
   positions = np.arange(len(terms))
-  panels[0].bar(positions, bits[-1], color=_ACCENT, width=.75)
+  panels[0].bar(positions, bits[-1], yerr=errors[-1], color=_ACCENT, ecolor=_INK,
+                width=.75)
   panels[0].set_title(f"EM {history[-1]['iteration']}", fontsize=10, loc='left',
                       color=_INK)
   panels[0].set_ylabel('bits per dimension', fontsize=9, color=_INK)
   for axes in panels[1:]:
     for row in range(1, len(history)):
       age = row / (len(history) - 1)
-      axes.errorbar(positions, bits[row] - bits[0], np.hypot(errors[row], errors[0]),
-                    color=_ACCENT, alpha=.25 + .75 * age, linewidth=.8 + .8 * age,
-                    elinewidth=.6, marker='o', markersize=3,
-                    label=f"EM {history[row]['iteration']}")
+      # Without bars: their own errors are of the same images, and far larger than that of
+      # a change, which is not kept.
+      axes.plot(positions, bits[row] - bits[0], color=_ACCENT, alpha=.25 + .75 * age,
+                linewidth=.8 + .8 * age, marker='o', markersize=3,
+                label=f"EM {history[row]['iteration']}")
     axes.axhline(0, color=_GREY, linewidth=.8, linestyle='--')
     axes.set_title(f"Change since EM {history[0]['iteration']} (lower is better)",
                    fontsize=10, loc='left', color=_INK)

@@ -109,8 +109,8 @@ _EM_FIGURES = {
         'The bound by noise level',
         'What it costs to describe an image, by how much noise has to be removed: fine '
         'detail on the left, the rough shape on the right. Each band of noise levels '
-        'has the same weight in the bound. Beside it, where further rounds helped, with '
-        'standard errors.'),
+        'has the same weight in the bound; bars show the standard error over images. '
+        'Beside it, where further rounds helped.'),
 }
 
 # The names of all.
@@ -228,15 +228,15 @@ def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
     found.append(
         f"Of {_number(total)} images {_number(view['sure'])} "
         f"({_percent(view['sure'] / total)}) are sure: their cluster has more than 95 % "
-        f"of the probability. {_number(view['torn'])} are torn between clusters.")
+        f"of the probability{', or they are pinned' * bool(view['pinned'])}. "
+        f"{_number(view['torn'])} are torn between clusters.")
     if not view['sure'] and summary.get('history'):  # not of a start alone
       found.append('That none is sure is so after a training that was too short, '
                    'whatever the images are: it need not be their fault.')
-    pairs = len(view['pairs'])
-    if pairs:
+    if view['pairs']:
       most = view['pairs'][0]
-      found.append(f"{_counted(pairs, 'pair')} of clusters look alike, most of all "
-                   f"{' and '.join(most['titles'])}: see Clusters that look alike.")
+      found.append(f"{_counted(view['alike'], 'pair')} of clusters look alike, most of "
+                   f"all {' and '.join(most['titles'])}: see Clusters that look alike.")
     elif len(view['cards']) > 1:
       found.append('No two clusters run into each other.')
   if not summary.get('num_clusters_choice'):
@@ -247,19 +247,23 @@ def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
     empty = list(sizes).count(0)
     found.append(f"{_counted(empty, 'cluster')} {'is' if empty == 1 else 'are'} empty: "
                  'the images do not need so many.')
-  if view and view['foreign']['count']:
+  if view and (view['foreign']['count'] or view['copies']['count']):
     found.append(f"{_counted(view['foreign']['count'], 'image')} stand out as unusual, "
                  f"{_counted(view['copies']['count'], 'image')} repeat others: see "
                  'Unusual images and copies.')
   if summary.get('acc') is not None:
+    known = sum(row['num_images'] for row in summary.get('reliability') or ())
+    those = (f'{_number(known)} labelled ' if
+             0 < known < summary.get('num_images', known) else '')
     found.append(f"By the labels, which the run never saw, {_percent(summary['acc'])} of "
-                 f"the images are in {_whose(decided)} cluster that stands for their "
-                 'label' + ', decisions not counted' * bool(decided) + '.')
+                 f"the {those}images are in {_whose(decided)} cluster that stands for "
+                 'their label' + ', decisions not counted' * bool(decided) + '.')
     sure = [row for row in summary.get('reliability') or () if row['low'] >= .9]
     count = sum(row['num_images'] for row in sure)
     if count:
       right = sum(row['num_images'] * row['right'] for row in sure) / count
-      found.append(f'Where it was more than 90 % sure, {_percent(right)} were right.')
+      found.append(f'Where it was more than 90 % sure, {_percent(right)} of them were '
+                   'right.')
   if summary.get('history') and not summary.get('advice'):
     found.append('Nothing was amiss at the end that the fit can tell of itself. Whether '
                  'the clusters are the ones you have in mind it cannot tell.')
@@ -286,7 +290,7 @@ def _facts(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
               f"images, {_number(view['added'])} of them added after the fit")
   return (
       images,
-      (_shape(summary.get('image_shape')), 'pixels each'),
+      (_shape(summary.get('image_shape')), 'pixels each, as the model sees them'),
       (_number(len(decided)), 'clusters: groups of images that look alike, as you '
        f"decided; the model's own are {number}") if decided else
       (number, 'clusters: groups of images that look alike'),

@@ -134,7 +134,8 @@ def file_names(ids) -> list[str]:
 
 def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options,
                pixel_range: tuple[float, float],
-               errors: np.ndarray | None = None, of_the_fit: bool = False) -> None:
+               errors: np.ndarray | None = None, of_the_fit: bool = False,
+               groups: int = 0) -> None:
   """Writes restored.html, all at once or not at all.
 
   Args:
@@ -146,6 +147,7 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
     pixel_range: of the stored pixels.
     errors: of `errors`, [n], where the images are whole.
     of_the_fit: whether they are images of the fit.
+    groups: of an image's particles; 0: of a method without.
   """
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent), autoescape=True,
@@ -161,5 +163,5 @@ def write_page(path: pathlib.Path, picture: pathlib.Path, source, found, options
       draws=found.images.shape[1], picture=embedded(picture), options=options,
       low=f'{pixel_range[0]:g}', high=f'{pixel_range[1]:g}',
       whole=errors is not None, of_the_fit=of_the_fit,
-      particles=bool(np.isfinite(found.ess).any()))
+      particles=groups > 0, groups=groups)
   files.write_text(path, page)

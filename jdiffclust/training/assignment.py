@@ -179,7 +179,7 @@ def densities_of_all(method: Method, params, pipeline, key, options,
     UserError: the method has no densities.
   """
   of_batch = lambda batch: method.densities(
-      params, batch.images, image_keys(key, batch.indices), options.ode_steps, PROBES)
+      params, batch.images, image_keys(key, batch.numbers), options.ode_steps, PROBES)
   with reporter.task('densities', pipeline.num_images, 'images') as task:
     return over_images(of_batch, pipeline, np.arange(pipeline.num_images),
                        method.config.e_step.batch_size,

@@ -171,11 +171,12 @@ def test_shared_images_are_a_fact_and_no_advice():
 def test_splits_and_merges_in_words():
   """More than half of a cluster merges, more than a quarter splits."""
   record = SECOND | {'splits': [[5, 6, .7], [3, 8, .3]], 'overlaps': [[0, 1, .31]]}
+  shared = ('0 and 1 run into each other (31% of the probability of the smaller one is '
+            'given to the other)')
   assert d.splits_and_merges(record) == [
       '5 merges into 6 (70% of its images)', '3 splits (30% of its images go to 8)',
-      '0 and 1 share 31% of their images']
-  assert d.splits_and_merges(record | {'changed_fraction': .8}) == [
-      '0 and 1 share 31% of their images']
+      shared]
+  assert d.splits_and_merges(record | {'changed_fraction': .8}) == [shared]
   assert d.splits_and_merges(SECOND) == []
 
 

@@ -100,6 +100,31 @@ def test_copies():
   assert later.exact.tolist() == [True] + [False] * 7
 
 
+def test_copies_of_a_near_copy_are_exact():
+  """Each of that image, which is near the first one; told to the pixel."""
+  base = pictures()
+  near = .7 * base[5] + .2
+  found = gallery.copies_among(*looks(np.stack([*base, near, near, base[5], near])))
+  assert found.of[40:].tolist() == [5, 40, 5, 40] and (found.of[:40] == -1).all()
+  assert found.exact[40:].tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize('times', [1, 9, 10, 30])
+def test_how_often_an_image_is_there_hides_no_near_copy(times):
+  """Among the known images, as among those of one collection."""
+  base = pictures()
+  images = np.concatenate([base, np.repeat(base[:1], times, axis=0)])
+  new = .7 * base[:1] + .2
+  marks, pixels = looks(images)
+  known = gallery.Gallery(np.arange(len(images)).astype(str), None, None, marks, pixels,
+                          None, None)
+  later = gallery.copies_of(*looks(new), known)
+  assert later.of.tolist() == [0] and not later.exact.any()
+  together = gallery.copies_among(*looks(np.concatenate([images, new])))
+  assert together.of.tolist() == [-1] * 40 + [0] * (times + 1)
+  assert together.exact.tolist() == [False] * 40 + [True] * times + [False]
+
+
 def test_kept_and_read_again(tmp_path):
   marks, pixels = looks(pictures())
   known = gallery.Gallery(np.array(['a/ü.png'] * 40), np.ones((40, 2)), np.ones((40, 2)),

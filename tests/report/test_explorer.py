@@ -199,7 +199,7 @@ def test_none_that_is_sure():
   """The page says what may be behind it, where there was a training."""
   told = lambda sure, history: ' '.join(page._verdict({'history': history}, {
       'total': 9, 'sure': sure, 'torn': 9 - sure, 'pairs': [], 'cards': [],
-      'foreign': {'count': 0}}))
+      'pinned': 0, 'foreign': {'count': 0}, 'copies': {'count': 0}}))
   assert 'too short' in told(0, [{}])
   assert 'too short' not in told(1, [{}]) + told(0, [])
 

@@ -78,8 +78,8 @@ def test_both_pipelines_give_the_same_minibatches(count, batch_size):
   for workers, devices in ((0, 1), (5, 2)):
     pipeline = make('grain', count, batch_size, devices=devices, workers=workers)
     for ours, theirs in zip(pipeline.training(2), wanted):
-      np.testing.assert_array_equal(ours.indices, theirs.indices)
-      np.testing.assert_array_equal(ours.images, theirs.images)
+      for one in ('indices', 'numbers', 'images'):
+        np.testing.assert_array_equal(getattr(ours, one), getattr(theirs, one))
 
 
 @NAMES
@@ -89,6 +89,21 @@ def test_fewer_images_than_a_batch(name, count, batch_size):
   found = indices(make(name, count, batch_size), 10)
   assert found.shape == (10, batch_size)
   assert set(found.ravel()) == set(range(count))
+
+
+@NAMES
+@pytest.mark.parametrize('count, batch_size, devices', [
+    (5, 8, 1), (3, 8, 2), (8, 8, 1), (9, 8, 1)])
+def test_an_image_that_comes_again_has_draws_of_its_own(name, count, batch_size, devices):
+  """By a number that no other image of the minibatch has; the first time its index."""
+  pipeline = make(name, count, batch_size, devices=devices)
+  for batch in itertools.islice(pipeline.training(0), 3):
+    found, wanted = np.asarray(batch.numbers), np.asarray(batch.indices)
+    assert len(set(found.tolist())) == batch_size
+    np.testing.assert_array_equal(found % count, wanted)
+    np.testing.assert_array_equal(found[:count], wanted[:count])
+  for batch, _ in pipeline.ordered(np.arange(count), batch_size):
+    np.testing.assert_array_equal(batch.numbers, batch.indices)
 
 
 @NAMES

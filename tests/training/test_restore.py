@@ -226,6 +226,21 @@ def test_every_operator(commands, run, tmp_path, monkeypatch):
     given.clear()
 
 
+def test_a_matrix_damages_other_images(commands, run, tmp_path, monkeypatch):
+  """Which come whole: by itself, and by noise of sigma."""
+  given = []
+  monkeypatch.setattr(Fitted, 'restore', lambda self, operator, y, *args, **options: (
+      given.append((operator, y)), RESTORE(self, operator, y, *args, **options))[1])
+  np.save(tmp_path / 'matrix.npy', np.eye(64)[::2])
+  np.savez(tmp_path / 'x.npz', images=DIGITS[100:104])
+  done(restore(commands, run, 'data.source=npz', f'data.path={tmp_path}/x.npz',
+               'restore.operator=matrix', f'restore.file={tmp_path}/matrix.npy',
+               'restore.sigma=.5', 'restore.method=ddrm'))
+  [(operator, y)] = given
+  noise = np.asarray(y - operator.apply(DIGITS[100:104, :, :, None].astype(np.float32)))
+  assert (noise != 0).all() and abs(noise.std() - .5) < 4 * .5 / (2 * noise.size)**.5
+
+
 def test_options_without_effect(commands, run):
   """Each is told, with what would read it; one that is read is not."""
   outcome = done(restore(commands, run, 'data.max_images=2', 'restore.operator=box',
@@ -651,8 +666,9 @@ def test_particles_that_are_lost(fit, capsys):
   """Few effective ones: a warning with what to do; none at all: an error."""
   seen, y = operators.box(SHAPE, .5, 0., .5, 1.), DIGITS[:2, :, :, None].astype(float)
   few = dict(**LITTLE, method='mcgdiff', particles=4)
-  fit.restore(seen, y, .01, **few, groups=1)
+  found = fit.restore(seen, y, .01, **few, groups=1)
   err = capsys.readouterr().err
+  assert ((1 <= found.ess) & (found.ess < 2)).any()  # not what it is once resampled
   assert 'one particle of 4 on the way (' in err and 'draws are alike' in err
   fit.restore(seen, y, .01, **few)  # two draws
   err = capsys.readouterr().err

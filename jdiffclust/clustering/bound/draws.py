@@ -125,9 +125,9 @@ def draw_steps(key, proposal, num: int, stratify: bool) -> jax.Array:
   return jnp.clip(t, 1, proposal.shape[0] - 1).astype(jnp.int32)
 
 
-def image_keys(key, indices) -> jax.Array:
-  """A typed key per image, [B], that depends on its index alone."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+def image_keys(key, numbers) -> jax.Array:
+  """A typed key per image, [B], that depends on its number alone."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
 def key_apart(key, number: int) -> jax.Array:
@@ -205,7 +205,7 @@ def evaluate_draws(model: ConditionalDDPM, estimator: Estimator, params: Paramet
     `Draws` of G = 2, n = S / 2.
   """
   num_clusters = params.means.shape[0]
-  keys = image_keys(key, batch.indices)
+  keys = image_keys(key, batch.numbers)
   half = drawing.num_draws // 2
   draw = functools.partial(image_draw, estimator=estimator, drawing=drawing,
                            shape=batch.images.shape[1:])

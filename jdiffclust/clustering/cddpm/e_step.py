@@ -42,7 +42,7 @@ def make_e_step(model: ConditionalDDPM, options, mesh: Mesh,
       draws, counts = run_race(model, estimator, params, batch, key, draws, drawing,
                                scoring)
     if amortised is not None:
-      keys = image_keys(key_apart(key, 1), batch.indices)
+      keys = image_keys(key_apart(key, 1), batch.numbers)
       log_q = log_posterior(functools.partial(amortised.infer, params.posterior),
                             batch.images, keys, amortised.views,
                             amortised.options.num_views)

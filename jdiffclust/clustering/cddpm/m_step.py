@@ -156,7 +156,7 @@ def make_m_step(model: ConditionalDDPM, options, mesh: Mesh,
       params = params._replace(means=jax.lax.stop_gradient(params.means))
     process, x0 = estimator.process, batch.images
     if posterior is not None:
-      keys = image_keys(key_apart(key, 1), batch.indices)
+      keys = image_keys(key_apart(key, 1), batch.numbers)
       keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
       log_q = jax.nn.log_softmax(posterior.infer(
           params.posterior, random_views(x0, keys, posterior.views)))

@@ -51,7 +51,7 @@ def cost_spread(model: ConditionalDDPM, estimator: Estimator, params: Parameters
     [L], nats.
   """
   shape, process, network = batch.images.shape, estimator.process, params.network
-  keys = image_keys(key, batch.indices)
+  keys = image_keys(key, batch.numbers)
 
   def one_level(level):
     t = jnp.full(shape[0], level)

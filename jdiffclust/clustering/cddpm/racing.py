@@ -191,7 +191,7 @@ def run_race(model: ConditionalDDPM, estimator: Estimator, params: Parameters,
   # The last of G - 1 tests would come after the last replicate: it is left out.
   level = drawing.race_error / (max(1, num_clusters - 1) * (replicates - 2))
   fixed, _ = fixed_parts(estimator, params, batch.images)
-  keys = image_keys(key, batch.indices)
+  keys = image_keys(key, batch.numbers)
 
   def tested(race):
     costs = weighted_costs(estimator, race.draws, scoring.weighting)

@@ -266,7 +266,7 @@ def reconstruction(model: Model, options, estimator: Estimator, params: Paramete
     key: a typed key.
   """
   mean, log_variance = model.encode(params.encoder, batch.images, None)
-  keys = image_keys(key_apart(key, 1), batch.indices)
+  keys = image_keys(key_apart(key, 1), batch.numbers)
   z = sampled_latents(mean, log_variance, keys)
   single = model.one_cluster(params)
   draws = evaluate_draws(model.given(z), estimator, single, batch, key,
@@ -323,7 +323,7 @@ def make_e_step(model: Model, options, mesh: Mesh):
   def e_step(estimator, params, batch, key):
     found = reconstruction(model, options, estimator, params, batch, key)
     posterior_of_z = params.mixture, found.mean, found.log_variance
-    keys = image_keys(key_apart(key, 2), batch.indices)
+    keys = image_keys(key_apart(key, 2), batch.numbers)
     log_tau = log_recognised(model, options.temperature, params, batch.images, keys)
     if batch.start is not None:
       log_tau = pooled(log_tau, batch.start, model.pool)

@@ -80,24 +80,27 @@ class Agreement(NamedTuple):
   Attributes:
     kind: of the start that was repeated.
     repeats: R.
-    came_back: in how many repeats each cluster did, [Q].
-    overlap: J_q, mean over repeats, [Q].
+    asked: in how many repeats each cluster had an image that was asked about, [Q].
+    came_back: in how many of these it came back, [Q].
+    overlap: J_q, mean over these, [Q]; None: there are none.
     rand: the adjusted Rand index of each repeat, [R].
   """
 
   kind: str
   repeats: int
+  asked: list[int]
   came_back: list[int]
-  overlap: list[float]
+  overlap: list[float | None]
   rand: list[float]
 
   def in_words(self) -> str:
     """Which clusters came back, in one line."""
-    by_times: dict[int, list[int]] = {}
-    for cluster, times in enumerate(self.came_back):
+    by_times: dict[tuple[int, int], list[int]] = {}
+    for cluster, times in enumerate(zip(self.came_back, self.asked)):
       by_times.setdefault(times, []).append(cluster)
-    parts = [f"{', '.join(map(str, clusters))} in {times} of {self.repeats}"
-             for times, clusters in sorted(by_times.items(), reverse=True)]
+    parts = [f"{', '.join(map(str, clusters))} "
+             + (f'in {times} of {asked}' if asked else 'had no image to ask about')
+             for (times, asked), clusters in sorted(by_times.items(), reverse=True)]
     return ('Clusters that came back when the start was made anew, from other seeds and '
             f"halves of the images: {'; '.join(parts)}.")
 
@@ -137,7 +140,7 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     vectors: embeddings of the images, [n, E]; None: they have none.
     within: called with the percents that are done of each, as of `fit_start`.
   """
-  found, rand = [], []
+  found, asked, rand = [], [], []
   for repeat in range(1, repeats + 1):
     seed = integer_seed(config.seed, f'agreement_{repeat}')
     order = np.random.default_rng(seed).permutation(len(sample))
@@ -146,11 +149,15 @@ def agree(sample: np.ndarray, image_shape, config, clusters: np.ndarray, repeats
     other.seed, other.num_clusters = seed, min(config.num_clusters, len(half))
     told = _start(kind, sample, image_shape, other, vectors, half, rest, within)
     found.append(jaccards(clusters[rest], told, config.num_clusters))
+    asked.append(np.isin(np.arange(config.num_clusters), clusters[rest]))
     rand.append(float(adjusted_rand_score(clusters[rest], told)))
     advance()
-  found = np.array(found)
-  return Agreement(kind, repeats, (found >= CAME_BACK).sum(axis=0).tolist(),
-                   found.mean(axis=0).tolist(), rand)
+  found, times = np.array(found), np.sum(asked, axis=0)
+  mean = found.sum(axis=0) / np.maximum(times, 1)  # 0 where no image was asked about
+  return Agreement(kind, repeats, times.tolist(),
+                   (found >= CAME_BACK).sum(axis=0).tolist(),
+                   [float(one) if number else None for one, number in zip(mean, times)],
+                   rand)
 
 
 def _start(kind, sample, image_shape, config, vectors, fitted, asked,

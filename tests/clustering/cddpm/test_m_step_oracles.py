@@ -194,6 +194,23 @@ def test_residual_loss_is_in_posterior_deviations(oracle, images, key):
     np.testing.assert_allclose(losses[i], expected, rtol=2e-3)
 
 
+def test_an_image_that_comes_again_is_drawn_anew(oracle, images, key):
+  """With noise, a step and a cluster of its own; the first time as if it were alone."""
+  p, x0 = oracle.make(), images(0, 4)
+  estimator = make_estimator(p, 'elbo', 'density')
+  once = draw_noise(estimator, batch_of(x0), key)
+  rows = np.arange(12) % 4
+  batch = Batch(x0[rows], jnp.asarray(rows, jnp.int32),
+                repeated=jnp.asarray(np.arange(12) - rows, jnp.int32))
+  noise = draw_noise(estimator, batch, key)
+  np.testing.assert_array_equal(noise.eps[:4], once.eps)
+  np.testing.assert_array_equal(noise.t[:4], once.t)
+  eps = np.asarray(noise.eps).reshape(12, -1)
+  assert np.abs(eps[:, None] - eps[None])[~np.eye(12, dtype=bool)].max(axis=1).min() > .1
+  for keys in (noise.cluster_keys, noise.dropout_keys):
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 12
+
+
 @functools.cache
 def compiled(model, devices, **changes):
   """A compiled M-step, shared by the tests that ask for the same one."""

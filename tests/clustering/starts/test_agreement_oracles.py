@@ -48,6 +48,18 @@ def test_true_clusters_come_back_and_a_random_one_does_not():
   assert '2 in 2 of 2; 0, 1 in 0 of 2' in found.in_words()
 
 
+def test_an_empty_cluster_neither_comes_back_nor_stays_away():
+  """Nobody of it could be asked about."""
+  sample, labels = groups(3, 20, .05)
+  found = agreement.agree(sample, (4, 4, 1), config_of(4), labels, 2, 'neighbours')
+  assert found.asked == [2, 2, 2, 0] and found.overlap[3] is None
+  assert 0 <= min(found.overlap[:3]) and max(found.came_back[:3]) <= 2
+  words = agreement.Agreement('neighbours', 3, [3, 3, 2, 0], [3, 0, 2, 0],
+                              [.9, .1, .8, None], [1., 1., 1.]).in_words()
+  assert words.endswith(
+      ': 0 in 3 of 3; 2 in 2 of 2; 1 in 0 of 3; 3 had no image to ask about.')
+
+
 def test_images_without_clusters_have_the_moments():
   """Of many draws, up to their Monte Carlo error."""
   rows = groups(2, 2000, .2)[0][:, :3]
