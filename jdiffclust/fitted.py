@@ -47,6 +47,7 @@ from jdiffclust.data.rendering import (
     FAINT, Rendering, from_json, look_scaled, unknown_range)
 from jdiffclust.data.symmetry import Symmetry
 from jdiffclust.diffusion.denoiser import Denoiser
+from jdiffclust.diffusion.samplers import sampler_options
 from jdiffclust.errors import UserError
 from jdiffclust.evaluation.diagnostics import Advice, advice
 from jdiffclust.inverse import operators
@@ -56,7 +57,7 @@ from jdiffclust.inverse.restorer import restorer_options
 from jdiffclust.inverse.units import Units, is_told
 from jdiffclust.processes import as_the_main_one_has_it
 from jdiffclust.progress import PERCENT, Reporter
-from jdiffclust.registry import RECOGNISED, RESTORERS
+from jdiffclust.registry import RECOGNISED, RESTORERS, SAMPLERS
 from jdiffclust.sharding import (
     check_batch_size, mesh_of, mesh_of_fit, replicate, to_host)
 from jdiffclust.streams import stream
@@ -296,7 +297,7 @@ class Fitted:
       raise UserError(
           f'{source.name} has embeddings of {vectors.shape[1]} numbers, but those of the '
           f'fit have {known.rows.shape[1]}: make them by the same network.')
-    check_directions(vectors, source.ids, self.config.start)
+    check_directions(vectors, source.ids, self.config.start, for_fit=False)
 
   def log_density(self, source, options=None,
                   reporter: Reporter | None = None) -> Densities:
@@ -559,7 +560,8 @@ class Fitted:
       UserError: an option is unknown, or its value is not allowed.
     """
     config = config_lib.copied(self.config)
-    config.sample.clusters = ()
+    # What the picture of the fit shows is nothing that another call has asked for.
+    config.sample.update(clusters=(), interpolate=0, trajectory=0)
     for name, value in changes.items():
       if name not in config[section]:
         raise config_lib.unknown_option(f'{section}.{name}')
@@ -915,6 +917,25 @@ def without_effect(options) -> list[str]:
         found.append(f'config.restore.{name} = {value!r} has no effect: '
                      f'config.restore.{kind} = {options[kind]!r} does not read it '
                      f"({', '.join(readers)} would).")
+  return found
+
+
+def unread_by_sampler(options) -> list[str]:
+  """A line for each option of `sample` that is set, but of another sampler.
+
+  Args:
+    options: the section `sample` of a config.
+  """
+  known, found = config_lib.all_options(), []
+  for name, value in options.items():
+    readers = [each for each in SAMPLERS if name in sampler_options(each)]
+    if name in ('num_steps', 'grid'):
+      readers = [each for each in SAMPLERS if each != 'adaptive']
+    if readers and options.sampler not in readers and (
+        value != known[f'sample.{name}'].default):
+      found.append(f'config.sample.{name} = {value!r} has no effect: config.sample.'
+                   f'sampler = {options.sampler!r} does not read it '
+                   f"({', '.join(readers)} would).")
   return found
 
 

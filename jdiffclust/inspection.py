@@ -205,7 +205,12 @@ def cautions(found: Inspection, num_clusters: int | str) -> list[str]:
         f'{found.contrast:.0%} of their contrast: what sets them apart may be too fine '
         f'to be seen. --config.recognition.max_side={2 * max(height, width)} sees more, '
         'and takes four times as long.')
-  if not isinstance(num_clusters, str) and 1 < num_clusters and (
+  different = found.num_images - len(found.odd['duplicates'])
+  if not isinstance(num_clusters, str) and different < num_clusters:
+    told.append(f'Only {different} of the {found.num_images} images differ: at least '
+                f'{num_clusters - different} of {num_clusters} clusters will be empty, '
+                'or the same. Ask for fewer.')
+  elif not isinstance(num_clusters, str) and 1 < num_clusters and (
       found.num_images < IMAGES_EACH * num_clusters):
     told.append(
         f'{num_clusters} clusters are many for {found.num_images} images, '

@@ -46,7 +46,7 @@ from jdiffclust.evaluation.latent_space import LatentResults
 from jdiffclust.errors import WRITES_IT, UserError, on_one_line
 from jdiffclust.fitted import (
     DAMAGE, Fitted, check_like_the_fit, data_like_the_fit, load, pipeline_of, tell_of,
-    units_of)
+    units_of, unread_by_sampler)
 from jdiffclust.inverse import operators
 from jdiffclust.inverse.operators import Operator
 from jdiffclust.progress import Reporter
@@ -927,6 +927,8 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
   given = [decided.drawn_for(cluster) for cluster in options.clusters]
   clusters = tuple(dict.fromkeys(sum(given, []))) or tuple(range(number))
   chosen = {name: value for name, value in options.items() if name != 'clusters'}
+  for line in unread_by_sampler(options):
+    reporter.warning(line)
   drawn = fitted.sample(clusters, reporter, **chosen)
   if not is_main_process():
     return None
@@ -944,13 +946,16 @@ def write_samples(fitted: Fitted, workdir: pathlib.Path, options,
     without(film)  # of an earlier command, of other samples
   else:
     written += film
-    states = figures.sample_grid(drawn.states[:, 0], rows, heading='from noise to image')
+    states = drawn.states[:, 0]
+    few = np.linspace(0, states.shape[1] - 1, min(states.shape[1], figures.MAX_COLUMNS))
+    states = figures.sample_grid(states[:, np.rint(few).astype(int)], rows,
+                                 heading='from noise to image')
     figures.save_figure(states, film[0])
     figures.save_animation(drawn.states, film[1])
   count = drawn.images.shape[0] * drawn.images.shape[1]
-  return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1], by '
-          f'{options.sampler} in {drawn.evaluations:.0f} network evaluations each: '
-          f"{', '.join(map(str, written))}{earlier}")
+  return (f'{count:,} images of shape {drawn.images.shape[2:]}, in [-1, 1] up to what '
+          f'the network overshoots, by {options.sampler} in {drawn.evaluations:.0f} '
+          f"network evaluations each: {', '.join(map(str, written))}{earlier}")
 
 
 def write_restored(fitted: Fitted, operator: Operator, source: ImageSource,

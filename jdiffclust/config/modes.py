@@ -14,14 +14,17 @@ WHEREABOUTS = ('data.path', 'data.labels_path', 'data.label_key', 'data.use_labe
                'data.unreadable', 'data.labels', 'data.metadata')
 EMBEDDINGS = 'data.embeddings'
 # Sections and options that a command is asked by, of a model that is fitted already.
+# An evaluation draws images of each cluster, and no way to them or between two.
+_OF_ROWS = ('sample.clusters', 'sample.interpolate', 'sample.trajectory')
 ASKED = {
     'predict': (*DEVICES, *E_STEP, *READING, 'predict'),
     'add': (*DEVICES, *E_STEP, *READING, 'predict'),
     'sample': (*DEVICES, 'sample'),
     'restore': (*DEVICES, *READING, 'restore'),
     'decide': (), 'sort': ('data.path',), 'similar': (*DEVICES, 'data.unreadable'),
-    'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, EMBEDDINGS, 'sample',
-                 'quality')}
+    'evaluate': (*DEVICES, *E_STEP, *READING, *WHEREABOUTS, EMBEDDINGS,
+                 *(name for name in all_options()
+                   if name.startswith('sample.') and name not in _OF_ROWS), 'quality')}
 # What describes the images of a command, other than those of the fit.
 _OTHERS = (*WHEREABOUTS, 'data.source', 'data.name', 'data.split', 'data.image_key',
            'data.range', 'data.background', 'data.frames', 'data.max_images')

@@ -42,6 +42,7 @@ END = '\x1aend'  # stands behind the last line
 # What a spreadsheet writes in the place of a formula that fails, as -cats is one.
 FAILED = re.compile(r'#(NAME\?|REF!|VALUE!|DIV/0!|NULL!|NUM!|N/A|SPILL!|CALC!)',
                     re.IGNORECASE)
+UNSIGNED = re.compile(r'\d[eE]\d')  # of codes such as 1E5; numbers are written 1e+05
 BINARY = b'PK\x03\x04', b'\xd0\xcf\x11\xe0', b'\x1f\x8b'  # .xlsx, .xls, .gz
 # Texts that a spreadsheet would take for a number, a time or a day, and show as another
 # text: 007, 1E5, 3/4, 1-2, 12:30, Mar 1. Not 7, 1.5 and 2026-03-01, which say the same.
@@ -72,11 +73,13 @@ class Matches(NamedTuple):
     rows: of each image, rising; empty: none.
     of_none: those of no image.
     of_several: those of several images, which are left out.
+    aside: those left out that name an image by its end alone, where others name it whole.
   """
 
   rows: list[list[int]]
   of_none: list[int]
   of_several: list[int]
+  aside: list[int]
 
 
 class Joined(NamedTuple):
@@ -193,8 +196,16 @@ def layout_of(data: bytes) -> Layout:
   encoding = 'utf-16' if data[:2] in (b'\xff\xfe', b'\xfe\xff') else 'utf-8-sig'
   first = (data.decode(encoding, 'replace').lstrip('\r\n').splitlines() or [''])[0]
   said = re.fullmatch(r'"?sep=(.)"?', first.strip(), re.IGNORECASE)
-  return Layout(encoding, said[1] if said else max(DELIMITERS, key=first.count),
-                said is not None)
+  return Layout(encoding, said[1] if said else _delimiter(first), said is not None)
+
+
+def _delimiter(header: str) -> str:
+  """That by which a column is called as the files' are; or else there are most."""
+  def merit(delimiter):
+    cells = next(csv.reader([header], delimiter=delimiter), [])
+    named = len(cells) > 1 and any(cell.strip().lower() in NAMES for cell in cells)
+    return named, len(cells)
+  return max(DELIMITERS, key=merit)
 
 
 def rows_of(data: bytes) -> list[list[str]]:
@@ -237,12 +248,25 @@ def _as_csv_has_them(column: list[Any]) -> list[Any]:
           or isinstance(cell, str) and not cell.strip() else cell for cell in column]
 
 
+def _check_columns(names: Sequence[str], path: str) -> None:
+  """Checks that no two columns have one name.
+
+  Raises:
+    UserError: two have.
+  """
+  twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+  if twice is not None:
+    raise errors.UserError(f'{path!r} has two columns of one name, {twice!r}: rename '
+                           'one.')
+
+
 def arrow_of_parquet(path: str):
   """The `pyarrow.Table` of a Parquet file, without the row numbers of pandas.
 
   Texts by which pandas calls the rows are a column `file`.
   """
   import pyarrow.parquet  # not before it is needed: it takes a while
+  _check_columns(pyarrow.parquet.read_schema(path).names, path)
   table = pyarrow.parquet.read_table(path)
   for place, field in enumerate(table.schema):  # pandas' categories
     if pyarrow.types.is_dictionary(field.type):
@@ -273,7 +297,10 @@ def arrow_of_csv(path: str, named: Callable[[Sequence[str]], bool]):
   read = lambda **more: pyarrow.csv.read_csv(
       path, parse_options=parse, read_options=pyarrow.csv.ReadOptions(**options, **more))
   table = read()
-  return table if named(table.column_names) else read(autogenerate_column_names=True)
+  if not named(table.column_names):
+    return read(autogenerate_column_names=True)
+  _check_columns(table.column_names, path)
+  return table
 
 
 def column_of(table: Table, known: Sequence[str], place: int, what: str, path: str,
@@ -351,16 +378,20 @@ def images_of(names: Sequence[Any], ids: Sequence[str],
 
 def _fitting(names: Sequence[tuple[str, ...]],
              ids: Sequence[tuple[str, ...]]) -> list[list[int]]:
-  """The ids that each name is equal to, or else the end of, or has as its end."""
+  """The ids that each name is equal to, or else the end of, or has as its end.
+
+  Of several that are its end, the longest: /r/b/a.png is b/a.png, and not a.png.
+  """
   ends, whole = collections.defaultdict(list), collections.defaultdict(list)
   for image, parts in enumerate(ids):
     whole[parts].append(image)
     for count in range(1, len(parts)):
       ends[parts[:count]].append(image)
-  return [whole[parts] if parts in whole else sorted([
-      *ends.get(parts, ()), *(image for count in range(1, len(parts))
-                              for image in whole.get(parts[:count], ()))])
-          for parts in names]
+  def longest(parts):
+    return next((whole[parts[:count]] for count in range(len(parts) - 1, 0, -1)
+                 if parts[:count] in whole), ())
+  return [whole[parts] if parts in whole else
+          sorted([*ends.get(parts, ()), *longest(parts)]) for parts in names]
 
 
 def _in_any_case(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -391,7 +422,8 @@ def matches(names: Sequence[Any], ids: Sequence[str]) -> Matches:
   rows = [own if len(own) < 2 else
           [row for row in own if _parts(names[row]) == _parts(ids[image])] or own
           for image, own in enumerate(found)]
-  return Matches(rows, of_none, of_several)
+  aside = [row for own, kept in zip(found, rows) for row in own if row not in kept]
+  return Matches(rows, of_none, of_several, aside)
 
 
 def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
@@ -416,6 +448,8 @@ def join(names: Sequence[Any], ids: Sequence[str], values: Sequence[Any],
       (named(found.of_none), 'rows are of no image here'),
       (named(found.of_several),
        'rows are of several images, by their names, and left out'),
+      (named(found.aside), 'rows name an image by its end alone that another row names '
+       'whole, and are left out'),
       (torn, 'images have rows that contradict each other, and get none')) if which]
   missing = int(np.sum(rows < 0))
   if missing:
@@ -537,10 +571,17 @@ def check_some(joined: Joined, table: Table, name: str, ids: Sequence[str], path
         'table out.')
 
 
+def _numbered(cells: Sequence[str]) -> bool:
+  """Whether what stands behind a point counts on, as 1.9, 1.10: 0s at its end tell."""
+  after = [cell.partition('.')[2] for cell in cells if '.' in cell]
+  return len({len(part) for part in after if part != '0'}) > 1 and any(
+      part.endswith('0') and part != '0' for part in after)
+
+
 def typed(column: Sequence[Any]) -> list[Any]:
   """A column of texts as numbers, if all are but for what says that nothing is known.
 
-  Codes are none: 007, +49, or 1.10 where there is 1.1, too.
+  Codes are none: 007, +49, 1E5, or 1.10 where there is 1.1 or 3.2, too.
   """
   if not all(cell is None or isinstance(cell, str) for cell in column):
     return list(column)
@@ -553,7 +594,9 @@ def typed(column: Sequence[Any]) -> list[Any]:
       continue
     digits = [cell.lstrip('-') for cell in given]
     plain = all(cell.isascii() and '_' not in cell and cell[:1] != '+'
-                and not (cell[:1] == '0' and cell[1:2].isdigit()) for cell in digits)
+                and not (cell[:1] == '0' and cell[1:2].isdigit())
+                and not UNSIGNED.search(cell) for cell in digits)
+    plain = plain and not _numbered(digits)
     if plain and len(set(value.values())) == len(given) and all(
         abs(number) < 2**53 for number in value.values()):
       return [None if cell is None else value[cell] for cell in known]

@@ -39,6 +39,7 @@ REFUSED = (*LABELS, 'labels', 'classes', 'y', 'cluster')
 BLOCK = 4096  # rows looked at at once
 DECIMAL = re.compile(r'\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*', re.IGNORECASE)
 CONSTANT = 3  # numbers in a vector, from which on it is odd if all are the same
+LARGEST = 1e15  # number of a vector; its square is far from float32's largest
 
 
 class Embeddings(NamedTuple):
@@ -121,9 +122,14 @@ def _read_npz(path: str) -> Embeddings:
         raise UserError(f"{path!r} has no array named {', '.join(VECTOR_KEYS)}; it has: "
                         f"{', '.join(known) or 'none'}: name one so.")
       key = others[0]
+    try:
+      given = () if named is None else arrays[named].ravel()
+    except ValueError:  # objects are not loaded
+      raise UserError(f'{path!r}: {named!r} holds Python objects, which are not read: '
+                      f'save {named}.astype(str).') from None
     names = None if named is None else tuple(
         name.decode('utf-8', 'backslashreplace') if isinstance(name, bytes) else str(name)
-        for name in arrays[named].ravel())
+        for name in given)
     if named is None:
       _check_numbers(arrays, key, path)
     rest = [name for name in texts if name not in (key, named, *REFUSED)]
@@ -175,8 +181,6 @@ def _read_table(path: str) -> Embeddings:
     table = arrow_of_csv(path, lambda header: not _are_values(header))
   types = pa.types
   of = {name: table.schema.field(name).type for name in table.column_names}
-  if len(of) < len(table.column_names):
-    raise UserError(f'{path!r} has two columns of one name: rename one.')
   among = lambda *tests: [name for name, kind in of.items()
                           if any(test(kind) for test in tests)]
   texts = among(types.is_string, types.is_large_string, types.is_string_view)
@@ -337,7 +341,8 @@ def matched(found: Embeddings, ids: Sequence[str],
     [N, D], a memory map if `found` is one in their order; and notes, a line each.
 
   Raises:
-    UserError: an image has no vector or two; or a vector is not finite.
+    UserError: an image has no vector or two; or a vector is not finite, or far too large
+      or small to be compared in float32.
   """
   values, notes = found.values, list(found.notes)
   named, names = found.names is not None, found.names or ()
@@ -364,8 +369,13 @@ def matched(found: Embeddings, ids: Sequence[str],
 def _rows_by_name(found: Embeddings, ids: Sequence[str]) -> np.ndarray:
   """The row of each image, int [N]."""
   names = found.names or ()
-  rows = matches(names, ids).rows
+  rows, _, several, _ = matches(names, ids)
   missing = next((name for name, own in zip(ids, rows) if not own), None)
+  if missing is not None and several:
+    raise UserError(
+        f'{found.where}: no vector for the image {missing!r}, while '
+        f'{names[several[0]]!r} there may be of several images: name the file of each '
+        'by its whole path.')
   if missing is not None:
     raise UserError(
         f'{found.where}: no vector for the image {missing!r}; the names there begin with '
@@ -385,7 +395,7 @@ def _check_values(values: np.ndarray, ids: Sequence[str], where: str,
   Returns:
     A note if some of them are one number throughout.
   """
-  differ, constant = not for_fit or len(values) < 2, []
+  differ, constant, largest = not for_fit or len(values) < 2, [], 0.
   for start in range(0, len(values), BLOCK):
     with np.errstate(over='ignore'):  # what is too large becomes infinite
       rows = np.asarray(values[start:start + BLOCK], np.float32)
@@ -395,11 +405,23 @@ def _check_values(values: np.ndarray, ids: Sequence[str], where: str,
       row = start + int(np.argmax(bad))
       raise UserError(f'{where}: the vector of image {row} ({ids[row]!r}) has NaN or '
                       'infinite numbers: all must be finite; embed that image again.')
+    sizes = np.abs(rows).max(axis=1)
+    if sizes.max() > LARGEST:
+      row = int(np.argmax(sizes))
+      odd = rows[row][np.argmax(np.abs(rows[row]))]
+      raise UserError(f'{where}: the vector of image {start + row} '
+                      f'({ids[start + row]!r}) has the number {odd:g}, as what stands '
+                      'for a missing one: embed that image again, or scale '
+                      f'all vectors to numbers under {LARGEST:g}.')
+    largest = max(largest, float(sizes.max()))
     differ = differ or (rows != first).any()
     constant += (start + np.flatnonzero(np.ptp(rows, axis=1) == 0)).tolist()
   if not differ:
     raise UserError(f'{where}: all {len(values)} vectors are the same: nothing to '
                     'cluster; look at how they were made.')
+  if 0 < largest < 1 / LARGEST:
+    raise UserError(f'{where}: no number is larger than {largest:g}: scale all vectors, '
+                    f'by {1 / largest:g}, say.')
   if not constant or values.shape[1] < CONSTANT:
     return []
   return [f'{where}: {len(constant)} of {len(values)} vectors are one number throughout, '

@@ -80,8 +80,8 @@ class Sampler(abc.ABC):
       UserError: the sampler has none.
     """
     del state, row, mu
-    raise UserError(f'{type(self).__name__} keeps no states: set num_states to 0, or '
-                    'take another sampler.')
+    raise UserError(f'{type(self).__name__} keeps no states: set num_states '
+                    '(config.sample.trajectory) to 0, or take another sampler.')
 
 
 def run(sampler: Sampler, table: Table, denoiser: Denoiser, keys, condition,
@@ -137,7 +137,8 @@ def _begin(sampler, num_states, table, denoiser, keys, condition):
   start = sampler.noisy_images(state, first, denoiser.centre(condition))
   if not 2 <= num_states <= num_rows + 1:
     raise UserError(f'{num_states} states of a sampler of {num_rows} network '
-                    f'evaluations: set num_states to 2..{num_rows + 1}, or 0 for none.')
+                    'evaluations: set num_states (config.sample.trajectory) to '
+                    f'2..{num_rows + 1}, or 0 for none.')
   return state, jnp.broadcast_to(start, (num_states, *start.shape))
 
 

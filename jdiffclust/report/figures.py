@@ -28,7 +28,7 @@ from jdiffclust.evaluation.diagnostics import bits_per_dimension
 
 DPI = 200
 LONGEST_NAME = 20  # characters of the name of a cluster
-MAX_ROWS = 50
+MAX_ROWS, MAX_COLUMNS = 50, 32  # of a sheet; of a row of generated images
 
 # {cluster: (typical images, uncertain images)}.
 Members = Mapping[int, tuple[np.ndarray, np.ndarray]]
@@ -126,7 +126,8 @@ def sample_grid(samples: np.ndarray, clusters: Sequence[Any] | None = None,
   """Draws a row of generated images for each cluster.
 
   Args:
-    samples: [Q, n, H, W, C] in [-1, 1], C 1 or 3.
+    samples: [Q, n, H, W, C] in [-1, 1], C 1 or 3; of each row `MAX_COLUMNS` at most are
+      drawn, the first ones.
     clusters: names of the Q rows; None: the numbers 0 to Q - 1.
     max_rows: the number of rows to draw at most; the first ones are drawn.
     heading: what the images are.
@@ -138,8 +139,11 @@ def sample_grid(samples: np.ndarray, clusters: Sequence[Any] | None = None,
     ValueError: C is neither 1 nor 3.
   """
   clusters = range(len(samples)) if clusters is None else clusters
+  count = samples.shape[1]
+  if count > MAX_COLUMNS:
+    heading += f', the first {MAX_COLUMNS} of {count:,}'
   return sheet(
-      [[row] for row in samples[:max_rows]],
+      [[row[:MAX_COLUMNS]] for row in samples[:max_rows]],
       headings=(heading,),
       row_labels=[str(cluster) for cluster in clusters][:max_rows],
       title=_cap_title('first', min(len(samples), max_rows), len(samples)))
@@ -177,7 +181,8 @@ def save_animation(states: np.ndarray, path: str | os.PathLike,
 
   Args:
     states: k states of n images for each of Q clusters, [Q, n, k, H, W, C], C 1 or 3;
-      values beyond [-1, 1] are clipped.
+      values beyond [-1, 1] are clipped. The first `MAX_ROWS` clusters and `MAX_COLUMNS`
+      images are shown.
     path: the file, which is written all at once or not at all.
     milliseconds: how long a state is shown; the last one is shown ten times as long.
 
@@ -185,6 +190,7 @@ def save_animation(states: np.ndarray, path: str | os.PathLike,
     ValueError: C is neither 1 nor 3.
     OSError: the file cannot be written.
   """
+  states = states[:MAX_ROWS, :MAX_COLUMNS]
   num_rows, num_images, num_states = states.shape[:3]
   frames = []
   for k in range(num_states):

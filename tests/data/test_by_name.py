@@ -256,9 +256,44 @@ def test_columns_have_types():
   assert by_name.typed(['1', '.5']) == [1., .5]
   assert by_name.typed(['nan', '1', 'NA', '<NA>', 'None']) == [None, 1, None, None, None]
   assert by_name.typed(['1e-05', '2.5', 'NULL']) == [1e-5, 2.5, None]
+  assert by_name.typed(['1.0', '0.25', '2e+05']) == [1., .25, 2e5]
+  assert by_name.typed(['1.10', '2.35']) == [1.1, 2.35]
   for texts in (['007', '1'], ['1', 'x'], ['1_0'], [None], ['NA'],
-                ['1.10', '1.1'], ['+4912345', '5'], ['inf', '1']):
+                ['1.10', '1.1'], ['+4912345', '5'], ['inf', '1'],
+                ['1E5', '2', '33'], ['12e3', '1'], ['2.10', '3.2', '7.1']):
     assert by_name.typed(texts) == texts
+
+
+@pytest.mark.parametrize('header, row', [
+    ('file\tsize, cm', 'b.png\t3'), ('file;"a, b, c"', 'b.png;3'),
+    ('file,a;b', 'b.png,3'), ('"file";x', 'b.png;3'), ('other,file', '3,b.png')])
+def test_which_sign_parts_the_columns(header, row, tmp_path):
+  """One by which a column is called as the files are; commas within a name part none."""
+  (tmp_path / 'x.csv').write_text(f'{header}\n{row}\n', encoding='utf-8')
+  found, note = by_name.read_metadata(str(tmp_path / 'x.csv'), ('b.png',))
+  assert list(found.values()) == [[3]] and not note
+
+
+def test_a_row_that_is_set_aside_is_told():
+  """One names the image whole, the other by its end, and says something else."""
+  joined = by_name.join(['t/a.png', 'a.png', 'b.png'], ['t/a.png', 't/b.png'],
+                        [1, 9, 2], 'x.csv')
+  assert joined.rows.tolist() == [0, 2]
+  assert "1 rows name an image by its end alone" in joined.note and 'a.png' in joined.note
+
+
+def test_paths_from_elsewhere_are_of_the_longest_end():
+  """/r/b/a.png is b/a.png, though it ends in a.png, too."""
+  ids = ['a.png', 'b/a.png', 'c/b/a.png']
+  assert by_name.images_of([f'/r/{name}' for name in ids], ids) == [[0], [1], [2]]
+
+
+def test_two_columns_of_one_name(tmp_path):
+  """In a Parquet file, too: a line."""
+  found = pyarrow.table([['a.png'], [1], [2]], names=['file', 'x', 'x'])
+  pyarrow.parquet.write_table(found, tmp_path / 'x.parquet')
+  line = refused(by_name.read_metadata, str(tmp_path / 'x.parquet'), ('a.png',))
+  assert "two columns of one name, 'x'" in line
 
 
 @pytest.mark.parametrize('text', [

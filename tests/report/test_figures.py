@@ -98,6 +98,17 @@ def test_sample_grid(size, channels, side, tmp_path):
   assert {'4', '7', '9', 'generated images'} <= set(texts(figure))
 
 
+def test_sample_grid_of_very_many(tmp_path):
+  """The first ones are drawn, and it says so; a GIF may be 65,535 pixels wide."""
+  samples = np.full((2, 600, 8, 8, 1), .5, np.float32)
+  figure = figures.sample_grid(samples)
+  assert 'generated images, the first 32 of 600' in texts(figure)
+  assert area(pixels(figure, tmp_path / 'x.png'), .5) == 2 * 32 * 128**2
+  figures.save_animation(samples[:, :, None], tmp_path / 'x.gif')
+  with Image.open(tmp_path / 'x.gif') as film:
+    assert film.size == (32 * 128, 2 * 128)
+
+
 def test_pixels_are_the_images_own(tmp_path):
   image = np.linspace(-1, 1, 8 * 8 * 3, dtype=np.float32).reshape(1, 1, 8, 8, 3)
   picture = pixels(figures.sample_grid(image), tmp_path / 'x.png')

@@ -1,9 +1,11 @@
 """predict, sample and evaluate on a fitted workdir; what they refuse."""
 
 import csv
+import json
 import shutil
 
 import hypothesis
+import jax
 from hypothesis import strategies as st
 import matplotlib.image
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
+import jdiffclust
 from jdiffclust.clustering.cddpm.density import Densities
 from jdiffclust.fitted import Fitted
 from jdiffclust.deciding import share_below
@@ -288,6 +291,35 @@ def test_other_samplers(options, commands, run):
   assert np.abs(found - default).max() > .01
 
 
+@pytest.mark.parametrize('options, unread', [
+    (['eta=.5', 'num_steps=5'], ['eta = 0.5']),
+    (['sampler=heun', 'num_steps=4', 'snr=.1', 'predictor=euler_maruyama'],
+     ['predictor =', 'snr = 0.1']),
+    (['sampler=ddim', 'num_steps=5', 'eta=.5'], [])], ids=' '.join)
+def test_options_of_another_sampler(options, unread, commands, run):
+  """Each is told, with the samplers that read it."""
+  outcome = commands.small(
+      '--mode=sample', f'--workdir={run}', '--config.sample.num_images=1',
+      *(f'--config.sample.{option}' for option in options))
+  assert outcome.code == 0, outcome.err
+  lines = [line for line in outcome.err.splitlines() if 'has no effect' in line]
+  assert len(lines) == len(unread)
+  for line, fragment in zip(lines, unread):
+    assert fragment in line and 'would' in line
+
+
+def test_the_picture_of_a_fit_does_not_bind_other_calls(commands, run):
+  """A fit whose samples lead from one cluster to another draws and restores the rest."""
+  kept = json.loads((run / 'config.json').read_bytes())
+  kept['sample'] |= {'interpolate': 4, 'clusters': [0, 1], 'trajectory': 3}
+  (run / 'config.json').write_text(json.dumps(kept))
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    fitted = jdiffclust.load(run, build=commands.build)
+  assert fitted.sample((0, 1), num_images=1).images.shape[0] == 2
+  config = fitted.with_options('restore', {})
+  assert config.sample.interpolate == config.sample.trajectory == 0
+
+
 def test_number_of_evaluations_is_told(commands, run):
   """Heun's method takes two a step, but for the last one; a film of before is gone."""
   (run / 'trajectory.gif').write_bytes(b'of other samples')
@@ -331,6 +363,7 @@ def test_trajectory(commands, run):
 
 @pytest.mark.parametrize('options, fragments', [
     (['num_steps=21'], ['21', '20']),
+    (['trajectory=22'], ['config.sample.trajectory', '2..21']),
     (['interpolate=3'], ['interpolate', 'not 0']),
     (['interpolate=1'], ['interpolate = 1', '0']),
     (['interpolate=3', 'clusters=0,1,2'], ['interpolate', 'not 3']),

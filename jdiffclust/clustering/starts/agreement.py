@@ -67,6 +67,10 @@ class Sign(NamedTuple):
     """What to tell of it, in one line."""
     figures = (f'adjusted Rand index {self.rand:.2f}; of images without clusters '
                f'{self.without:.2f}')
+    if self.missing and self.without > 1 - SIGN:
+      return ('Whether there is a sign of clusters cannot be told: halves of the images '
+              f'agree on so many as well where there are none ({figures}). Fewer, or '
+              'more images, may tell.')
     if self.missing:
       return ('There is no sign of this number of clusters: halves of the images hardly '
               f'agree on them ({figures}). They may cut the images at arbitrary places; '

@@ -8,10 +8,12 @@ choice between starts by the model's own bound `jdiffclust.training.trial`.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
@@ -74,7 +76,9 @@ def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> A
   Returns:
     `Assign` of hard responsibilities.
   """
-  model = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(sample)
+  with warnings.catch_warnings():  # of fewer images that differ: a cluster is empty
+    warnings.simplefilter('ignore', ConvergenceWarning)
+    model = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(sample)
   return lambda images, _: np.eye(num_clusters, dtype=np.float32)[model.predict(images)]
 
 

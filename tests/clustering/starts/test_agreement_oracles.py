@@ -68,6 +68,14 @@ def test_images_without_clusters_have_the_moments():
   np.testing.assert_allclose(np.cov(drawn.T), np.cov(rows.T), atol=.05)
 
 
+def test_a_sign_that_cannot_be_seen():
+  """Images without clusters agree so well that none could lead by what is asked for."""
+  words = lambda *figures: agreement.Sign(*figures).in_words()
+  assert words(1., .81).startswith('Whether there is a sign of clusters cannot be told')
+  assert words(.3, .2).startswith('There is no sign')
+  assert words(.9, .2).startswith('There is a sign')
+
+
 @pytest.mark.parametrize('kind', ['groups', 'noise', 'gaussian'])
 def test_a_sign_of_clusters(kind):
   """Of groups there is one; of noise, and of one elongated Gaussian, none."""

@@ -118,3 +118,22 @@ def test_vectors_without_a_direction():
   message = refused(check_directions, damaged, ids, config_of().start, 16)
   assert "image 41 ('41.png')" in message and 'euclidean' in message
   check_directions(damaged, ids, config_of(embeddings_distance='euclidean').start)
+
+
+@pytest.mark.parametrize('vectors', [
+    np.arange(1., 91)[:, None] * np.array([[3., -1, 2]]), np.arange(1., 91)[:, None],
+    np.arange(90.)[:, None] - 44.5])
+def test_vectors_of_one_direction(vectors):
+  """Have no clusters by angle; new images may well point the same way."""
+  ids = [f'{k}.png' for k in range(90)]
+  message = refused(check_directions, vectors, ids, config_of().start, 16)
+  assert 'set euclidean' in message and '90 embeddings' in message
+  check_directions(vectors, ids, config_of().start, for_fit=False)
+  check_directions(vectors, ids, config_of(embeddings_distance='euclidean').start)
+
+
+def test_angles_are_of_no_scale():
+  """Down to numbers whose squares float32 does not have."""
+  compare = comparison_of(VECTORS, config_of().start)
+  for scale in (1e-30, 1e-10, 1e10):
+    np.testing.assert_allclose(compare(VECTORS * scale), compare(VECTORS), atol=1e-5)
