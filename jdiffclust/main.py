@@ -484,9 +484,10 @@ def run_fit(config, workdir: pathlib.Path, reporter, build, parts,
   from jdiffclust.fitted import finest_of, fit, held_run
   from jdiffclust.outputs import write_outputs
   from jdiffclust.report import results
-  from jdiffclust.workdir import COMMAND, Workdir, is_main_process
+  from jdiffclust.workdir import COMMAND, Workdir, added_later, is_main_process
   store = Workdir(workdir, config.checkpoint.keep, started)
-  load = lambda: load_source(config.data, finest=finest_of(config))
+  load = lambda: load_source(config.data, finest=finest_of(config),
+                             later=added_later(workdir, config.data))
   for line in begun.lines if begun else ():
     reporter.line(line)
   listed = (beginning.listed(workdir, begun.files) if begun and begun.files else
@@ -766,12 +767,13 @@ def run_evaluate(config, workdir: pathlib.Path, reporter, build, parts) -> str |
   from jdiffclust.data.dataset import load_source
   from jdiffclust.fitted import finest_of, load, tell_of
   from jdiffclust.outputs import write_outputs
-  from jdiffclust.workdir import images_of_run
+  from jdiffclust.workdir import added_later, images_of_run
   check_has_model(workdir)
   options = config_lib.asked_of('evaluate', config_lib.fitted_config(workdir), config)
   fitted = load(workdir, options, reporter, build)
   source = images_of_run(load_source(options.data, rendering=fitted.rendering,
-                                     finest=finest_of(options)), workdir)
+                                     finest=finest_of(options),
+                                     later=added_later(workdir, options.data)), workdir)
   tell_of(source, reporter)
   summary = write_outputs(fitted.rescored(source, reporter), source, workdir, reporter,
                           config.quality.num_images > 0, parts)

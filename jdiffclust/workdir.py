@@ -305,6 +305,16 @@ def command_of(workdir) -> str | None:
   return path.read_text(encoding='utf-8').strip() if path.is_file() else None
 
 
+def added_later(workdir, data) -> set[str]:
+  """Ids of the images in the folder of a run that were added to the run from there.
+
+  Args:
+    workdir: a folder, of a run or not.
+    data: the section `data` of its config.
+  """
+  return added.names_from(workdir, os.path.abspath(os.path.expanduser(data.path)))
+
+
 def images_of_run(source: ImageSource, workdir) -> ImageSource:
   """The images in the order that the run of a workdir began with.
 
@@ -332,9 +342,7 @@ def images_of_run(source: ImageSource, workdir) -> ImageSource:
   try:
     kept = json.loads(path.read_bytes())
     later = set(source.ids) - set(kept['ids'])
-    folder = os.path.abspath(os.path.expanduser(
-        config_lib.fitted_config(workdir).data.path))
-    if later and later <= added.names_from(workdir, folder):
+    if later and later <= added_later(workdir, config_lib.fitted_config(workdir).data):
       source = reordered(source, np.array([
           row for row, name in enumerate(source.ids) if name not in later], int))
     return as_before(source, kept, repr(str(workdir)))

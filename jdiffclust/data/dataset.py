@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -104,7 +104,8 @@ class ImageSource:
 def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
                 rendering: Rendering | None = None,
                 finest: int | tuple[int, int] = 0,
-                embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
+                embeddings: ArrayLike | str | os.PathLike | None = None,
+                later: Container[str] = ()) -> ImageSource:
   """Opens the images that the data options describe.
 
   Args:
@@ -136,6 +137,7 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
       above so many pixels, nor above those that they have; or of just this size; 0: not,
       nor are images with padding.
     embeddings: an array [N, D], or a file, in the place of data.embeddings; None: that.
+    later: ids of images that need no embeddings, since they were added to the run.
 
   Returns:
     An ImageSource. A plain idx or uint8 npy file is a memory map; the images of tfds,
@@ -150,7 +152,7 @@ def load_source(data: ml_collections.ConfigDict, for_fit: bool = True,
   for name in ('path', 'labels_path'):
     data[name] = os.path.expanduser(data[name])
   read = lambda *args: _with_tables(SOURCES[data.source](*args), data)
-  return _read(read, data, for_fit, rendering, finest, embeddings)
+  return _read(read, data, for_fit, rendering, finest, embeddings, later)
 
 
 def _with_tables(raw: Raw, data: ml_collections.ConfigDict) -> Raw:
@@ -195,7 +197,7 @@ def files_source(paths: Sequence[str | os.PathLike], data: ml_collections.Config
 
 def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bool,
           rendering: Rendering | None, finest: int | tuple[int, int],
-          embeddings: Any) -> ImageSource:
+          embeddings: Any, later: Container[str] = ()) -> ImageSource:
   """An ImageSource of what a reader returns, see `load_source`."""
   rendering = asked_for(rendering, data.range, data.background, data.fit)
   size, finest = preprocess.size_of(data.image_size), finest if not data.padding else 0
@@ -205,7 +207,7 @@ def _read(read: Callable[..., Raw], data: ml_collections.ConfigDict, for_fit: bo
   reading = copy.deepcopy(data)
   if finest and data.source in RESIZING:  # each file is decoded once
     reading.image_size = finest
-  return finished(read(reading, rendering), data, for_fit, finest, embeddings)
+  return finished(read(reading, rendering), data, for_fit, finest, embeddings, later)
 
 
 def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
@@ -245,14 +247,15 @@ def array_source(images: ArrayLike, data: ml_collections.ConfigDict,
 
 def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
              finest: int | tuple[int, int] = 0,
-             embeddings: ArrayLike | str | os.PathLike | None = None) -> ImageSource:
+             embeddings: ArrayLike | str | os.PathLike | None = None,
+             later: Container[str] = ()) -> ImageSource:
   """Makes what a reader returned an ImageSource.
 
   Args:
     raw: the images as stored.
     data: the `data` section of a config; of its options image_size, fit, channels,
       padding, max_images and embeddings are used, as in `load_source`.
-    for_fit, finest, embeddings: as in `load_source`.
+    for_fit, finest, embeddings, later: as in `load_source`.
 
   Returns:
     An ImageSource.
@@ -273,7 +276,7 @@ def finished(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool = True,
   data.fit, ground = raw.rendering.fit, raw.rendering.ground  # known by now
   keep = _kept(len(raw.images), data.max_images)
   notes, size = raw.notes, preprocess.size_of(data.image_size)
-  vectors, told = _vectors(raw, data, for_fit, embeddings)
+  vectors, told = _vectors(raw, data, for_fit, embeddings, later)
   classes = raw.label_names or ()
   notes = (*notes, *told, *alike_classes(classes), *missing_classes(classes))
   if vectors is not None and len(keep) < len(vectors):
@@ -392,8 +395,8 @@ def _array_thumbnail(images: np.ndarray, levels: int | None, row: int,
       image, preprocess.small_size(image.shape[:2], side), 'squash', 0, 255)
 
 
-def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool,
-             given: Any) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool, given: Any,
+             later: Container[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
   """The embeddings of all images of a reader, [N, D] or None, and notes."""
   if given is None and not data.embeddings:
     return None, ()
@@ -402,7 +405,14 @@ def _vectors(raw: Raw, data: ml_collections.ConfigDict, for_fit: bool,
         f'embeddings are given, and config.data.embeddings = {data.embeddings!r}, too: '
         'give one of them.')
   found = opened(data.embeddings if given is None else given)
-  return matched(found, raw.ids, for_fit)
+  own = np.array([row for row, name in enumerate(raw.ids) if name not in later], int)
+  every = len(raw.ids)
+  if len(own) == every or found.names is None and len(found.values) == every:
+    return matched(found, raw.ids, for_fit)
+  vectors, notes = matched(found, [raw.ids[row] for row in own], for_fit)
+  spread = np.zeros((every, vectors.shape[1]), vectors.dtype)
+  spread[own] = vectors
+  return spread, notes
 
 
 def embeddings_at(source: ImageSource,

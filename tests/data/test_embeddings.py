@@ -123,6 +123,25 @@ def test_a_sample_of_the_images_takes_its_rows(options, tmp_path):
   assert part.dtype == np.float32
 
 
+@pytest.mark.parametrize('named', [False, True])
+def test_images_added_later_need_no_vectors(named, options, tmp_path):
+  """Those of the run have theirs; a file that has vectors of all is one, too."""
+  pictures(tmp_path / 'x', [*NAMES, 'a/00.png'])  # between others
+  path = tmp_path / ('v.npz' if named else 'v.npy')
+  save = lambda values, names: (np.savez(path, x=values, names=names) if named
+                                else np.save(path, values))
+  data = options(source='folder', path=str(tmp_path / 'x'), embeddings=str(path))
+  save(VALUES, NAMES)
+  assert ("'a/00.png'" if named else '7 images') in refused(dataset.load_source, data)
+  found = dataset.load_source(data, later={'a/00.png'})
+  own = [found.ids.index(name) for name in NAMES]
+  np.testing.assert_array_equal(np.asarray(found.embeddings)[own], VALUES)
+  rows = [NAMES.index(name) if name in NAMES else 0 for name in found.ids]
+  save(VALUES[rows], found.ids)
+  found = dataset.load_source(data, later={'a/00.png'})
+  np.testing.assert_array_equal(np.asarray(found.embeddings)[own], VALUES)
+
+
 def test_a_file_is_mapped_not_read(tmp_path):
   """70,000 vectors stay on the disk until they are asked for."""
   np.save(tmp_path / 'e.npy', VALUES)

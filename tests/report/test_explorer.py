@@ -75,6 +75,41 @@ def test_clusters_that_are_alike(known, view):
   assert view['cards'][1]['nearest'][0]['share'] == pytest.approx(of(1, 2))
 
 
+def test_many_clusters_that_are_alike(known, monkeypatch):
+  """All pairs are counted, and a few of them shown."""
+  monkeypatch.setattr(explorer, 'MIXED', -1.)  # each pair of the three that have images
+  monkeypatch.setattr(explorer, 'MOST_PAIRS', 2)
+  view = explorer.view(known)
+  assert view['alike'] == 3 and len(view['pairs']) == 2
+  assert '3 pairs of clusters look alike' in ' '.join(page._verdict({}, view))
+
+
+def test_an_image_that_is_pinned_is_not_torn(known, view):
+  """Whatever the model says of it: a person is sure."""
+  columns = {**known.columns, 'pinned': [row == TORN for row in range(N)]}
+  found = explorer.view(known._replace(columns=columns))
+  assert (view['torn'], found['torn']) == (1, 0) and found['sure'] == N
+  assert all(pair['torn'] == 0 for pair in found['pairs'])
+
+
+def test_copies_of_one_another_are_one_group():
+  """The last is the second's equal, which is near the first."""
+  columns = {'file': list('abcd'), 'duplicate_of': [None, 'a', 'b', None],
+             'duplicate': [None, 'near', 'exact', None]}
+  found = explorer._copies(columns, range(4), lambda row: {'row': row})
+  assert (found['count'], found['exact'], found['groups']) == (2, 1, 1)
+  assert [one['row'] for one in found['some'][0]] == [0, 1, 2]
+
+
+def test_labels_of_few_images():
+  """The verdict says of how many it speaks."""
+  row = {'low': .9, 'num_images': 20, 'right': 1.}
+  said = lambda number: ' '.join(page._verdict(
+      {'acc': 1., 'num_images': number, 'reliability': [row]}, None))
+  assert 'of the 20 labelled images are in' in said(1000)
+  assert 'of the images are in' in said(20)
+
+
 def test_labels_that_are_numbers():
   """Of a table of an earlier version, in which a column of the user's had that name."""
   found = explorer._matrix({'label': [10, 2, None]}, np.array([1, 0, 0]))
