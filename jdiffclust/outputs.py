@@ -740,7 +740,8 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
   again = np.array([pair in there for pair in
                     zip(source.ids, looks.digests.tolist())])
   told = f'{again.sum():,} images of {source.name} are in the run already, by name and '
-  told += 'to the pixel, and are not added again'
+  height, width = source.seen.image_shape[:2]
+  told += f'to the pixel (of {height}x{width}), and are not added again'
   if again.all():
     if not is_main_process():
       return None
