@@ -312,6 +312,8 @@ def added_later(workdir, data) -> set[str]:
     workdir: a folder, of a run or not.
     data: the section `data` of its config.
   """
+  if not os.path.isdir(workdir):  # what is wrong with its name is told later
+    return set()
   return added.names_from(workdir, os.path.abspath(os.path.expanduser(data.path)))
 
 
