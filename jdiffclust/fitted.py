@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -907,16 +907,12 @@ def without_effect(options) -> list[str]:
   Args:
     options: the section `restore` of a config.
   """
-  known, found = config_lib.all_options(), []
+  found = []
   for name, value in options.items():
     methods = tuple(each for each in RESTORERS if name in restorer_options(each))
     for kind, readers in (('operator', DAMAGE.get(name, ())), ('method', methods)):
-      default = known[f'restore.{name}'].default
-      if (readers and name != 'num_draws' and options[kind] not in readers
-          and value != default):
-        found.append(f'config.restore.{name} = {value!r} has no effect: '
-                     f'config.restore.{kind} = {options[kind]!r} does not read it '
-                     f"({', '.join(readers)} would).")
+      if name != 'num_draws':
+        found += _unread('restore', name, value, kind, options[kind], readers)
   return found
 
 
@@ -926,17 +922,23 @@ def unread_by_sampler(options) -> list[str]:
   Args:
     options: the section `sample` of a config.
   """
-  known, found = config_lib.all_options(), []
+  found = []
   for name, value in options.items():
     readers = [each for each in SAMPLERS if name in sampler_options(each)]
     if name in ('num_steps', 'grid'):
       readers = [each for each in SAMPLERS if each != 'adaptive']
-    if readers and options.sampler not in readers and (
-        value != known[f'sample.{name}'].default):
-      found.append(f'config.sample.{name} = {value!r} has no effect: config.sample.'
-                   f'sampler = {options.sampler!r} does not read it '
-                   f"({', '.join(readers)} would).")
+    found += _unread('sample', name, value, 'sampler', options.sampler, readers)
   return found
+
+
+def _unread(section: str, name: str, value: Any, kind: str, chosen: str,
+            readers: Sequence[str]) -> list[str]:
+  """A line, if an option is set that what is chosen of a kind does not read, or none."""
+  default = config_lib.all_options()[f'{section}.{name}'].default
+  if not readers or chosen in readers or value == default:
+    return []
+  return [f'config.{section}.{name} = {value!r} has no effect: config.{section}.{kind} = '
+          f"{chosen!r} does not read it ({', '.join(readers)} would)."]
 
 
 def check_like_the_fit(fitted: Fitted, source: ImageSource, reporter: Reporter) -> None:

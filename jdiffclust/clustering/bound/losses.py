@@ -63,7 +63,7 @@ class Noise(NamedTuple):
 
 
 def draw_noise(estimator: Estimator, batch: Batch, key) -> Noise:
-  """The draws of a gradient step, each image's from its index."""
+  """The draws of a gradient step, each image's from its number."""
   keys = jax.vmap(lambda k: jax.random.split(k, 4))(image_keys(key, batch.numbers))
   t = jax.vmap(lambda k: draw_steps(k, estimator.proposal, 1, False)[0])(keys[:, 1])
   eps = jax.vmap(lambda k: jax.random.normal(k, batch.images.shape[1:]))(keys[:, 2])
