@@ -1,6 +1,7 @@
-# `make cluster` clusters the digits; `make test` runs the tests, `make lint` looks at
-# style and types, `make docs` builds the pages, `make dist` makes what is published. All
-# make their own virtual environment first, from constraints.txt.
+# `make cluster` clusters the digits; `make test` runs the tests, `make test-whole` the slow
+# ones (tests/slow.txt), too; `make lint` looks at style and types, `make docs` builds the
+# pages, `make dist` makes what is published. All make their own virtual environment first,
+# from constraints.txt.
 PYTHON ?= python3
 # What to install at once beside the package: [test,docs], say.
 EXTRAS =
@@ -10,19 +11,24 @@ JOBS ?= 3
 VENV := .venv
 comma := ,
 RUN := $(VENV)/bin/python
+SHARED = $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Of `make test-all` and `make try-dist`: an interpreter of each supported version.
 PYTHONS ?= python3.11 python3.12 python3.13
 
-.PHONY: cluster test test-jax test-all lint docs dist try-dist install clean
+.PHONY: cluster test test-whole test-jax test-all lint docs dist try-dist install clean
 
 cluster: $(VENV)/.ready
 	$(RUN) -m jdiffclust.main --config=configs/digits.py --workdir=runs/digits
 	@echo "Open $(CURDIR)/runs/digits/report.html"
 
 test: $(VENV)/.ready-test
-	@echo "Running the tests in the environment $(CURDIR)/$(VENV); their outcome stands last."
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	@echo "Running the tests in the environment $(CURDIR)/$(VENV), but for the slow ones,"
+	@echo 'which `make test-whole` runs, too. Their outcome stands last.'
+	$(SHARED) -m 'not slow'
+
+test-whole: $(VENV)/.ready-test
+	$(SHARED)
 
 # The tests that hang most on the version of JAX, and all of them, on other interpreters,
 # each in an environment of its own: make test-jax PYTHON=python3.12 VENV=.venv-python3.12
@@ -32,7 +38,7 @@ test-jax: $(VENV)/.ready-test
 
 test-all:
 	set -e; for python in $(PYTHONS); do \
-	  $(MAKE) test PYTHON=$$python VENV=.venv-$$python; done
+	  $(MAKE) test-whole PYTHON=$$python VENV=.venv-$$python; done
 
 lint: $(VENV)/.ready-lint
 	$(RUN) -m ruff check .

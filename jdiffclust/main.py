@@ -791,8 +791,8 @@ def outcome(summary: dict, workdir) -> str:
   if summary['acc'] is not None:
     rows = {'this fit': summary, f"start ({summary['init']['method']})": summary['init'],
             **summary['baselines']}
-    known = sum(row['num_images'] for row in summary['reliability'] or ())
-    labelled = f'{known:,} labelled ' if known < summary['num_images'] else ''
+    known = summary.get('num_labelled')  # runs of earlier versions did not tell
+    labelled = f'{known:,} labelled ' if known and known < summary['num_images'] else ''
     lines.append('Scores by the labels, which no fit sees (of a folder, the names of its '
                  'sub-folders: pass over this\nif they are no classes). ACC: the share '
                  f'of {labelled}images in the cluster of their label; NMI, ARI: 0 as\nby '

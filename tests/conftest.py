@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import pathlib
 
 # Most of the time goes into compiling: little optimisation halves that, and one piece of
 # code instead of 32, which are for as many cores, takes a sixth of the rest.
@@ -35,14 +36,25 @@ def pytest_collection_finish():
 
 
 # Other files that take half a minute and more.
-SLOW = ('test_fitted.py', 'test_docs.py', 'test_notebooks.py', 'test_recognition.py',
+LONG = ('test_fitted.py', 'test_docs.py', 'test_notebooks.py', 'test_recognition.py',
         'test_methods_oracles.py')
 
 
+def slow_tests():
+  """What the lines of slow.txt name: beginnings of the ids of tests."""
+  lines = pathlib.Path(__file__).with_name('slow.txt').read_text('utf-8').splitlines()
+  return tuple(line for line in lines if line and not line.startswith('#'))
+
+
 def pytest_collection_modifyitems(items):
-  """Whole fits come first: their files take longest, and no process waits at the end."""
+  """Marks slow tests. Whole fits come first: their files take longest, and no process
+  waits at the end."""
+  slow = slow_tests()
+  for item in items:
+    if item.nodeid.startswith(slow):
+      item.add_marker('slow')
   items.sort(key=lambda item: (item.path.parent.name != 'training',
-                               item.path.name not in SLOW))
+                               item.path.name not in LONG))
 
 
 MAPPINGS = '/proc/self/maps'

@@ -198,3 +198,13 @@ def test_one_version():
   assert f'\nversion: {jdiffclust.__version__}\n' in read('CITATION.cff')
   assert re.search(r'^## ([\d.]+)', read('CHANGELOG.md'), re.M)[1] == (
       jdiffclust.__version__)
+
+
+@pytest.mark.parametrize('line', re.findall(
+    '^tests.*', (ROOT / 'tests' / 'slow.txt').read_text('utf-8'), re.M))
+def test_slow_tests_are_there(line):
+  """A line that names no test any more would say nothing."""
+  path, _, name = line.partition('::')
+  tests = [node.name for node in ast.walk(ast.parse((ROOT / path).read_text('utf-8')))
+           if isinstance(node, ast.FunctionDef)]
+  assert name.partition('[')[0] in ['', *tests]

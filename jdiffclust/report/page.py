@@ -252,9 +252,8 @@ def _verdict(summary: Mapping[str, Any], view: Mapping[str, Any] | None,
                  f"{_counted(view['copies']['count'], 'image')} repeat others: see "
                  'Unusual images and copies.')
   if summary.get('acc') is not None:
-    known = sum(row['num_images'] for row in summary.get('reliability') or ())
-    those = (f'{_number(known)} labelled ' if
-             0 < known < summary.get('num_images', known) else '')
+    known, number = summary.get('num_labelled'), summary['num_images']
+    those = f'{_number(known)} labelled ' if known and known < number else ''
     found.append(f"By the labels, which the run never saw, {_percent(summary['acc'])} of "
                  f"the {those}images are in {_whose(decided)} cluster that stands for "
                  'their label' + ', decisions not counted' * bool(decided) + '.')

@@ -95,6 +95,7 @@ def summarise(results: Results, labels) -> dict:
   return {
       **results.facts,
       **score(labels, clusters),
+      'num_labelled': None if labels is None else int((labels >= 0).sum()),
       'init': {**score(labels, results.start.argmax(axis=1)),
                'method': results.facts['init_method']},
       'baselines': {name: score(labels, found)

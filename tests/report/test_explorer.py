@@ -105,7 +105,7 @@ def test_labels_of_few_images():
   """The verdict says of how many it speaks."""
   row = {'low': .9, 'num_images': 20, 'right': 1.}
   said = lambda number: ' '.join(page._verdict(
-      {'acc': 1., 'num_images': number, 'reliability': [row]}, None))
+      {'acc': 1., 'num_images': number, 'num_labelled': 20, 'reliability': [row]}, None))
   assert 'of the 20 labelled images are in' in said(1000)
   assert 'of the images are in' in said(20)
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -40,13 +39,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, eigsh
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from jdiffclust.batch import in_blocks
 from jdiffclust.clustering.starts.candidates import Near, nearest
 from jdiffclust.clustering.starts.partitions import (
-    Assign, content_keys, owners_of, rows_by_key)
+    Assign, content_keys, fitted_kmeans, owners_of, rows_by_key)
 from jdiffclust.data import symmetry
 from jdiffclust.data.symmetry import Placing
 from jdiffclust.data.views import AffineMaps, transform
@@ -225,9 +222,7 @@ def k_means(rows: np.ndarray, num: int, restarts: int, seed: int) -> np.ndarray:
   if len(rows) > FITTED:
     drawn = np.random.default_rng(seed).choice(len(rows), FITTED, replace=False)
     some = rows[np.sort(drawn)]
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
-    model = KMeans(num, n_init=restarts, random_state=seed).fit(some)
+  model = fitted_kmeans(some, num, restarts, seed)
   return model.labels_ if some is rows else model.predict(rows)
 
 

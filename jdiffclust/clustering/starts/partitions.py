@@ -64,6 +64,16 @@ def owners_of(images: np.ndarray, rows: dict[bytes, int],
                    for key in content_keys(images, vectors)], int)
 
 
+def fitted_kmeans(rows: np.ndarray, num: int, restarts: int, seed: int) -> KMeans:
+  """scikit-learn's K-means of rows [n, D], the best of its restarts.
+
+  Where fewer than `num` rows are distinct some cells stay empty, without a warning.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ConvergenceWarning)  # which warns of just that
+    return KMeans(num, n_init=restarts, random_state=seed).fit(rows)
+
+
 def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> Assign:
   """K-means in pixel space.
 
@@ -76,9 +86,7 @@ def kmeans(sample: np.ndarray, num_clusters: int, restarts: int, seed: int) -> A
   Returns:
     `Assign` of hard responsibilities.
   """
-  with warnings.catch_warnings():  # of fewer images that differ: a cluster is empty
-    warnings.simplefilter('ignore', ConvergenceWarning)
-    model = KMeans(num_clusters, n_init=restarts, random_state=seed).fit(sample)
+  model = fitted_kmeans(sample, num_clusters, restarts, seed)
   return lambda images, _: np.eye(num_clusters, dtype=np.float32)[model.predict(images)]
 
 
