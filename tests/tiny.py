@@ -121,7 +121,7 @@ class Shared:
 
   def __init__(self):
     """Starts with no method."""
-    self._built = {}
+    self._built, self._states = {}, {}
 
   def __call__(self, networks, config, image_shape, levels, mesh):
     """A method of its own, of a config that need not be equal where it is not read."""
@@ -141,6 +141,9 @@ class Shared:
       assert self._built[key].tell  # is made once for all copies
     built = copy.copy(self._built[key])
     built.config = config
+    if config.seed != self._built[key].config.seed:  # on which the first weights hang
+      built._new_state = self._states.setdefault(
+          (key, config.seed), jax.jit(built.new_state))
     return built
 
 

@@ -123,8 +123,9 @@ def test_labels_change_nothing_of_a_fit(method, changes, build):
 def scored(path):
   """Whether an entry of a summary is about labels, the time or the folder."""
   return bool({'command', 'acc', 'nmi', 'ari', 'num_labelled', 'reliability',
-               'sample_quality', 'wall_seconds', 'peak_memory_mib', 'train_images_per_second',
-               'waiting_share', 'e_step_evaluations_per_second'} & set(path))
+               'sample_quality', 'wall_seconds', 'peak_memory_mib',
+               'train_images_per_second', 'waiting_share',
+               'e_step_evaluations_per_second'} & set(path))
 
 
 def entries(tree, path=()):
