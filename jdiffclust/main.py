@@ -242,6 +242,11 @@ def parse(argv: list[str]):
   argv[1:] = sorted(argv[1:], key=lambda arg: not arg.lstrip('-').startswith('config='))
   given = [arg.partition('=')[2] for arg in argv[1:]
            if arg.lstrip('-').partition('=')[0] == 'config']
+  if len(given) > 1:
+    raise UserError(f'--config is given {len(given)} times, {given[0]!r} and '
+                    f'{given[1]!r}: name one of them.')
+  if any(arg.lstrip('-').partition('=')[0] == 'flagfile' for arg in argv[1:]):
+    raise UserError('--flagfile is not read: write its flags on the command line.')
   if not given:
     # Options without a config file: they apply to the workdir's own config.
     argv = [arg for arg in argv if arg not in overrides]

@@ -19,6 +19,7 @@ from jdiffclust import config as config_lib, main
 from jdiffclust.clustering import method
 from jdiffclust.errors import UserError
 from jdiffclust.workdir import workdir_lock
+from tests.helpers import refused
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = f'--config={ROOT}/configs/digits.py'
@@ -397,15 +398,26 @@ def test_a_mistake_is_answered_without_jax():
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_stopped_before_it_begins(number):
   """At once, wherever an import is; what is to be ignored is."""
-  code = ('import os, sys, signal, time; from jdiffclust import main; {}'
+  handler = 'default_int_handler' if number == signal.SIGINT else 'SIG_DFL'
+  default = f'signal.signal({int(number)}, signal.{handler}); '
+  code = ('import os, sys, signal, time; {}from jdiffclust import main; '
           'main.prepare_process(); os.kill(os.getpid(), int(sys.argv[1])); '
           'time.sleep(.1); print("goes on")')
   run = lambda before: subprocess.run(
       [sys.executable, '-c', code.format(before), str(int(number))], cwd=ROOT,
       capture_output=True, text=True, timeout=60)
-  done = run('')
+  done = run(default)  # a shell has jobs in its background ignore Ctrl-C
   assert (done.returncode, done.stdout, done.stderr) == (128 + number, '', 'stopped\n')
   assert run(f'signal.signal({int(number)}, signal.SIG_IGN); ').stdout == 'goes on\n'
+
+
+@pytest.mark.parametrize('words, fragments', [
+    ([DIGITS, '--config=folder'], ['--config is given 2 times', "'folder'"]),
+    ([DIGITS, '--flagfile=x'], ['--flagfile is not read'])])
+def test_flags_that_cannot_be(words, fragments):
+  """Of absl's own lines one spoke of its files, the other was a traceback."""
+  said = refused(main.parse, ['jdiffclust', *words, '--workdir=w'])
+  assert all(fragment in said for fragment in fragments)
 
 
 def test_old_names_of_options():
