@@ -40,18 +40,13 @@ LONG = ('test_fitted.py', 'test_docs.py', 'test_notebooks.py', 'test_recognition
         'test_methods_oracles.py')
 
 
-def slow_tests():
-  """What the lines of slow.txt name: beginnings of the ids of tests."""
-  lines = pathlib.Path(__file__).with_name('slow.txt').read_text('utf-8').splitlines()
-  return tuple(line for line in lines if line and not line.startswith('#'))
-
-
 def pytest_collection_modifyitems(items):
-  """Marks slow tests. Whole fits come first: their files take longest, and no process
-  waits at the end."""
-  slow = slow_tests()
+  """Marks the tests of slow.txt. Whole fits come first: their files take longest, and no
+  process waits at the end."""
+  slow = set(pathlib.Path(__file__).with_name('slow.txt').read_text('utf-8').splitlines())
   for item in items:
-    if item.nodeid.startswith(slow):
+    name = item.nodeid
+    if slow & {name, name.partition('[')[0], name.partition('::')[0]}:
       item.add_marker('slow')
   items.sort(key=lambda item: (item.path.parent.name != 'training',
                                item.path.name not in LONG))
