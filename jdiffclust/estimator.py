@@ -31,6 +31,7 @@ from jdiffclust.data.dataset import (
     ImageSource, array_source, files_source, load_source, snap_to_levels)
 from jdiffclust.data.fingerprint import reordered
 from jdiffclust.data.passes import weighted_means
+from jdiffclust.data.preprocess import arrays_of
 from jdiffclust.data.sources.arrays import check_whole
 from jdiffclust.errors import NonFiniteError, UserError, on_one_line
 from jdiffclust.fitted import (
@@ -651,7 +652,7 @@ def _given(X) -> Any:
   if len(getattr(X, 'shape', ())) == 1 and hasattr(X, 'iloc') and len(X) and (
       np.ndim(X.iloc[0]) > 1):
     return list(X)
-  return _on_host(X)
+  return arrays_of(_on_host(X))
 
 
 def _check_holder(X) -> None:

@@ -743,7 +743,8 @@ def run_sort(config, workdir: pathlib.Path, reporter, asked: dict) -> str:
   return '\n'.join([
       *lines, f"{len(plan.pairs):,} files {'would go' if asked['dry_run'] else 'went'} "
       f'into {number} folders of {target} ({action}' + (').' if asked['dry_run'] else
-      f'); --mode=sort --action=undo --workdir={workdir} takes that back{until}.')])
+      f'); --mode=sort --action=undo --workdir={shlex.quote(str(workdir))} takes that '
+      f'back{until}.')])
 
 
 def run_similar(config, workdir: pathlib.Path, reporter, build, image) -> str:

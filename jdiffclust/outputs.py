@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -791,7 +792,7 @@ def add_images(fitted: Fitted, source: ImageSource, workdir: pathlib.Path, confi
           f'of them foreign to all clusters; {len(repeat):,} repeat others, '
           f"{repeat.count('exact'):,} to the pixel: {workdir / deciding.RESULTS}.csv "
           f'and .parquet have {len(columns["file"]):,} images now; '
-          f'--mode=add --undo --workdir={workdir} takes these back'
+          f'--mode=add --undo --workdir={shlex.quote(str(workdir))} takes these back'
           + told_by(fitted, source))
 
 

@@ -221,7 +221,9 @@ def _cells(data: bytes):
   """
   layout = layout_of(data)
   text = io.StringIO(data.decode(layout.encoding), newline='')
-  reader = csv.reader(itertools.chain(text, [END]), delimiter=layout.delimiter)
+  # A blank before a quote would make the quote a part of the cell.
+  reader = csv.reader(itertools.chain(text, [END]), delimiter=layout.delimiter,
+                      skipinitialspace=f'{layout.delimiter} "' in text.getvalue())
   lines, before = [], 0
   for cells in reader:
     if cells and cells[-1].endswith(END) and cells != [END]:

@@ -97,12 +97,13 @@ def stored_pixels(image: Image.Image) -> np.ndarray:
     (colour repeated for grey). uint8; int64 for integers of more bits; float64.
     Of 16-bit colours the upper 8 bits, as Pillow has them (`is_deep`).
   """
-  grey, inverted = is_grey(image), _is_inverted(image)
+  grey, inverted, unsigned = is_grey(image), _is_inverted(image), _is_unsigned(image)
   image = ImageOps.exif_transpose(image)
   if image.mode == 'F':
     return np.asarray(image, np.float64)[..., None]
   if image.mode.startswith('I'):
     pixels = np.asarray(image).astype(np.int64)[..., None]
+    pixels = pixels & 0xFFFFFFFF if unsigned else pixels
     return 2**16 - 1 - pixels if inverted else pixels
   if image.has_transparency_data:
     return np.asarray(image.convert('RGBA'))
@@ -114,6 +115,33 @@ def _is_inverted(image: Image.Image) -> bool:
   """Whether 0 is white in a picture of 16 bits; Pillow heeds it in those of 8."""
   return image.format == 'TIFF' and image.mode.startswith('I;16') and getattr(
       image, 'tag_v2').get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+
+
+def _is_unsigned(image: Image.Image) -> bool:
+  """Whether a TIFF's numbers of 32 bits have no sign, as Pillow's have."""
+  tags = getattr(image, 'tag_v2', {}) if image.format == 'TIFF' else {}
+  return (image.mode == 'I' and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,)
+          and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) in (1, (1,)))
+
+
+# Of these NumPy has what a person means by the picture; of a palette, say, its numbers.
+AS_THEY_ARE = ('1', 'L', 'RGB', 'RGBA', 'F')
+
+
+def arrays_of(images):
+  """A list with Pillow images whose pixels are no colours as one of arrays.
+
+  Args:
+    images: anything. Images of a palette, CMYK, HSV and such become grey or RGB, as in
+      files (`stored_pixels`); all else stays what it is.
+  """
+  def of(image):
+    if (not isinstance(image, Image.Image) or image.mode in AS_THEY_ARE
+        or image.mode.startswith('I')):
+      return image
+    pixels = stored_pixels(image)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+  return list(map(of, images)) if isinstance(images, (list, tuple)) else images
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -72,6 +72,21 @@ def test_paths_before_numbers_of_rows(tmp_path):
   assert [labels.names[k] for k in labels.numbers] == ['a', 'b', 'c']
 
 
+def test_blanks_before_a_quote(tmp_path):
+  """They belong to neither cell; commas within quotes part none."""
+  (tmp_path / 'x.csv').write_text('"file", "label"\n"0", "a, x"\n"1",  "b"\n')
+  assert by_name.read_table(str(tmp_path / 'x.csv'), 'x').columns == {
+      'file': ['0', '1'], 'label': ['a, x', 'b']}
+
+
+def test_one_file_spelled_twice(tmp_path):
+  """In two ways: it would be two images of the run."""
+  (tmp_path / 'list.txt').write_text(f'a.png\nb.png\n{tmp_path}/b.png\n')
+  assert "'b.png' 2 times" in refused(listed, str(tmp_path / 'list.txt'))
+  (tmp_path / 'list.txt').write_text('a.png\n./a.png\n')
+  assert "'a.png' 2 times" in refused(listed, str(tmp_path / 'list.txt'))
+
+
 def test_blanks_around_a_name(tmp_path):
   """Cells lose them; a file has them."""
   ids = [' a .png', 'b.png', 'b.png ']

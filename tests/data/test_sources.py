@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import gzip
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import struct
 import sys
+import warnings
 import zlib
 
 import hypothesis
@@ -27,7 +29,7 @@ import pytest
 
 from jdiffclust import beginning, errors
 from jdiffclust.data import dataset, preprocess, rendering
-from jdiffclust.data.sources import tfds as tfds_reader
+from jdiffclust.data.sources import arrays, tfds as tfds_reader
 from jdiffclust.data.sources.folder import Found, file_of, left_out_notes
 from jdiffclust.data.sources.idx import read_idx, read_idx_images
 
@@ -1245,6 +1247,65 @@ def test_transparent_files(options, tmp_path):
   data.background = 'black'
   found = dataset.load_source(data, for_fit=False)
   assert '3 transparent images are one colour on black (0.png)' in found.notes[0]
+
+
+def test_pages_of_other_numbers(options, tmp_path):
+  """Pages of 8 and of 16 bits have no range in common: the file is named."""
+  grey = np.full((4, 4), 200, np.uint8)
+  for k in range(2):
+    Image.fromarray(grey).save(tmp_path / f'{k}.tif', save_all=True, append_images=[
+        Image.fromarray(grey.astype(np.uint16) * 257)])
+  data = options(source='folder', path=str(tmp_path), frames='all')
+  message = refused(data)
+  assert '0.tif' in message and 'different types' in message
+
+
+@pytest.mark.parametrize('sample_format, values', [
+    (1, [0, 2**31 - 1, 2**31, 2**32 - 1]), (2, [0, 2**31 - 1, -2**31, -1])])
+def test_tiff_of_32_bits(sample_format, values):
+  """With a sign and without: the tag says, by which the bytes are read."""
+  kind = np.uint32 if sample_format == 1 else np.int32
+  stored = np.array(values, np.int64).astype(kind)
+  image = Image.fromarray(stored.view(np.int32).reshape(2, 2))
+  file = io.BytesIO()
+  image.save(file, 'TIFF')
+  tag = b'\x53\x01\x03\x00\x01\x00\x00\x00'  # 339, one number of 16 bits
+  whole = file.getvalue()
+  assert whole.count(tag + b'\x02') == 1  # Pillow writes numbers with a sign
+  whole = whole.replace(tag + b'\x02', tag + bytes([sample_format]))
+  with Image.open(io.BytesIO(whole)) as read:
+    assert read.tag_v2[339] in (sample_format, (sample_format,))
+    assert preprocess.stored_pixels(read).ravel().tolist() == values
+
+
+def test_pillow_images_of_a_palette_are_their_colours(options):
+  """In a list, as in files; arrays and numbers stay as they are."""
+  rgb = np.random.default_rng(0).integers(0, 4, (3, 8, 8, 3)).astype(np.uint8) * 80
+  pictures = [Image.fromarray(one) for one in rgb]
+  colours = [one.quantize(256) for one in pictures]
+  assert colours[0].mode == 'P'
+  for one, found in zip(colours, preprocess.arrays_of(colours)):
+    np.testing.assert_array_equal(found, np.asarray(one.convert('RGB')))
+  source = dataset.array_source(colours, options())
+  expected = dataset.array_source(np.stack([np.asarray(one.convert('RGB'))
+                                            for one in colours]), options())
+  np.testing.assert_array_equal(source.images, expected.images)
+  assert preprocess.arrays_of(pictures)[0] is pictures[0]
+  assert preprocess.arrays_of(rgb) is rgb
+  cyan = Image.fromarray(rgb[0]).convert('CMYK')
+  np.testing.assert_array_equal(preprocess.arrays_of([cyan])[0],
+                                np.asarray(cyan.convert('RGB')))
+  grey = Image.fromarray(rgb[0, :, :, 0]).convert('LA')
+  assert preprocess.arrays_of([grey])[0].shape[:2] == (8, 8)
+
+
+def test_integers_that_fill_a_small_type():
+  """Their difference is larger than the type; a warning would be an error here."""
+  images = np.array([-128, 127], np.int8).reshape(1, 1, 2, 1)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    assert arrays.span(images, 255) == (0, 255)
+    assert arrays.span(images, 256) == (-128, 127)
 
 
 def test_pages_and_films(options, tmp_path):

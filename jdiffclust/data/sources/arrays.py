@@ -49,7 +49,7 @@ def raw_array(images: ArrayLike, data: ml_collections.ConfigDict,
   """
   given = type(images).__name__
   try:
-    images = np.asanyarray(images)
+    images = np.asanyarray(preprocess.arrays_of(images))
   except (ValueError, TypeError, RuntimeError) as error:  # the last two: of PyTorch's
     raise errors.UserError(
         f'{where}: not an array ({one_line(error)}); images of one shape are needed'
@@ -295,7 +295,8 @@ def span(images: np.ndarray, enough: float) -> tuple[int, int]:
   for start in range(0, len(images), BLOCK):
     block = images[start:start + BLOCK]
     if block.size:
-      low, high = min(low, block.min()), max(high, block.max())
+      # Of Python's integers: a difference of small ones may be too large for their type.
+      low, high = min(low, int(block.min())), max(high, int(block.max()))
     if high - low >= enough:
       return 0, 255
   return (0, 255) if low > high else (int(low), int(high))

@@ -202,6 +202,9 @@ def look(open_image: Open, decoding: Decoding,
     raise ValueError('its pictures differ in size')
   extents = [_extent(one.pixels, decoding.percentile) for one in stored]
   kinds, low, high, seen, samples = zip(*extents)
+  if len(set(kinds)) > 1:  # which one range cannot be of
+    raise ValueError('its pictures hold numbers of different types (of 8 bits, more, or '
+                     'floats): save them as files of their own')
   header = Header(
       size, all(one.grey for one in stored), kinds[0], min(low), max(high),
       next((both for both in seen if both), None), frames,

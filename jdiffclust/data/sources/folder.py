@@ -237,9 +237,10 @@ def listed(path: str) -> tuple[pathlib.Path, list[str]]:
   if not names:
     raise errors.UserError(f'{path} names no file: a list of image files is needed, a '
                            'name on each line')
-  again = [name for name, times in collections.Counter(names).items() if times > 1]
-  if again:
-    raise errors.UserError(f'{path} names {again[0]!r} {names.count(again[0])} times: '
+  places = [os.path.normpath(os.path.join(root, name)) for name in names]
+  place, times = collections.Counter(places).most_common(1)[0]
+  if times > 1:
+    raise errors.UserError(f'{path} names {names[places.index(place)]!r} {times} times: '
                            'name each image once')
   return root, names
 
