@@ -1,6 +1,7 @@
 """What documentation names is there: modules, functions, options, files, commands."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -200,12 +201,18 @@ def test_one_version():
       jdiffclust.__version__)
 
 
+@functools.cache
+def functions_of(path):
+  """The names of all functions of a file."""
+  return [node.name for node in ast.walk(ast.parse((ROOT / path).read_text('utf-8')))
+          if isinstance(node, ast.FunctionDef)]
+
+
 @pytest.mark.parametrize('line', re.findall(
     '^tests.*', (ROOT / 'tests' / 'slow.txt').read_text('utf-8'), re.M))
 def test_slow_tests_are_there(line):
   """A line that names no test any more would say nothing."""
   path, _, name = line.partition('::')
-  tests = [node.name for node in ast.walk(ast.parse((ROOT / path).read_text('utf-8')))
-           if isinstance(node, ast.FunctionDef)]
   # Those of chex's classes are made of methods: test_x__with_jit of test_x.
-  assert name.rpartition('::')[2].partition('[')[0].partition('__')[0] in ['', *tests]
+  function = name.rpartition('::')[2].partition('[')[0].partition('__')[0]
+  assert function in ['', *functions_of(path)]
